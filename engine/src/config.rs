@@ -1,0 +1,129 @@
+//! What the engine is told: typed, resolved, complete. It reads no file and no environment; whoever starts the engine does.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::auth::Verifier;
+use crate::limits::Limits;
+
+/// Everything [`crate::start`] needs.
+#[derive(Debug)]
+pub struct Config {
+    /// Address of the public port. Port 0 lets the kernel choose; [`crate::Engine::local_addr`] tells.
+    pub listen: SocketAddr,
+    /// CPU of each shard; its length is the number of shards (1 to [`crate::limits::SHARDS_MAX`]). `None`: not pinned.
+    pub shards: Vec<Option<usize>>,
+    /// Which kernel interface the shards wait and send with.
+    pub io: Io,
+    /// What is served, in the order of the configuration (1 to [`crate::limits::ENDPOINTS_MAX`]). Names, paths and namespaces are unique.
+    pub endpoints: Vec<Endpoint>,
+    /// Settings that all Socket.IO endpoints share, because they share one Engine.IO path.
+    pub socket_io: SocketIo,
+    /// Origins allowed by name, as browsers send them (`https://app.example.com`).
+    pub origins: Vec<String>,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpAddr>,
+    /// Bounds.
+    pub limits: Limits,
+    /// Verifies tokens; `None` refuses every token (only endpoints with [`AuthMode::None`] work).
+    pub verifier: Option<Verifier>,
+}
+
+/// Kernel interface of a shard.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Io {
+    /// io_uring, and where the kernel forbids it epoll, saying so in [`crate::Engine::io_note`].
+    Auto,
+    /// io_uring or no start.
+    Uring,
+    /// epoll.
+    Epoll,
+}
+
+/// A path or namespace bound to a dialect.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Label in metrics and in the admin API.
+    pub name: String,
+    /// How it talks, and where.
+    pub dialect: DialectKind,
+    /// Where it is bound: the request path of a plain WebSocket dialect, the namespace (`/`, `/chat`) of a Socket.IO dialect.
+    pub bind: String,
+    /// How clients prove who they are.
+    pub auth: AuthMode,
+    /// Who decides which rooms a client may enter.
+    pub membership: Membership,
+    /// True exactly when the session cookie is a place to look for a token.
+    pub cookies: bool,
+    /// community: clients may publish `CHAT_MESSAGE` over the WebSocket.
+    pub client_publish: bool,
+    /// rooms: joining a room that does not exist creates it.
+    pub auto_create: bool,
+    /// collab: how many `update` and `steps` messages of a document are kept for late joiners; 0 keeps none.
+    pub retain: usize,
+}
+
+/// The served systems.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DialectKind {
+    /// Community chat over plain WebSocket.
+    Community,
+    /// Document collaboration over plain WebSocket.
+    Collab,
+    /// Rooms with history over Socket.IO.
+    Rooms,
+}
+
+impl DialectKind {
+    /// True exactly when it is spoken over Socket.IO.
+    pub fn is_socket_io(self) -> bool {
+        matches!(self, DialectKind::Rooms)
+    }
+
+    /// The word for it in configuration and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            DialectKind::Community => "community",
+            DialectKind::Collab => "collab",
+            DialectKind::Rooms => "rooms",
+        }
+    }
+}
+
+/// How clients of an endpoint prove who they are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AuthMode {
+    /// By a token.
+    Token,
+    /// Not at all: the handshake's own words count.
+    None,
+}
+
+/// Who decides which rooms a client may enter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Membership {
+    /// community only: the token's lists when it carries any, else open.
+    Auto,
+    /// Anyone who is authenticated.
+    Open,
+    /// The token's lists.
+    Claims,
+}
+
+/// Engine.IO and Socket.IO settings.
+#[derive(Clone, Debug)]
+pub struct SocketIo {
+    /// Request path with both slashes: `/socket.io/`.
+    pub path: String,
+    /// Milliseconds between a pong and the next ping.
+    pub ping_interval_ms: u64,
+    /// Milliseconds to wait for the pong.
+    pub ping_timeout_ms: u64,
+    /// Milliseconds within which a namespace must be joined.
+    pub connect_timeout_ms: u64,
+}
+
+impl Default for SocketIo {
+    fn default() -> Self {
+        SocketIo { path: "/socket.io/".into(), ping_interval_ms: 25_000, ping_timeout_ms: 60_000, connect_timeout_ms: 45_000 }
+    }
+}

@@ -1,0 +1,120 @@
+//! Whose fault it was, and what follows: the reasons for which connections are refused or closed and messages dropped, with the
+//! close code a client sees and the label a metric carries. The codes are a public contract: `README.md` of the project lists them.
+
+/// Makes a plain enum whose variants have a metric label, a dense index and a list of all.
+macro_rules! labelled {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $label:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+        pub enum $name { $($(#[$vdoc])* $variant),+ }
+        impl $name {
+            /// All of them, in the order of [`Self::index`].
+            pub const ALL: &'static [$name] = &[$($name::$variant),+];
+            /// Position in [`Self::ALL`].
+            pub fn index(self) -> usize {
+                self as usize
+            }
+            /// The metric's `reason` label.
+            pub fn label(self) -> &'static str {
+                match self { $($name::$variant => $label),+ }
+            }
+        }
+    };
+}
+
+labelled! {
+    /// Why a connection ended (`connections_closed_total{reason}`).
+    CloseReason {
+        /// The client said goodbye: close frame or Socket.IO DISCONNECT.
+        Client = "client",
+        /// The socket ended without a goodbye.
+        Transport = "transport",
+        /// A frame or packet that the protocol forbids.
+        Protocol = "protocol",
+        /// Text that is not UTF-8.
+        Utf8 = "utf8",
+        /// A message over the size limit.
+        Oversize = "oversize",
+        /// Reading slower than its messages arrive.
+        SlowReader = "slow_reader",
+        /// Over the message rate three windows in a row.
+        Rate = "rate",
+        /// No answer to a heartbeat.
+        Heartbeat = "heartbeat",
+        /// No namespace joined in time.
+        ConnectTimeout = "connect_timeout",
+        /// No or a bad token where the dialect tells it after the upgrade.
+        Unauthorized = "unauthorized",
+        /// Not allowed to enter what the handshake names.
+        Forbidden = "forbidden",
+        /// The handshake lacks a parameter.
+        BadHandshake = "bad_handshake",
+        /// Too many connections of the user.
+        UserLimit = "user_limit",
+        /// The token expired.
+        TokenExpired = "token_expired",
+        /// Disconnected by the back end.
+        Admin = "admin",
+        /// The server is stopping.
+        Shutdown = "shutdown",
+    }
+}
+
+impl CloseReason {
+    /// Close code and default reason text of a plain WebSocket; `None` where the peer is already gone or the code is an echo of its own.
+    pub fn close_frame(self) -> Option<(u16, &'static str)> {
+        Some(match self {
+            CloseReason::Client | CloseReason::Transport | CloseReason::Heartbeat | CloseReason::ConnectTimeout => return None,
+            CloseReason::Protocol => (1002, ""),
+            CloseReason::Utf8 => (1007, ""),
+            CloseReason::Oversize => (1009, ""),
+            CloseReason::SlowReader => (4408, "Reading too slowly"),
+            CloseReason::Rate => (4429, "Rate limit exceeded"),
+            CloseReason::Unauthorized => (4401, "Unauthorized"),
+            CloseReason::Forbidden => (4403, "Access denied"),
+            CloseReason::BadHandshake => (1003, "Missing documentId or clientID"),
+            CloseReason::UserLimit => (4429, "Maximum connection limit reached"),
+            CloseReason::TokenExpired => (4401, "Token expired"),
+            CloseReason::Admin => (4403, "Disconnected by administrator"),
+            CloseReason::Shutdown => (1001, ""),
+        })
+    }
+}
+
+labelled! {
+    /// Why a handshake was refused (`handshakes_refused_total{reason}`).
+    Refusal {
+        /// Not HTTP, or a head over its limits.
+        BadRequest = "bad_request",
+        /// The head did not come in time.
+        Timeout = "timeout",
+        /// No token, a bad one or an expired one.
+        Unauthorized = "unauthorized",
+        /// Too many connections of the user.
+        UserLimit = "user_limit",
+        /// Too many connections or handshakes of the address.
+        AddressLimit = "address_limit",
+        /// The process holds as many connections as it may.
+        Full = "full",
+        /// The server is stopping.
+        Stopping = "stopping",
+        /// A Socket.IO namespace that is not served.
+        Namespace = "namespace",
+    }
+}
+
+labelled! {
+    /// Why a message was dropped (`messages_dropped_total{reason}`).
+    DropReason {
+        /// Wrong shape.
+        Invalid = "invalid",
+        /// Over the rate.
+        Rate = "rate",
+        /// Not a member, not allowed.
+        Forbidden = "forbidden",
+        /// Queued for a connection that ended before it could be sent.
+        Unsent = "unsent",
+        /// The room was gone when the message reached its home.
+        NoRoom = "no_room",
+    }
+}

@@ -1,0 +1,142 @@
+//! Every bound of the engine: its value, its unit and its reason. What an operator may change is in [`Limits`]; the constants are
+//! relations the code relies on, asserted at compile time where two of them meet.
+
+/// Bytes in a name of a room, group, document or user (contract).
+pub const NAME_BYTES_MAX: usize = 255;
+
+/// Links one shard can hold: a [`crate::ids::Sid`] has 24 bits for the slot.
+pub const LINKS_PER_SHARD_MAX: usize = 1 << 24;
+
+/// Shards of one process: a `Sid` has 8 bits for the shard.
+pub const SHARDS_MAX: usize = 255;
+
+/// Endpoints of one process: [`crate::ids::EndpointId`] has 8 bits, one is kept for what belongs to none.
+pub const ENDPOINTS_MAX: usize = 255;
+
+/// Bytes of the buffer a shard receives into. One read of a socket per turn takes at most this, so that a fast sender
+/// cannot keep its neighbours waiting.
+pub const READ_BUFFER_BYTES: usize = 64 * 1024;
+
+/// Readiness events handled in one turn before output is flushed: with 5 µs of work each, a turn is about a millisecond.
+pub const EVENTS_PER_TURN: usize = 256;
+
+/// Connections accepted in one turn: a burst of new ones must not delay the messages of those that are there.
+pub const ACCEPTS_PER_TURN: usize = 64;
+
+/// How long accepting pauses when the process has no file descriptor left, in milliseconds.
+pub const ACCEPT_PAUSE_MS: u64 = 50;
+
+/// File descriptors kept back for what is not a client: rings, eventfds, the control plane, logs.
+pub const DESCRIPTORS_RESERVED: usize = 256;
+
+/// Frames at least this long, in bytes, are sent from where they lie; shorter ones queued together are copied into one write.
+pub const COALESCE_FRAME_BYTES_MAX: usize = 4 * 1024;
+
+/// Bytes of one coalesced write.
+pub const COALESCE_WRITE_BYTES_MAX: usize = 64 * 1024;
+
+/// Sends handed to the kernel at once (about 1.5 ms of work: fewer system calls against other sockets waiting).
+pub const SENDS_PER_BATCH: usize = 256;
+
+/// Nesting of a JSON message. Node's parser takes thousands, but no real message has more than a few, and a receiver's recursive
+/// parser dies of them.
+pub const JSON_DEPTH_MAX: usize = 128;
+
+/// Header fields of one request. CVE-2024-37890 is what happens without this.
+pub const HEADERS_MAX: usize = 100;
+
+/// Bytes of a token. Verifying costs time linear in this; the largest real ones (group claims) are about 10 kB.
+pub const TOKEN_BYTES_MAX: usize = 16 * 1024;
+
+/// Fragments of one WebSocket message: a million empty ones are no message.
+pub const FRAGMENTS_MAX: u32 = 16 * 1024;
+
+/// Batches of parcels waiting on one lane between two shards.
+pub const LANE_BATCHES_MAX: usize = 1024;
+
+/// Bytes of frames waiting on one lane; beyond it the sending shard stops reading its clients until the lane has drained.
+pub const LANE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Answers and handed-over connections waiting for the control plane.
+pub const NOTICES_MAX: usize = 16 * 1024;
+
+/// Width of a clock tick in milliseconds: deadlines are met at most this much late.
+pub const TICK_MS: u64 = 64;
+
+/// How long a typing state lives without being refreshed, in milliseconds (contract).
+pub const TYPING_MS: u64 = 5_000;
+
+/// A connection is closed after this many windows over the rate in a row (contract).
+pub const RATE_WINDOWS_OVER_MAX: u32 = 3;
+
+/// Bytes of the reason in a close frame: a control frame carries 125, two of them are the code (RFC 6455 section 5.5).
+pub const CLOSE_REASON_BYTES_MAX: usize = 123;
+
+/// Namespaces one Socket.IO connection may join.
+pub const NAMESPACES_PER_LINK_MAX: usize = 16;
+
+/// Acknowledgements the server waits for on one connection.
+pub const PENDING_ACKS_MAX: usize = 256;
+
+const _: () = assert!(COALESCE_FRAME_BYTES_MAX <= COALESCE_WRITE_BYTES_MAX);
+const _: () = assert!(NAME_BYTES_MAX < READ_BUFFER_BYTES);
+
+/// The bounds an operator may set. Defaults are the contract's.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Bytes of one message, inclusive.
+    pub message_bytes: usize,
+    /// Bytes waiting for one connection whose socket takes no more.
+    pub outbox_bytes: usize,
+    /// Messages per connection in one window; also the burst.
+    pub rate_messages: u32,
+    /// That window, in milliseconds.
+    pub rate_window_ms: u64,
+    /// Rooms one connection may be in.
+    pub rooms_per_connection: usize,
+    /// Connections one user may have on an endpoint.
+    pub connections_per_user: u32,
+    /// Connections from one address.
+    pub connections_per_address: u32,
+    /// Handshakes from one address in 10 s.
+    pub handshakes_per_address: u32,
+    /// Connections of the process; `None`: as many as there are file descriptors.
+    pub connections: Option<usize>,
+    /// Bytes of a request head.
+    pub head_bytes: usize,
+    /// Milliseconds from accepting to the end of the handshake.
+    pub handshake_ms: u64,
+    /// Milliseconds from our close frame to the reset of a peer that does not answer it.
+    pub close_ms: u64,
+    /// Messages kept per room.
+    pub history_messages: usize,
+    /// Their greatest age, in milliseconds.
+    pub history_age_ms: u64,
+    /// Bytes of history per process; the rooms that have been empty longest lose theirs first.
+    pub history_bytes: usize,
+    /// Rooms per process, with or without members.
+    pub rooms: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            message_bytes: 1_000_000,
+            outbox_bytes: 1_000_000,
+            rate_messages: 1_000,
+            rate_window_ms: 10_000,
+            rooms_per_connection: 100,
+            connections_per_user: 100,
+            connections_per_address: 10_000,
+            handshakes_per_address: 1_000,
+            connections: None,
+            head_bytes: 16 * 1024,
+            handshake_ms: 10_000,
+            close_ms: 3_000,
+            history_messages: 1_000,
+            history_age_ms: 24 * 60 * 60 * 1_000,
+            history_bytes: 512 * 1024 * 1024,
+            rooms: 1_000_000,
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Counters of one shard. The shard alone writes them, with plain loads and stores (no lock, no shared cache line); the control plane
+//! reads them whenever it likes. A reader may see one counter a little ahead of another.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::fault::{CloseReason, DropReason, Refusal};
+
+/// A number that one thread writes and others read; counts up, or moves both ways as a gauge.
+#[derive(Default, Debug)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. Only the owning shard calls this: a load and a store, not a locked instruction.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// Subtracts `n` (gauges).
+    pub fn sub(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_sub(n), Relaxed);
+    }
+
+    /// The value now.
+    pub fn read(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Upper bounds of the histogram buckets, in nanoseconds; one more bucket takes what is above.
+pub const HISTOGRAM_BOUNDS_NS: [u64; 15] = [
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+    5_000_000_000,
+];
+
+/// Durations by bucket.
+#[derive(Default, Debug)]
+pub struct Histogram {
+    buckets: [Counter; HISTOGRAM_BOUNDS_NS.len() + 1],
+    sum_ns: Counter,
+}
+
+impl Histogram {
+    /// Counts one duration.
+    pub fn observe(&self, ns: u64) {
+        let bucket = HISTOGRAM_BOUNDS_NS.partition_point(|bound| *bound < ns);
+        self.buckets[bucket].add(1);
+        self.sum_ns.add(ns);
+    }
+
+    /// Observations per bucket (not cumulative), the last one above all bounds.
+    pub fn buckets(&self) -> [u64; HISTOGRAM_BOUNDS_NS.len() + 1] {
+        std::array::from_fn(|i| self.buckets[i].read())
+    }
+
+    /// Sum of all observations, nanoseconds.
+    pub fn sum_ns(&self) -> u64 {
+        self.sum_ns.read()
+    }
+}
+
+/// What one shard counts for one endpoint.
+#[derive(Default, Debug)]
+pub struct EndpointStats {
+    /// Connections open now.
+    pub connections: Counter,
+    /// Users with a connection, counted on the users' home shards: sum over shards for the host.
+    pub users: Counter,
+    /// Connections that entered.
+    pub accepted: Counter,
+    /// Messages read from clients.
+    pub received: Counter,
+    /// Bytes of those.
+    pub received_bytes: Counter,
+    /// Messages written to clients, one per receiver.
+    pub delivered: Counter,
+    /// Bytes of those.
+    pub delivered_bytes: Counter,
+    /// Public rooms whose home is here.
+    pub rooms: Counter,
+    /// Messages kept in the histories here.
+    pub history_messages: Counter,
+    /// Messages refused for the rate.
+    pub rate_limited: Counter,
+    /// Ended connections by [`CloseReason::index`].
+    pub closed: [Counter; CloseReason::ALL.len()],
+    /// Refused handshakes by [`Refusal::index`].
+    pub refused: [Counter; Refusal::ALL.len()],
+    /// Dropped messages by [`DropReason::index`].
+    pub dropped: [Counter; DropReason::ALL.len()],
+}
+
+/// What one shard counts. Aligned so that two shards never write one cache line.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct ShardStats {
+    /// By endpoint, in the configuration's order; the last one is for what reached no endpoint.
+    pub endpoints: Box<[EndpointStats]>,
+    /// Bytes queued for connections whose sockets take no more.
+    pub outbox_bytes: Counter,
+    /// Parcels sent to other shards.
+    pub mesh_parcels: Counter,
+    /// Wakes of other shards (eventfd writes).
+    pub mesh_wakes: Counter,
+    /// Turns that ended with a full lane, so that reading paused.
+    pub mesh_full: Counter,
+    /// Connections handed to the control plane's HTTP server.
+    pub handed_over: Counter,
+    /// Times accepting paused for want of file descriptors.
+    pub accept_paused: Counter,
+    /// Time of one turn of the loop.
+    pub loop_time: Histogram,
+    /// From the read of a message to the last write of its cast on this shard.
+    pub delivery: Histogram,
+    /// Sum of heartbeat round trips, microseconds.
+    pub round_trip_us: Counter,
+    /// Number of those.
+    pub round_trips: Counter,
+    /// Monotonic milliseconds of the last turn: tells whether the shard responds.
+    pub last_turn_ms: Counter,
+}
+
+impl ShardStats {
+    /// Zeros for `endpoints` endpoints.
+    pub fn new(endpoints: usize) -> ShardStats {
+        ShardStats {
+            endpoints: (0..=endpoints).map(|_| EndpointStats::default()).collect(),
+            outbox_bytes: Counter::default(),
+            mesh_parcels: Counter::default(),
+            mesh_wakes: Counter::default(),
+            mesh_full: Counter::default(),
+            handed_over: Counter::default(),
+            accept_paused: Counter::default(),
+            loop_time: Histogram::default(),
+            delivery: Histogram::default(),
+            round_trip_us: Counter::default(),
+            round_trips: Counter::default(),
+            last_turn_ms: Counter::default(),
+        }
+    }
+
+    /// The counters of what reached no endpoint.
+    pub fn unrouted(&self) -> &EndpointStats {
+        &self.endpoints[self.endpoints.len() - 1]
+    }
+}
