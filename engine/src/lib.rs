@@ -4,9 +4,260 @@
 //! questions, and connections of the public port that speak plain HTTP and belong to whoever serves that.
 //! The way through the code is told in `ARCHITECTURE.md`.
 
+use std::fs::File;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, bounded};
+
 pub mod auth;
 pub mod config;
+pub mod dialect;
+mod driver;
 pub mod fault;
+pub mod frame;
 pub mod ids;
+pub mod json;
 pub mod limits;
+mod mesh;
+pub mod shard;
 pub mod stats;
+pub mod time;
+pub mod wire;
+
+use config::{Config, Endpoint, Io};
+use driver::Poller;
+use ids::ShardId;
+use mesh::{Inbox, Outlets, Port};
+use shard::World;
+use shard::address::Addresses;
+pub use shard::parcel::{Answer, ConnectionInfo, Question};
+use stats::ShardStats;
+
+/// Something the engine tells.
+#[derive(Debug)]
+pub enum Notice {
+    /// One shard's answer to a question.
+    Answer {
+        /// The asker's number.
+        ask: u64,
+        /// The shard.
+        shard: ShardId,
+        /// Its answer.
+        answer: Answer,
+    },
+    /// A connection of the public port that is plain HTTP.
+    Handover(Handover),
+    /// A draining shard has closed its last connection.
+    Drained {
+        /// The shard.
+        shard: ShardId,
+    },
+}
+
+/// A connection of the public port that the engine does not serve.
+#[derive(Debug)]
+pub struct Handover {
+    /// Its socket, non-blocking.
+    pub fd: OwnedFd,
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// What was read of it: begins with the whole request head.
+    pub read: Vec<u8>,
+}
+
+/// Why the engine does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The public port cannot be had.
+    #[error("cannot listen on {0}: {1}")]
+    Listen(SocketAddr, io::Error),
+    /// The kernel interface that was asked for cannot be had.
+    #[error("io_uring was asked for and is not available: {0}")]
+    Io(io::Error),
+    /// Anything else the kernel refused.
+    #[error("cannot start the shards: {0}")]
+    System(#[from] io::Error),
+}
+
+/// A running engine.
+#[derive(Debug)]
+pub struct Engine {
+    world: Arc<World>,
+    local_addr: SocketAddr,
+    io: Io,
+    io_note: Option<String>,
+    ports: Vec<Arc<Port>>,
+    stats: Vec<Arc<ShardStats>>,
+    threads: Vec<JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
+    draining: AtomicBool,
+    epoch: Instant,
+}
+
+/// A turn longer ago than this, in milliseconds, is no sign of life: a shard turns at least once a second.
+const RESPONSIVE_MS: u64 = 2_000;
+
+/// Starts the shards. The public port accepts from the moment this returns.
+///
+/// # Errors
+/// When the port cannot be bound, when the kernel interface that was asked for is not there, or when threads or eventfds run out.
+pub fn start(config: Config) -> Result<(Engine, Receiver<Notice>), StartError> {
+    assert!((1..=limits::SHARDS_MAX).contains(&config.shards.len()), "1 to 255 shards");
+    assert!((1..=limits::ENDPOINTS_MAX).contains(&config.endpoints.len()), "1 to 255 endpoints");
+    let (io, io_note) = Poller::choose(config.io).map_err(StartError::Io)?;
+    let listeners = listeners(config.listen, config.shards.len()).map_err(|error| StartError::Listen(config.listen, error))?;
+    let local_addr = listeners[0].local_addr()?;
+    let addresses = Addresses::new(&config.limits, connections_max(&config));
+    let world = Arc::new(World { addresses, seed: rand::random(), config });
+    let shards = world.config.shards.len();
+    let (notices, told) = bounded(limits::NOTICES_MAX);
+    let (stop, epoch) = (Arc::new(AtomicBool::new(false)), Instant::now());
+    let stats: Vec<_> = (0..shards).map(|_| Arc::new(ShardStats::new(world.config.endpoints.len()))).collect();
+    let lanes = (0..shards).map(|_| lane()).collect::<io::Result<Vec<_>>>()?;
+    let ports: Vec<_> = lanes.iter().map(|(port, _, _)| port.clone()).collect();
+    let mut threads = Vec::new();
+    for (index, ((_, inbox, bell), listener)) in lanes.into_iter().zip(listeners).enumerate() {
+        let setup = driver::Setup {
+            id: ShardId(index as u8),
+            cpu: world.config.shards[index],
+            io,
+            listener,
+            inbox,
+            bell,
+            outlets: Outlets::new(ports.clone()),
+            world: world.clone(),
+            stats: stats[index].clone(),
+            notices: notices.clone(),
+            stop: stop.clone(),
+            epoch,
+            random: rand::random(),
+        };
+        let thread = std::thread::Builder::new().name(format!("shard-{index}")).spawn(move || {
+            if let Err(error) = driver::run(setup) {
+                // A host without one of its shards answers some clients and not others: better to stop and be restarted.
+                panic!("shard {index} cannot run: {error}");
+            }
+        })?;
+        threads.push(thread);
+    }
+    let draining = AtomicBool::new(false);
+    Ok((Engine { world, local_addr, io, io_note, ports, stats, threads, stop, draining, epoch }, told))
+}
+
+impl Engine {
+    /// The public port that was bound.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Why epoll is used although io_uring would be better; `None` when nothing is to be said.
+    pub fn io_note(&self) -> Option<&str> {
+        self.io_note.as_deref()
+    }
+
+    /// `io_uring` or `epoll`.
+    pub fn io_name(&self) -> &'static str {
+        if self.io == Io::Epoll { "epoll" } else { "io_uring" }
+    }
+
+    /// Counters, one per shard.
+    pub fn stats(&self) -> &[Arc<ShardStats>] {
+        &self.stats
+    }
+
+    /// The endpoints, in the order of their ids.
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.world.config.endpoints
+    }
+
+    /// Asks every shard; each answers with one [`Notice::Answer`] that has the number `ask`. An answer may fail to come (a full
+    /// lane), so the asker needs a deadline.
+    pub fn ask(&self, ask: u64, question: &Question) {
+        for port in &self.ports {
+            // A full lane is a shard that cannot answer in time anyway.
+            let _ = port.send(shard::parcel::Parcel::Ask { ask, question: question.clone() });
+        }
+    }
+
+    /// Stops accepting and closes everybody, spread over the time given; each shard says [`Notice::Drained`] when it is done.
+    pub fn drain(&self, over: Duration) {
+        self.draining.store(true, Ordering::Release);
+        let over_ms = u64::try_from(over.as_millis()).unwrap_or(u64::MAX);
+        for port in &self.ports {
+            while !port.send(shard::parcel::Parcel::Drain { over_ms }) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+
+    /// True exactly when new connections are taken.
+    pub fn accepting(&self) -> bool {
+        !self.draining.load(Ordering::Acquire)
+    }
+
+    /// True exactly when the shard has turned lately.
+    pub fn is_responsive(&self, shard: usize) -> bool {
+        let now_ms = self.epoch.elapsed().as_millis() as u64;
+        self.stats.get(shard).is_some_and(|stats| now_ms.saturating_sub(stats.last_turn_ms.read()) < RESPONSIVE_MS)
+    }
+
+    /// Stops the shards where they are and waits for their threads.
+    pub fn join(mut self) {
+        self.halt();
+    }
+
+    fn halt(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        for port in &self.ports {
+            port.wake();
+        }
+        for thread in self.threads.drain(..) {
+            // A shard that panicked has said so on stderr.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.halt();
+    }
+}
+
+fn lane() -> io::Result<(Arc<Port>, Inbox, File)> {
+    let bell = File::from(driver::sys::eventfd(0)?);
+    let (port, inbox) = Port::new(bell.try_clone()?);
+    Ok((port, inbox, bell))
+}
+
+/// One listener per shard on the same port: the kernel spreads connections over them.
+fn listeners(address: SocketAddr, shards: usize) -> io::Result<Vec<TcpListener>> {
+    let mut bound = address;
+    let mut listeners = Vec::new();
+    for _ in 0..shards {
+        let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        // Only our own shards may share the port: the first socket is bound without having looked whether another process has it.
+        socket.set_reuse_port(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&bound.into())?;
+        socket.listen(4_096)?;
+        let listener = TcpListener::from(socket);
+        bound = listener.local_addr()?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+/// How many connections the process may hold.
+fn connections_max(config: &Config) -> usize {
+    let descriptors = driver::sys::descriptors_max();
+    let reserved = limits::DESCRIPTORS_RESERVED.min(descriptors / 4);
+    config.limits.connections.unwrap_or(usize::MAX).min(descriptors - reserved)
+}

@@ -1,0 +1,201 @@
+//! Document collaboration: plain WebSocket, `{"type", "documentId", ...}`; one connection is in one document, named by the handshake.
+//!
+//! | client says | we do | others hear |
+//! |---|---|---|
+//! | connects with `documentId`, `clientID` | `connected` | |
+//! | `sync` | `synced`, with what is kept of the document | |
+//! | `update`, `steps` | keep it (option `retain`) | its text, with the sender's `clientID` |
+//! | `awareness`, `selection` | | the same |
+//! | `authenticate` | a later expiry, `authenticated` | |
+//! | leaves | | `awareness` null, once per `clientID` |
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::{Act, Cx, Dialect, EnterFault, Entry, Hello, Profile, Publication, Refused, RoomView, Said, lists};
+use crate::config::{AuthMode, Membership};
+use crate::fault::{CloseReason, DropReason};
+use crate::frame::Frame;
+use crate::ids::checked_name;
+use crate::json::{Object, Scratch, Value, quote};
+use crate::wire::http;
+
+pub(super) struct Collab;
+
+impl Dialect for Collab {
+    fn admit(&self, hello: &Hello<'_>) -> Result<Profile, Refused> {
+        let named = |name| http::query_value(hello.query, name).filter(|value| checked_name(value).is_ok());
+        let (Some(document), Some(client)) = (named("documentId"), named("clientID")) else {
+            return Err(Refused::Close { first: None, reason: CloseReason::BadHandshake });
+        };
+        let client: Arc<str> = client.into();
+        let identity = match (hello.endpoint.auth, &hello.token) {
+            (AuthMode::None, _) => None,
+            (AuthMode::Token, Ok(identity)) => Some(identity.clone()),
+            (AuthMode::Token, Err(_)) => return Err(Refused::Close { first: None, reason: CloseReason::Unauthorized }),
+        };
+        let open = matches!(hello.endpoint.membership, Membership::Open);
+        if !open && !lists(identity.as_ref().and_then(|identity| identity.documents.as_ref()), &document) {
+            return Err(Refused::Close { first: Some(error_text("Access denied")), reason: CloseReason::Forbidden });
+        }
+        Ok(Profile {
+            user: identity.as_ref().map_or_else(|| client.clone(), |identity| identity.user.clone()),
+            presence: client,
+            username: identity.as_ref().and_then(|identity| identity.name.as_deref().map(Arc::from)),
+            email: identity.as_ref().and_then(|identity| identity.email.as_deref().map(Arc::from)),
+            has_client_id: true,
+            identity,
+        })
+    }
+
+    fn too_many(&self) -> Refused {
+        Refused::Close { first: Some(error_text("Maximum connection limit reached")), reason: CloseReason::UserLimit }
+    }
+
+    fn opened(&self, _cx: &Cx<'_>, query: &str, acts: &mut Vec<Act>) {
+        // `admit` has seen that it is there and a good name.
+        let document = http::query_value(query, "documentId").unwrap_or(Cow::Borrowed(""));
+        acts.push(Act::Enter(Entry { room: document.into(), create: true, announce: None, history: 0, online: false, note: None }));
+    }
+
+    fn message(&self, cx: &Cx<'_>, said: Said<'_>, scratch: &mut Scratch, acts: &mut Vec<Act>) {
+        let Said::Text(text) = said else { return refuse(cx, "Invalid message format", acts) };
+        let Ok(doc) = scratch.parse(text) else { return refuse(cx, "Invalid message format", acts) };
+        let root = doc.root();
+        if !root.is_object() || root.get("o").is_some() || root.get("toClientID").is_some() {
+            return refuse(cx, "Invalid message format", acts);
+        }
+        let kind = root.get("type").and_then(Value::as_str).unwrap_or_default();
+        if kind == "authenticate" {
+            return authenticate(cx, root, acts);
+        }
+        if !["sync", "update", "awareness", "selection", "steps"].contains(&kind) {
+            return refuse(cx, "Unknown message type", acts);
+        }
+        let Some(document) = root.get("documentId").and_then(Value::as_str).filter(|document| (cx.is_in)(document)) else {
+            return refuse(cx, "Document ID mismatch", acts);
+        };
+        if kind == "sync" {
+            match cx.endpoint.retain {
+                0 => acts.push(Act::Send(cx.text(&synced(document, None)))),
+                _ => acts.push(Act::Recall { room: document.into(), note: None }),
+            }
+            return;
+        }
+        let relayed = with_client_id(text.trim(), root, &cx.profile.presence);
+        let mut publication = Publication::to_others(document.into(), cx.text(&relayed));
+        if cx.endpoint.retain > 0 && matches!(kind, "update" | "steps") {
+            publication.keep = Some((relayed.into(), cx.endpoint.retain));
+        }
+        acts.push(Act::Publish(publication));
+    }
+
+    fn over_rate(&self, cx: &Cx<'_>, _said: Said<'_>, acts: &mut Vec<Act>) {
+        acts.push(error(cx, "Rate limit exceeded"));
+    }
+
+    fn entered(&self, cx: &Cx<'_>, room: &str, outcome: Result<&RoomView, EnterFault>, _note: Option<&str>, acts: &mut Vec<Act>) {
+        if outcome.is_ok() {
+            let connected = Object::new().str("type", "connected").str("clientID", &cx.profile.presence).str("documentId", room).finish();
+            acts.push(Act::Send(cx.text(&connected)));
+        } else {
+            acts.push(error(cx, "Access denied"));
+            acts.push(Act::Close(CloseReason::Forbidden));
+        }
+    }
+
+    fn recalled(&self, cx: &Cx<'_>, room: &str, kept: &[Arc<str>], acts: &mut Vec<Act>) {
+        acts.push(Act::Send(cx.text(&synced(room, Some(kept)))));
+    }
+
+    fn farewell(&self, cx: &Cx<'_>, room: &str) -> Option<Frame> {
+        let gone = Object::new().str("type", "awareness").str("documentId", room).str("clientID", &cx.profile.presence);
+        Some(cx.text(&gone.raw("awareness", "null").finish()))
+    }
+
+    fn typing_stopped(&self, _cx: &Cx<'_>, _room: &str) -> Option<(Frame, bool)> {
+        None
+    }
+}
+
+fn authenticate(cx: &Cx<'_>, root: Value<'_>, acts: &mut Vec<Act>) {
+    match root.get("token").and_then(Value::as_str).map(|token| cx.reverify(token)) {
+        Some(Ok(identity)) => {
+            acts.push(Act::Refresh(identity));
+            acts.push(Act::Send(cx.text(&Object::new().str("type", "authenticated").finish())));
+        }
+        Some(Err(_)) | None => refuse(cx, "Unauthorized", acts),
+    }
+}
+
+/// The sender's text in which only `clientID` is the sender's: the last member of that name, escaped spellings included, gets the value,
+/// the others go; without one it comes last. Everything else keeps its bytes.
+fn with_client_id(text: &str, root: Value<'_>, client: &str) -> String {
+    let mut out = String::with_capacity(text.len() + client.len() + 20);
+    let count = root.members().filter(|member| member.key == "clientID").count();
+    if count == 1 {
+        let claimed = root.members().find(|member| member.key == "clientID").map_or(text, |member| member.value.raw());
+        // `claimed` is a part of `text`, so its address tells where.
+        let start = claimed.as_ptr() as usize - text.as_ptr() as usize;
+        out.push_str(&text[..start]);
+        quote(&mut out, client);
+        out.push_str(&text[start + claimed.len()..]);
+        return out;
+    }
+    out.push('{');
+    for member in root.members().filter(|member| member.key != "clientID") {
+        out.push_str(member.raw_key);
+        out.push(':');
+        out.push_str(member.value.raw());
+        out.push(',');
+    }
+    out.push_str("\"clientID\":");
+    quote(&mut out, client);
+    out.push('}');
+    out
+}
+
+fn synced(document: &str, kept: Option<&[Arc<str>]>) -> String {
+    let synced = Object::new().str("type", "synced").str("documentId", document);
+    match kept {
+        None => synced.finish(),
+        Some(kept) => synced.raw("updates", &format!("[{}]", kept.join(","))).finish(),
+    }
+}
+
+fn error_text(message: &str) -> String {
+    Object::new().str("type", "error").str("message", message).finish()
+}
+
+fn error(cx: &Cx<'_>, message: &str) -> Act {
+    Act::Send(cx.text(&error_text(message)))
+}
+
+fn refuse(cx: &Cx<'_>, message: &str, acts: &mut Vec<Act>) {
+    acts.push(Act::Drop(DropReason::Invalid));
+    acts.push(error(cx, message));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn relayed(text: &str) -> String {
+        let mut scratch = Scratch::default();
+        let doc = scratch.parse(text).expect("valid JSON");
+        with_client_id(text, doc.root(), "me")
+    }
+
+    #[test]
+    fn only_the_client_id_changes() {
+        for (said, heard) in [
+            (r#"{"type":"update","n":1e+100}"#, r#"{"type":"update","n":1e+100,"clientID":"me"}"#),
+            (r#"{ "clientID" : "you" , "n": -0 }"#, r#"{ "clientID" : "me" , "n": -0 }"#),
+            (r#"{"clientID":{"a":[1]},"x":"\u00e9"}"#, r#"{"clientID":"me","x":"\u00e9"}"#),
+            (r#"{"client\u0049D":1,"a":2,"clientID":3}"#, r#"{"a":2,"clientID":"me"}"#),
+            (r#"{"a":{"clientID":"inner"}}"#, r#"{"a":{"clientID":"inner"},"clientID":"me"}"#),
+        ] {
+            assert_eq!(relayed(said), heard);
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! Community chat: plain WebSocket, `{"type": T, "payload": {...}}` both ways. Rooms and groups are channels `room:R` and `group:G`.
+//!
+//! | client says | we do | others hear |
+//! |---|---|---|
+//! | connects | greet, enter the channels of token and query | `USER_JOINED` per channel |
+//! | `PING` | `PONG` | |
+//! | `SUBSCRIBE` | enter, `SUBSCRIBED` with who is online | `USER_JOINED`, once per user |
+//! | `UNSUBSCRIBE` | leave, `UNSUBSCRIBED` with who is online | `USER_LEFT`, once per user |
+//! | `TYPING` | | `TYPING`, the sender too |
+//! | `CHAT_MESSAGE` | keep it (if clients may publish, else `USE_REST`) | `CHAT_MESSAGE`, the sender too |
+//! | `AUTHENTICATE` | a later expiry, `AUTHENTICATED` | |
+//! | anything else | `ERROR` `INVALID_MESSAGE` | |
+
+use std::sync::Arc;
+
+use super::{Act, Cx, Dialect, EnterFault, Entry, Hello, Profile, Publication, Refused, RoomView, Said, lists};
+use crate::auth::{AuthFault, Identity};
+use crate::config::{AuthMode, Membership};
+use crate::fault::{DropReason, Refusal};
+use crate::frame::Frame;
+use crate::ids::checked_name;
+use crate::json::{Object, Scratch, Value};
+use crate::wire::http;
+
+pub(super) struct Community;
+
+/// Characters of a message (contract).
+const CONTENT_CHARS_MAX: usize = 4_000;
+/// Messages kept per channel; the REST calls read them.
+const KEPT_PER_CHANNEL: usize = 1_000;
+
+/// A room or a group: the channel's name is the member's prefix and the id.
+#[derive(Clone, Copy)]
+struct Channel<'a> {
+    key: &'static str,
+    id: &'a str,
+}
+
+impl<'a> Channel<'a> {
+    const ROOM: &'static str = "roomId";
+    const GROUP: &'static str = "groupId";
+
+    /// The one channel a payload names.
+    fn of(payload: Option<Value<'a>>) -> Option<Channel<'a>> {
+        let payload = payload?;
+        let (key, id) = match (payload.get(Channel::ROOM), payload.get(Channel::GROUP)) {
+            (Some(room), None) => (Channel::ROOM, room),
+            (None, Some(group)) => (Channel::GROUP, group),
+            _ => return None,
+        };
+        Some(Channel { key, id: checked_name(id.as_str()?).ok()? })
+    }
+
+    /// The channel that a room of this endpoint is.
+    fn from_room(room: &'a str) -> Option<Channel<'a>> {
+        let id = |prefix| room.strip_prefix(prefix);
+        id("room:")
+            .map(|id| Channel { key: Channel::ROOM, id })
+            .or_else(|| id("group:").map(|id| Channel { key: Channel::GROUP, id }))
+    }
+
+    fn room(self) -> Arc<str> {
+        let prefix = if self.key == Channel::ROOM { "room" } else { "group" };
+        format!("{prefix}:{}", self.id).into()
+    }
+
+    /// Whether the endpoint's membership source lets this user in.
+    fn admits(self, cx: &Cx<'_>) -> bool {
+        let (rooms, groups) = cx.profile.identity.as_deref().map_or((None, None), |i| (i.rooms.as_ref(), i.groups.as_ref()));
+        let open = match cx.endpoint.membership {
+            Membership::Open => true,
+            Membership::Auto => rooms.is_none() && groups.is_none(),
+            Membership::Claims => false,
+        };
+        open || lists(if self.key == Channel::ROOM { rooms } else { groups }, self.id)
+    }
+}
+
+impl Dialect for Community {
+    fn admit(&self, hello: &Hello<'_>) -> Result<Profile, Refused> {
+        if hello.endpoint.auth == AuthMode::None {
+            let user = http::query_value(hello.query, "userId").filter(|id| checked_name(id).is_ok());
+            let user: Arc<str> = user.map_or_else(|| hello.sid.text().as_str().into(), |id| id.into());
+            let username = http::query_value(hello.query, "userName").filter(|name| checked_name(name).is_ok()).map(Arc::from);
+            return Ok(Profile { presence: user.clone(), user, username, email: None, has_client_id: false, identity: None });
+        }
+        match &hello.token {
+            Ok(identity) => Ok(profile(identity)),
+            Err(fault) => Err(Refused::Http { status: 401, body: http_error("UNAUTHORIZED", &told(*fault)), refusal: Refusal::Unauthorized }),
+        }
+    }
+
+    fn too_many(&self) -> Refused {
+        let body = http_error("RATE_LIMIT_EXCEEDED", "Maximum connection limit reached");
+        Refused::Http { status: 429, body, refusal: Refusal::UserLimit }
+    }
+
+    fn opened(&self, cx: &Cx<'_>, query: &str, acts: &mut Vec<Act>) {
+        let greeting = Object::new().str("userId", &cx.profile.user).str("message", "Connected to WebSocket server").finish();
+        acts.push(send(cx, "USER_JOINED", &greeting));
+        let identity = cx.profile.identity.as_deref();
+        for (key, listed) in [(Channel::ROOM, identity.and_then(|i| i.rooms.as_ref())), (Channel::GROUP, identity.and_then(|i| i.groups.as_ref()))] {
+            let asked = http::query_values(query, key);
+            let mut ids: Vec<&str> = listed.into_iter().flatten().chain(&asked).map(String::as_str).collect();
+            let mut seen = std::collections::HashSet::new();
+            ids.retain(|id| seen.insert(*id));
+            for id in ids {
+                let channel = Channel { key, id };
+                match checked_name(id) {
+                    Err(_) => acts.push(invalid(cx)),
+                    Ok(_) if channel.admits(cx) => acts.push(enter(cx, channel, None)),
+                    Ok(_) => acts.push(forbidden(cx, channel)),
+                }
+            }
+        }
+    }
+
+    fn message(&self, cx: &Cx<'_>, said: Said<'_>, scratch: &mut Scratch, acts: &mut Vec<Act>) {
+        let Said::Text(text) = said else { return refuse_invalid(cx, acts) };
+        let Ok(doc) = scratch.parse(text) else { return refuse_invalid(cx, acts) };
+        let payload = doc.root().get("payload");
+        if payload.is_some_and(|payload| !payload.is_object()) {
+            return refuse_invalid(cx, acts);
+        }
+        let channel = Channel::of(payload);
+        match (doc.root().get("type").and_then(Value::as_str), channel) {
+            (Some("PING"), _) => acts.push(send(cx, "PONG", "{}")),
+            (Some("SUBSCRIBE"), Some(channel)) if channel.admits(cx) => acts.push(enter(cx, channel, Some("reply".into()))),
+            (Some("SUBSCRIBE"), Some(channel)) => refuse_forbidden(cx, channel, acts),
+            (Some("UNSUBSCRIBE"), Some(channel)) if channel.admits(cx) || (cx.is_in)(&channel.room()) => {
+                acts.push(Act::Leave { room: channel.room(), note: Some("reply".into()) });
+            }
+            (Some("UNSUBSCRIBE"), Some(channel)) => refuse_forbidden(cx, channel, acts),
+            (Some("TYPING"), Some(channel)) => typing(cx, channel, payload, acts),
+            (Some("CHAT_MESSAGE"), _) if !cx.endpoint.client_publish => {
+                acts.push(Act::Drop(DropReason::Forbidden));
+                acts.push(error(cx, "USE_REST", "Send messages with POST /api/community/messages", None));
+            }
+            (Some("CHAT_MESSAGE"), Some(channel)) => chat_message(cx, channel, payload, acts),
+            (Some("AUTHENTICATE"), _) => authenticate(cx, payload, acts),
+            _ => refuse_invalid(cx, acts),
+        }
+    }
+
+    fn over_rate(&self, cx: &Cx<'_>, _said: Said<'_>, acts: &mut Vec<Act>) {
+        acts.push(error(cx, "RATE_LIMIT_EXCEEDED", "Rate limit exceeded", None));
+    }
+
+    fn entered(&self, cx: &Cx<'_>, room: &str, outcome: Result<&RoomView, EnterFault>, note: Option<&str>, acts: &mut Vec<Act>) {
+        let Some(channel) = Channel::from_room(room) else { return };
+        match outcome {
+            Ok(view) if note.is_some() => acts.push(send(cx, "SUBSCRIBED", &online(channel, view))),
+            Ok(_) => {}
+            Err(_) => acts.push(forbidden(cx, channel)),
+        }
+    }
+
+    fn left(&self, cx: &Cx<'_>, room: &str, view: &RoomView, _note: &str, acts: &mut Vec<Act>) {
+        if let Some(channel) = Channel::from_room(room) {
+            acts.push(send(cx, "UNSUBSCRIBED", &online(channel, view)));
+        }
+    }
+
+    fn farewell(&self, cx: &Cx<'_>, room: &str) -> Option<Frame> {
+        let channel = Channel::from_room(room)?;
+        Some(frame(cx, "USER_LEFT", &Object::new().str("userId", &cx.profile.user).str(channel.key, channel.id).finish()))
+    }
+
+    fn typing_stopped(&self, cx: &Cx<'_>, room: &str) -> Option<(Frame, bool)> {
+        Some((typing_frame(cx, Channel::from_room(room)?, false), true))
+    }
+}
+
+fn profile(identity: &Arc<Identity>) -> Profile {
+    Profile {
+        user: identity.user.clone(),
+        presence: identity.user.clone(),
+        username: identity.name.as_deref().map(Arc::from),
+        email: identity.email.as_deref().map(Arc::from),
+        has_client_id: false,
+        identity: Some(identity.clone()),
+    }
+}
+
+fn told(fault: AuthFault) -> String {
+    match fault {
+        AuthFault::Missing => "Authentication token required",
+        AuthFault::Invalid => "Invalid authentication token",
+        AuthFault::Expired => "Authentication token expired",
+    }
+    .into()
+}
+
+/// The name others see: the token's, else the user id. Never what a message claims.
+fn display_name<'a>(cx: &'a Cx<'_>) -> &'a str {
+    cx.profile.username.as_deref().unwrap_or(&cx.profile.user)
+}
+
+fn picture<'a>(cx: &'a Cx<'_>) -> Option<&'a str> {
+    cx.profile.identity.as_ref()?.picture.as_deref()
+}
+
+fn enter(cx: &Cx<'_>, channel: Channel<'_>, note: Option<Box<str>>) -> Act {
+    let joined = Object::new()
+        .str("userId", &cx.profile.user)
+        .str("userName", display_name(cx))
+        .opt_str("userImage", picture(cx))
+        .str(channel.key, channel.id)
+        .finish();
+    let announce = Some(frame(cx, "USER_JOINED", &joined));
+    Act::Enter(Entry { room: channel.room(), create: true, announce, history: 0, online: note.is_some(), note })
+}
+
+fn typing(cx: &Cx<'_>, channel: Channel<'_>, payload: Option<Value<'_>>, acts: &mut Vec<Act>) {
+    let Some(on) = payload.and_then(|payload| payload.get("isTyping")?.as_bool()) else { return refuse_invalid(cx, acts) };
+    let room = channel.room();
+    if !(cx.is_in)(&room) {
+        return refuse_forbidden(cx, channel, acts);
+    }
+    let frame = typing_frame(cx, channel, on);
+    let hidden_from = hidden_from(cx);
+    acts.push(Act::Publish(Publication { room: room.clone(), frame, to_self: true, keep: None, hidden_from }));
+    acts.push(Act::Typing { room, on });
+}
+
+fn typing_frame(cx: &Cx<'_>, channel: Channel<'_>, on: bool) -> Frame {
+    let payload = Object::new().str("userId", &cx.profile.user).str("userName", display_name(cx)).str(channel.key, channel.id);
+    frame(cx, "TYPING", &payload.bool("isTyping", on).finish())
+}
+
+fn chat_message(cx: &Cx<'_>, channel: Channel<'_>, payload: Option<Value<'_>>, acts: &mut Vec<Act>) {
+    let content = payload.and_then(|payload| payload.get("content"));
+    let Some(content) = content.filter(|c| c.as_str().is_some_and(|text| (1..=CONTENT_CHARS_MAX).contains(&text.chars().count()))) else {
+        return refuse_invalid(cx, acts);
+    };
+    let room = channel.room();
+    if !(cx.is_in)(&room) {
+        return refuse_forbidden(cx, channel, acts);
+    }
+    let message = Object::with_capacity(content.raw().len() + 300)
+        .str("id", &cx.message_id().to_string())
+        .raw("content", content.raw())
+        .str(channel.key, channel.id)
+        .str("authorId", &cx.profile.user)
+        .str("authorName", display_name(cx))
+        .opt_str("authorImage", picture(cx))
+        .bool("isEdited", false)
+        .str("createdAt", &cx.now.rfc3339())
+        .finish();
+    let frame = frame(cx, "CHAT_MESSAGE", &message);
+    let keep = Some((message.into(), KEPT_PER_CHANNEL));
+    acts.push(Act::Publish(Publication { room, frame, to_self: true, keep, hidden_from: hidden_from(cx) }));
+}
+
+/// The identity whose `blocked` list hides the author's messages; `None` for the many who blocked nobody.
+fn hidden_from(cx: &Cx<'_>) -> Option<Arc<Identity>> {
+    cx.profile.identity.clone().filter(|identity| !identity.blocked.is_empty())
+}
+
+fn authenticate(cx: &Cx<'_>, payload: Option<Value<'_>>, acts: &mut Vec<Act>) {
+    let Some(token) = payload.and_then(|payload| payload.get("token")?.as_str()) else { return refuse_invalid(cx, acts) };
+    match cx.reverify(token) {
+        Ok(identity) => {
+            acts.push(Act::Refresh(identity));
+            acts.push(send(cx, "AUTHENTICATED", &Object::new().str("userId", &cx.profile.user).finish()));
+        }
+        Err(fault) => acts.push(error(cx, "UNAUTHORIZED", &told(fault), None)),
+    }
+}
+
+fn online(channel: Channel<'_>, view: &RoomView) -> String {
+    let mut users = String::from("[");
+    for (i, user) in view.online.iter().enumerate() {
+        if i > 0 {
+            users.push(',');
+        }
+        crate::json::quote(&mut users, user);
+    }
+    users.push(']');
+    Object::new().str(channel.key, channel.id).raw("online", &users).finish()
+}
+
+fn frame(cx: &Cx<'_>, kind: &str, payload: &str) -> Frame {
+    cx.text(&Object::with_capacity(payload.len() + 40).str("type", kind).raw("payload", payload).finish())
+}
+
+fn send(cx: &Cx<'_>, kind: &str, payload: &str) -> Act {
+    Act::Send(frame(cx, kind, payload))
+}
+
+fn error(cx: &Cx<'_>, code: &str, message: &str, channel: Option<Channel<'_>>) -> Act {
+    let mut payload = Object::new().str("code", code).str("message", message);
+    if let Some(channel) = channel {
+        payload = payload.str(channel.key, channel.id);
+    }
+    send(cx, "ERROR", &payload.finish())
+}
+
+fn invalid(cx: &Cx<'_>) -> Act {
+    error(cx, "INVALID_MESSAGE", "Invalid message format", None)
+}
+
+fn forbidden(cx: &Cx<'_>, channel: Channel<'_>) -> Act {
+    error(cx, "FORBIDDEN", "Not a member of this channel", Some(channel))
+}
+
+fn refuse_invalid(cx: &Cx<'_>, acts: &mut Vec<Act>) {
+    acts.push(Act::Drop(DropReason::Invalid));
+    acts.push(invalid(cx));
+}
+
+fn refuse_forbidden(cx: &Cx<'_>, channel: Channel<'_>, acts: &mut Vec<Act>) {
+    acts.push(Act::Drop(DropReason::Forbidden));
+    acts.push(forbidden(cx, channel));
+}
+
+fn http_error(code: &str, message: &str) -> String {
+    let error = Object::new().str("code", code).str("message", message).finish();
+    Object::new().bool("success", false).raw("error", &error).finish()
+}

@@ -1,0 +1,301 @@
+//! How the served systems talk. A dialect turns what a client says into [`Act`]s and encodes what others hear; it sees a read-only
+//! [`Cx`] and knows no socket, no other connection, no other core and no clock. Adding one: a file here, a line in [`of`].
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use rand::rngs::StdRng;
+
+use crate::auth::{AuthFault, Identity, Verifier};
+use crate::config::{DialectKind, Endpoint};
+use crate::fault::{CloseReason, DropReason, Refusal};
+use crate::frame::Frame;
+use crate::ids::{EndpointId, Sid, UserId};
+use crate::json::{Scratch, Value};
+use crate::time::Now;
+
+mod collab;
+mod community;
+mod rooms;
+
+/// The dialect of an endpoint.
+pub fn of(kind: DialectKind) -> &'static dyn Dialect {
+    match kind {
+        DialectKind::Community => &community::Community,
+        DialectKind::Collab => &collab::Collab,
+        DialectKind::Rooms => &rooms::Rooms,
+    }
+}
+
+/// What a client brings when it connects.
+pub struct Hello<'a> {
+    /// The endpoint it wants.
+    pub endpoint: &'a Endpoint,
+    /// The id it will have.
+    pub sid: Sid,
+    /// Query string of the request, still percent-encoded.
+    pub query: &'a str,
+    /// What became of the token, wherever it was given; [`AuthFault::Missing`] when it was not.
+    pub token: Result<Arc<Identity>, AuthFault>,
+}
+
+/// Who a connection is, for as long as it lasts.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    /// The user, as the admin API and the other clients know him.
+    pub user: UserId,
+    /// Under which name the connection counts as present in a room: entering is told when the first connection of this name does it,
+    /// leaving when the last one has gone. The user, or where clients have names of their own (collab) that name.
+    pub presence: UserId,
+    /// Name shown to others.
+    pub username: Option<Arc<str>>,
+    /// Mail address.
+    pub email: Option<Arc<str>>,
+    /// True exactly when [`Self::presence`] is a `clientID`.
+    pub has_client_id: bool,
+    /// The verified claims; `None` where the endpoint asks for no token.
+    pub identity: Option<Arc<Identity>>,
+}
+
+impl Profile {
+    /// Wall clock time at which the token stops counting, milliseconds since 1970.
+    pub fn expires_unix_ms(&self) -> Option<u64> {
+        self.identity.as_ref()?.expires_unix_ms
+    }
+}
+
+/// How a connection is refused.
+#[derive(Debug)]
+pub enum Refused {
+    /// By an HTTP answer instead of the upgrade.
+    Http {
+        /// Status code.
+        status: u16,
+        /// JSON body.
+        body: String,
+        /// Counted as this.
+        refusal: Refusal,
+    },
+    /// After the upgrade: `first` is said, then the connection is closed.
+    Close {
+        /// A last text message.
+        first: Option<String>,
+        /// The reason, which has the close code.
+        reason: CloseReason,
+    },
+    /// By a Socket.IO CONNECT_ERROR; the transport stays.
+    Connect {
+        /// The error object.
+        data: String,
+        /// Counted as this.
+        refusal: Refusal,
+    },
+}
+
+/// One thing a client said.
+#[derive(Clone, Copy)]
+pub enum Said<'a> {
+    /// A text message of a plain WebSocket.
+    Text(&'a str),
+    /// A binary message of a plain WebSocket.
+    Binary,
+    /// A Socket.IO event.
+    Event {
+        /// Its name; numeric names are given as their text.
+        name: &'a str,
+        /// The whole array, name included.
+        args: Value<'a>,
+        /// The acknowledgement the client waits for.
+        ack: Option<&'a str>,
+    },
+}
+
+impl<'a> Said<'a> {
+    /// The first argument of an event.
+    pub fn argument(&self) -> Option<Value<'a>> {
+        match self {
+            Said::Event { args, .. } => args.items().nth(1),
+            Said::Text(_) | Said::Binary => None,
+        }
+    }
+}
+
+/// What a dialect may look at.
+pub struct Cx<'a> {
+    /// Now.
+    pub now: Now,
+    /// Index of the endpoint.
+    pub endpoint_id: EndpointId,
+    /// The endpoint.
+    pub endpoint: &'a Endpoint,
+    /// Id of the connection.
+    pub sid: Sid,
+    /// Who it is.
+    pub profile: &'a Profile,
+    /// Whether the connection is in the room of that name.
+    pub is_in: &'a dyn Fn(&str) -> bool,
+    /// Verifies a fresh token.
+    pub verifier: Option<&'a Verifier>,
+    /// Random bytes for message ids.
+    pub entropy: &'a RefCell<StdRng>,
+}
+
+impl Cx<'_> {
+    /// A new message id, UUIDv7.
+    pub fn message_id(&self) -> uuid::Uuid {
+        let mut random = [0; 10];
+        rand::Rng::fill_bytes(&mut *self.entropy.borrow_mut(), &mut random);
+        uuid::Builder::from_unix_timestamp_millis(self.now.unix_ms, &random).into_uuid()
+    }
+
+    /// A text frame of this endpoint.
+    pub fn text(&self, payload: &str) -> Frame {
+        Frame::text(self.endpoint_id, payload)
+    }
+
+    /// The identity of a fresh token of the same user.
+    pub fn reverify(&self, token: &str) -> Result<Arc<Identity>, AuthFault> {
+        let verifier = self.verifier.ok_or(AuthFault::Invalid)?;
+        let identity = verifier.verify(token, self.now.unix_ms)?;
+        if self.profile.identity.is_none() || identity.user != self.profile.user {
+            return Err(AuthFault::Invalid);
+        }
+        Ok(Arc::new(identity))
+    }
+}
+
+/// One thing a dialect wants done. All of them are performed in one place, `Shard::perform`.
+#[derive(Debug)]
+pub enum Act {
+    /// To this connection.
+    Send(Frame),
+    /// To a room, in its one order.
+    Publish(Publication),
+    /// Enter a room; [`Dialect::entered`] gets the answer, and the connection's next message waits for it.
+    Enter(Entry),
+    /// Leave a room; [`Dialect::left`] gets the answer if `note` is there.
+    Leave {
+        /// The room.
+        room: Arc<str>,
+        /// Comes back with the answer.
+        note: Option<Box<str>>,
+    },
+    /// What is kept of a room; [`Dialect::recalled`] gets it.
+    Recall {
+        /// The room.
+        room: Arc<str>,
+        /// Comes back with the answer.
+        note: Option<Box<str>>,
+    },
+    /// The connection types in a room, or no longer does. After 5 s without another of these [`Dialect::typing_stopped`] is published.
+    Typing {
+        /// The room.
+        room: Arc<str>,
+        /// Whether it types.
+        on: bool,
+    },
+    /// A fresh token of the same user.
+    Refresh(Arc<Identity>),
+    /// Nothing is delivered; counted.
+    Drop(DropReason),
+    /// Close the connection.
+    Close(CloseReason),
+}
+
+/// A message to a room.
+#[derive(Debug)]
+pub struct Publication {
+    /// The room.
+    pub room: Arc<str>,
+    /// What its members get.
+    pub frame: Frame,
+    /// True exactly when this connection gets it too.
+    pub to_self: bool,
+    /// What the room's history keeps of it, and how many at most.
+    pub keep: Option<(Arc<str>, usize)>,
+    /// Users who do not get it.
+    pub hidden_from: Option<Arc<Identity>>,
+}
+
+impl Publication {
+    /// To all members but this connection, kept nowhere.
+    pub fn to_others(room: Arc<str>, frame: Frame) -> Publication {
+        Publication { room, frame, to_self: false, keep: None, hidden_from: None }
+    }
+}
+
+/// A wish to enter a room.
+#[derive(Debug)]
+pub struct Entry {
+    /// The room.
+    pub room: Arc<str>,
+    /// True exactly when a room that does not exist is created.
+    pub create: bool,
+    /// What the room's others hear if nobody of this presence was in.
+    pub announce: Option<Frame>,
+    /// How many kept messages the answer brings.
+    pub history: usize,
+    /// True exactly when the answer brings who is in.
+    pub online: bool,
+    /// Comes back with the answer.
+    pub note: Option<Box<str>>,
+}
+
+/// What a room's home answers to somebody who enters or leaves.
+#[derive(Clone, Debug, Default)]
+pub struct RoomView {
+    /// Connections in the room.
+    pub members: u32,
+    /// Who is in, each once, if that was asked for.
+    pub online: Vec<UserId>,
+    /// The last kept messages, oldest first, if they were asked for.
+    pub history: Vec<Arc<str>>,
+}
+
+/// Why a room was not entered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EnterFault {
+    /// It does not exist.
+    NoRoom,
+    /// Its name is the id of a live connection.
+    IsConnection,
+    /// This connection is in as many rooms as it may be.
+    TooMany,
+    /// The host keeps as many rooms as it may.
+    Full,
+    /// The user has as many connections as allowed.
+    UserLimit,
+}
+
+/// One served system. Methods are pure: they look at the [`Cx`] and push [`Act`]s.
+pub trait Dialect: Sync {
+    /// Who is this, if he may connect at all.
+    fn admit(&self, hello: &Hello<'_>) -> Result<Profile, Refused>;
+    /// The refusal of one connection too many of a user.
+    fn too_many(&self) -> Refused;
+    /// The connection is there.
+    fn opened(&self, cx: &Cx<'_>, query: &str, acts: &mut Vec<Act>);
+    /// What endpoint-wide others hear when the user's first connection comes (`true`) or the last one has gone.
+    fn presence(&self, _cx: &Cx<'_>, _online: bool) -> Option<Frame> {
+        None
+    }
+    /// The client said something.
+    fn message(&self, cx: &Cx<'_>, said: Said<'_>, scratch: &mut Scratch, acts: &mut Vec<Act>);
+    /// The client said something although it is over its rate: to be refused.
+    fn over_rate(&self, cx: &Cx<'_>, said: Said<'_>, acts: &mut Vec<Act>);
+    /// A room was entered or refused.
+    fn entered(&self, cx: &Cx<'_>, room: &str, outcome: Result<&RoomView, EnterFault>, note: Option<&str>, acts: &mut Vec<Act>);
+    /// A room was left.
+    fn left(&self, _cx: &Cx<'_>, _room: &str, _view: &RoomView, _note: &str, _acts: &mut Vec<Act>) {}
+    /// Here is what was kept.
+    fn recalled(&self, _cx: &Cx<'_>, _room: &str, _kept: &[Arc<str>], _acts: &mut Vec<Act>) {}
+    /// What a room's others hear when the last connection of this presence has left it.
+    fn farewell(&self, cx: &Cx<'_>, room: &str) -> Option<Frame>;
+    /// What a room hears when the server ends a typing state; `true` in the second place when the connection itself hears it too.
+    fn typing_stopped(&self, cx: &Cx<'_>, room: &str) -> Option<(Frame, bool)>;
+}
+
+/// True exactly when the list is there and has the name.
+fn lists(claim: Option<&Vec<String>>, name: &str) -> bool {
+    claim.is_some_and(|names| names.iter().any(|n| n == name))
+}

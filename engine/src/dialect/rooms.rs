@@ -1,0 +1,269 @@
+//! Rooms with history: Socket.IO events with acknowledgements.
+//!
+//! | client says | we do | others hear |
+//! |---|---|---|
+//! | connects | | everybody: `user:status` online, once per user |
+//! | `room:join` | enter; the ack brings room and history | `user:joined`, once per user |
+//! | `room:leave` | leave | `user:left`, once per user |
+//! | `message` | keep it; the ack brings it | `message`, the sender too |
+//! | `typing` | | `typing` |
+//! | `document:edit` | | `document:edit` |
+//! | `user:status` | | everybody: `user:status` |
+//! | `authenticate` | a later expiry, `authenticated` | |
+//!
+//! What is refused is answered by `error {message}` and, where the client waits for it, by the acknowledgement.
+
+use std::sync::Arc;
+
+use super::{Act, Cx, Dialect, EnterFault, Entry, Hello, Profile, Publication, Refused, RoomView, Said, lists};
+use crate::auth::AuthFault;
+use crate::config::{AuthMode, Membership};
+use crate::fault::{DropReason, Refusal};
+use crate::frame::Frame;
+use crate::ids::checked_name;
+use crate::json::{Object, Scratch, Value};
+use crate::wire::{http, sio};
+
+pub(super) struct Rooms;
+
+/// Messages that the acknowledgement of `room:join` brings (contract).
+const HISTORY_IN_ACK: usize = 50;
+/// The room of everybody has the empty name.
+const EVERYBODY: &str = "";
+
+impl Dialect for Rooms {
+    fn admit(&self, hello: &Hello<'_>) -> Result<Profile, Refused> {
+        let asked = |name| http::query_value(hello.query, name).filter(|value| checked_name(value).is_ok()).map(Arc::<str>::from);
+        let identity = match (hello.endpoint.auth, &hello.token) {
+            (AuthMode::None, _) => None,
+            (AuthMode::Token, Ok(identity)) => Some(identity.clone()),
+            (AuthMode::Token, Err(AuthFault::Missing)) => return Err(connect_error("Authentication token required", Refusal::Unauthorized)),
+            (AuthMode::Token, Err(_)) => return Err(connect_error("Invalid authentication token", Refusal::Unauthorized)),
+        };
+        let user: Arc<str> = identity.as_ref().map_or_else(|| hello.sid.text().as_str().into(), |identity| identity.user.clone());
+        let claim = |claim: fn(&crate::auth::Identity) -> Option<&str>| identity.as_deref().and_then(claim).map(Arc::<str>::from);
+        Ok(Profile {
+            presence: user.clone(),
+            user,
+            username: claim(|identity| identity.name.as_deref()).or_else(|| asked("username")),
+            email: if identity.is_some() { claim(|identity| identity.email.as_deref()) } else { asked("email") },
+            has_client_id: false,
+            identity,
+        })
+    }
+
+    fn too_many(&self) -> Refused {
+        connect_error("Maximum connection limit reached", Refusal::UserLimit)
+    }
+
+    fn opened(&self, _cx: &Cx<'_>, _query: &str, _acts: &mut Vec<Act>) {}
+
+    fn presence(&self, cx: &Cx<'_>, online: bool) -> Option<Frame> {
+        Some(status(cx, if online { "online" } else { "offline" }))
+    }
+
+    fn message(&self, cx: &Cx<'_>, said: Said<'_>, _scratch: &mut Scratch, acts: &mut Vec<Act>) {
+        let Said::Event { name, ack, .. } = said else { return };
+        let argument = said.argument().filter(|argument| argument.is_object());
+        let outcome = match name {
+            "room:join" => join(cx, argument, ack, acts),
+            "room:leave" => leave(cx, argument, ack, acts),
+            "message" => message(cx, argument, ack, acts),
+            "typing" => typing(cx, argument, ack, acts),
+            "document:edit" => document_edit(cx, argument, ack, acts),
+            "user:status" => user_status(cx, argument, ack, acts),
+            "authenticate" => authenticate(cx, argument, ack, acts),
+            // An event nobody listens to, as on the old server.
+            _ => return acts.push(Act::Drop(DropReason::Invalid)),
+        };
+        if outcome.is_none() {
+            let (reason, message) = match name {
+                "room:join" => (DropReason::Invalid, "Failed to join room"),
+                "room:leave" => (DropReason::Invalid, "Failed to leave room"),
+                "message" => (DropReason::Invalid, "Failed to send message"),
+                "typing" => (DropReason::Invalid, "Failed to set typing"),
+                "document:edit" => (DropReason::Invalid, "Failed to edit document"),
+                "user:status" => (DropReason::Invalid, "Invalid status"),
+                _ => (DropReason::Forbidden, "Invalid authentication token"),
+            };
+            acts.push(Act::Drop(reason));
+            refuse(cx, message, ack, acts);
+        }
+    }
+
+    fn over_rate(&self, cx: &Cx<'_>, said: Said<'_>, acts: &mut Vec<Act>) {
+        let ack = if let Said::Event { ack, .. } = said { ack } else { None };
+        refuse(cx, "Rate limit exceeded", ack, acts);
+    }
+
+    fn entered(&self, cx: &Cx<'_>, room: &str, outcome: Result<&RoomView, EnterFault>, note: Option<&str>, acts: &mut Vec<Act>) {
+        // The note is the acknowledgement's id, empty where the client waits for none.
+        let ack = note.filter(|ack| !ack.is_empty());
+        let Ok(view) = outcome else { return refuse(cx, "Failed to join room", ack, acts) };
+        let Some(ack) = ack else { return };
+        let told = Object::new().str("id", room).str("name", room).num("memberCount", u64::from(view.members)).finish();
+        let history = format!("[{}]", view.history.join(","));
+        let answer = Object::new().bool("success", true).raw("room", &told).raw("history", &history).finish();
+        acts.push(acknowledge(cx, ack, &answer));
+    }
+
+    fn farewell(&self, cx: &Cx<'_>, room: &str) -> Option<Frame> {
+        Some(event(cx, "user:left", &membership(cx, room)))
+    }
+
+    fn typing_stopped(&self, cx: &Cx<'_>, room: &str) -> Option<(Frame, bool)> {
+        Some((typing_frame(cx, room, false), false))
+    }
+}
+
+fn connect_error(message: &str, refusal: Refusal) -> Refused {
+    let inner = Object::new().str("message", message).finish();
+    Refused::Connect { data: Object::new().str("message", message).raw("data", &inner).finish(), refusal }
+}
+
+/// The name others see: of the token, else of the handshake, else the user id.
+fn display_name<'a>(cx: &'a Cx<'_>) -> &'a str {
+    cx.profile.username.as_deref().unwrap_or(&cx.profile.user)
+}
+
+/// A room's name that the payload gives.
+fn named<'a>(argument: Option<Value<'a>>) -> Option<&'a str> {
+    checked_name(argument?.get("roomId")?.as_str()?).ok()
+}
+
+/// A room that the payload names and this connection is in.
+fn inside<'a>(cx: &Cx<'_>, argument: Option<Value<'a>>) -> Option<&'a str> {
+    named(argument).filter(|room| (cx.is_in)(room))
+}
+
+fn join(cx: &Cx<'_>, argument: Option<Value<'_>>, ack: Option<&str>, acts: &mut Vec<Act>) -> Option<()> {
+    let room = named(argument)?;
+    let listed = || lists(cx.profile.identity.as_ref().and_then(|identity| identity.rooms.as_ref()), room);
+    if matches!(cx.endpoint.membership, Membership::Claims) && !listed() {
+        return None;
+    }
+    acts.push(Act::Enter(Entry {
+        room: room.into(),
+        create: cx.endpoint.auto_create,
+        announce: Some(event(cx, "user:joined", &membership(cx, room))),
+        history: if ack.is_some() { HISTORY_IN_ACK } else { 0 },
+        online: false,
+        note: Some(ack.unwrap_or_default().into()),
+    }));
+    Some(())
+}
+
+fn leave(cx: &Cx<'_>, argument: Option<Value<'_>>, ack: Option<&str>, acts: &mut Vec<Act>) -> Option<()> {
+    acts.push(Act::Leave { room: inside(cx, argument)?.into(), note: None });
+    succeed(cx, ack, acts);
+    Some(())
+}
+
+fn message(cx: &Cx<'_>, argument: Option<Value<'_>>, ack: Option<&str>, acts: &mut Vec<Act>) -> Option<()> {
+    let room = inside(cx, argument)?;
+    let argument = argument?;
+    let content = argument.get("content").filter(|content| content.as_str().is_some())?;
+    let kind = argument.get("type").map_or(Some("text"), Value::as_str)?;
+    if !["text", "image", "file"].contains(&kind) {
+        return None;
+    }
+    let message = Object::with_capacity(content.raw().len() + 300)
+        .str("id", &cx.message_id().to_string())
+        .str("roomId", room)
+        .str("userId", &cx.profile.user)
+        .str("username", display_name(cx))
+        .raw("content", content.raw())
+        .str("type", kind)
+        .opt_raw("metadata", argument.get("metadata").map(Value::raw))
+        .str("timestamp", &cx.now.rfc3339())
+        .finish();
+    let frame = event(cx, "message", &message);
+    if let Some(ack) = ack {
+        acts.push(acknowledge(cx, ack, &Object::new().bool("success", true).raw("message", &message).finish()));
+    }
+    let keep = Some((message.into(), usize::MAX));
+    acts.push(Act::Publish(Publication { room: room.into(), frame, to_self: true, keep, hidden_from: None }));
+    Some(())
+}
+
+fn typing(cx: &Cx<'_>, argument: Option<Value<'_>>, ack: Option<&str>, acts: &mut Vec<Act>) -> Option<()> {
+    let room: Arc<str> = inside(cx, argument)?.into();
+    let on = argument?.get("isTyping")?.as_bool()?;
+    acts.push(Act::Publish(Publication::to_others(room.clone(), typing_frame(cx, &room, on))));
+    acts.push(Act::Typing { room, on });
+    succeed(cx, ack, acts);
+    Some(())
+}
+
+fn document_edit(cx: &Cx<'_>, argument: Option<Value<'_>>, ack: Option<&str>, acts: &mut Vec<Act>) -> Option<()> {
+    let room = inside(cx, argument)?;
+    let argument = argument?;
+    let edit = Object::new()
+        .str("userId", &cx.profile.user)
+        .str("roomId", room)
+        .raw("changes", argument.get("changes")?.raw())
+        .opt_raw("cursor", argument.get("cursor").map(Value::raw))
+        .finish();
+    acts.push(Act::Publish(Publication::to_others(room.into(), event(cx, "document:edit", &edit))));
+    succeed(cx, ack, acts);
+    Some(())
+}
+
+fn user_status(cx: &Cx<'_>, argument: Option<Value<'_>>, ack: Option<&str>, acts: &mut Vec<Act>) -> Option<()> {
+    let said = argument?.get("status")?.as_str()?;
+    if !["online", "away", "offline"].contains(&said) {
+        return None;
+    }
+    acts.push(Act::Publish(Publication::to_others(EVERYBODY.into(), status(cx, said))));
+    succeed(cx, ack, acts);
+    Some(())
+}
+
+fn authenticate(cx: &Cx<'_>, argument: Option<Value<'_>>, ack: Option<&str>, acts: &mut Vec<Act>) -> Option<()> {
+    let identity = cx.reverify(argument?.get("token")?.as_str()?).ok()?;
+    let answer = Object::new().str("userId", &cx.profile.user);
+    let answer = match &identity.email {
+        Some(email) => answer.str("email", email),
+        None => answer.raw("email", "null"),
+    };
+    acts.push(Act::Refresh(identity));
+    acts.push(Act::Send(event(cx, "authenticated", &answer.finish())));
+    succeed(cx, ack, acts);
+    Some(())
+}
+
+fn membership(cx: &Cx<'_>, room: &str) -> String {
+    let who = Object::new().str("userId", &cx.profile.user).str("username", display_name(cx)).str("roomId", room);
+    who.str("timestamp", &cx.now.rfc3339()).finish()
+}
+
+fn typing_frame(cx: &Cx<'_>, room: &str, on: bool) -> Frame {
+    let who = Object::new().str("userId", &cx.profile.user).str("username", display_name(cx)).str("roomId", room);
+    event(cx, "typing", &who.bool("isTyping", on).str("timestamp", &cx.now.rfc3339()).finish())
+}
+
+fn status(cx: &Cx<'_>, status: &str) -> Frame {
+    event(cx, "user:status", &Object::new().str("userId", &cx.profile.user).str("status", status).finish())
+}
+
+fn event(cx: &Cx<'_>, name: &str, argument: &str) -> Frame {
+    cx.text(&sio::event(&cx.endpoint.bind, None, name, argument))
+}
+
+fn acknowledge(cx: &Cx<'_>, ack: &str, answer: &str) -> Act {
+    Act::Send(cx.text(&sio::ack(&cx.endpoint.bind, ack, answer)))
+}
+
+fn succeed(cx: &Cx<'_>, ack: Option<&str>, acts: &mut Vec<Act>) {
+    if let Some(ack) = ack {
+        acts.push(acknowledge(cx, ack, r#"{"success":true}"#));
+    }
+}
+
+fn refuse(cx: &Cx<'_>, message: &str, ack: Option<&str>, acts: &mut Vec<Act>) {
+    let error = Object::new().str("message", message).finish();
+    acts.push(Act::Send(event(cx, "error", &error)));
+    if let Some(ack) = ack {
+        acts.push(acknowledge(cx, ack, &Object::new().bool("success", false).raw("error", &error).finish()));
+    }
+}

@@ -1,0 +1,436 @@
+//! The thread of one shard: the only place with sockets, clocks and an await. It reads what is ready, hands bytes, parcels and the time
+//! to the [`Shard`], writes what the shard has queued, and sleeps. Everything happens in turns: all input first, then one write per
+//! socket, then one batch of parcels per neighbour.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::Sender;
+
+use crate::config::Io;
+use crate::ids::{LinkKey, ShardId};
+use crate::limits::{
+    ACCEPT_PAUSE_MS, ACCEPTS_PER_TURN, COALESCE_WRITE_BYTES_MAX, READ_BUFFER_BYTES, SENDS_PER_BATCH, TICK_MS,
+};
+use crate::mesh::{Delivery, Inbox, Outlets};
+use crate::shard::{Command, Shard, World, Written};
+use crate::stats::ShardStats;
+use crate::time::Now;
+use crate::{Handover, Notice};
+
+mod poller;
+pub(crate) mod sys;
+
+pub(crate) use poller::Poller;
+use poller::{Event, Token, Write};
+
+/// Batches of parcels taken in one turn, so that a flood from a neighbour does not keep the sockets waiting.
+const BATCHES_PER_TURN: usize = 64;
+/// The longest sleep: a shard shows at least this often that it lives.
+const SLEEP_MS_MAX: u64 = 1_000;
+/// Bytes of the arena in which small frames are joined.
+const ARENA_BYTES: usize = 1024 * 1024;
+
+/// Everything a shard's thread starts with.
+pub(crate) struct Setup {
+    pub(crate) id: ShardId,
+    pub(crate) cpu: Option<usize>,
+    pub(crate) io: Io,
+    pub(crate) listener: TcpListener,
+    pub(crate) inbox: Inbox,
+    /// The eventfd of the inbox.
+    pub(crate) bell: File,
+    pub(crate) outlets: Outlets,
+    pub(crate) world: Arc<World>,
+    pub(crate) stats: Arc<ShardStats>,
+    pub(crate) notices: Sender<Notice>,
+    pub(crate) stop: Arc<AtomicBool>,
+    /// Zero of the monotonic clock, the same for all shards.
+    pub(crate) epoch: Instant,
+    pub(crate) random: [u8; 32],
+}
+
+/// Runs a shard on the calling thread until it is told to stop.
+pub(crate) fn run(setup: Setup) -> io::Result<()> {
+    if let Some(cpu) = setup.cpu {
+        sys::pin(cpu)?;
+    }
+    let driver = Driver::new(setup)?;
+    match driver.poller {
+        Poller::Ring(_) => {
+            // Without COOP_TASKRUN completions interrupt the thread; with DEFER_TASKRUN monoio's own submit starves I/O.
+            let mut ring = io_uring_06::IoUring::builder();
+            ring.setup_coop_taskrun().setup_cqsize(1_024);
+            let mut runtime =
+                monoio::RuntimeBuilder::<monoio::IoUringDriver>::new().uring_builder(ring).with_entries(256).enable_timer().build()?;
+            runtime.block_on(driver.serve())
+        }
+        Poller::Epoll(_) => {
+            let mut runtime = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new().enable_timer().build()?;
+            runtime.block_on(driver.serve())
+        }
+    }
+}
+
+struct Socket {
+    stream: TcpStream,
+    key: LinkKey,
+}
+
+struct Driver {
+    id: ShardId,
+    shard: Shard,
+    poller: Poller,
+    /// By slot of the link.
+    sockets: Vec<Option<Socket>>,
+    listener: Option<TcpListener>,
+    inbox: Inbox,
+    /// Kept open: the poller watches it.
+    _bell: File,
+    outlets: Outlets,
+    stats: Arc<ShardStats>,
+    notices: Sender<Notice>,
+    stop: Arc<AtomicBool>,
+    epoch: Instant,
+    /// The core's one read buffer: no connection owns one.
+    buffer: Box<[u8]>,
+    arena: Vec<u8>,
+    events: Vec<Event>,
+    writes: Vec<Write>,
+    results: Vec<i32>,
+    /// Links with bytes in their sockets that nothing will tell of again.
+    unread: Vec<LinkKey>,
+    /// True exactly when the listener may have more connections waiting.
+    accept_more: bool,
+    /// Accepting rests until then, monotonic milliseconds.
+    accept_after_ms: u64,
+    /// True exactly when a neighbour's lane is full: clients are not read until it has drained.
+    mesh_full: bool,
+    told_drained: bool,
+}
+
+impl Driver {
+    fn new(setup: Setup) -> io::Result<Driver> {
+        let Setup { id, io, listener, inbox, bell, outlets, world, stats, notices, stop, epoch, random, .. } = setup;
+        let mut poller = Poller::new(io)?;
+        poller.watch(listener.as_raw_fd(), Token::Listener)?;
+        poller.watch(bell.as_raw_fd(), Token::Inbox)?;
+        poller.submit();
+        let shard = Shard::new(id, world, stats.clone(), random, read_clock(epoch));
+        Ok(Driver {
+            id,
+            shard,
+            poller,
+            sockets: Vec::new(),
+            listener: Some(listener),
+            inbox,
+            _bell: bell,
+            outlets,
+            stats,
+            notices,
+            stop,
+            epoch,
+            buffer: vec![0; READ_BUFFER_BYTES].into(),
+            arena: Vec::with_capacity(ARENA_BYTES),
+            events: Vec::new(),
+            writes: Vec::new(),
+            results: Vec::new(),
+            unread: Vec::new(),
+            accept_more: false,
+            accept_after_ms: 0,
+            mesh_full: false,
+            told_drained: false,
+        })
+    }
+
+    /// The thread's life: a turn, then a sleep until something is ready or due.
+    async fn serve(mut self) -> io::Result<()> {
+        let ready = monoio::net::TcpStream::from_std(sys::waitable(self.poller.fd())?)?;
+        // Always readable: waiting for it lets monoio run its loop once. Waking oneself would starve everything else.
+        let token = sys::eventfd(1)?;
+        let yielding = monoio::net::TcpStream::from_std(TcpStream::from(token))?;
+        loop {
+            let more = self.turn();
+            if self.stop.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            if more {
+                yielding.readable(false).await?;
+            } else if self.inbox.sleep() {
+                let wait = self.sleep_time();
+                // A timeout is no event: the next turn looks at the clock anyway.
+                let _ = monoio::time::timeout(wait, ready.readable(false)).await;
+                self.inbox.awake();
+            }
+        }
+    }
+
+    fn sleep_time(&self) -> Duration {
+        let now_ms = self.now().ms();
+        let due = self.shard.poll_timeout().map_or(u64::MAX, |at| at.saturating_sub(now_ms));
+        let accept = if self.accept_more { self.accept_after_ms.saturating_sub(now_ms) } else { u64::MAX };
+        let drain = if self.shard.is_draining() { TICK_MS } else { u64::MAX };
+        // A full lane does not ring when it has drained.
+        let mesh = if self.mesh_full { 1 } else { u64::MAX };
+        Duration::from_millis(SLEEP_MS_MAX.min(due).min(accept).min(drain).min(mesh).max(1))
+    }
+
+    /// One turn; true exactly when there is more to do at once.
+    fn turn(&mut self) -> bool {
+        let started = self.now();
+        let events = self.take_events(started);
+        self.read_unread();
+        let batches = self.take_parcels(started);
+        self.accept(started);
+        self.shard.handle_timeouts(started);
+        self.obey();
+        self.flush(started);
+        self.obey();
+        self.send_parcels();
+        self.poller.submit();
+        self.tell();
+        let ended = self.now();
+        self.stats.loop_time.observe(ended.ns - started.ns);
+        self.stats.last_turn_ms.add(ended.ms().saturating_sub(self.stats.last_turn_ms.read()));
+        let accept_now = self.accept_more && self.accept_after_ms <= ended.ms();
+        events || batches || accept_now || (!self.unread.is_empty() && !self.mesh_full)
+    }
+
+    /// Handles what is ready; true when there may be more.
+    fn take_events(&mut self, now: Now) -> bool {
+        let mut events = std::mem::take(&mut self.events);
+        self.poller.take(&mut events);
+        let full = events.len() >= crate::limits::EVENTS_PER_TURN;
+        for event in events.drain(..) {
+            match event.token {
+                Token::Listener => self.accept_more = true,
+                Token::Inbox => self.inbox.silence(),
+                Token::Link(packed) => {
+                    let Some(key) = self.live(packed) else { continue };
+                    if event.writable {
+                        self.shard.handle_writable(key);
+                    }
+                    if event.readable {
+                        self.read(now, key, event.ended);
+                    }
+                }
+            }
+        }
+        self.events = events;
+        full
+    }
+
+    /// The key of a live link that the poller told of.
+    fn live(&self, packed: LinkKey) -> Option<LinkKey> {
+        let socket = self.sockets.get(packed.slot as usize)?.as_ref()?;
+        poller::same(packed, socket.key).then_some(socket.key)
+    }
+
+    fn read_unread(&mut self) {
+        if self.mesh_full {
+            return;
+        }
+        for key in std::mem::take(&mut self.unread) {
+            self.read(self.now(), key, true);
+        }
+    }
+
+    /// Reads once. `to_the_end`: comes back until the socket has nothing more, because nothing will tell of it again.
+    fn read(&mut self, turn: Now, key: LinkKey, to_the_end: bool) {
+        let Some(Some(socket)) = self.sockets.get(key.slot as usize) else { return };
+        if socket.key != key || self.shard.is_waiting(key) {
+            return;
+        }
+        if self.mesh_full {
+            self.unread.push(key);
+            return;
+        }
+        match (&socket.stream).read(&mut self.buffer) {
+            Ok(0) => self.shard.handle_end(turn, key),
+            Ok(n) => {
+                let now = Now { unix_ms: turn.unix_ms, ns: self.epoch.elapsed().as_nanos() as u64 };
+                self.shard.handle_bytes(now, key, &mut self.buffer[..n]);
+                if to_the_end || n == self.buffer.len() {
+                    self.unread.push(key);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.unread.push(key),
+            Err(_) => self.shard.handle_end(turn, key),
+        }
+    }
+
+    fn take_parcels(&mut self, now: Now) -> bool {
+        for _ in 0..BATCHES_PER_TURN {
+            let Some(batch) = self.inbox.next() else { return false };
+            for parcel in batch.parcels {
+                self.shard.handle_parcel(now, parcel);
+            }
+        }
+        true
+    }
+
+    fn accept(&mut self, now: Now) {
+        if self.shard.is_draining()
+            && let Some(listener) = self.listener.take()
+        {
+            self.poller.forget(listener.as_raw_fd());
+            self.poller.submit();
+            self.accept_more = false;
+        }
+        if !self.accept_more || self.accept_after_ms > now.ms() {
+            return;
+        }
+        for _ in 0..ACCEPTS_PER_TURN {
+            let Some(listener) = &self.listener else { return };
+            match sys::accept(listener) {
+                Ok((stream, peer)) => self.welcome(now, stream, peer),
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EAGAIN) => {
+                        self.accept_more = false;
+                        return;
+                    }
+                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                        self.stats.accept_paused.add(1);
+                        self.accept_after_ms = now.ms() + ACCEPT_PAUSE_MS;
+                        return;
+                    }
+                    // The peer was gone before we came (ECONNABORTED and the like): the next one.
+                    _ => {}
+                },
+            }
+        }
+    }
+
+    /// Registers a connection in the same breath in which it is accepted: at no await is there a socket that no table knows.
+    fn welcome(&mut self, now: Now, stream: TcpStream, peer: SocketAddr) {
+        // Small messages must not wait for acknowledgements of earlier ones. A socket that refuses is already dead and will say so.
+        let _ = stream.set_nodelay(true);
+        let Some(key) = self.shard.handle_accept(now, peer) else { return };
+        let slot = key.slot as usize;
+        if self.sockets.len() <= slot {
+            self.sockets.resize_with(slot + 1, || None);
+        }
+        let fd = stream.as_raw_fd();
+        self.sockets[slot] = Some(Socket { stream, key });
+        if self.poller.watch(fd, Token::Link(key)).is_err() {
+            self.shard.handle_end(now, key);
+        }
+    }
+
+    /// Does what the shard has asked for.
+    fn obey(&mut self) {
+        let mut closed: Vec<(TcpStream, bool)> = Vec::new();
+        let mut handed: Vec<(TcpStream, SocketAddr, Vec<u8>)> = Vec::new();
+        while let Some(command) = self.shard.poll_command() {
+            match command {
+                Command::HalfClose(key) => {
+                    if let Some(Some(socket)) = self.sockets.get(key.slot as usize)
+                        && socket.key == key
+                    {
+                        // A peer that is gone already has nothing to be told.
+                        let _ = socket.stream.shutdown(Shutdown::Write);
+                    }
+                }
+                Command::Close { link, reset } => closed.extend(self.take_socket(link).map(|stream| (stream, reset))),
+                Command::HandOver { link, peer, read } => handed.extend(self.take_socket(link).map(|stream| (stream, peer, read))),
+                Command::Resume(key) => {
+                    let now = self.now();
+                    self.shard.handle_resume(now, key);
+                    self.unread.push(key);
+                }
+            }
+        }
+        if closed.is_empty() && handed.is_empty() {
+            return;
+        }
+        // The cancelled polls must reach the kernel before the descriptors are closed.
+        self.poller.submit();
+        for (stream, reset) in closed {
+            if reset {
+                let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+            }
+        }
+        for (stream, peer, read) in handed {
+            // A full queue means that the control plane is overrun; the connection is closed by the drop, its clients come again.
+            let _ = self.notices.try_send(Notice::Handover(Handover { fd: OwnedFd::from(stream), peer, read }));
+        }
+    }
+
+    fn take_socket(&mut self, key: LinkKey) -> Option<TcpStream> {
+        let place = self.sockets.get_mut(key.slot as usize)?;
+        let socket = place.take_if(|socket| socket.key == key)?;
+        self.poller.forget(socket.stream.as_raw_fd());
+        Some(socket.stream)
+    }
+
+    /// Writes everything that is queued: per link one write for all its frames, many links per system call.
+    fn flush(&mut self, now: Now) {
+        loop {
+            self.writes.clear();
+            self.arena.clear();
+            while self.writes.len() < SENDS_PER_BATCH && self.arena.capacity() - self.arena.len() >= COALESCE_WRITE_BYTES_MAX {
+                let Some(link) = self.shard.poll_dirty() else { break };
+                let Some(Some(socket)) = self.sockets.get(link.slot as usize) else { continue };
+                if let (true, Some(span)) = (socket.key == link, self.shard.transmit(link, &mut self.arena)) {
+                    self.writes.push(Write { link, socket: socket.stream.as_raw_fd(), span });
+                }
+            }
+            if self.writes.is_empty() {
+                break;
+            }
+            self.poller.send(&self.writes, &mut self.results);
+            for (write, result) in self.writes.iter().zip(&self.results) {
+                if self.shard.handle_sent(write.link, write.span.len, *result) == Written::Blocked {
+                    self.poller.watch_writable(write.socket, write.link);
+                }
+            }
+            self.shard.handle_batch_end(now);
+        }
+        let written_ns = self.now().ns;
+        for read_ns in self.shard.poll_delivered() {
+            self.stats.delivery.observe(written_ns.saturating_sub(read_ns));
+        }
+    }
+
+    fn send_parcels(&mut self) {
+        while let Some((to, parcel)) = self.shard.poll_parcel() {
+            self.outlets.add(to, parcel);
+        }
+        let stats = &self.stats;
+        let all = self.outlets.flush(|parcels, delivery| {
+            stats.mesh_parcels.add(parcels as u64);
+            if delivery == Delivery::Woken {
+                stats.mesh_wakes.add(1);
+            }
+        });
+        if !all && !self.mesh_full {
+            stats.mesh_full.add(1);
+        }
+        self.mesh_full = !all;
+    }
+
+    fn tell(&mut self) {
+        while let Some((ask, answer)) = self.shard.poll_answer() {
+            // Nobody listens, or too slowly: the asker has a deadline of its own.
+            let _ = self.notices.try_send(Notice::Answer { ask, shard: self.id, answer });
+        }
+        if self.shard.is_drained() && !self.told_drained {
+            self.told_drained = self.notices.try_send(Notice::Drained { shard: self.id }).is_ok();
+        }
+    }
+
+    fn now(&self) -> Now {
+        read_clock(self.epoch)
+    }
+}
+
+fn read_clock(epoch: Instant) -> Now {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now { ns: epoch.elapsed().as_nanos() as u64, unix_ms: unix.as_millis() as u64 }
+}

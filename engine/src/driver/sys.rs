@@ -1,0 +1,100 @@
+//! The system calls that the standard library has no safe word for. Each is one call with its argument checked here, and nothing else.
+#![expect(unsafe_code, reason = "system calls without a safe wrapper in std, socket2 or monoio")]
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+
+use crate::shard::Span;
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn owned(fd: libc::c_int) -> io::Result<OwnedFd> {
+    let fd = check(fd)?;
+    // SAFETY: the kernel has just given us this descriptor; nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// An eventfd, non-blocking and closed on exec.
+pub(crate) fn eventfd(initial: u32) -> io::Result<OwnedFd> {
+    // SAFETY: takes two integers.
+    owned(unsafe { libc::eventfd(initial, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })
+}
+
+/// Takes a waiting connection of a non-blocking listener; the socket is non-blocking and closed on exec from its first moment.
+pub(crate) fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    // SAFETY: an all-zero `sockaddr_storage` is a valid value of that plain C struct.
+    let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+    let mut len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    let address = (&raw mut storage).cast::<libc::sockaddr>();
+    // SAFETY: `address` points to `len` writable bytes that outlive the call.
+    let socket = owned(unsafe { libc::accept4(listener.as_raw_fd(), address, &raw mut len, flags) })?;
+    // SAFETY: the kernel has filled in an address of the family it names.
+    let peer = unsafe { socket2::SockAddr::new(std::mem::transmute::<libc::sockaddr_storage, socket2::SockAddrStorage>(storage), len) };
+    let peer = peer.as_socket().ok_or_else(|| io::Error::other("a peer without an IP address"))?;
+    Ok((socket.into(), peer))
+}
+
+/// Sends a span without waiting: bytes taken, or a negative errno, as a completion of the ring would say it.
+pub(crate) fn send(socket: RawFd, span: Span) -> i32 {
+    // SAFETY: the caller of the batch keeps the span's bytes in place until all results are told (see `Outbox::next_span`).
+    let sent = unsafe { libc::send(socket, span.start.cast(), span.len, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
+    if sent < 0 { -io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO) } else { sent.min(i32::MAX as isize) as i32 }
+}
+
+/// An epoll instance, closed on exec.
+pub(crate) fn epoll_create() -> io::Result<OwnedFd> {
+    // SAFETY: takes one integer.
+    owned(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })
+}
+
+/// Watches a descriptor for `events`, which come back with `token`.
+pub(crate) fn epoll_add(epoll: RawFd, fd: RawFd, events: u32, token: u64) -> io::Result<()> {
+    let mut event = libc::epoll_event { events, u64: token };
+    // SAFETY: `event` outlives the call, which only reads it.
+    check(unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, fd, &raw mut event) }).map(drop)
+}
+
+/// No longer watches a descriptor.
+pub(crate) fn epoll_remove(epoll: RawFd, fd: RawFd) {
+    // SAFETY: the event argument is ignored for this operation and may be null.
+    let _ = check(unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_DEL, fd, std::ptr::null_mut()) });
+}
+
+/// Fills `events` with what is ready and returns how many, without waiting.
+pub(crate) fn epoll_poll(epoll: RawFd, events: &mut [libc::epoll_event]) -> io::Result<usize> {
+    // SAFETY: the pointer and length are those of a live slice.
+    check(unsafe { libc::epoll_wait(epoll, events.as_mut_ptr(), events.len() as libc::c_int, 0) }).map(|count| count as usize)
+}
+
+/// Lets the calling thread run on one CPU only.
+pub(crate) fn pin(cpu: usize) -> io::Result<()> {
+    if cpu >= libc::CPU_SETSIZE as usize {
+        return Err(io::Error::other("no such CPU"));
+    }
+    // SAFETY: an all-zero `cpu_set_t` is the empty set; `CPU_SET` stays inside it because `cpu` is below `CPU_SETSIZE`.
+    let set = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        set
+    };
+    // SAFETY: `set` outlives the call, and its size is given.
+    check(unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) }).map(drop)
+}
+
+/// How many descriptors the process may have.
+pub(crate) fn descriptors_max() -> usize {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` outlives the call, which only writes it.
+    let got = check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) });
+    if got.is_ok() { usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX) } else { 1024 }
+}
+
+/// A descriptor as the stream type that monoio waits for; only its readiness is ever used.
+pub(crate) fn waitable(fd: RawFd) -> io::Result<TcpStream> {
+    // SAFETY: duplicating a descriptor takes two integers; the copy is ours alone.
+    owned(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) }).map(TcpStream::from)
+}

@@ -1,0 +1,209 @@
+//! The lanes between shards: bounded channels of parcels, and the wake of a sleeping receiver. Knows nothing of what it carries but its size.
+//!
+//! A receiver is woken (one eventfd write) only when it sleeps: it says so, looks at its lane once more, and only then waits; a sender
+//! puts its batch into the lane first and looks at the sleeper's word afterwards. Whichever comes second sees the other.
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+
+use crate::ids::ShardId;
+use crate::limits::{LANE_BATCHES_MAX, LANE_BYTES_MAX};
+use crate::shard::parcel::Parcel;
+
+/// Parcels of one turn of one sender to one receiver.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pub(crate) parcels: Vec<Parcel>,
+    bytes: usize,
+}
+
+/// The way into a shard, shared by all that send to it.
+#[derive(Debug)]
+pub(crate) struct Port {
+    lane: Sender<Batch>,
+    /// Bytes of the batches in the lane.
+    bytes: AtomicUsize,
+    sleeping: AtomicBool,
+    bell: File,
+}
+
+/// What a delivery came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Delivery {
+    /// The receiver was awake.
+    Queued,
+    /// The receiver was woken.
+    Woken,
+}
+
+impl Port {
+    /// A lane with `bell`, an eventfd in non-blocking mode.
+    pub(crate) fn new(bell: File) -> (Arc<Port>, Inbox) {
+        let (lane, batches) = bounded(LANE_BATCHES_MAX);
+        let port = Arc::new(Port { lane, bytes: AtomicUsize::new(0), sleeping: AtomicBool::new(false), bell });
+        (port.clone(), Inbox { batches, port })
+    }
+
+    /// Sends one parcel from outside the shards (the control plane); false when the lane is full.
+    pub(crate) fn send(&self, parcel: Parcel) -> bool {
+        let bytes = parcel.bytes();
+        self.deliver(Batch { parcels: vec![parcel], bytes }).is_ok()
+    }
+
+    fn deliver(&self, batch: Batch) -> Result<Delivery, Batch> {
+        if self.bytes.load(Ordering::Relaxed) >= LANE_BYTES_MAX {
+            return Err(batch);
+        }
+        self.bytes.fetch_add(batch.bytes, Ordering::Relaxed);
+        self.lane.try_send(batch).map_err(|error| {
+            let (TrySendError::Full(batch) | TrySendError::Disconnected(batch)) = error;
+            self.bytes.fetch_sub(batch.bytes, Ordering::Relaxed);
+            batch
+        })?;
+        Ok(if self.wake() { Delivery::Woken } else { Delivery::Queued })
+    }
+
+    /// Wakes the receiver if it sleeps; true when that was needed.
+    pub(crate) fn wake(&self) -> bool {
+        fence(Ordering::SeqCst);
+        let asleep = self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::AcqRel);
+        if asleep {
+            // A counter that is already high rings just as well, so a full one is no failure.
+            let _ = (&self.bell).write(&1u64.to_ne_bytes());
+        }
+        asleep
+    }
+}
+
+/// The receiving end of a [`Port`].
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    batches: Receiver<Batch>,
+    port: Arc<Port>,
+}
+
+impl Inbox {
+    /// The next batch.
+    pub(crate) fn next(&self) -> Option<Batch> {
+        let batch = self.batches.try_recv().ok()?;
+        self.port.bytes.fetch_sub(batch.bytes, Ordering::Relaxed);
+        Some(batch)
+    }
+
+    /// Says that the receiver is about to wait. True exactly when it may: nothing has come meanwhile.
+    pub(crate) fn sleep(&self) -> bool {
+        self.port.sleeping.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if self.batches.is_empty() {
+            return true;
+        }
+        self.awake();
+        false
+    }
+
+    /// Says that the receiver looks at its lane again anyway.
+    pub(crate) fn awake(&self) {
+        self.port.sleeping.store(false, Ordering::Relaxed);
+    }
+
+    /// Takes back the ring of the bell.
+    pub(crate) fn silence(&self) {
+        let _ = (&self.port.bell).read(&mut [0; 8]);
+    }
+}
+
+/// One shard's ways to all others, with what could not be sent yet.
+#[derive(Debug)]
+pub(crate) struct Outlets {
+    ports: Vec<Arc<Port>>,
+    pending: Vec<(Vec<Parcel>, usize)>,
+}
+
+impl Outlets {
+    pub(crate) fn new(ports: Vec<Arc<Port>>) -> Outlets {
+        let pending = ports.iter().map(|_| (Vec::new(), 0)).collect();
+        Outlets { ports, pending }
+    }
+
+    pub(crate) fn add(&mut self, to: ShardId, parcel: Parcel) {
+        let (parcels, bytes) = &mut self.pending[usize::from(to.0)];
+        *bytes += parcel.bytes();
+        parcels.push(parcel);
+    }
+
+    /// Sends what is pending, calling `delivered` with parcels and outcome of each batch; false when a lane was full and its parcels
+    /// stay. Nothing is lost or overtaken: the caller stops taking in new work until it is sent.
+    pub(crate) fn flush(&mut self, mut delivered: impl FnMut(usize, Delivery)) -> bool {
+        let mut all = true;
+        for (port, (parcels, bytes)) in self.ports.iter().zip(&mut self.pending) {
+            if parcels.is_empty() {
+                continue;
+            }
+            let count = parcels.len();
+            match port.deliver(Batch { parcels: std::mem::take(parcels), bytes: std::mem::take(bytes) }) {
+                Ok(delivery) => delivered(count, delivery),
+                Err(batch) => {
+                    (*parcels, *bytes) = (batch.parcels, batch.bytes);
+                    all = false;
+                }
+            }
+        }
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port() -> (Arc<Port>, Inbox) {
+        Port::new(File::from(crate::driver::sys::eventfd(0).expect("eventfd")))
+    }
+
+    #[test]
+    fn a_sleeper_is_woken_once_and_the_awake_never() {
+        let (port, inbox) = port();
+        let drain = || Parcel::Drain { over_ms: 0 };
+        let batch = || Batch { parcels: vec![drain()], bytes: 1 };
+        assert_eq!(port.deliver(batch()).ok(), Some(Delivery::Queued));
+        assert!(!inbox.sleep(), "something is there");
+        while inbox.next().is_some() {}
+        assert!(inbox.sleep());
+        assert_eq!(port.deliver(batch()).ok(), Some(Delivery::Woken));
+        assert_eq!(port.deliver(batch()).ok(), Some(Delivery::Queued));
+    }
+
+    #[test]
+    fn a_full_lane_keeps_order_and_loses_nothing() {
+        let (port, inbox) = port();
+        let mut outlets = Outlets::new(vec![port]);
+        let mut sent = 0;
+        let mut refused = false;
+        while !refused {
+            outlets.add(ShardId(0), Parcel::Drain { over_ms: sent });
+            sent += 1;
+            refused = !outlets.flush(|_, _| {});
+            assert!(sent <= LANE_BATCHES_MAX as u64 + 1, "the lane is bounded");
+        }
+        outlets.add(ShardId(0), Parcel::Drain { over_ms: sent });
+        let mut seen = 0;
+        loop {
+            while let Some(batch) = inbox.next() {
+                for parcel in batch.parcels {
+                    assert!(matches!(parcel, Parcel::Drain { over_ms } if over_ms == seen), "{parcel:?} is not number {seen}");
+                    seen += 1;
+                }
+            }
+            let before = seen;
+            assert!(outlets.flush(|_, _| {}));
+            if seen > sent || before > sent {
+                break;
+            }
+        }
+        assert_eq!(seen, sent + 1);
+    }
+}

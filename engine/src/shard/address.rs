@@ -1,0 +1,115 @@
+//! How many connections and handshakes come from one address, for all shards together. A fixed table of atomic counters hashed with a
+//! secret key: no lock, no growth; two addresses that share a counter share a bound, which nobody outside can arrange.
+
+use std::hash::BuildHasher as _;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+use crate::fault::Refusal;
+use crate::limits::Limits;
+
+/// Counters of the table; 16 times the connections that fit into a descriptor table of a usual size.
+const COUNTERS: usize = 1 << 16;
+/// The window of the handshake rate, milliseconds (contract).
+const WINDOW_MS: u64 = 10_000;
+
+/// The process's doorman.
+#[derive(Debug)]
+pub struct Addresses {
+    hasher: foldhash::quality::RandomState,
+    open: Box<[AtomicU32]>,
+    /// Window number in the upper half, handshakes in the lower.
+    handshakes: Box<[AtomicU64]>,
+    /// Connections of the process.
+    total: AtomicUsize,
+    total_max: usize,
+    per_address_max: u32,
+    handshakes_max: u32,
+}
+
+/// A counted connection; give it back with [`Addresses::close`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ticket(u32);
+
+impl Addresses {
+    /// `total_max`: connections the process may hold.
+    pub fn new(limits: &Limits, total_max: usize) -> Addresses {
+        Addresses {
+            hasher: foldhash::quality::RandomState::default(),
+            open: (0..COUNTERS).map(|_| AtomicU32::new(0)).collect(),
+            handshakes: (0..COUNTERS).map(|_| AtomicU64::new(0)).collect(),
+            total: AtomicUsize::new(0),
+            total_max,
+            per_address_max: limits.connections_per_address,
+            handshakes_max: limits.handshakes_per_address,
+        }
+    }
+
+    /// Counts one more connection of the process; false when it holds as many as it may. Either way [`Self::leave`] takes it back.
+    pub fn enter(&self) -> bool {
+        self.total.fetch_add(1, Relaxed) < self.total_max
+    }
+
+    /// A connection of the process has gone.
+    pub fn leave(&self) {
+        self.total.fetch_sub(1, Relaxed);
+    }
+
+    /// Counts a handshake from an address and the connection it may become.
+    pub fn open(&self, address: IpAddr, now_ms: u64) -> Result<Ticket, Refusal> {
+        // An IPv6 customer owns a /64, so that is what is bounded.
+        let index = match address.to_canonical() {
+            IpAddr::V4(v4) => self.hasher.hash_one(v4.octets()),
+            IpAddr::V6(v6) => self.hasher.hash_one(&v6.octets()[..8]),
+        } as usize
+            % COUNTERS;
+        let window = now_ms / WINDOW_MS;
+        let counter = &self.handshakes[index];
+        let seen = counter.load(Relaxed);
+        let next = if seen >> 32 == window & 0xffff_ffff { seen + 1 } else { (window & 0xffff_ffff) << 32 | 1 };
+        // Two shards may lose one count to each other here; the bound is against floods, not an account.
+        counter.store(next, Relaxed);
+        if next & 0xffff_ffff > u64::from(self.handshakes_max) {
+            return Err(Refusal::AddressLimit);
+        }
+        if self.open[index].fetch_add(1, Relaxed) >= self.per_address_max {
+            self.open[index].fetch_sub(1, Relaxed);
+            return Err(Refusal::AddressLimit);
+        }
+        Ok(Ticket(index as u32))
+    }
+
+    /// The connection has gone.
+    pub fn close(&self, ticket: Ticket) {
+        self.open[ticket.0 as usize].fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_address_has_its_own_bounds() {
+        let limits = Limits { connections_per_address: 2, handshakes_per_address: 4, ..Limits::default() };
+        let doors = Addresses::new(&limits, 10);
+        let (a, b): (IpAddr, IpAddr) = ([127, 0, 0, 1].into(), [127, 0, 0, 2].into());
+        let first = doors.open(a, 0).expect("1 of 2");
+        doors.open(a, 0).expect("2 of 2");
+        assert_eq!(doors.open(a, 0), Err(Refusal::AddressLimit));
+        doors.open(b, 0).expect("another address");
+        doors.close(first);
+        doors.open(a, 0).expect("one has gone");
+        assert_eq!(doors.open(a, 0), Err(Refusal::AddressLimit), "five handshakes in ten seconds");
+        doors.close(first);
+        doors.open(a, 10_000).expect("the next window");
+    }
+
+    #[test]
+    fn an_ipv6_network_counts_as_one() {
+        let doors = Addresses::new(&Limits { connections_per_address: 1, ..Limits::default() }, 10);
+        doors.open("2001:db8::1".parse().expect("address"), 0).expect("first");
+        assert!(doors.open("2001:db8::2".parse().expect("address"), 0).is_err());
+        doors.open("2001:db8:0:1::1".parse().expect("address"), 0).expect("another network");
+    }
+}

@@ -1,0 +1,160 @@
+//! Parcels arriving at a shard: the home's side (enter, leave, publish) and the members' side (answers and casts).
+
+use std::rc::Rc;
+
+use super::links::Conn;
+use super::parcel::{Announcement, Cast, Enter, Leave, Parcel, Publish};
+use super::{Shard, lifecycle};
+use crate::dialect::{EnterFault, RoomView};
+use crate::fault::DropReason;
+use crate::ids::{ConnId, Room, Sid};
+use crate::time::Now;
+
+impl Shard {
+    pub(super) fn receive(&mut self, now: Now, parcel: Parcel) {
+        match parcel {
+            Parcel::Enter(enter) => self.home_enter(now, *enter),
+            Parcel::Leave(leave) => self.home_leave(now, *leave),
+            Parcel::Publish(publish) => self.home_publish(now, *publish),
+            Parcel::Recall { conn, room } => {
+                let kept = self.homes.view(&room, usize::MAX, false, now.unix_ms).history;
+                self.post(Parcel::Recalled { conn, room, kept });
+            }
+            Parcel::Entered { conn, room, outcome, note } => self.entered(now, conn, &room, &outcome, note.as_deref()),
+            Parcel::Left { conn, room, view, note } => {
+                if let Some((slot, link)) = self.asker(conn) {
+                    self.consult(now, slot, |dialect, cx, _, acts| dialect.left(cx, &room.name, &view, &note, acts));
+                    self.release(link);
+                }
+            }
+            Parcel::Recalled { conn, room, kept } => {
+                if let Some((slot, link)) = self.asker(conn) {
+                    self.consult(now, slot, |dialect, cx, _, acts| dialect.recalled(cx, &room.name, &kept, acts));
+                    self.release(link);
+                }
+            }
+            Parcel::Cast(cast) => self.deliver(now, &cast),
+            Parcel::Ask { ask, question } => self.answer(now, ask, question),
+            Parcel::Drain { over_ms } => self.drain = Some(lifecycle::Drain::new(now, over_ms, self.links.len())),
+        }
+    }
+
+    /// The connection that waits for an answer, if it is still there, and its link.
+    fn asker(&self, conn: ConnId) -> Option<(u32, u32)> {
+        self.conns.get(conn.slot).filter(|found| found.generation == conn.generation).map(|found| (conn.slot, found.link))
+    }
+
+    fn home_enter(&mut self, now: Now, enter: Enter) {
+        let Enter { conn, room, presence, again, create, members_max, announce, history, online, note } = enter;
+        // Only live connections have such a name, and this shard is their home.
+        let taken = Sid::parse(&room.name).is_some_and(|sid| self.find(sid).is_some());
+        let entered = match (taken, again) {
+            (true, _) => Err(EnterFault::IsConnection),
+            (_, true) => Ok(false),
+            (_, false) => {
+                let change = self.homes.enter(&room, conn.shard, &presence, create, members_max, &self.stats);
+                change.map(|change| change.of_presence)
+            }
+        };
+        let outcome = entered.map(|_| self.homes.view(&room, history, online, now.unix_ms));
+        let first = entered == Ok(true);
+        // The others hear it before the one who enters is told: he is not among them yet.
+        if let (true, Some(Announcement { to, frame })) = (first, announce) {
+            self.announce(now, conn, to, frame);
+        }
+        self.post(Parcel::Entered { conn, room, outcome, note });
+    }
+
+    fn home_leave(&mut self, now: Now, leave: Leave) {
+        let Leave { conn, room, presence, was_in, announce, note } = leave;
+        let last = was_in && self.homes.leave(&room, conn.shard, &presence, &self.stats).of_presence;
+        if let (true, Some(Announcement { to, frame })) = (last, announce) {
+            self.announce(now, conn, to, frame);
+        }
+        if let Some(note) = note {
+            let view = self.homes.view(&room, 0, true, now.unix_ms);
+            self.post(Parcel::Left { conn, room, view, note });
+        }
+    }
+
+    /// Tells a room of somebody's coming or going: at once where the room is at home here, else through its home.
+    fn announce(&mut self, now: Now, conn: ConnId, to: Room, frame: crate::frame::Frame) {
+        let publish = Publish { room: to, frame, except: Some(conn), hidden_from: None, keep: None, read_ns: now.ns };
+        if self.home_of(&publish.room) == self.id {
+            self.home_publish(now, publish);
+        } else {
+            self.post(Parcel::Publish(Box::new(publish)));
+        }
+    }
+
+    fn home_publish(&mut self, now: Now, publish: Publish) {
+        let Publish { room, frame, except, hidden_from, keep, read_ns } = publish;
+        let mut casts = Vec::new();
+        let found = self.homes.publish(&room, keep, now.unix_ms, &self.stats, |shard, seq| casts.push((shard, seq)));
+        if found.is_none() && frame.endpoint().is_some() {
+            self.counters(room.endpoint).dropped[DropReason::NoRoom.index()].add(1);
+        }
+        for (shard, seq) in casts {
+            let (room, frame, hidden_from) = (room.clone(), frame.clone(), hidden_from.clone());
+            self.post_to(shard, Parcel::Cast(Box::new(Cast { room, seq, frame, except, hidden_from, read_ns })));
+        }
+    }
+
+    /// Queues a cast for the members on this shard: a reference count each, nothing is allocated or copied per receiver.
+    fn deliver(&mut self, now: Now, cast: &Cast) {
+        let Some(room) = self.membership.find(&cast.room) else { return };
+        self.membership.arrived(room, cast.seq);
+        let frame = Rc::new(cast.frame.clone());
+        let except = cast.except.filter(|except| except.shard == self.id).map(|except| (except.slot, except.generation));
+        for i in 0..self.membership.members(room).len() {
+            let member = self.membership.members(room)[i];
+            if except.is_some_and(|(slot, generation)| slot == member.conn && self.conns.generation(slot) == generation) {
+                continue;
+            }
+            if let Some(author) = &cast.hidden_from
+                && self.conns.get(member.conn).is_some_and(|conn| author.blocked.iter().any(|user| **user == *conn.profile.user))
+            {
+                continue;
+            }
+            self.push_shared(member.link, frame.clone());
+        }
+        self.delivered.push(cast.read_ns);
+        self.cut_slow(now);
+    }
+
+    fn entered(&mut self, now: Now, id: ConnId, room: &Room, outcome: &Result<RoomView, EnterFault>, note: Option<&str>) {
+        let Some((slot, link)) = self.asker(id) else { return self.entered_too_late(now, id, room, outcome.is_ok()) };
+        let Some(conn) = self.conns.get_mut(slot) else { return };
+        if let Some(waited) = conn.entering.iter().position(|entering| entering == room) {
+            conn.entering.swap_remove(waited);
+            if outcome.is_ok() {
+                self.membership.join(room, slot, link, &mut conn.seats);
+            }
+        }
+        if room.is_public() {
+            self.consult(now, slot, |dialect, cx, _, acts| dialect.entered(cx, &room.name, outcome.as_ref().map_err(|fault| *fault), note, acts));
+        } else {
+            self.admitted(now, slot, outcome.as_ref().map(|_| ()).map_err(|fault| *fault));
+        }
+        self.release(link);
+    }
+
+    /// The connection ended while it waited: if the room let it in, it leaves now.
+    fn entered_too_late(&mut self, now: Now, id: ConnId, room: &Room, is_in: bool) {
+        let Some((answers, ghost)) = self.ghosts.remove(&id) else { return };
+        if is_in && ghost.entering.contains(room) {
+            let leave = self.leave_parcel(now, id, &ghost, room.clone(), true, None);
+            self.post(leave);
+        }
+        if answers > 1 {
+            self.ghosts.insert(id, (answers - 1, ghost));
+        }
+    }
+
+    /// Keeps an ended connection until the rooms it asked for have answered.
+    pub(super) fn keep_ghost(&mut self, id: ConnId, conn: Conn) {
+        if !conn.entering.is_empty() {
+            self.ghosts.insert(id, (conn.entering.len() as u32, conn));
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Deadlines of one shard: a hashed timing wheel. It knows slots and times, not what is due; the owner looks and re-arms.
+
+use crate::limits::TICK_MS;
+
+const SLOTS: usize = 1024;
+
+/// An armed deadline of a table slot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Alarm {
+    pub(crate) slot: u32,
+    pub(crate) generation: u32,
+    tick: u64,
+}
+
+/// Alarms hashed by tick. One turn of the wheel is 65 s; an alarm further away stays in its slot until its turn has come.
+#[derive(Debug)]
+pub(crate) struct Wheel {
+    slots: Vec<Vec<Alarm>>,
+    /// One bit per slot: whether it holds any alarm.
+    occupied: [u64; SLOTS / 64],
+    /// The next tick to be looked at.
+    next: u64,
+}
+
+impl Wheel {
+    pub(crate) fn new(now_ms: u64) -> Wheel {
+        Wheel { slots: vec![Vec::new(); SLOTS], occupied: [0; SLOTS / 64], next: now_ms / TICK_MS }
+    }
+
+    /// Rings for the slot at the first tick that is not before `at_ms`.
+    pub(crate) fn arm(&mut self, slot: u32, generation: u32, at_ms: u64) {
+        let tick = at_ms.div_ceil(TICK_MS).max(self.next);
+        let index = tick as usize % SLOTS;
+        self.slots[index].push(Alarm { slot, generation, tick });
+        self.occupied[index / 64] |= 1 << (index % 64);
+    }
+
+    /// Moves everything due at `now_ms` into `due`.
+    pub(crate) fn expire(&mut self, now_ms: u64, due: &mut Vec<Alarm>) {
+        let last = now_ms / TICK_MS;
+        // After a long sleep one turn of the wheel sees every slot.
+        let first = self.next.max((last + 1).saturating_sub(SLOTS as u64));
+        for tick in first..=last {
+            let index = tick as usize % SLOTS;
+            if self.occupied[index / 64] & (1 << (index % 64)) == 0 {
+                continue;
+            }
+            let alarms = &mut self.slots[index];
+            due.extend(alarms.extract_if(.., |alarm| alarm.tick <= last));
+            if alarms.is_empty() {
+                self.occupied[index / 64] &= !(1 << (index % 64));
+            }
+        }
+        self.next = self.next.max(last + 1);
+    }
+
+    /// Milliseconds of the clock at which the next occupied slot comes up; `None` when nothing is armed.
+    pub(crate) fn next_ms(&self) -> Option<u64> {
+        (self.next..self.next + SLOTS as u64)
+            .find(|tick| {
+                let index = *tick as usize % SLOTS;
+                self.occupied[index / 64] & (1 << (index % 64)) != 0
+            })
+            .map(|tick| tick * TICK_MS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alarms_ring_once_and_never_early() {
+        let mut wheel = Wheel::new(1_000);
+        for (slot, at) in [(1, 1_000), (2, 1_200), (3, 1_000 + 200_000), (4, 0)] {
+            wheel.arm(slot, 0, at);
+        }
+        let mut rung = Vec::new();
+        let mut now = 1_000;
+        while now < 300_000 {
+            let mut due = Vec::new();
+            wheel.expire(now, &mut due);
+            rung.extend(due.iter().map(|alarm| (alarm.slot, now)));
+            now += 50;
+        }
+        let at = |slot| rung.iter().filter(|(s, _)| *s == slot).map(|(_, at)| *at).collect::<Vec<_>>();
+        assert_eq!(rung.len(), 4);
+        assert!((1_200..1_400).contains(&at(2)[0]), "{:?}", at(2));
+        assert!((201_000..201_200).contains(&at(3)[0]), "{:?}", at(3));
+        assert_eq!(wheel.next_ms(), None);
+    }
+
+    #[test]
+    fn a_long_sleep_loses_nothing() {
+        let mut wheel = Wheel::new(0);
+        for slot in 0..3_000 {
+            wheel.arm(slot, 0, u64::from(slot) * 100);
+        }
+        let mut due = Vec::new();
+        wheel.expire(10_000_000, &mut due);
+        assert_eq!(due.len(), 3_000);
+    }
+}

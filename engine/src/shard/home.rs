@@ -1,0 +1,359 @@
+//! The rooms whose home is this shard: their order, their members by shard and presence, what they keep. It decides; it delivers nothing.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+
+use crate::dialect::{EnterFault, RoomView};
+use crate::ids::{EndpointId, Room, ShardId, UserId};
+use crate::limits::Limits;
+use crate::stats::ShardStats;
+
+/// Share of the process-wide bounds that one shard may use.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) rooms: usize,
+    pub(crate) history_bytes: usize,
+    pub(crate) history_messages: usize,
+    pub(crate) history_age_ms: u64,
+}
+
+impl Bounds {
+    pub(crate) fn new(limits: &Limits, shards: usize) -> Bounds {
+        Bounds {
+            rooms: limits.rooms.div_ceil(shards),
+            history_bytes: limits.history_bytes / shards,
+            history_messages: limits.history_messages,
+            history_age_ms: limits.history_age_ms,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Kept {
+    unix_ms: u64,
+    text: Arc<str>,
+}
+
+/// One room at home.
+#[derive(Debug)]
+struct HomeRoom {
+    seq: u64,
+    /// Members by shard.
+    shards: Box<[u32]>,
+    members: u32,
+    /// Connections by presence; empty for a user's own room, where all are the same.
+    present: HashMap<UserId, u32, RandomState>,
+    history: VecDeque<Kept>,
+    /// Stamp of the room's entry in the list of empty rooms; an entry with another stamp is out of date.
+    emptied: u64,
+}
+
+/// All rooms at home here.
+#[derive(Debug)]
+pub(crate) struct Homes {
+    rooms: HashMap<Room, HomeRoom, RandomState>,
+    bounds: Bounds,
+    shards: usize,
+    public_rooms: usize,
+    history_bytes: usize,
+    /// Empty rooms that are kept for their history, longest empty first.
+    empty: VecDeque<(Room, u64)>,
+    stamps: u64,
+}
+
+/// What entering or leaving changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Change {
+    /// True exactly when it was the first of its presence to come, or the last to go.
+    pub(crate) of_presence: bool,
+}
+
+impl Homes {
+    pub(crate) fn new(bounds: Bounds, shards: usize) -> Homes {
+        Homes { rooms: HashMap::default(), bounds, shards, public_rooms: 0, history_bytes: 0, empty: VecDeque::new(), stamps: 0 }
+    }
+
+    /// Counts a connection in.
+    pub(crate) fn enter(
+        &mut self,
+        room: &Room,
+        shard: ShardId,
+        presence: &UserId,
+        create: bool,
+        members_max: u32,
+        stats: &ShardStats,
+    ) -> Result<Change, EnterFault> {
+        if !self.rooms.contains_key(room) {
+            if !create {
+                return Err(EnterFault::NoRoom);
+            }
+            self.create(room, stats)?;
+        }
+        let Some(home) = self.rooms.get_mut(room) else { return Err(EnterFault::NoRoom) };
+        if home.members >= members_max {
+            return Err(EnterFault::UserLimit);
+        }
+        home.members += 1;
+        home.shards[usize::from(shard.0)] += 1;
+        let of_presence = if room.is_public() {
+            let count = home.present.entry(presence.clone()).or_insert(0);
+            *count += 1;
+            *count == 1
+        } else {
+            home.members == 1
+        };
+        if of_presence && is_user(room) {
+            endpoint(stats, room.endpoint).users.add(1);
+        }
+        Ok(Change { of_presence })
+    }
+
+    /// Counts a connection out.
+    pub(crate) fn leave(&mut self, room: &Room, shard: ShardId, presence: &UserId, stats: &ShardStats) -> Change {
+        let Some(home) = self.rooms.get_mut(room) else { return Change { of_presence: false } };
+        home.members -= 1;
+        home.shards[usize::from(shard.0)] -= 1;
+        let of_presence = if room.is_public() {
+            let left = home.present.get_mut(presence).map_or(0, |count| {
+                *count -= 1;
+                *count
+            });
+            if left == 0 {
+                home.present.remove(presence);
+            }
+            left == 0
+        } else {
+            home.members == 0
+        };
+        if of_presence && is_user(room) {
+            endpoint(stats, room.endpoint).users.sub(1);
+        }
+        if home.members == 0 {
+            if home.history.is_empty() {
+                self.remove(room, stats);
+            } else {
+                self.stamps += 1;
+                home.emptied = self.stamps;
+                self.empty.push_back((room.clone(), self.stamps));
+            }
+        }
+        Change { of_presence }
+    }
+
+    /// How a room is now.
+    pub(crate) fn view(&self, room: &Room, history: usize, online: bool, unix_ms: u64) -> RoomView {
+        let Some(home) = self.rooms.get(room) else { return RoomView::default() };
+        let oldest = unix_ms.saturating_sub(self.bounds.history_age_ms);
+        let fresh = home.history.partition_point(|kept| kept.unix_ms < oldest);
+        let first = fresh.max(home.history.len().saturating_sub(history));
+        RoomView {
+            members: home.members,
+            online: if online { home.present.keys().cloned().collect() } else { Vec::new() },
+            history: home.history.range(first..).map(|kept| kept.text.clone()).collect(),
+        }
+    }
+
+    /// Numbers a message and keeps it; calls `cast` for each shard with members. `None`: no such room.
+    pub(crate) fn publish(
+        &mut self,
+        room: &Room,
+        keep: Option<(Arc<str>, usize)>,
+        unix_ms: u64,
+        stats: &ShardStats,
+        mut cast: impl FnMut(ShardId, u64),
+    ) -> Option<()> {
+        // Everybody is in the room of everybody, on every shard; nobody enters it.
+        let everybody = room.name.is_empty();
+        if everybody && !self.rooms.contains_key(room) {
+            self.create(room, stats).ok()?;
+        }
+        let home = self.rooms.get_mut(room)?;
+        home.seq += 1;
+        for (shard, members) in home.shards.iter().enumerate() {
+            if everybody || *members > 0 {
+                cast(ShardId(shard as u8), home.seq);
+            }
+        }
+        if let Some((text, messages_max)) = keep {
+            self.keep(room, text, messages_max, unix_ms, stats);
+        }
+        Some(())
+    }
+
+    fn keep(&mut self, room: &Room, text: Arc<str>, messages_max: usize, unix_ms: u64, stats: &ShardStats) {
+        while self.history_bytes + text.len() > self.bounds.history_bytes && self.evict_empty(stats) {}
+        let Some(home) = self.rooms.get_mut(room) else { return };
+        let counted = &endpoint(stats, room.endpoint).history_messages;
+        let oldest = unix_ms.saturating_sub(self.bounds.history_age_ms);
+        let messages_max = messages_max.min(self.bounds.history_messages);
+        self.history_bytes += text.len();
+        home.history.push_back(Kept { unix_ms, text });
+        counted.add(1);
+        while let Some(first) = home.history.front() {
+            let fits = home.history.len() <= messages_max && self.history_bytes <= self.bounds.history_bytes;
+            if fits && first.unix_ms >= oldest {
+                break;
+            }
+            self.history_bytes -= first.text.len();
+            home.history.pop_front();
+            counted.sub(1);
+        }
+    }
+
+    /// Removes empty rooms whose newest message is too old.
+    pub(crate) fn sweep(&mut self, unix_ms: u64, stats: &ShardStats) {
+        let oldest = unix_ms.saturating_sub(self.bounds.history_age_ms);
+        while let Some((room, stamp)) = self.empty.front() {
+            let stale = match self.rooms.get(room) {
+                Some(home) if home.emptied == *stamp && home.members == 0 => home.history.back().is_none_or(|kept| kept.unix_ms < oldest),
+                _ => true,
+            };
+            if !stale {
+                break;
+            }
+            self.evict_empty(stats);
+        }
+    }
+
+    /// Rooms and bytes of history here.
+    #[cfg(test)]
+    pub(crate) fn usage(&self) -> (usize, usize) {
+        (self.rooms.len(), self.history_bytes)
+    }
+
+    fn create(&mut self, room: &Room, stats: &ShardStats) -> Result<(), EnterFault> {
+        if room.is_public() {
+            while self.public_rooms >= self.bounds.rooms {
+                if !self.evict_empty(stats) {
+                    return Err(EnterFault::Full);
+                }
+            }
+            self.public_rooms += 1;
+            endpoint(stats, room.endpoint).rooms.add(1);
+        }
+        let home = HomeRoom {
+            seq: 0,
+            shards: vec![0; self.shards].into(),
+            members: 0,
+            present: HashMap::default(),
+            history: VecDeque::new(),
+            emptied: 0,
+        };
+        self.rooms.insert(room.clone(), home);
+        Ok(())
+    }
+
+    /// Removes the room that has been empty longest; false when there is none.
+    fn evict_empty(&mut self, stats: &ShardStats) -> bool {
+        while let Some((room, stamp)) = self.empty.pop_front() {
+            if self.rooms.get(&room).is_some_and(|home| home.emptied == stamp && home.members == 0) {
+                self.remove(&room, stats);
+                return true;
+            }
+        }
+        false
+    }
+
+    fn remove(&mut self, room: &Room, stats: &ShardStats) {
+        let Some(home) = self.rooms.remove(room) else { return };
+        self.history_bytes -= home.history.iter().map(|kept| kept.text.len()).sum::<usize>();
+        let counters = endpoint(stats, room.endpoint);
+        counters.history_messages.sub(home.history.len() as u64);
+        if room.is_public() {
+            self.public_rooms -= 1;
+            counters.rooms.sub(1);
+        }
+    }
+}
+
+fn is_user(room: &Room) -> bool {
+    room.name.starts_with('\u{1}')
+}
+
+fn endpoint(stats: &ShardStats, id: EndpointId) -> &crate::stats::EndpointStats {
+    &stats.endpoints[usize::from(id.0)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn homes(rooms: usize, history_bytes: usize) -> (Homes, ShardStats) {
+        let bounds = Bounds { rooms, history_bytes, history_messages: 3, history_age_ms: 1_000 };
+        (Homes::new(bounds, 2), ShardStats::new(1))
+    }
+
+    fn room(name: &str) -> Room {
+        Room::named(EndpointId(0), name)
+    }
+
+    #[test]
+    fn presence_changes_with_the_first_and_the_last() {
+        let (mut homes, stats) = homes(10, 1_000);
+        let (r, alice) = (room("r"), UserId::from("alice"));
+        let first = |homes: &mut Homes, shard| homes.enter(&r, ShardId(shard), &alice, true, u32::MAX, &stats).expect("open").of_presence;
+        assert!(first(&mut homes, 0));
+        assert!(!first(&mut homes, 1));
+        assert!(!homes.leave(&r, ShardId(0), &alice, &stats).of_presence);
+        assert!(homes.leave(&r, ShardId(1), &alice, &stats).of_presence);
+        assert_eq!(homes.usage().0, 0, "an empty room without history is gone");
+        assert_eq!(homes.enter(&r, ShardId(0), &alice, false, 9, &stats), Err(EnterFault::NoRoom));
+    }
+
+    #[test]
+    fn casts_go_only_to_shards_with_members() {
+        let (mut homes, stats) = homes(10, 1_000);
+        let r = room("r");
+        homes.enter(&r, ShardId(1), &"a".into(), true, u32::MAX, &stats).expect("open");
+        let mut casts = Vec::new();
+        for _ in 0..2 {
+            homes.publish(&r, None, 0, &stats, |shard, seq| casts.push((shard.0, seq))).expect("exists");
+        }
+        assert_eq!(casts, [(1, 1), (1, 2)]);
+        assert!(homes.publish(&room("other"), None, 0, &stats, |_, _| {}).is_none());
+    }
+
+    #[test]
+    fn history_is_bounded_by_count_age_and_bytes() {
+        let (mut homes, stats) = homes(10, 30);
+        let r = room("r");
+        homes.enter(&r, ShardId(0), &"a".into(), true, u32::MAX, &stats).expect("open");
+        let texts = |homes: &Homes, now| homes.view(&r, 50, false, now).history.iter().map(|t| t.to_string()).collect::<Vec<_>>();
+        for i in 0..5 {
+            homes.publish(&r, Some((format!("{i}").into(), usize::MAX)), i, &stats, |_, _| {}).expect("exists");
+        }
+        assert_eq!(texts(&homes, 5), ["2", "3", "4"]);
+        assert_eq!(texts(&homes, 1_003), ["3", "4"], "too old is not shown");
+        homes.publish(&r, Some(("x".repeat(29).into(), usize::MAX)), 6, &stats, |_, _| {}).expect("exists");
+        assert_eq!(texts(&homes, 6).len(), 2, "bytes bound: {:?}", texts(&homes, 6));
+        assert!(homes.usage().1 <= 30);
+        assert_eq!(stats.endpoints[0].history_messages.read(), 2);
+    }
+
+    #[test]
+    fn empty_rooms_with_history_go_when_room_is_needed_or_time_has_passed() {
+        let (mut homes, stats) = homes(2, 1_000);
+        let visit = |homes: &mut Homes, name: &str, now| {
+            let entered = homes.enter(&room(name), ShardId(0), &"a".into(), true, u32::MAX, &stats);
+            if entered.is_ok() {
+                homes.publish(&room(name), Some(("m".into(), 9)), now, &stats, |_, _| {});
+                homes.leave(&room(name), ShardId(0), &"a".into(), &stats);
+            }
+            entered
+        };
+        for (now, name) in ["a", "b", "c"].into_iter().enumerate() {
+            visit(&mut homes, name, now as u64).expect("the longest empty one makes place");
+        }
+        assert_eq!(homes.usage(), (2, 2));
+        homes.enter(&room("d"), ShardId(0), &"a".into(), true, u32::MAX, &stats).expect("evicts b");
+        homes.enter(&room("e"), ShardId(0), &"a".into(), true, u32::MAX, &stats).expect("evicts c");
+        assert_eq!(visit(&mut homes, "f", 3), Err(EnterFault::Full), "rooms with members stay");
+        homes.leave(&room("d"), ShardId(0), &"a".into(), &stats);
+        visit(&mut homes, "g", 5).expect("d is gone");
+        homes.sweep(2_000, &stats);
+        assert_eq!(homes.usage(), (1, 0));
+        assert_eq!(stats.endpoints[0].rooms.read(), 1);
+    }
+}

@@ -1,0 +1,333 @@
+//! From bytes to meaning: a link's bytes become a request head, WebSocket messages, and what a dialect or Socket.IO makes of them.
+
+use std::borrow::Cow;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use super::links::{Acks, Conn, Opening, State};
+use super::rate::Verdict;
+use super::{Command, Shard};
+use crate::auth::{self, AuthFault, Identity};
+use crate::config::Endpoint;
+use crate::dialect::{Hello, Said};
+use crate::fault::{CloseReason, Refusal};
+use crate::frame::Frame;
+use crate::ids::{EndpointId, LinkKey, SID_RANDOM_BYTES, Sid};
+use crate::time::Now;
+use crate::wire::http::{self, Head, Request};
+use crate::wire::ws::{self, Message, Step, WsFault};
+
+/// What one look at a link's bytes came to.
+enum Look {
+    /// So many were consumed; there may be more to do.
+    Consumed(usize),
+    /// Nothing can be done before more bytes or an answer come.
+    Wait,
+    /// The link's bytes belong to somebody else now.
+    Gone,
+}
+
+impl Shard {
+    /// Bytes read from a link's socket; unmasked in place.
+    pub fn handle_bytes(&mut self, now: Now, key: LinkKey, bytes: &mut [u8]) {
+        self.read_ns = now.ns;
+        let Some(link) = self.links.get_mut_of(key.slot, key.generation) else { return };
+        if matches!(link.state, State::Closing { .. }) {
+            return;
+        }
+        if link.partial.is_empty() {
+            let used = self.consume(now, key, bytes);
+            self.keep_partial(key, &bytes[used..]);
+        } else {
+            // A message in pieces: the copy buys one contiguous slice for the parsers.
+            link.partial.extend_from_slice(bytes);
+            self.consume_partial(now, key);
+        }
+        self.settle(now);
+    }
+
+    /// The link no longer waits: goes on with what was read meanwhile.
+    pub fn handle_resume(&mut self, now: Now, key: LinkKey) {
+        self.read_ns = now.ns;
+        self.consume_partial(now, key);
+        self.settle(now);
+    }
+
+    fn consume_partial(&mut self, now: Now, key: LinkKey) {
+        let Some(link) = self.links.get_mut_of(key.slot, key.generation) else { return };
+        let mut partial = std::mem::take(&mut link.partial);
+        let used = self.consume(now, key, &mut partial);
+        if used < partial.len() {
+            partial.drain(..used);
+            if let Some(link) = self.links.get_mut_of(key.slot, key.generation) {
+                link.partial = partial;
+            }
+        }
+    }
+
+    fn keep_partial(&mut self, key: LinkKey, rest: &[u8]) {
+        if let Some(link) = self.links.get_mut_of(key.slot, key.generation)
+            && !rest.is_empty()
+        {
+            link.partial.extend_from_slice(rest);
+        }
+    }
+
+    /// Handles what is complete in `bytes` and returns how much that was; everything, when the link has ended.
+    fn consume(&mut self, now: Now, key: LinkKey, bytes: &mut [u8]) -> usize {
+        let mut used = 0;
+        while used < bytes.len() {
+            let Some(link) = self.links.get_mut_of(key.slot, key.generation) else { return bytes.len() };
+            let look = match link.state {
+                _ if link.waiting > 0 => Look::Wait,
+                State::Head { welcome, .. } => self.read_head(now, key, welcome, &bytes[used..]),
+                State::Plain { .. } | State::SocketIo(_) => self.read_frame(now, key, &mut bytes[used..]),
+                State::Closing { .. } => Look::Gone,
+            };
+            match look {
+                Look::Consumed(n) => used += n,
+                Look::Wait => return used,
+                Look::Gone => return bytes.len(),
+            }
+        }
+        used
+    }
+
+    fn read_frame(&mut self, now: Now, key: LinkKey, bytes: &mut [u8]) -> Look {
+        let Some(link) = self.links.get_mut(key.slot) else { return Look::Gone };
+        // Taken out so that a message may borrow it while the shard works on it.
+        let mut decoder = std::mem::take(&mut link.decoder);
+        let look = match decoder.next(bytes, self.world.config.limits.message_bytes) {
+            Ok(Step::Incomplete) => Look::Wait,
+            Ok(Step::Consumed { bytes, message }) => {
+                if let Some(message) = message {
+                    self.take_message(now, key.slot, message);
+                }
+                Look::Consumed(bytes)
+            }
+            Err(fault) => {
+                let reason = match fault {
+                    WsFault::Protocol => CloseReason::Protocol,
+                    WsFault::Utf8 => CloseReason::Utf8,
+                    WsFault::TooBig => CloseReason::Oversize,
+                };
+                let goodbye = reason.close_frame().map(|(code, text)| ws::close_frame(code, text));
+                self.close_link(now, key.slot, reason, goodbye);
+                return Look::Gone;
+            }
+        };
+        if let Some(link) = self.links.get_mut_of(key.slot, key.generation)
+            && !matches!(link.state, State::Closing { .. })
+        {
+            link.decoder = decoder;
+        }
+        look
+    }
+
+    fn take_message(&mut self, now: Now, slot: u32, message: Message<'_>) {
+        let plain = match self.links.get(slot).map(|link| &link.state) {
+            Some(State::Plain { conn }) => Some(*conn),
+            _ => None,
+        };
+        match (message, plain) {
+            (Message::Text(text), Some(conn)) => self.hear(now, slot, conn, Said::Text(text), text.len()),
+            (Message::Binary(bytes), Some(conn)) => self.hear(now, slot, conn, Said::Binary, bytes.len()),
+            (Message::Text(text), None) => self.take_packet(now, slot, text),
+            (Message::Binary(_), None) => self.take_attachment(now, slot),
+            (Message::Ping(payload), _) => {
+                // Pings cost as much as messages, so they are under the same bound; one too many is not answered.
+                if self.rate(now, slot) == Verdict::Within {
+                    self.push(now, slot, Frame::encoded(ws::frame(10, payload)));
+                }
+            }
+            (Message::Pong(_), Some(_)) => self.pong(now, slot),
+            (Message::Pong(_), None) => {}
+            (Message::Close { code, .. }, _) => {
+                let echo = code.map_or_else(ws::empty_close_frame, |code| ws::close_frame(code, ""));
+                self.close_link(now, slot, CloseReason::Client, Some(echo));
+            }
+        }
+    }
+
+    /// One message of a connection: counted, held against the rate, and given to its dialect.
+    pub(super) fn hear(&mut self, now: Now, link: u32, conn: u32, said: Said<'_>, bytes: usize) {
+        let Some(endpoint) = self.conns.get(conn).map(|conn| conn.endpoint) else { return };
+        self.counters(endpoint).received.add(1);
+        self.counters(endpoint).received_bytes.add(bytes as u64);
+        match self.rate(now, link) {
+            Verdict::Within => self.consult(now, conn, |dialect, cx, scratch, acts| dialect.message(cx, said, scratch, acts)),
+            verdict => {
+                self.counters(endpoint).rate_limited.add(1);
+                self.counters(endpoint).dropped[crate::fault::DropReason::Rate.index()].add(1);
+                self.consult(now, conn, |dialect, cx, _, acts| dialect.over_rate(cx, said, acts));
+                if verdict == Verdict::Enough {
+                    self.disconnect(now, conn, CloseReason::Rate, None);
+                }
+            }
+        }
+    }
+
+    fn rate(&mut self, now: Now, slot: u32) -> Verdict {
+        let limits = &self.world.config.limits;
+        self.links.get_mut(slot).map_or(Verdict::Over, |link| link.rate.take(limits, now.ms()))
+    }
+
+    fn read_head(&mut self, now: Now, key: LinkKey, welcome: bool, bytes: &[u8]) -> Look {
+        match http::parse(bytes, self.world.config.limits.head_bytes) {
+            Head::Incomplete => Look::Wait,
+            Head::Bad { status } => {
+                self.refuse_unrouted(now, key.slot, Refusal::BadRequest, status, "");
+                Look::Gone
+            }
+            Head::Complete { bytes: head, request } => {
+                if let Err((refusal, status)) = self.let_in(now, key.slot, welcome, &request) {
+                    self.refuse_unrouted(now, key.slot, refusal, status, refusal.label());
+                    return Look::Gone;
+                }
+                if !request.wants_websocket() {
+                    self.hand_over(key, bytes);
+                    return Look::Gone;
+                }
+                self.upgrade(now, key.slot, &request);
+                Look::Consumed(head)
+            }
+        }
+    }
+
+    /// Counts the handshake against the bounds of process and address.
+    fn let_in(&mut self, now: Now, slot: u32, welcome: bool, request: &Request<'_>) -> Result<(), (Refusal, u16)> {
+        if self.drain.is_some() {
+            return Err((Refusal::Stopping, 503));
+        }
+        if !welcome {
+            return Err((Refusal::Full, 503));
+        }
+        let Some(link) = self.links.get_mut(slot) else { return Err((Refusal::Full, 503)) };
+        if self.world.config.trusted_proxies.contains(&link.peer.ip().to_canonical())
+            && let Some(client) = forwarded_for(request, &self.world.config.trusted_proxies)
+        {
+            link.peer = SocketAddr::new(client, 0);
+        }
+        let ticket = self.world.addresses.open(link.peer.ip(), now.ms()).map_err(|refusal| (refusal, 429))?;
+        link.ticket = Some(ticket);
+        Ok(())
+    }
+
+    fn refuse_unrouted(&mut self, now: Now, slot: u32, refusal: Refusal, status: u16, body: &str) {
+        self.stats.unrouted().refused[refusal.index()].add(1);
+        self.answer_http(now, slot, http::response(status, "text/plain", &[], body));
+    }
+
+    fn hand_over(&mut self, key: LinkKey, bytes: &[u8]) {
+        let Some(peer) = self.links.get(key.slot).map(|link| link.peer) else { return };
+        self.stats.handed_over.add(1);
+        self.commands.push_back(Command::HandOver { link: key, peer, read: bytes.to_vec() });
+    }
+
+    fn upgrade(&mut self, now: Now, slot: u32, request: &Request<'_>) {
+        let world = self.world.clone();
+        let config = &world.config;
+        let is_socket_io = request.path.starts_with(&*config.socket_io.path);
+        let plain = config.endpoints.iter().position(|endpoint| !endpoint.dialect.is_socket_io() && endpoint.bind == request.path);
+        if !is_socket_io && plain.is_none() {
+            return self.refuse_unrouted(now, slot, Refusal::BadRequest, 404, "Not Found");
+        }
+        let key = match request.websocket_key() {
+            Ok(key) => key,
+            Err(status) => return self.refuse_unrouted(now, slot, Refusal::BadRequest, status, "Bad WebSocket handshake"),
+        };
+        match plain {
+            Some(index) if !is_socket_io => {
+                // Plain endpoints have no subprotocols.
+                let response = http::switching_protocols(key, None, &[]);
+                self.open_plain(now, slot, EndpointId(index as u8), request, response);
+            }
+            _ => {
+                let response = http::switching_protocols(key, request.first_protocol(), &[]);
+                self.open_socket_io(now, slot, request, response);
+            }
+        }
+    }
+
+    fn open_plain(&mut self, now: Now, slot: u32, endpoint_id: EndpointId, request: &Request<'_>, response: Vec<u8>) {
+        let world = self.world.clone();
+        let endpoint = &world.config.endpoints[usize::from(endpoint_id.0)];
+        let mut token = self.token_of_request(now, request);
+        if token == Err(AuthFault::Missing) && endpoint.cookies {
+            token = self.token_of_cookie(now, request);
+        }
+        // The id must be known to say who it is, and the slot to make the id.
+        let random = self.random_id();
+        let sid = Sid::new(self.id, self.conns.next_slot(), random);
+        let profile = match self.dialect(endpoint_id).admit(&Hello { endpoint, sid, query: request.query, token }) {
+            Ok(profile) => profile,
+            Err(refused) => return self.refuse(now, slot, endpoint_id, refused, Some(response)),
+        };
+        let opening = Opening { response: Some(response), query: request.query.to_owned() };
+        let opened = self.open_conn(now, slot, |_, generation| new_conn(generation, slot, endpoint_id, sid, profile, opening, now));
+        match (opened, self.links.get_mut(slot)) {
+            (Some(conn), Some(link)) => link.state = State::Plain { conn },
+            _ => self.refuse_unrouted(now, slot, Refusal::Full, 503, "full"),
+        }
+    }
+
+    /// The token of the `Authorization` header, else of the query.
+    pub(super) fn token_of_request(&self, now: Now, request: &Request<'_>) -> Result<Arc<Identity>, AuthFault> {
+        match request.bearer().map(Cow::Borrowed).or_else(|| request.query_value("token")) {
+            Some(token) => self.verify(now, &token),
+            None => Err(AuthFault::Missing),
+        }
+    }
+
+    /// The token of the session cookie. Against cross-site hijacking it counts only from an origin that is listed by name.
+    pub(super) fn token_of_cookie(&self, now: Now, request: &Request<'_>) -> Result<Arc<Identity>, AuthFault> {
+        let listed = request.header("origin").is_some_and(|origin| self.world.config.origins.iter().any(|allowed| allowed == origin));
+        let cookie = listed.then(|| auth::session_cookie_names().iter().find_map(|name| request.cookie(name))).flatten();
+        cookie.map_or(Err(AuthFault::Missing), |token| self.verify(now, token))
+    }
+
+    pub(super) fn verify(&self, now: Now, token: &str) -> Result<Arc<Identity>, AuthFault> {
+        let verifier = self.world.config.verifier.as_ref().ok_or(AuthFault::Invalid)?;
+        verifier.verify(token, now.unix_ms).map(Arc::new)
+    }
+
+    pub(super) fn random_id(&self) -> [u8; SID_RANDOM_BYTES] {
+        rand::RngExt::random(&mut *self.entropy.borrow_mut())
+    }
+
+    pub(super) fn endpoint_of_namespace(&self, namespace: &str) -> Option<EndpointId> {
+        let is_it = |endpoint: &Endpoint| endpoint.dialect.is_socket_io() && endpoint.bind == namespace;
+        self.world.config.endpoints.iter().position(is_it).map(|index| EndpointId(index as u8))
+    }
+}
+
+pub(super) fn new_conn(
+    generation: u32,
+    link: u32,
+    endpoint: EndpointId,
+    sid: Sid,
+    profile: crate::dialect::Profile,
+    opening: Opening,
+    now: Now,
+) -> Conn {
+    Conn {
+        generation,
+        link,
+        endpoint,
+        sid,
+        profile,
+        connected_unix_ms: now.unix_ms,
+        seats: Vec::new(),
+        entering: Vec::new(),
+        opening: Some(Box::new(opening)),
+        typing: Vec::new(),
+        acks: Acks::default(),
+    }
+}
+
+/// The client behind trusted proxies: the last address of `X-Forwarded-For` that is none of them.
+fn forwarded_for(request: &Request<'_>, trusted: &[IpAddr]) -> Option<IpAddr> {
+    let header = request.header("x-forwarded-for")?;
+    let addresses = header.rsplit(',').map(|part| part.trim().parse::<IpAddr>().ok().map(|ip| ip.to_canonical()));
+    addresses.map_while(|address| address).find(|address| !trusted.contains(address))
+}

@@ -1,0 +1,531 @@
+//! How links and connections begin and end, and what time does to them: heartbeats, deadlines, expiry, draining.
+
+use std::sync::Arc;
+
+use rand::RngExt as _;
+
+use super::links::{Conn, Heartbeat, Link, State};
+use super::parcel::{Announcement, Enter};
+use super::{Command, Shard};
+use crate::auth::Identity;
+use crate::dialect::{EnterFault, Publication, Refused};
+use crate::fault::{CloseReason, DropReason};
+use crate::frame::Frame;
+use crate::ids::{ConnId, LinkKey, Room};
+use crate::time::Now;
+use crate::wire::{eio, http, sio, ws};
+
+/// Milliseconds between WebSocket pings to plain connections (contract).
+const PLAIN_PING_MS: u64 = 30_000;
+/// Milliseconds between looks at the empty rooms.
+const SWEEP_MS: u64 = 1_000;
+
+/// Closing everybody, spread over a time.
+#[derive(Debug)]
+pub(super) struct Drain {
+    started_ms: u64,
+    over_ms: u64,
+    /// Links there were at its start.
+    links: usize,
+    closed: usize,
+    /// Where in the table the search for the next link to close goes on.
+    next: u32,
+}
+
+impl Drain {
+    pub(super) fn new(now: Now, over_ms: u64, links: usize) -> Drain {
+        Drain { started_ms: now.ms(), over_ms, links, closed: 0, next: 0 }
+    }
+
+    /// How many links should be closed by now.
+    fn due(&self, now: Now) -> usize {
+        let elapsed = now.ms().saturating_sub(self.started_ms);
+        if elapsed >= self.over_ms { usize::MAX } else { (self.links as u64 * elapsed / self.over_ms) as usize }
+    }
+}
+
+impl Shard {
+    /// Everything that time brings: call it when [`Self::poll_timeout`] says so, or more often.
+    pub fn handle_timeouts(&mut self, now: Now) {
+        let mut alarms = std::mem::take(&mut self.alarms);
+        self.wheel.expire(now.ms(), &mut alarms);
+        for alarm in alarms.drain(..) {
+            if let Some(link) = self.links.get_mut_of(alarm.slot, alarm.generation) {
+                link.alarm_ms = u64::MAX;
+                self.look_at_deadlines(now, alarm.slot);
+            }
+        }
+        self.alarms = alarms;
+        if now.ms() >= self.swept_ms + SWEEP_MS {
+            self.swept_ms = now.ms();
+            self.homes.sweep(now.unix_ms, &self.stats);
+        }
+        self.drain_some(now);
+        self.settle(now);
+    }
+
+    /// True exactly when the shard was told to drain and its last link is gone.
+    pub fn is_drained(&self) -> bool {
+        self.drain.is_some() && self.links.len() == 0
+    }
+
+    /// True exactly when the shard was told to drain.
+    pub fn is_draining(&self) -> bool {
+        self.drain.is_some()
+    }
+
+    /// The peer ended its direction, or the socket failed.
+    pub fn handle_end(&mut self, now: Now, key: LinkKey) {
+        if !self.links.holds(key.slot, key.generation) {
+            return;
+        }
+        self.lose(now, key.slot, CloseReason::Transport);
+        self.settle(now);
+    }
+
+    fn look_at_deadlines(&mut self, now: Now, slot: u32) {
+        let Some(link) = self.links.get(slot) else { return };
+        let ms = now.ms();
+        match &link.state {
+            State::Head { deadline_ms, .. } if *deadline_ms <= ms => return self.head_timeout(now, slot),
+            State::Closing { deadline_ms, .. } if *deadline_ms <= ms => return self.finish(slot, true),
+            State::SocketIo(socket) if socket.connect_deadline_ms <= ms => {
+                return self.close_link(now, slot, CloseReason::ConnectTimeout, Some(ws::empty_close_frame()));
+            }
+            _ => {}
+        }
+        if link.heartbeat.at_ms <= ms {
+            self.beat(now, slot);
+        }
+        for conn in self.conns_of(slot) {
+            self.end_typing(now, conn);
+            if self.conns.get(conn).and_then(|conn| conn.profile.expires_unix_ms()).is_some_and(|at| at <= now.unix_ms) {
+                self.disconnect(now, conn, CloseReason::TokenExpired, None);
+            }
+        }
+        self.arm_next(now, slot);
+    }
+
+    /// Arms the link's earliest deadline.
+    pub(super) fn arm_next(&mut self, now: Now, slot: u32) {
+        let Some(link) = self.links.get(slot) else { return };
+        let of_state = match &link.state {
+            State::Head { deadline_ms, .. } | State::Closing { deadline_ms, .. } => *deadline_ms,
+            State::SocketIo(socket) => socket.connect_deadline_ms,
+            State::Plain { .. } => u64::MAX,
+        };
+        let mut next = of_state.min(link.heartbeat.at_ms);
+        for conn in self.conns_of(slot) {
+            let Some(conn) = self.conns.get(conn) else { continue };
+            let typing = conn.typing.iter().map(|typing| typing.until_ms).min();
+            // The token expires by the wall clock; the alarm is set by the other, and set again if they drifted apart.
+            let expiry = conn.profile.expires_unix_ms().map(|at| now.ms() + at.saturating_sub(now.unix_ms));
+            next = next.min(typing.unwrap_or(u64::MAX)).min(expiry.unwrap_or(u64::MAX));
+        }
+        if next < u64::MAX {
+            self.arm(slot, next);
+        }
+    }
+
+    /// Slots of the connections of a link.
+    pub(super) fn conns_of(&self, slot: u32) -> Vec<u32> {
+        match self.links.get(slot).map(|link| &link.state) {
+            Some(State::Plain { conn }) => vec![*conn],
+            Some(State::SocketIo(socket)) => socket.conns.clone(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn beat(&mut self, now: Now, slot: u32) {
+        let socket_io = &self.world.config.socket_io;
+        let Some(link) = self.links.get_mut(slot) else { return };
+        if link.heartbeat.awaiting {
+            // Whoever does not answer is cut: there is nobody to say goodbye to.
+            return self.lose(now, slot, CloseReason::Heartbeat);
+        }
+        let (wait_ms, ping) = match link.state {
+            State::SocketIo(_) => (socket_io.ping_timeout_ms, Frame::control_text("2")),
+            _ => (PLAIN_PING_MS, Frame::encoded(ws::frame(9, b""))),
+        };
+        link.heartbeat = Heartbeat { at_ms: now.ms() + wait_ms, awaiting: true, sent_ns: now.ns };
+        self.push(now, slot, ping);
+    }
+
+    /// The peer answered a heartbeat.
+    pub(super) fn pong(&mut self, now: Now, slot: u32) {
+        let interval_ms = self.world.config.socket_io.ping_interval_ms;
+        let Some(link) = self.links.get_mut(slot) else { return };
+        if !link.heartbeat.awaiting {
+            return;
+        }
+        link.heartbeat.awaiting = false;
+        self.stats.round_trips.add(1);
+        self.stats.round_trip_us.add(now.ns.saturating_sub(link.heartbeat.sent_ns) / 1_000);
+        if matches!(link.state, State::SocketIo(_)) {
+            link.heartbeat.at_ms = now.ms() + interval_ms;
+            self.arm_next(now, slot);
+        }
+    }
+
+    /// Puts a connection into the table and asks the user's home to let it in; the link waits for that.
+    pub(super) fn open_conn(&mut self, now: Now, slot: u32, make: impl FnOnce(u32, u32) -> Conn) -> Option<u32> {
+        let (conn_slot, generation) = self.conns.insert(crate::limits::LINKS_PER_SHARD_MAX, make)?;
+        let conn = self.conns.get(conn_slot)?;
+        debug_assert!(conn.generation == generation && conn.link == slot);
+        let endpoint = conn.endpoint;
+        let online = self.dialect(endpoint).presence(&self.context(now, conn, &|_| false), true);
+        let enter = Enter {
+            conn: self.conn_id(conn_slot, conn),
+            room: Room::user(endpoint, &conn.profile.user),
+            presence: conn.profile.user.clone(),
+            again: false,
+            create: true,
+            members_max: self.world.config.limits.connections_per_user,
+            announce: online.map(|frame| Announcement { to: Room::everybody(endpoint), frame }),
+            history: 0,
+            online: false,
+            note: None,
+        };
+        self.counters(endpoint).connections.add(1);
+        self.ask_home(conn_slot, enter);
+        Some(conn_slot)
+    }
+
+    /// The user's home has answered: the connection is open, or refused.
+    pub(super) fn admitted(&mut self, now: Now, slot: u32, outcome: Result<(), EnterFault>) {
+        let Some(conn) = self.conns.get_mut(slot) else { return };
+        let Some(opening) = conn.opening.take() else { return };
+        let (link, endpoint, sid) = (conn.link, conn.endpoint, conn.sid);
+        if outcome.is_err() {
+            let refused = self.dialect(endpoint).too_many();
+            let id = self.conns.get(slot).map(|conn| self.conn_id(slot, conn));
+            if let (Some(conn), Some(id)) = (self.conns.remove(slot), id) {
+                self.counters(endpoint).connections.sub(1);
+                self.unlist(&conn, slot);
+                self.keep_ghost(id, conn);
+            }
+            return self.refuse(now, link, endpoint, refused, opening.response);
+        }
+        let everybody = Room::everybody(endpoint);
+        self.membership.join(&everybody, slot, link, &mut conn.seats);
+        self.counters(endpoint).accepted.add(1);
+        match opening.response {
+            Some(response) => {
+                if let Some(link) = self.links.get_mut(link) {
+                    link.heartbeat = Heartbeat::starting(now.ms() + PLAIN_PING_MS);
+                }
+                self.push(now, link, Frame::encoded(response));
+            }
+            None => {
+                let namespace = &self.world.config.endpoints[usize::from(endpoint.0)].bind;
+                let connected = sio::connect(namespace, sid.text().as_str(), None);
+                self.push(now, link, Frame::control_text(&connected));
+            }
+        }
+        self.arm_next(now, link);
+        self.consult(now, slot, |dialect, cx, _, acts| dialect.opened(cx, &opening.query, acts));
+    }
+
+    /// Refuses a connection that is not in the table (any more). `response` is the upgrade's answer where it was not given yet.
+    pub(super) fn refuse(&mut self, now: Now, link: u32, endpoint: crate::ids::EndpointId, refused: Refused, response: Option<Vec<u8>>) {
+        match refused {
+            Refused::Http { status, body, refusal } => {
+                self.counters(endpoint).refused[refusal.index()].add(1);
+                self.answer_http(now, link, http::response(status, "application/json", &[], &body));
+            }
+            Refused::Close { first, reason } => {
+                let refusal = match reason {
+                    CloseReason::UserLimit => crate::fault::Refusal::UserLimit,
+                    CloseReason::BadHandshake => crate::fault::Refusal::BadRequest,
+                    _ => crate::fault::Refusal::Unauthorized,
+                };
+                self.counters(endpoint).refused[refusal.index()].add(1);
+                if let Some(response) = response {
+                    self.push(now, link, Frame::encoded(response));
+                }
+                if let Some(first) = first {
+                    self.push(now, link, Frame::control_text(&first));
+                }
+                let goodbye = reason.close_frame().map(|(code, text)| ws::close_frame(code, text));
+                self.say_goodbye(now, link, goodbye, false);
+            }
+            Refused::Connect { data, refusal } => {
+                self.counters(endpoint).refused[refusal.index()].add(1);
+                let namespace = self.world.config.endpoints[usize::from(endpoint.0)].bind.clone();
+                self.push(now, link, Frame::control_text(&sio::connect_error(&namespace, &data)));
+                self.expect_namespace(now, link);
+            }
+        }
+    }
+
+    /// Sends an HTTP answer and closes.
+    pub(super) fn answer_http(&mut self, now: Now, link: u32, response: Vec<u8>) {
+        self.push(now, link, Frame::encoded(response));
+        self.say_goodbye(now, link, None, false);
+    }
+
+    /// Ends one connection by the server's will. `text` replaces the reason's own in a close frame.
+    pub(super) fn disconnect(&mut self, now: Now, slot: u32, reason: CloseReason, text: Option<&str>) {
+        let Some(conn) = self.conns.get(slot) else { return };
+        let link = conn.link;
+        let is_open = conn.opening.is_none();
+        match self.links.get(link).map(|link| &link.state) {
+            Some(State::SocketIo(socket)) => {
+                let last = socket.conns.len() == 1;
+                let namespace = &self.world.config.endpoints[usize::from(conn.endpoint.0)].bind;
+                let goodbye = Frame::control_text(&sio::disconnect(namespace));
+                self.push(now, link, goodbye);
+                self.end_conn(now, slot, reason);
+                if last || !is_open {
+                    self.close_link(now, link, reason, Some(ws::empty_close_frame()));
+                }
+            }
+            // Not upgraded yet: there is no WebSocket to close.
+            _ if !is_open => self.lose(now, link, reason),
+            _ => {
+                let goodbye = reason.close_frame().map(|(code, own)| ws::close_frame(code, text.unwrap_or(own)));
+                self.close_link(now, link, reason, goodbye);
+            }
+        }
+    }
+
+    /// Ends a link and all its connections, saying `goodbye` first.
+    pub(super) fn close_link(&mut self, now: Now, slot: u32, reason: CloseReason, goodbye: Option<Vec<u8>>) {
+        for conn in self.conns_of(slot) {
+            self.end_conn(now, conn, reason);
+        }
+        self.say_goodbye(now, slot, goodbye, matches!(reason, CloseReason::Client));
+    }
+
+    /// The transport is gone: ends everything on it without a word.
+    pub(super) fn lose(&mut self, now: Now, slot: u32, reason: CloseReason) {
+        for conn in self.conns_of(slot) {
+            self.end_conn(now, conn, reason);
+        }
+        self.finish(slot, matches!(reason, CloseReason::Heartbeat));
+    }
+
+    /// A peer reads slower than its messages come: what was not begun is dropped, it is told so if its socket takes that, then reset.
+    pub(super) fn too_slow(&mut self, now: Now, slot: u32) {
+        let Some(link) = self.links.get(slot) else { return };
+        if matches!(link.state, State::Closing { .. }) {
+            return self.finish(slot, true);
+        }
+        for conn in self.conns_of(slot) {
+            self.end_conn(now, conn, CloseReason::SlowReader);
+        }
+        self.drop_unsent(slot, true);
+        let goodbye = CloseReason::SlowReader.close_frame().map(|(code, text)| ws::close_frame(code, text));
+        self.say_goodbye(now, slot, goodbye, false);
+        if let Some(Link { state: State::Closing { impatient, .. }, outbox, .. }) = self.links.get_mut(slot) {
+            // One try: what the socket does not take now is not waited for.
+            (*impatient, outbox.blocked) = (true, false);
+        }
+        self.mark_dirty(slot);
+    }
+
+    /// Queues the last bytes of a link; when they are written, or the peer has had its time, the socket is closed.
+    fn say_goodbye(&mut self, now: Now, slot: u32, goodbye: Option<Vec<u8>>, peer_done: bool) {
+        if let Some(goodbye) = goodbye {
+            self.push_shared(slot, std::rc::Rc::new(Frame::encoded(goodbye)));
+        }
+        let deadline_ms = now.ms() + self.world.config.limits.close_ms;
+        let Some(link) = self.links.get_mut(slot) else { return };
+        if matches!(link.state, State::Closing { .. }) {
+            return;
+        }
+        link.state = State::Closing { deadline_ms, peer_done, impatient: false };
+        link.heartbeat = Heartbeat::NEVER;
+        link.partial = Vec::new();
+        link.decoder = ws::Decoder::default();
+        let key = LinkKey { slot, generation: link.generation };
+        if link.outbox.is_empty() {
+            let command = if peer_done { Command::Close { link: key, reset: false } } else { Command::HalfClose(key) };
+            self.commands.push_back(command);
+        }
+        self.arm(slot, deadline_ms);
+    }
+
+    /// Closes the socket now.
+    fn finish(&mut self, slot: u32, reset: bool) {
+        self.drop_unsent(slot, false);
+        if let Some(link) = self.links.get_mut(slot) {
+            let key = LinkKey { slot, generation: link.generation };
+            // Nothing more is armed, read or written for it until the driver has taken the command.
+            link.state = State::Closing { deadline_ms: u64::MAX, peer_done: true, impatient: false };
+            link.heartbeat = Heartbeat::NEVER;
+            self.commands.push_back(Command::Close { link: key, reset });
+        }
+    }
+
+    /// The driver has taken the socket's last command.
+    pub(super) fn forget(&mut self, key: LinkKey) {
+        if !self.links.holds(key.slot, key.generation) {
+            return;
+        }
+        if let Some(link) = self.links.remove(key.slot) {
+            self.world.addresses.leave();
+            if let Some(ticket) = link.ticket {
+                self.world.addresses.close(ticket);
+            }
+        }
+    }
+
+    /// Forgets what waits to be written, counting the messages; `keep_begun` keeps the rest of a frame that is partly on the wire.
+    fn drop_unsent(&mut self, slot: u32, keep_begun: bool) {
+        let Some(link) = self.links.get_mut(slot) else { return };
+        let before = link.outbox.bytes();
+        let stats = &self.stats;
+        let count = |frame: &Frame| {
+            if let Some(endpoint) = frame.endpoint() {
+                stats.endpoints[usize::from(endpoint.0)].dropped[DropReason::Unsent.index()].add(1);
+            }
+        };
+        if keep_begun {
+            link.outbox.truncate(count);
+        } else {
+            link.outbox.abandon(count);
+        }
+        stats.outbox_bytes.sub((before - link.outbox.bytes()) as u64);
+    }
+
+    /// Takes a connection out of everything it is in.
+    pub(super) fn end_conn(&mut self, now: Now, slot: u32, reason: CloseReason) {
+        let typing = self.conns.get_mut(slot).map(|conn| std::mem::take(&mut conn.typing)).unwrap_or_default();
+        for typing in typing {
+            self.tell_typing_stopped(now, slot, &typing.room);
+        }
+        let Some(conn) = self.conns.get(slot) else { return };
+        let endpoint = conn.endpoint;
+        let counters = self.counters(endpoint);
+        counters.connections.sub(1);
+        if conn.opening.is_none() {
+            counters.closed[reason.index()].add(1);
+        }
+        // Public rooms first: others hear that somebody left a room before they hear that he is offline.
+        let mut rooms: Vec<Room> = conn.seats.iter().filter_map(|seat| self.membership.room(seat.room).cloned()).collect();
+        rooms.sort_by_key(|room| !room.is_public());
+        while let Some(last) = self.conns.get(slot).and_then(|conn| conn.seats.len().checked_sub(1)) {
+            self.vacate(slot, last);
+        }
+        for room in rooms.into_iter().filter(|room| !room.name.is_empty()) {
+            self.send_leave(now, slot, room, true, None);
+        }
+        let Some(id) = self.conns.get(slot).map(|conn| self.conn_id(slot, conn)) else { return };
+        let Some(mut conn) = self.conns.remove(slot) else { return };
+        for (_, ask) in std::mem::take(&mut conn.acks.pending) {
+            self.answers.push_back((ask, super::parcel::Answer::Acknowledged(None)));
+        }
+        self.unlist(&conn, slot);
+        self.keep_ghost(id, conn);
+    }
+
+    /// Takes a connection off its link.
+    fn unlist(&mut self, conn: &Conn, slot: u32) {
+        if let Some(Link { state: State::SocketIo(socket), .. }) = self.links.get_mut(conn.link) {
+            socket.conns.retain(|other| *other != slot);
+        }
+    }
+
+    /// A Socket.IO link without a namespace has so long to join one.
+    pub(super) fn expect_namespace(&mut self, now: Now, slot: u32) {
+        let deadline_ms = now.ms() + self.world.config.socket_io.connect_timeout_ms;
+        if let Some(Link { state: State::SocketIo(socket), .. }) = self.links.get_mut(slot)
+            && socket.conns.is_empty()
+        {
+            socket.connect_deadline_ms = socket.connect_deadline_ms.min(deadline_ms);
+            self.arm(slot, deadline_ms);
+        }
+    }
+
+    fn end_typing(&mut self, now: Now, slot: u32) {
+        let Some(conn) = self.conns.get_mut(slot) else { return };
+        let over: Vec<Arc<str>> =
+            conn.typing.extract_if(.., |typing| typing.until_ms <= now.ms()).map(|typing| typing.room).collect();
+        for room in over {
+            self.tell_typing_stopped(now, slot, &room);
+        }
+    }
+
+    /// Ends the typing state in a room that is being left.
+    pub(super) fn stop_typing_in(&mut self, now: Now, slot: u32, room: &str) {
+        let Some(conn) = self.conns.get_mut(slot) else { return };
+        let before = conn.typing.len();
+        conn.typing.retain(|typing| *typing.room != *room);
+        if conn.typing.len() < before {
+            self.tell_typing_stopped(now, slot, room);
+        }
+    }
+
+    fn tell_typing_stopped(&mut self, now: Now, slot: u32, room: &str) {
+        let Some(conn) = self.conns.get(slot) else { return };
+        let stopped = self.dialect(conn.endpoint).typing_stopped(&self.context(now, conn, &|_| false), room);
+        let hidden_from = conn.profile.identity.clone().filter(|identity| !identity.blocked.is_empty());
+        let (endpoint, id): (_, ConnId) = (conn.endpoint, self.conn_id(slot, conn));
+        if let Some((frame, to_self)) = stopped {
+            self.publish(endpoint, id, Publication { room: room.into(), frame, to_self, keep: None, hidden_from });
+        }
+    }
+
+    /// A fresh token: its expiry and claims count from now on.
+    pub(super) fn refresh(&mut self, now: Now, slot: u32, identity: Arc<Identity>) {
+        if let Some(conn) = self.conns.get_mut(slot) {
+            conn.profile.identity = Some(identity);
+            let link = conn.link;
+            self.arm_next(now, link);
+        }
+    }
+
+    fn drain_some(&mut self, now: Now) {
+        let Some(mut drain) = self.drain.take() else { return };
+        let due = drain.due(now);
+        if due == usize::MAX {
+            // The time is over: whoever is left, or came meanwhile.
+            drain.next = 0;
+        }
+        while drain.closed < due {
+            let Some(slot) = self.links.next_from(drain.next) else { break };
+            drain.next = slot + 1;
+            if !matches!(self.links.get(slot).map(|link| &link.state), Some(State::Closing { .. })) {
+                drain.closed += 1;
+                self.send_away(now, slot);
+            }
+        }
+        self.drain = Some(drain);
+    }
+
+    /// The server stops: says so in the link's own language.
+    fn send_away(&mut self, now: Now, slot: u32) {
+        let entering = |conn: &u32| self.conns.get(*conn).is_some_and(|conn| conn.opening.is_some());
+        let goodbye = match self.links.get(slot).map(|link| &link.state) {
+            Some(State::Head { .. }) => http::response(503, "text/plain", &[], ""),
+            Some(State::Plain { conn }) if entering(conn) => http::response(503, "text/plain", &[], ""),
+            Some(State::SocketIo(_)) => ws::empty_close_frame(),
+            _ => ws::close_frame(1001, ""),
+        };
+        self.close_link(now, slot, CloseReason::Shutdown, Some(goodbye));
+    }
+
+    /// The request head did not come in time.
+    fn head_timeout(&mut self, now: Now, slot: u32) {
+        self.stats.unrouted().refused[crate::fault::Refusal::Timeout.index()].add(1);
+        self.answer_http(now, slot, http::response(408, "text/plain", &[], ""));
+    }
+
+    /// The first packet of a Socket.IO link.
+    pub(super) fn greet_socket_io(&mut self, now: Now, slot: u32, sid: &str) {
+        let config = &self.world.config;
+        let (interval, timeout) = (config.socket_io.ping_interval_ms, config.socket_io.ping_timeout_ms);
+        let open = eio::open_packet(sid, &[], interval, timeout, config.limits.message_bytes);
+        if let Some(link) = self.links.get_mut(slot) {
+            link.heartbeat = Heartbeat::starting(now.ms() + interval);
+        }
+        self.push(now, slot, Frame::control_text(&open));
+        self.arm_next(now, slot);
+    }
+
+    /// A random engine session id: it is no connection's public id.
+    pub(super) fn session_id(&self, slot: u32) -> crate::ids::Sid {
+        crate::ids::Sid::new(self.id, slot, self.entropy.borrow_mut().random())
+    }
+}

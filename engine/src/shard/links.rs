@@ -1,0 +1,135 @@
+//! One client's transport and one client: the two records a shard keeps of everybody connected to it. Plain data.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::address::Ticket;
+use super::membership::Seat;
+use super::outbox::Outbox;
+use super::rate::Rate;
+use crate::auth::{AuthFault, Identity};
+use crate::dialect::Profile;
+use crate::ids::{EndpointId, Room, Sid};
+use crate::wire::ws;
+
+/// A transport: a WebSocket connection, or one that has not said yet what it is.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) generation: u32,
+    pub(crate) state: State,
+    /// Peer address; behind a trusted proxy the client's.
+    pub(crate) peer: SocketAddr,
+    pub(crate) ticket: Option<Ticket>,
+    pub(crate) outbox: Outbox,
+    /// Bytes read but not yet consumed: an incomplete frame, or whatever came while the link waits.
+    pub(crate) partial: Vec<u8>,
+    pub(crate) decoder: ws::Decoder,
+    /// Answers of other shards that must come before the next message is looked at.
+    pub(crate) waiting: u32,
+    /// The earliest alarm that is armed, milliseconds; `u64::MAX` for none.
+    pub(crate) alarm_ms: u64,
+    pub(crate) rate: Rate,
+    pub(crate) heartbeat: Heartbeat,
+}
+
+/// What a link is doing.
+#[derive(Debug)]
+pub(crate) enum State {
+    /// Reading the request head.
+    Head {
+        deadline_ms: u64,
+        /// False exactly when the process was full when it came: it is told so.
+        welcome: bool,
+    },
+    /// A plain WebSocket with its one connection.
+    Plain { conn: u32 },
+    /// A Socket.IO WebSocket.
+    SocketIo(Box<SocketIoLink>),
+    /// Saying goodbye; what still comes in is thrown away.
+    Closing {
+        deadline_ms: u64,
+        /// True exactly when the peer has said goodbye too, so that nothing is left to wait for.
+        peer_done: bool,
+        /// True exactly when the socket is reset as soon as it takes no more.
+        impatient: bool,
+    },
+}
+
+/// What a Socket.IO link has beyond a plain one.
+#[derive(Debug)]
+pub(crate) struct SocketIoLink {
+    /// Slots of its connections, one per joined namespace.
+    pub(crate) conns: Vec<u32>,
+    /// A namespace must be joined by then; `u64::MAX` once one is.
+    pub(crate) connect_deadline_ms: u64,
+    /// Binary attachments still to come of an event that was dropped.
+    pub(crate) attachments_to_skip: usize,
+    /// What the token of the request's header or query said.
+    pub(crate) token: Result<Arc<Identity>, AuthFault>,
+    /// What the session cookie said, for endpoints that look at cookies.
+    pub(crate) cookie: Result<Arc<Identity>, AuthFault>,
+    /// Query of the request without its token.
+    pub(crate) query: Box<str>,
+}
+
+/// When the next ping or the end of the wait for a pong is due.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heartbeat {
+    pub(crate) at_ms: u64,
+    /// True exactly when a ping was sent that has not been answered.
+    pub(crate) awaiting: bool,
+    pub(crate) sent_ns: u64,
+}
+
+impl Heartbeat {
+    pub(crate) const NEVER: Heartbeat = Heartbeat { at_ms: u64::MAX, awaiting: false, sent_ns: 0 };
+
+    pub(crate) fn starting(at_ms: u64) -> Heartbeat {
+        Heartbeat { at_ms, awaiting: false, sent_ns: 0 }
+    }
+}
+
+/// One connected client.
+#[derive(Debug)]
+pub(crate) struct Conn {
+    pub(crate) generation: u32,
+    pub(crate) link: u32,
+    pub(crate) endpoint: EndpointId,
+    pub(crate) sid: Sid,
+    pub(crate) profile: Profile,
+    pub(crate) connected_unix_ms: u64,
+    /// Places in the membership index.
+    pub(crate) seats: Vec<Seat>,
+    /// Rooms that were asked for and have not answered.
+    pub(crate) entering: Vec<Room>,
+    /// There until the user's own room has let it in.
+    pub(crate) opening: Option<Box<Opening>>,
+    /// Rooms it types in.
+    pub(crate) typing: Vec<Typing>,
+    /// Acknowledgements the back end waits for.
+    pub(crate) acks: Acks,
+}
+
+/// What is left to do when a connection is let in.
+#[derive(Debug)]
+pub(crate) struct Opening {
+    /// The answer to the upgrade; `None` for Socket.IO, whose link is open already.
+    pub(crate) response: Option<Vec<u8>>,
+    /// Query of the request.
+    pub(crate) query: String,
+}
+
+/// See [`crate::dialect::Act::Typing`].
+#[derive(Debug)]
+pub(crate) struct Typing {
+    pub(crate) room: Arc<str>,
+    pub(crate) until_ms: u64,
+}
+
+/// Acknowledgement ids of one connection, counted per namespace as the Node server does.
+#[derive(Debug, Default)]
+pub(crate) struct Acks {
+    pub(crate) next: u64,
+    /// Id on the wire, number of the asker.
+    pub(crate) pending: Vec<(u64, u64)>,
+}

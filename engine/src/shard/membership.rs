@@ -1,0 +1,115 @@
+//! Who on this shard is in which room: the index that casts walk. It knows slots, not connections.
+
+use std::collections::HashMap;
+
+use foldhash::fast::RandomState;
+
+use super::table::Table;
+use crate::ids::Room;
+
+/// A connection in a room: enough to deliver without looking at the connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Member {
+    /// Slot of the connection.
+    pub(crate) conn: u32,
+    /// Slot of its link.
+    pub(crate) link: u32,
+    /// Index in the connection's list of seats.
+    seat: u32,
+}
+
+/// The other end of a [`Member`], kept by the connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seat {
+    /// Slot of the room in the index.
+    pub(crate) room: u32,
+    /// Index among its members.
+    at: u32,
+}
+
+#[derive(Debug)]
+struct LocalRoom {
+    room: Room,
+    members: Vec<Member>,
+    /// Number of the last cast, to assert the room's order.
+    last_seq: u64,
+}
+
+/// The rooms that have members on this shard.
+#[derive(Debug)]
+pub(crate) struct Membership {
+    rooms: Table<LocalRoom>,
+    by_name: HashMap<Room, u32, RandomState>,
+}
+
+impl Membership {
+    pub(crate) fn new() -> Self {
+        Membership { rooms: Table::new(), by_name: HashMap::default() }
+    }
+
+    /// Slot of a room with members here.
+    pub(crate) fn find(&self, room: &Room) -> Option<u32> {
+        self.by_name.get(room).copied()
+    }
+
+    /// The room of a slot.
+    pub(crate) fn room(&self, slot: u32) -> Option<&Room> {
+        self.rooms.get(slot).map(|local| &local.room)
+    }
+
+    pub(crate) fn members(&self, slot: u32) -> &[Member] {
+        self.rooms.get(slot).map_or(&[], |local| &local.members)
+    }
+
+    /// Puts the connection in; the caller has checked that it is not.
+    pub(crate) fn join(&mut self, room: &Room, conn: u32, link: u32, seats: &mut Vec<Seat>) {
+        let slot = match self.by_name.get(room) {
+            Some(slot) => *slot,
+            None => {
+                let make = |_, _| LocalRoom { room: room.clone(), members: Vec::new(), last_seq: 0 };
+                let Some((slot, _)) = self.rooms.insert(u32::MAX as usize, make) else { return };
+                self.by_name.insert(room.clone(), slot);
+                slot
+            }
+        };
+        let Some(local) = self.rooms.get_mut(slot) else { return };
+        seats.push(Seat { room: slot, at: local.members.len() as u32 });
+        local.members.push(Member { conn, link, seat: (seats.len() - 1) as u32 });
+    }
+
+    /// Takes the seat `index` away. `seats_of` finds the seats of another connection, whose indices move when gaps are closed.
+    pub(crate) fn leave(&mut self, seats: &mut Vec<Seat>, index: usize, mut moved: impl FnMut(u32, u32, u32)) {
+        let seat = seats.swap_remove(index);
+        if let Some(shifted) = seats.get(index)
+            && let Some(local) = self.rooms.get_mut(shifted.room)
+        {
+            local.members[shifted.at as usize].seat = index as u32;
+        }
+        let Some(local) = self.rooms.get_mut(seat.room) else { return };
+        local.members.swap_remove(seat.at as usize);
+        if let Some(member) = local.members.get(seat.at as usize) {
+            // The last member now sits where the leaving one sat; its own seat must say so.
+            moved(member.conn, member.seat, seat.at);
+        }
+        if local.members.is_empty() {
+            let room = local.room.clone();
+            self.rooms.remove(seat.room);
+            self.by_name.remove(&room);
+        }
+    }
+
+    /// Asserts that casts of a room arrive in the room's order.
+    pub(crate) fn arrived(&mut self, slot: u32, seq: u64) {
+        if let Some(local) = self.rooms.get_mut(slot) {
+            assert!(seq > local.last_seq, "room order broken: {seq} after {}", local.last_seq);
+            local.last_seq = seq;
+        }
+    }
+}
+
+impl Seat {
+    /// Another member took this place.
+    pub(crate) fn moved_to(&mut self, at: u32) {
+        self.at = at;
+    }
+}
