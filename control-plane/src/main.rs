@@ -1,1 +1,26 @@
-fn main() {}
+//! The binary `uringcast`: reads what was said and hands over to whoever does it.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use control_plane::cli::{self, Cli};
+use control_plane::serve;
+use control_plane::settings::Settings;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let (flags, environment) = (cli.flags(), cli::environment());
+    if let Some(command) = &cli.command {
+        return cli::perform(command, &flags, &environment);
+    }
+    match Settings::load(&flags, &environment) {
+        Ok(settings) => {
+            cli::warn(&settings.warnings);
+            serve::run(settings)
+        }
+        Err(problems) => cli::refuse(&problems),
+    }
+}

@@ -1,0 +1,313 @@
+//! What this process was told and what it means. A setting is data (`table`); what was said about it is gathered from the flags,
+//! the environment and the file (`sources`, `endpoints`), and becomes the engine's [`Config`] and the control plane's own settings
+//! here, once. Whoever has a [`Settings`] need not check anything again; whoever has [`Problems`] has all of them.
+
+mod cpus;
+mod endpoints;
+mod print;
+mod problem;
+#[cfg(test)]
+pub(crate) mod scratch;
+mod sources;
+mod table;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use engine::auth::{Algorithm, Key, Verifier};
+use engine::config::{Config, Io, SocketIo};
+use engine::limits::Limits;
+
+pub use print::print;
+pub use problem::{Problem, Problems};
+pub use sources::{Environment, Flags};
+pub use value::ControlListen;
+
+use crate::secret::Secret;
+use problem::Origin;
+use sources::{Gathered, Given};
+use value::Value;
+
+/// Secrets shorter than this can be found by trying; they are taken, with a warning.
+const SECRET_BYTES_ADVISED: usize = 16;
+
+/// Everything the process runs with.
+pub struct Settings {
+    /// For [`engine`]'s start.
+    pub engine: Config,
+    /// Where the control plane listens.
+    pub control_listen: ControlListen,
+    /// Opens the admin API; `None`: it answers only on a Unix socket. With `--dev` there always is one.
+    pub admin_token: Option<Secret>,
+    /// True exactly when `--dev` was given.
+    pub dev: bool,
+    /// With `--dev` and HS256: signs the tokens that are shown for trying out.
+    pub dev_secret: Option<Secret>,
+    /// Redis that joins several hosts; may hold a password.
+    pub redis_url: Option<String>,
+    /// On SIGTERM, closing all connections is spread over this time.
+    pub drain: Duration,
+    /// True exactly when pages of any origin may connect, without cookies; those listed by name are in [`Config::origins`].
+    pub any_origin: bool,
+    /// What the operator should know though it stops nothing; a line each.
+    pub warnings: Vec<String>,
+}
+
+impl fmt::Debug for Settings {
+    /// Leaves the Redis URL out: it may hold a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("engine", &self.engine)
+            .field("control_listen", &self.control_listen)
+            .field("dev", &self.dev)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Settings {
+    /// Reads flags, environment and file; all problems at once.
+    pub fn load(flags: &Flags, environment: &Environment) -> Result<Settings, Problems> {
+        let mut gathered = Gathered::gather(flags, environment);
+        let token_secret = token_secret(&mut gathered, environment);
+        let admin_token = admin_token(&mut gathered, environment);
+        let verifier = verifier(&mut gathered, token_secret, flags.dev);
+        check_relations(&mut gathered);
+        note_unfinished(&mut gathered);
+        if !gathered.problems.is_empty() {
+            return Err(Problems(gathered.problems));
+        }
+        let (verifier, signing) = verifier.unzip();
+        Ok(Settings {
+            engine: engine_config(&gathered, verifier),
+            control_listen: gathered.control("control.listen").clone(),
+            admin_token: admin_token.or_else(|| flags.dev.then(Secret::generated)),
+            dev: flags.dev,
+            dev_secret: signing.flatten().filter(|_| flags.dev),
+            redis_url: gathered.text("redis.url").map(str::to_owned),
+            drain: Duration::from_secs(gathered.integer("server.drain_seconds").unwrap_or_default()),
+            any_origin: any_origin(&gathered, flags.dev),
+            warnings: gathered.warnings,
+        })
+    }
+
+    /// The secret that a server with these flags and this environment verifies with, for `uringcast token`. `file` is asked first.
+    /// Problems of other settings do not matter here.
+    pub fn signing_secret(flags: &Flags, environment: &Environment, file: Option<&Path>) -> Result<Secret, Problems> {
+        if let Some(path) = file {
+            return Secret::read(path).map_err(|fault| problem("--secret-file", path, fault));
+        }
+        let mut gathered = Gathered::gather(flags, environment);
+        let secret = token_secret(&mut gathered, environment);
+        gathered.problems.retain(|problem| problem.key.starts_with("auth.") || problem.key == "--config");
+        if let Some(algorithm) = gathered.text("auth.algorithm").filter(|algorithm| *algorithm != "HS256") {
+            let reason = format!("tokens are made with HS256 only, not with {algorithm}: give another secret with --secret-file");
+            gathered.complain("auth.algorithm", reason);
+        } else if secret.is_none() && gathered.problems.is_empty() {
+            gathered.complain("auth.secret", NO_SECRET);
+        }
+        match secret {
+            Some(secret) if gathered.problems.is_empty() => Ok(secret),
+            _ => Err(Problems(gathered.problems)),
+        }
+    }
+}
+
+const NO_SECRET: &str = "there is no token secret: set auth.secret_file, the variable JWT_SECRET or the systemd credential jwt_secret, \
+                         or auth.algorithm and auth.public_key_file; or try it out with --dev";
+
+fn problem(key: &str, path: &Path, reason: impl fmt::Display) -> Problems {
+    let value = Some(value::quoted(&path.display().to_string()));
+    Problems(vec![Problem { key: key.to_owned(), value, origin: None, reason: reason.to_string() }])
+}
+
+/// The secret of HS256, wherever it is kept.
+fn token_secret(gathered: &mut Gathered, environment: &Environment) -> Option<Secret> {
+    let secret = secret(gathered, environment, "auth.secret", "auth.secret_file", "jwt_secret");
+    warn_of_short(gathered, "auth.secret", secret.as_ref());
+    secret
+}
+
+/// The admin token, which must be something that a header can carry.
+fn admin_token(gathered: &mut Gathered, environment: &Environment) -> Option<Secret> {
+    let token = secret(gathered, environment, "control.token", "control.token_file", "admin_token");
+    if token.as_ref().is_some_and(|token| !token.reveal().iter().all(u8::is_ascii_graphic)) {
+        gathered.complain("control.token", "must be visible ASCII without spaces: it is sent in a header");
+    }
+    warn_of_short(gathered, "control.token", token.as_ref());
+    token
+}
+
+fn warn_of_short(gathered: &mut Gathered, path: &str, secret: Option<&Secret>) {
+    if secret.is_some_and(|secret| secret.reveal().len() < SECRET_BYTES_ADVISED) {
+        gathered.warnings.push(format!("{path} is shorter than {SECRET_BYTES_ADVISED} bytes and can be found by trying"));
+    }
+}
+
+/// A secret as a value or in a file, whichever comes from the stronger source, else the systemd credential.
+fn secret(gathered: &mut Gathered, environment: &Environment, key: &str, file_key: &str, credential: &str) -> Option<Secret> {
+    let value = gathered.given(key).cloned();
+    let file = gathered.given(file_key).cloned();
+    let rank = |given: &Given| given.origin.rank();
+    match (value, file) {
+        (Some(value), Some(file)) if rank(&value) == rank(&file) => {
+            gathered.complain(file_key, format!("{key} is set in the same place: set one of them"));
+            None
+        }
+        (Some(value), file) if file.as_ref().is_none_or(|file| rank(&value) < rank(file)) => match value.value {
+            Value::Secret(secret) => Some(secret),
+            other => unreachable!("the table says that {key} is a secret, not {other:?}"),
+        },
+        (_, Some(_)) => {
+            let path = PathBuf::from(gathered.text(file_key).unwrap_or_default());
+            Secret::read(&path).map_err(|fault| gathered.complain(file_key, fault.to_string())).ok()
+        }
+        _ => credential_secret(gathered, environment, key, credential),
+    }
+}
+
+fn credential_secret(gathered: &mut Gathered, environment: &Environment, key: &str, credential: &str) -> Option<Secret> {
+    let path = Path::new(environment.get("CREDENTIALS_DIRECTORY")?).join(credential);
+    if !path.exists() {
+        return None;
+    }
+    Secret::read(&path).map_err(|fault| gathered.problems.append(&mut problem(key, &path, format!("systemd credential: {fault}")).0)).ok()
+}
+
+/// The verifier, and the secret to sign with where it is HS256.
+fn verifier(gathered: &mut Gathered, secret: Option<Secret>, dev: bool) -> Option<(Verifier, Option<Secret>)> {
+    let algorithm = match gathered.text("auth.algorithm") {
+        Some("RS256") => Some(Algorithm::Rs256),
+        Some("ES256") => Some(Algorithm::Es256),
+        Some("EdDSA") => Some(Algorithm::EdDsa),
+        _ => None,
+    };
+    let leeway_s = gathered.integer("auth.leeway_seconds").unwrap_or(engine::auth::LEEWAY_S);
+    let key_file = gathered.text("auth.public_key_file").map(PathBuf::from);
+    let (key, path, secret) = match (algorithm, key_file) {
+        (Some(algorithm), Some(file)) => (pem_key(gathered, algorithm, &file)?, "auth.public_key_file", None),
+        (Some(_), None) => {
+            gathered.complain("auth.algorithm", "needs auth.public_key_file");
+            return None;
+        }
+        (None, Some(_)) => {
+            gathered.complain("auth.public_key_file", "needs auth.algorithm to be one of RS256, ES256, EdDSA");
+            return None;
+        }
+        (None, None) => {
+            let secret = token_secret_or_complaint(gathered, secret, dev)?;
+            (Key::Hs256(secret.reveal().to_vec()), "auth.secret", Some(secret))
+        }
+    };
+    match Verifier::new(key) {
+        Ok(verifier) => Some((verifier.with_leeway_s(leeway_s), secret)),
+        Err(fault) => {
+            gathered.complain(path, fault.to_string());
+            None
+        }
+    }
+}
+
+fn token_secret_or_complaint(gathered: &mut Gathered, secret: Option<Secret>, dev: bool) -> Option<Secret> {
+    let secret = secret.or_else(|| dev.then(Secret::generated));
+    // Where one was given that cannot be used, that has been said.
+    if secret.is_none() && !gathered.problems.iter().any(|problem| problem.key.starts_with("auth.secret")) {
+        gathered.complain("auth.secret", NO_SECRET);
+    }
+    secret
+}
+
+fn pem_key(gathered: &mut Gathered, algorithm: Algorithm, file: &Path) -> Option<Key> {
+    match Secret::read(file) {
+        Ok(pem) => Some(Key::Pem { algorithm, pem: pem.reveal().to_vec() }),
+        Err(fault) => {
+            gathered.complain("auth.public_key_file", fault.to_string());
+            None
+        }
+    }
+}
+
+/// What single values cannot tell: relations between two of them.
+fn check_relations(gathered: &mut Gathered) {
+    let message_bytes = gathered.integer("limits.message_bytes");
+    let outbox_was_set = gathered.given("limits.outbox_bytes").is_some_and(|given| given.origin != Origin::Default);
+    if outbox_was_set && gathered.integer("limits.outbox_bytes") < message_bytes {
+        gathered.complain("limits.outbox_bytes", "must be at least limits.message_bytes: no client could take such a message");
+    }
+    let path = gathered.text("socket_io.path").unwrap_or_default().to_owned();
+    let inside = |bind: &str| format!("{bind}/").starts_with(&path);
+    let taken: Vec<String> =
+        gathered.endpoints.list.iter().filter(|one| !one.dialect.is_socket_io() && inside(&one.bind)).map(|one| one.name.clone()).collect();
+    for name in taken {
+        gathered.complain("socket_io.path", format!("must not contain the path of endpoint {name}"));
+    }
+}
+
+/// Settings that are understood but not served yet are told, not ignored in silence.
+fn note_unfinished(gathered: &mut Gathered) {
+    if gathered.given("redis.url").is_some() {
+        gathered.warnings.push("redis.url is set, but this version does not join hosts yet: messages stay on this host".to_owned());
+    }
+}
+
+fn any_origin(gathered: &Gathered, dev: bool) -> bool {
+    let is_default = gathered.given("origins.allowed").is_none_or(|given| given.origin == Origin::Default);
+    (dev && is_default) || gathered.list("origins.allowed").iter().any(|origin| origin == "*")
+}
+
+fn engine_config(gathered: &Gathered, verifier: Option<Verifier>) -> Config {
+    let shards = gathered.integer("server.shards").map(|shards| shards as usize);
+    let listen: SocketAddr = gathered.address("server.listen");
+    Config {
+        listen,
+        shards: cpus::of_shards(shards, gathered.boolean("server.pin"), &cpus::allowed()),
+        io: match gathered.text("server.io") {
+            Some("uring") => Io::Uring,
+            Some("epoll") => Io::Epoll,
+            _ => Io::Auto,
+        },
+        endpoints: gathered.endpoints.list.clone(),
+        socket_io: socket_io(gathered),
+        origins: gathered.list("origins.allowed").iter().filter(|origin| *origin != "*").cloned().collect(),
+        trusted_proxies: gathered.list("server.trusted_proxies").iter().filter_map(|address| address.parse().ok()).collect(),
+        limits: limits(gathered),
+        verifier,
+    }
+}
+
+fn socket_io(gathered: &Gathered) -> SocketIo {
+    let number = |key: &str| gathered.integer(&format!("socket_io.{key}")).unwrap_or_default();
+    SocketIo {
+        path: gathered.text("socket_io.path").unwrap_or_default().to_owned(),
+        ping_interval_ms: number("ping_interval_ms"),
+        ping_timeout_ms: number("ping_timeout_ms"),
+        connect_timeout_ms: number("connect_timeout_ms"),
+    }
+}
+
+/// All limits have defaults, but for the number of connections. The casts lose nothing: the table bounds every number.
+fn limits(gathered: &Gathered) -> Limits {
+    let number = |key: &str| gathered.integer(&format!("limits.{key}")).unwrap_or_default();
+    Limits {
+        message_bytes: number("message_bytes") as usize,
+        outbox_bytes: number("outbox_bytes").max(number("message_bytes")) as usize,
+        rate_messages: number("rate_messages") as u32,
+        rate_window_ms: number("rate_window_ms"),
+        rooms_per_connection: number("rooms_per_connection") as usize,
+        connections_per_user: number("connections_per_user") as u32,
+        connections_per_address: number("connections_per_address") as u32,
+        handshakes_per_address: number("handshakes_per_address") as u32,
+        connections: gathered.integer("limits.connections").map(|most| most as usize),
+        head_bytes: number("head_bytes") as usize,
+        handshake_ms: number("handshake_ms"),
+        close_ms: number("close_ms"),
+        history_messages: number("history_messages") as usize,
+        history_age_ms: number("history_age_ms"),
+        history_bytes: number("history_bytes") as usize,
+        rooms: number("rooms") as usize,
+    }
+}

@@ -1,0 +1,389 @@
+//! Every setting, as data: its key, unit, kind, default, old variables and what it is for. The file, the variables, the flags,
+//! `print-config` and the problems are all made from this table; nothing else lists the settings.
+
+use engine::config::SocketIo;
+use engine::limits::{LINKS_PER_SHARD_MAX, Limits, READ_BUFFER_BYTES, SHARDS_MAX};
+
+use super::value::{ControlListen, Kind, Value};
+
+/// One setting.
+#[derive(Clone, Debug)]
+pub(crate) struct Setting {
+    /// `section.key`, as in the file.
+    pub(crate) path: &'static str,
+    /// What its number counts; empty where it is no number.
+    pub(crate) unit: &'static str,
+    pub(crate) kind: Kind,
+    /// `None`: without it something else holds, which `doc` tells.
+    pub(crate) default: Option<Value>,
+    /// The command line's word for it.
+    pub(crate) flag: Option<&'static str>,
+    /// Variables of the replaced servers, in the order they are asked.
+    pub(crate) old: &'static [&'static str],
+    /// One or two sentences for whoever has to set it.
+    pub(crate) doc: &'static str,
+}
+
+impl Setting {
+    fn new(path: &'static str, kind: Kind, default: Option<Value>, doc: &'static str) -> Setting {
+        Setting { path, unit: "", kind, default, flag: None, old: &[], doc }
+    }
+
+    fn number(path: &'static str, unit: &'static str, (min, max): (u64, u64), default: Option<u64>, doc: &'static str) -> Setting {
+        Setting { unit, ..Setting::new(path, Kind::Integer { min, max }, default.map(Value::Integer), doc) }
+    }
+
+    fn flag(self, flag: &'static str) -> Setting {
+        Setting { flag: Some(flag), ..self }
+    }
+
+    fn old(self, old: &'static [&'static str]) -> Setting {
+        Setting { old, ..self }
+    }
+
+    /// The part before the dot: a table of the file.
+    pub(crate) fn section(&self) -> &'static str {
+        self.path.split_once('.').map_or("", |(section, _)| section)
+    }
+
+    /// The part behind the dot: a key of that table.
+    pub(crate) fn key(&self) -> &'static str {
+        self.path.split_once('.').map_or(self.path, |(_, key)| key)
+    }
+
+    /// `URINGCAST_SECTION_KEY`.
+    pub(crate) fn variable(&self) -> String {
+        format!("URINGCAST_{}", self.path.replace('.', "_").to_ascii_uppercase())
+    }
+}
+
+const MINUTE_MS: u64 = 60 * 1_000;
+const HOUR_MS: u64 = 60 * MINUTE_MS;
+const YEAR_MS: u64 = 365 * 24 * HOUR_MS;
+
+fn word(text: &str) -> Option<Value> {
+    Some(Value::Text(text.to_owned()))
+}
+
+/// All settings but those of endpoints, section by section.
+pub(crate) fn settings() -> Vec<Setting> {
+    [server(), control(), auth(), origins(), socket_io(), limits(), redis()].concat()
+}
+
+fn server() -> Vec<Setting> {
+    let everywhere = std::net::SocketAddr::from(([0, 0, 0, 0], 3000));
+    vec![
+        Setting::new(
+            "server.listen",
+            Kind::Address,
+            Some(Value::Address(everywhere)),
+            "Address and port that clients connect to. With --dev always on 127.0.0.1, unless the flag says otherwise.",
+        )
+        .flag("--listen")
+        .old(&["WEBSOCKET_PORT (port only)", "PORT (port only)"]),
+        Setting::number(
+            "server.shards",
+            "",
+            (1, SHARDS_MAX as u64),
+            None,
+            "Threads that serve connections. Unset: one per CPU of the affinity mask.",
+        )
+        .flag("--shards"),
+        Setting::new("server.pin", Kind::Boolean, Some(Value::Boolean(true)), "Each shard stays on one CPU of the affinity mask."),
+        Setting::new(
+            "server.io",
+            Kind::Choice(&["auto", "uring", "epoll"]),
+            word("auto"),
+            "How shards wait and send. auto: io_uring, and epoll where the kernel forbids it; uring: io_uring or no start.",
+        ),
+        Setting::number(
+            "server.drain_seconds",
+            "seconds",
+            (0, 3_600),
+            Some(10),
+            "On SIGTERM, closing all connections is spread over this time.",
+        ),
+        Setting::new(
+            "server.trusted_proxies",
+            Kind::Addresses,
+            Some(Value::List(vec![])),
+            "Addresses of proxies whose X-Forwarded-For is believed.",
+        ),
+    ]
+}
+
+fn control() -> Vec<Setting> {
+    let local = ControlListen::Tcp(([127, 0, 0, 1], 9464).into());
+    vec![
+        Setting::new(
+            "control.listen",
+            Kind::Control,
+            Some(Value::Control(local)),
+            "Where health, metrics and the admin API answer. With --dev never beyond 127.0.0.1, unless the flag says otherwise.",
+        )
+        .flag("--control"),
+        Setting::new(
+            "control.token",
+            Kind::Secret,
+            None,
+            "Admin token. Unset: the systemd credential admin_token; without one the admin API answers only on a Unix socket.",
+        )
+        .old(&["ADMIN_TOKEN"]),
+        Setting::new("control.token_file", Kind::File, None, "File with the admin token; one newline at its end does not count."),
+    ]
+}
+
+fn auth() -> Vec<Setting> {
+    vec![
+        Setting::new(
+            "auth.algorithm",
+            Kind::Choice(&["HS256", "RS256", "ES256", "EdDSA"]),
+            word("HS256"),
+            "The one algorithm that tokens may be signed with.",
+        ),
+        Setting::new("auth.secret", Kind::Secret, None, "Secret of HS256. Unset: the systemd credential jwt_secret.").old(&[
+            "JWT_SECRET",
+            "NEXTAUTH_SECRET",
+            "AUTH_SECRET",
+        ]),
+        Setting::new("auth.secret_file", Kind::File, None, "File with that secret; one newline at its end does not count."),
+        Setting::new("auth.public_key_file", Kind::File, None, "PEM file with the public key of RS256, ES256 or EdDSA."),
+        Setting::number(
+            "auth.leeway_seconds",
+            "seconds",
+            (0, 3_600),
+            Some(engine::auth::LEEWAY_S),
+            "How far the clock of whoever signs tokens may differ.",
+        ),
+    ]
+}
+
+fn origins() -> Vec<Setting> {
+    let doc = "Origins of pages that may connect with cookies, and use Socket.IO and REST across sites. * lets all pages in, but without cookies; it is the default of --dev.";
+    vec![
+        Setting::new("origins.allowed", Kind::Origins, Some(Value::List(vec![])), doc)
+            .old(&["WEBSOCKET_CORS_ORIGIN", "FRONTEND_URL (both count)"]),
+    ]
+}
+
+fn socket_io() -> Vec<Setting> {
+    let default = SocketIo::default();
+    vec![
+        Setting::new("socket_io.path", Kind::RequestPath, word(&default.path), "Request path of Socket.IO.").old(&["WEBSOCKET_PATH"]),
+        Setting::number(
+            "socket_io.ping_interval_ms",
+            "milliseconds",
+            (100, HOUR_MS),
+            Some(default.ping_interval_ms),
+            "From a pong to the next ping.",
+        )
+        .old(&["WEBSOCKET_PING_INTERVAL"]),
+        Setting::number(
+            "socket_io.ping_timeout_ms",
+            "milliseconds",
+            (100, HOUR_MS),
+            Some(default.ping_timeout_ms),
+            "How long the pong may take.",
+        )
+        .old(&["WEBSOCKET_PING_TIMEOUT"]),
+        Setting::number(
+            "socket_io.connect_timeout_ms",
+            "milliseconds",
+            (100, HOUR_MS),
+            Some(default.connect_timeout_ms),
+            "Time to join a namespace.",
+        ),
+    ]
+}
+
+fn limits() -> Vec<Setting> {
+    let default = Limits::default();
+    let number = Setting::number;
+    let links = (LINKS_PER_SHARD_MAX * SHARDS_MAX) as u64;
+    vec![
+        number("limits.message_bytes", "bytes", (1, 1 << 30), Some(default.message_bytes as u64), "Largest message a client may send.")
+            .old(&["WEBSOCKET_MAX_BUFFER_SIZE"]),
+        number(
+            "limits.outbox_bytes",
+            "bytes",
+            (1, 1 << 32),
+            Some(default.outbox_bytes as u64),
+            "Bytes that may wait for a client that reads too slowly; then it is cut. At least limits.message_bytes, with which it grows where it is not set.",
+        ),
+        number(
+            "limits.rate_messages",
+            "messages",
+            (1, 1_000_000_000),
+            Some(u64::from(default.rate_messages)),
+            "Messages a connection may send in limits.rate_window_ms, and at once.",
+        ),
+        number(
+            "limits.rate_window_ms",
+            "milliseconds",
+            (1, 24 * HOUR_MS),
+            Some(default.rate_window_ms),
+            "Window of that rate: limits.rate_messages in this time.",
+        )
+        .old(&["WEBSOCKET_RATE_LIMIT_WINDOW"]),
+        number(
+            "limits.rooms_per_connection",
+            "rooms",
+            (1, 1_000_000),
+            Some(default.rooms_per_connection as u64),
+            "Rooms one connection may be in.",
+        ),
+        number(
+            "limits.connections_per_user",
+            "connections",
+            (1, links),
+            Some(u64::from(default.connections_per_user)),
+            "Connections of one user on an endpoint.",
+        ),
+        number(
+            "limits.connections_per_address",
+            "connections",
+            (1, links),
+            Some(u64::from(default.connections_per_address)),
+            "Connections from one IP address.",
+        ),
+        number(
+            "limits.handshakes_per_address",
+            "handshakes",
+            (1, links),
+            Some(u64::from(default.handshakes_per_address)),
+            "Handshakes from one IP address in 10 seconds.",
+        ),
+        number(
+            "limits.connections",
+            "connections",
+            (1, links),
+            default.connections.map(|most| most as u64),
+            "Connections of this process. Unset: as many as its file descriptors allow.",
+        )
+        .old(&["WEBSOCKET_MAX_CONNECTIONS"]),
+        number(
+            "limits.head_bytes",
+            "bytes",
+            (1_024, READ_BUFFER_BYTES as u64),
+            Some(default.head_bytes as u64),
+            "Largest head of an HTTP request, token and cookies included.",
+        ),
+        number(
+            "limits.handshake_ms",
+            "milliseconds",
+            (100, 10 * MINUTE_MS),
+            Some(default.handshake_ms),
+            "From connecting to the end of the handshake.",
+        ),
+        number(
+            "limits.close_ms",
+            "milliseconds",
+            (1, 10 * MINUTE_MS),
+            Some(default.close_ms),
+            "From our close frame to the reset of a client that does not answer it.",
+        ),
+        number("limits.history_messages", "messages", (0, 1_000_000), Some(default.history_messages as u64), "Messages kept per room."),
+        number("limits.history_age_ms", "milliseconds", (1, YEAR_MS), Some(default.history_age_ms), "How long they are kept."),
+        number(
+            "limits.history_bytes",
+            "bytes",
+            (0, 1 << 40),
+            Some(default.history_bytes as u64),
+            "Memory for all histories; rooms that have been empty longest lose theirs first.",
+        ),
+        number("limits.rooms", "rooms", (1, 100_000_000), Some(default.rooms as u64), "Rooms of this process, with or without members."),
+    ]
+}
+
+fn redis() -> Vec<Setting> {
+    vec![
+        Setting::new("redis.url", Kind::Redis, None, "Redis that joins several hosts. Unset: this host is alone.")
+            .flag("--redis")
+            .old(&["REDIS_URL", "REDIS_HOST with REDIS_PORT and REDIS_PASSWORD"]),
+    ]
+}
+
+/// The keys of an `[[endpoint]]`. Defaults that depend on the dialect are told in `doc` and made in `endpoints`.
+pub(crate) fn endpoint_settings() -> Vec<Setting> {
+    vec![
+        Setting::new(
+            "endpoint.name",
+            Kind::Word,
+            None,
+            "Label in metrics and the admin API: 1 to 64 of a-z, A-Z, 0-9, - and _, another one for each endpoint.",
+        ),
+        Setting::new(
+            "endpoint.dialect",
+            Kind::Choice(&["community", "collab", "rooms"]),
+            None,
+            "How it talks: community and collab are plain WebSocket, rooms is Socket.IO.",
+        ),
+        Setting::new(
+            "endpoint.bind",
+            Kind::Word,
+            None,
+            "The request path of a plain WebSocket endpoint (/ws/fabric), the namespace of a Socket.IO one (/ or /chat).",
+        ),
+        Setting::new(
+            "endpoint.auth",
+            Kind::Choice(&["token", "none"]),
+            None,
+            "none: clients say who they are and are believed (not for community). Default: token; rooms with --dev: none.",
+        ),
+        Setting::new(
+            "endpoint.membership",
+            Kind::Choice(&["auto", "open", "claims"]),
+            None,
+            "Who may enter a room. open: anyone; claims: whom the token's list names; auto (community only): claims when the token has lists, else open. Default: community auto, collab claims (with --dev open), rooms open.",
+        ),
+        Setting::new("endpoint.cookies", Kind::Boolean, Some(Value::Boolean(true)), "A session cookie is a place to look for a token."),
+        Setting::new(
+            "endpoint.client_publish",
+            Kind::Boolean,
+            None,
+            "community only: clients may send CHAT_MESSAGE over the WebSocket. Default: false, with --dev true.",
+        ),
+        Setting::new(
+            "endpoint.auto_create",
+            Kind::Boolean,
+            None,
+            "rooms only: joining a room that does not exist creates it. Default: false, with --dev true.",
+        ),
+        Setting::number(
+            "endpoint.retain",
+            "messages",
+            (0, 100_000),
+            Some(0),
+            "collab only: update and steps messages of a document kept for those who join later.",
+        ),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn every_setting_is_documented_and_named_once() {
+        let all = [settings(), endpoint_settings()].concat();
+        let paths: HashSet<_> = all.iter().map(|setting| setting.path).collect();
+        let variables: HashSet<_> = all.iter().map(Setting::variable).collect();
+        assert_eq!((paths.len(), variables.len()), (all.len(), all.len()));
+        for setting in &all {
+            assert!(!setting.section().is_empty() && !setting.key().is_empty() && setting.doc.ends_with('.'), "{}", setting.path);
+            assert!(setting.doc.len() > 20 && !setting.kind.allowed().is_empty(), "{}", setting.path);
+            let counts = matches!(setting.kind, Kind::Integer { .. }) && setting.path != "server.shards";
+            assert_eq!(counts, !setting.unit.is_empty(), "{}", setting.path);
+        }
+    }
+
+    #[test]
+    fn every_default_is_allowed() {
+        for setting in [settings(), endpoint_settings()].concat() {
+            let Some(text) = setting.default.as_ref().and_then(Value::toml) else { continue };
+            let table: toml::Table = format!("x = {text}").parse().expect("valid TOML");
+            assert!(setting.kind.read(super::super::value::Raw::Toml(&table["x"])).is_some(), "{} = {text}", setting.path);
+        }
+    }
+}

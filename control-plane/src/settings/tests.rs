@@ -1,0 +1,407 @@
+//! The settings as a whole: precedence, every kind of problem, `--dev`, and the reference that `print-config` writes. The
+//! environment is a map and the file lies in a directory of its own: no test touches what the process has.
+
+use engine::config::{AuthMode, DialectKind, Io, Membership};
+use engine::limits::Limits;
+
+use super::scratch::Scratch;
+use super::table::{Setting, settings};
+use super::*;
+
+const SECRET: &str = "a secret for tests only";
+
+/// A file, variables, and what is expected of them.
+type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
+
+fn environment(pairs: &[(&str, &str)]) -> Environment {
+    pairs.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect()
+}
+
+/// Settings from a file's text and variables, to which a token secret is added.
+fn load(file: &str, pairs: &[(&str, &str)]) -> Result<Settings, Problems> {
+    load_with(file, pairs, Flags::default())
+}
+
+fn load_with(file: &str, pairs: &[(&str, &str)], flags: Flags) -> Result<Settings, Problems> {
+    let file = Scratch::file(file);
+    let mut environment = environment(pairs);
+    environment.insert("JWT_SECRET".into(), SECRET.into());
+    Settings::load(&Flags { config: Some(file.path().to_owned()), ..flags }, &environment)
+}
+
+fn dev() -> Flags {
+    Flags { dev: true, ..Flags::default() }
+}
+
+/// What is said about a file and variables, a line per problem.
+fn complaints(file: &str, pairs: &[(&str, &str)]) -> String {
+    load(file, pairs).expect_err("problems").to_string()
+}
+
+fn verifies(settings: &Settings, secret: &str) -> bool {
+    let token = engine::auth::mint(secret.as_bytes(), &serde_json::json!({"sub": "alice"})).expect("an object");
+    settings.engine.verifier.as_ref().expect("a verifier").verify(&token, 0).is_ok()
+}
+
+#[test]
+fn without_a_word_the_contract_holds() {
+    let settings = load("", &[]).expect("good settings");
+    let engine = &settings.engine;
+    assert_eq!(engine.listen.to_string(), "0.0.0.0:3000");
+    assert_eq!(settings.control_listen, ControlListen::Tcp(([127, 0, 0, 1], 9464).into()));
+    assert_eq!(format!("{:?}", engine.limits), format!("{:?}", Limits::default()));
+    assert_eq!(format!("{:?}", engine.socket_io), format!("{:?}", SocketIo::default()));
+    assert_eq!((engine.io, settings.drain, settings.any_origin, settings.dev), (Io::Auto, Duration::from_secs(10), false, false));
+    assert!(engine.origins.is_empty() && engine.trusted_proxies.is_empty() && settings.warnings.is_empty());
+    assert!(settings.admin_token.is_none() && settings.dev_secret.is_none() && settings.redis_url.is_none());
+    assert!(!engine.shards.is_empty() && engine.shards.iter().all(Option::is_some));
+    assert!(verifies(&settings, SECRET) && !verifies(&settings, "another secret"));
+    let bound: Vec<_> = engine.endpoints.iter().map(|one| (one.name.as_str(), one.bind.as_str(), one.membership, one.auth)).collect();
+    let expected = [
+        ("community", "/api/community/ws", Membership::Auto, AuthMode::Token),
+        ("fabric", "/ws/fabric", Membership::Claims, AuthMode::Token),
+        ("agent", "/ws/agent", Membership::Claims, AuthMode::Token),
+        ("workflow", "/ws/workflow", Membership::Claims, AuthMode::Token),
+        ("notifications", "/ws/notifications", Membership::Claims, AuthMode::Token),
+        ("rooms", "/", Membership::Open, AuthMode::Token),
+    ];
+    assert_eq!(bound, expected);
+    assert!(engine.endpoints.iter().all(|one| one.cookies && !one.client_publish && !one.auto_create && one.retain == 0));
+}
+
+#[test]
+fn the_flag_wins_over_the_variable_over_the_old_one_over_the_file() {
+    let file = "[server]\nlisten = '10.0.0.1:1'\nshards = 3\n[limits]\nmessage_bytes = 300";
+    let (new, old) = (("URINGCAST_SERVER_LISTEN", "10.0.0.2:2"), ("PORT", "80"));
+    let listen = |pairs: &[(&str, &str)], flags: Flags| load_with(file, pairs, flags).expect("good settings").engine.listen.to_string();
+    let flag = Flags { listen: Some("10.0.0.3:3".into()), ..Flags::default() };
+    assert_eq!(listen(&[new, old], flag), "10.0.0.3:3");
+    assert_eq!(listen(&[new, old], Flags::default()), "10.0.0.2:2");
+    assert_eq!(listen(&[old], Flags::default()), "10.0.0.1:80", "the old variable sets the port alone");
+    assert_eq!(listen(&[("WEBSOCKET_PORT", "81"), old], Flags::default()), "10.0.0.1:81");
+    assert_eq!(listen(&[("WEBSOCKET_PORT", ""), old], Flags::default()), "10.0.0.1:80", "an empty one is not set");
+    assert_eq!(listen(&[], Flags::default()), "10.0.0.1:1");
+
+    let message_bytes = |pairs: &[(&str, &str)]| load(file, pairs).expect("good settings").engine.limits.message_bytes;
+    let (new, old) = (("URINGCAST_LIMITS_MESSAGE_BYTES", "100"), ("WEBSOCKET_MAX_BUFFER_SIZE", "200"));
+    assert_eq!((message_bytes(&[new, old]), message_bytes(&[old]), message_bytes(&[])), (100, 200, 300));
+
+    let shards = |pairs: &[(&str, &str)], flags: Flags| load_with(file, pairs, flags).expect("good settings").engine.shards.len();
+    let flag = Flags { shards: Some("5".into()), ..Flags::default() };
+    assert_eq!((shards(&[("URINGCAST_SERVER_SHARDS", "4")], flag), shards(&[], Flags::default())), (5, 3));
+}
+
+#[test]
+fn old_variables_are_understood() {
+    let pairs = [
+        ("WEBSOCKET_CORS_ORIGIN", "https://a.example.com, https://b.example.com/"),
+        ("FRONTEND_URL", "https://c.example.com/app?x=1"),
+        ("WEBSOCKET_PATH", "/realtime"),
+        ("WEBSOCKET_PING_TIMEOUT", "2000"),
+        ("WEBSOCKET_PING_INTERVAL", "1000"),
+        ("WEBSOCKET_MAX_BUFFER_SIZE", "100000000"),
+        ("WEBSOCKET_MAX_CONNECTIONS", "5000"),
+        ("WEBSOCKET_RATE_LIMIT_WINDOW", "60000"),
+        ("REDIS_HOST", "redis"),
+        ("REDIS_PORT", "6380"),
+        ("REDIS_PASSWORD", "p@ss"),
+        ("ADMIN_TOKEN", "an admin token"),
+    ];
+    let problems = complaints("", &pairs);
+    assert!(problems.contains("control.token") && problems.contains("visible ASCII") && !problems.contains("an admin"), "{problems}");
+    let settings = load("", &[&pairs[..11], &[("ADMIN_TOKEN", "an-admin-token-of-length")]].concat()).expect("good settings");
+    let engine = &settings.engine;
+    assert_eq!(engine.origins, ["https://a.example.com", "https://b.example.com", "https://c.example.com"]);
+    assert_eq!(
+        (engine.socket_io.path.as_str(), engine.socket_io.ping_interval_ms, engine.socket_io.ping_timeout_ms),
+        ("/realtime/", 1_000, 2_000)
+    );
+    assert_eq!((engine.limits.message_bytes, engine.limits.outbox_bytes), (100_000_000, 100_000_000), "the queue grows with the message");
+    assert_eq!((engine.limits.connections, engine.limits.rate_window_ms), (Some(5_000), 60_000));
+    assert_eq!(settings.redis_url.as_deref(), Some("redis://:p%40ss@redis:6380"));
+    assert!(settings.admin_token.as_ref().is_some_and(|token| token.matches(b"an-admin-token-of-length")));
+    assert_eq!(settings.warnings.len(), 1, "that Redis is not served yet: {:?}", settings.warnings);
+    assert!(!format!("{settings:?}").contains("p%40ss"));
+}
+
+#[test]
+fn every_setting_has_a_variable() {
+    let pairs = [
+        ("URINGCAST_SERVER_PIN", "false"),
+        ("URINGCAST_SERVER_IO", "epoll"),
+        ("URINGCAST_SERVER_DRAIN_SECONDS", "0"),
+        ("URINGCAST_SERVER_TRUSTED_PROXIES", "10.0.0.1, ::1"),
+        ("URINGCAST_CONTROL_LISTEN", "unix:/run/uringcast/control.sock"),
+        ("URINGCAST_CONTROL_TOKEN", "0123456789abcdef"),
+        ("URINGCAST_ORIGINS_ALLOWED", "*,https://a.example.com"),
+        ("URINGCAST_ENDPOINT_FABRIC_RETAIN", "50"),
+        ("URINGCAST_ENDPOINT_COMMUNITY_CLIENT_PUBLISH", "true"),
+        ("URINGCAST_ENDPOINT_ROOMS_BIND", "/rooms"),
+    ];
+    let settings = load("", &pairs).expect("good settings");
+    let engine = &settings.engine;
+    assert_eq!((engine.io, settings.drain, settings.any_origin), (Io::Epoll, Duration::ZERO, true));
+    assert_eq!(engine.origins, ["https://a.example.com"], "the star is no name");
+    assert_eq!(engine.trusted_proxies.len(), 2);
+    assert_eq!(settings.control_listen, ControlListen::Unix("/run/uringcast/control.sock".into()));
+    assert!(engine.shards.iter().all(Option::is_none));
+    let endpoint = |name: &str| engine.endpoints.iter().find(|one| one.name == name).expect("a default endpoint");
+    assert!(endpoint("fabric").retain == 50 && endpoint("agent").retain == 0 && endpoint("community").client_publish);
+    assert_eq!(endpoint("rooms").bind, "/rooms");
+    for setting in settings_with_a_simple_default() {
+        let text = setting.default.as_ref().and_then(Value::toml).expect("a default that can be shown");
+        let text = text.trim_matches(['"', '[', ']']);
+        assert!(load("", &[(&setting.variable(), text)]).is_ok(), "{}={text}", setting.variable());
+    }
+}
+
+fn settings_with_a_simple_default() -> impl Iterator<Item = Setting> {
+    settings().into_iter().filter(|setting| setting.default.is_some())
+}
+
+#[test]
+fn a_bad_value_is_told_with_key_value_origin_and_what_is_allowed() {
+    let cases: [Case<'_>; 22] = [
+        ("[limits]\nrooms = 0", &[], "limits.rooms = 0 (file "),
+        ("[limits]\nrooms = 0", &[], "must be a whole number from 1 to 100000000 (rooms)"),
+        ("[limits]\nrooms = '5'", &[], "limits.rooms = \"5\" (file "),
+        ("[limits]\nrooms = 1.5", &[], "limits.rooms = 1.5 (file "),
+        ("[limits]\nrooms = [1, 'a']", &[], "limits.rooms = [1, \"a\"] (file "),
+        ("", &[("URINGCAST_LIMITS_ROOMS", "many")], "limits.rooms = \"many\" (variable URINGCAST_LIMITS_ROOMS): must be a whole number"),
+        ("", &[("WEBSOCKET_PING_TIMEOUT", "1")], "socket_io.ping_timeout_ms = \"1\" (variable WEBSOCKET_PING_TIMEOUT): must be"),
+        ("", &[("PORT", "99999")], "server.listen = \"99999\" (variable PORT): must be a port"),
+        ("", &[("URINGCAST_SERVER_LISTEN", "localhost:1")], "(variable URINGCAST_SERVER_LISTEN): must be IP:PORT"),
+        ("[server]\nio = 'kqueue'", &[], "must be one of auto, uring, epoll"),
+        ("[server]\npin = 'yes'", &[], "must be true or false"),
+        ("[server]\ntrusted_proxies = ['10.0.0.0/8']", &[], "server.trusted_proxies = [\"10.0.0.0/8\"]"),
+        ("[origins]\nallowed = ['example.com']", &[], "must be a list of origins"),
+        ("[redis]\nurl = 'redis:6379'", &[], "redis.url (file "),
+        ("[control]\nlisten = '9464'", &[], "must be IP:PORT or unix:/PATH"),
+        ("[limits]\noutbox_bytes = 1000", &[], "limits.outbox_bytes = 1000 (file "),
+        ("[limits]\nroom = 1", &[], "limits.room (file "),
+        ("[limit]\nrooms = 1", &[], "limit (file "),
+        ("limits = 1", &[], "limits (file "),
+        ("listen = '0.0.0.0:1'", &[], "unknown; known are [server], [control]"),
+        ("", &[("URINGCAST_LIMIT_ROOMS", "1")], "URINGCAST_LIMIT_ROOMS (variable): unknown"),
+        ("", &[("URINGCAST_ENDPOINT_FABRIC_NAME", "x")], "URINGCAST_ENDPOINT_FABRIC_NAME (variable): unknown"),
+    ];
+    for (file, pairs, expected) in cases {
+        let said = complaints(file, pairs);
+        assert!(said.contains(expected) && said.lines().count() == 1, "{file} {pairs:?} said: {said}");
+    }
+}
+
+#[test]
+fn all_problems_are_told_at_once_and_losers_too() {
+    let file = "typo = 1\n[server]\nshards = 256\n[limits]\nrooms = -1\n[[endpoint]]\nname = 'a'";
+    let said = complaints(file, &[("URINGCAST_SERVER_SHARDS", "2"), ("URINGCAST_TYPO", "x")]);
+    for expected in ["typo ", "server.shards = 256 ", "limits.rooms = -1 ", "endpoint a: dialect", "endpoint a: bind", "URINGCAST_TYPO"] {
+        assert!(said.contains(expected), "{expected} is missing in: {said}");
+    }
+    assert_eq!(said.lines().count(), 6, "{said}");
+}
+
+#[test]
+fn variables_that_kubernetes_sets_are_nobodys_mistake() {
+    let pairs = [
+        ("URINGCAST_PORT", "tcp://10.0.0.1:3000"),
+        ("URINGCAST_PORT_3000_TCP_ADDR", "10.0.0.1"),
+        ("URINGCAST_SERVICE_HOST", "10.0.0.1"),
+        ("URINGCAST_SERVICE_PORT_HTTP", "3000"),
+    ];
+    assert!(load("", &pairs).is_ok());
+}
+
+#[test]
+fn files_that_are_no_configuration_are_told_without_their_lines() {
+    let said = complaints("[auth]\nsecret = \"hunter2", &[]);
+    assert!(said.contains("line 2") && !said.contains("hunter2"), "{said}");
+    assert!(complaints("[limits]\nrooms = 1\nrooms = 2", &[]).contains("line 3"));
+    let missing = Flags { config: Some("/nonexistent/uringcast.toml".into()), ..dev() };
+    let said = Settings::load(&missing, &Environment::new()).expect_err("no file").to_string();
+    assert!(said.contains("--config (file /nonexistent/uringcast.toml): cannot be read"), "{said}");
+    let endless = Flags { config: Some("/dev/zero".into()), ..dev() };
+    assert!(Settings::load(&endless, &Environment::new()).is_err());
+}
+
+#[test]
+fn endpoints_are_checked_one_by_one_and_against_each_other() {
+    let good = "[[endpoint]]\nname = 'one'\ndialect = 'collab'\nbind = '/ws/one'\n";
+    let cases = [
+        ("[[endpoint]]\nname = 'a b'\ndialect = 'rooms'\nbind = '/'", "name = \"a b\""),
+        ("[[endpoint]]\nname = 'One'\ndialect = 'collab'\nbind = '/ws/two'", "is taken by endpoint one"),
+        ("[[endpoint]]\nname = 'two'\ndialect = 'community'\nbind = '/ws/one'", "bind = \"/ws/one\""),
+        ("[[endpoint]]\nname = 'two'\ndialect = 'collab'\nbind = 'ws'", "must be a path"),
+        ("[[endpoint]]\nname = 'two'\ndialect = 'collab'\nbind = '/ws/'", "must be a path"),
+        ("[[endpoint]]\nname = 'two'\ndialect = 'collab'\nbind = '/socket.io'", "must not contain the path of endpoint two"),
+        ("[[endpoint]]\nname = 'two'\ndialect = 'rooms'\nbind = '/a,b'", "must be a namespace"),
+        ("[[endpoint]]\nname = 'two'\ndialect = 'chat'\nbind = '/chat'", "must be one of community, collab, rooms"),
+        ("[[endpoint]]\nname = 'two'\ndialect = 'rooms'\nbind = '/'\nretain = 5", "means nothing for dialect rooms"),
+        ("[[endpoint]]\nname = 'two'\ndialect = 'rooms'\nbind = '/'\nclient_publish = true", "means nothing for dialect rooms"),
+        ("[[endpoint]]\nname = 'two'\ndialect = 'collab'\nbind = '/two'\nauto_create = true", "means nothing for dialect collab"),
+        ("[[endpoint]]\nname = 'two'\ndialect = 'collab'\nbind = '/two'\nauth = 'none'", "nobody has claims"),
+        ("[[endpoint]]\nname = 'two'\ndialect = 'community'\nbind = '/two'\nauth = 'none'", "must be token"),
+        ("[[endpoint]]\nname = 'two'\ndialect = 'rooms'\nbind = '/'\nmembership = 'auto'", "auto is for community"),
+        ("[[endpoint]]\nname = 'two'\ndialect = 'rooms'\nbind = '/'\ncookies = 1", "endpoint two: cookies = 1"),
+        ("[[endpoint]]\nname = 'two'\ndialect = 'rooms'\nbind = '/'\ncolour = 'red'", "endpoint two: colour"),
+        ("[[endpoint]]\ndialect = 'rooms'\nbind = '/'", "endpoint number 2: name: is required"),
+    ];
+    for (bad, expected) in cases {
+        let said = complaints(&format!("{good}{bad}"), &[]);
+        assert!(said.contains(expected) && said.lines().count() == 1, "{bad} said: {said}");
+    }
+    for bad in ["endpoint = []", "endpoint = 1", "[endpoint]\nname = 'a'", "endpoint = [1]"] {
+        assert!(complaints(bad, &[]).contains("must be 1 to 255 tables"), "{bad}");
+    }
+    let file = format!(
+        "{good}[[endpoint]]\nname = 'main'\ndialect = 'rooms'\nbind = '/ws/one'\nmembership = 'claims'\ncookies = false\nauto_create = true"
+    );
+    let settings =
+        load(&file, &[("URINGCAST_ENDPOINT_ONE_AUTH", "none"), ("URINGCAST_ENDPOINT_ONE_MEMBERSHIP", "open")]).expect("good settings");
+    let [one, main] = settings.engine.endpoints.as_slice() else { panic!("two endpoints") };
+    assert_eq!((one.auth, one.membership, one.dialect), (AuthMode::None, Membership::Open, DialectKind::Collab));
+    assert_eq!((main.membership, main.cookies, main.auto_create, main.bind.as_str()), (Membership::Claims, false, true, "/ws/one"));
+}
+
+#[test]
+fn secrets_come_from_the_strongest_place() {
+    let in_file = Scratch::file("secret of the file\n");
+    let path = in_file.path().to_str().expect("UTF-8");
+    let credentials = Scratch::named("jwt_secret", "secret of systemd\n");
+    let directory = credentials.directory().to_str().expect("UTF-8");
+    std::fs::write(credentials.directory().join("admin_token"), "token-of-systemd\n").expect("a file");
+    let file_key = format!("[auth]\nsecret_file = '{path}'");
+    let cases: [Case<'_>; 7] = [
+        ("", &[("CREDENTIALS_DIRECTORY", directory)], "secret of systemd"),
+        (&file_key, &[("CREDENTIALS_DIRECTORY", directory)], "secret of the file"),
+        (&file_key, &[("AUTH_SECRET", "third"), ("NEXTAUTH_SECRET", "second")], "second"),
+        (&file_key, &[("AUTH_SECRET", "third"), ("NEXTAUTH_SECRET", "second"), ("JWT_SECRET", "first")], "first"),
+        ("[auth]\nsecret = 'plain'", &[("JWT_SECRET", "")], "plain"),
+        ("[auth]\nsecret = 'plain'", &[("URINGCAST_AUTH_SECRET_FILE", path), ("JWT_SECRET", "old")], "secret of the file"),
+        (&file_key, &[("URINGCAST_AUTH_SECRET", "new"), ("JWT_SECRET", "old")], "new"),
+    ];
+    for (text, pairs, expected) in cases {
+        let file = Scratch::file(text);
+        let flags = Flags { config: Some(file.path().to_owned()), ..Flags::default() };
+        let settings = Settings::load(&flags, &environment(pairs)).expect("good settings");
+        assert!(verifies(&settings, expected), "{text} {pairs:?}");
+        let signing = Settings::signing_secret(&flags, &environment(pairs), None).expect("a secret");
+        assert!(signing.matches(expected.as_bytes()), "{text} {pairs:?}");
+    }
+    let settings = load("", &[("CREDENTIALS_DIRECTORY", directory)]).expect("good settings");
+    assert!(settings.admin_token.is_some_and(|token| token.matches(b"token-of-systemd")));
+}
+
+#[test]
+fn without_a_usable_secret_nothing_starts() {
+    let said = |pairs: &[(&str, &str)]| Settings::load(&Flags::default(), &environment(pairs)).expect_err("no secret").to_string();
+    for pairs in [&[][..], &[("JWT_SECRET", "")], &[("CREDENTIALS_DIRECTORY", "/nonexistent")]] {
+        let said = said(pairs);
+        assert!(said.contains("auth.secret: there is no token secret") && said.contains("--dev") && said.lines().count() == 1, "{said}");
+    }
+    assert!(
+        said(&[("URINGCAST_AUTH_SECRET", "")]).contains("auth.secret (variable URINGCAST_AUTH_SECRET): must be text that is not empty")
+    );
+    let empty = Scratch::named("jwt_secret", "\n");
+    let directory = empty.directory().to_str().expect("UTF-8");
+    let path = empty.path().to_str().expect("UTF-8");
+    assert!(said(&[("CREDENTIALS_DIRECTORY", directory)]).contains("systemd credential: must not be empty"));
+    assert!(said(&[("URINGCAST_AUTH_SECRET_FILE", path)]).contains("must not be empty"));
+    assert!(said(&[("URINGCAST_AUTH_SECRET_FILE", "/nonexistent")]).contains("cannot be read"));
+    let both = said(&[("URINGCAST_AUTH_SECRET_FILE", path), ("URINGCAST_AUTH_SECRET", "hunter2hunter2hunter2")]);
+    assert!(both.contains("set one of them") && !both.contains("hunter2"), "{both}");
+    assert!(said(&[("URINGCAST_AUTH_SECRET", "-----BEGIN PUBLIC KEY-----")]).contains("PEM key"));
+}
+
+#[test]
+fn public_keys_need_their_algorithm_and_the_other_way_round() {
+    let pem = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAT7su9R7JUP4cZ14SjGbHGXQ9llSBd787pJ2q678iNjM=\n-----END PUBLIC KEY-----\n";
+    let file = Scratch::file(pem);
+    let path = ("URINGCAST_AUTH_PUBLIC_KEY_FILE", file.path().to_str().expect("UTF-8"));
+    let eddsa = ("URINGCAST_AUTH_ALGORITHM", "EdDSA");
+    let load = |pairs: &[(&str, &str)], flags: &Flags| Settings::load(flags, &environment(pairs));
+    let settings = load(&[path, eddsa], &Flags::default()).expect("good settings");
+    assert_eq!(format!("{:?}", settings.engine.verifier), "Some(Verifier([EdDSA]))");
+    assert!(load(&[path, eddsa], &dev()).expect("good settings").dev_secret.is_none(), "nothing to sign with");
+    let said = |pairs: &[(&str, &str)]| load(pairs, &Flags::default()).expect_err("problems").to_string();
+    assert!(said(&[path]).contains("needs auth.algorithm"));
+    assert!(said(&[eddsa]).contains("needs auth.public_key_file"));
+    assert!(said(&[path, ("URINGCAST_AUTH_ALGORITHM", "RS256")]).contains("does not belong to the algorithm"));
+    assert!(said(&[path, ("URINGCAST_AUTH_ALGORITHM", "none")]).contains("must be one of HS256, RS256, ES256, EdDSA"));
+    assert!(said(&[("URINGCAST_AUTH_PUBLIC_KEY_FILE", "/nonexistent"), eddsa]).contains("cannot be read"));
+    let signing = Settings::signing_secret(&Flags::default(), &environment(&[path, eddsa]), None).expect_err("no secret key");
+    assert!(signing.to_string().contains("HS256 only"), "{signing}");
+}
+
+#[test]
+fn short_secrets_are_taken_with_a_warning() {
+    let settings = load("", &[("URINGCAST_AUTH_SECRET", "short"), ("ADMIN_TOKEN", "short")]).expect("good settings");
+    assert_eq!(settings.warnings.len(), 2);
+    assert!(settings.warnings.iter().all(|warning| warning.contains("shorter than 16 bytes") && !warning.contains("\"short\"")));
+}
+
+#[test]
+fn dev_opens_the_doors_at_home_only() {
+    let settings = Settings::load(&dev(), &environment(&[("PORT", "4000")])).expect("good settings");
+    assert_eq!((settings.engine.listen.to_string().as_str(), settings.any_origin, settings.dev), ("127.0.0.1:4000", true, true));
+    let secret = settings.dev_secret.as_ref().expect("generated");
+    assert!(verifies(&settings, std::str::from_utf8(secret.reveal()).expect("ASCII")));
+    assert!(settings.admin_token.is_some() && settings.warnings.is_empty());
+    for one in &settings.engine.endpoints {
+        let (auth, membership) = match one.dialect {
+            DialectKind::Community => (AuthMode::Token, Membership::Auto),
+            DialectKind::Collab => (AuthMode::Token, Membership::Open),
+            DialectKind::Rooms => (AuthMode::None, Membership::Open),
+        };
+        assert_eq!((one.auth, one.membership), (auth, membership), "{}", one.name);
+        assert_eq!((one.client_publish, one.auto_create), (one.dialect == DialectKind::Community, one.dialect == DialectKind::Rooms));
+    }
+    let file = "[server]\nlisten = '0.0.0.0:5000'\n[control]\nlisten = '[::]:5001'\n[origins]\nallowed = ['https://a.example.com']\n\
+                [[endpoint]]\nname = 'r'\ndialect = 'rooms'\nbind = '/'\nauth = 'token'\nauto_create = false";
+    let settings = load_with(file, &[], dev()).expect("good settings");
+    assert_eq!(settings.engine.listen.to_string(), "127.0.0.1:5000");
+    assert_eq!(settings.control_listen, ControlListen::Tcp(([127, 0, 0, 1], 5001).into()));
+    assert!(settings.warnings.len() == 2 && !settings.any_origin);
+    assert!(settings.engine.endpoints[0].auth == AuthMode::Token && !settings.engine.endpoints[0].auto_create);
+    let flags = Flags { listen: Some("0.0.0.0:1".into()), control: Some("unix:/tmp/c".into()), ..dev() };
+    let settings = load_with(file, &[], flags).expect("good settings");
+    assert_eq!(settings.engine.listen.to_string(), "0.0.0.0:1");
+    assert_eq!(settings.control_listen, ControlListen::Unix("/tmp/c".into()));
+}
+
+#[test]
+fn print_config_can_be_loaded_again_and_means_the_same() {
+    let printed = print(&Flags::default(), &Environment::new()).expect("no problems");
+    let (plain, again) = (load("", &[]).expect("defaults"), load(&printed, &[]).expect("its own output"));
+    assert_eq!(format!("{:?} {:?}", plain, plain.drain), format!("{:?} {:?}", again, again.drain));
+    for setting in settings() {
+        for part in [setting.doc, setting.key(), setting.unit, &setting.variable(), &setting.kind.allowed()] {
+            assert!(printed.contains(part), "{}: {part:?} is missing", setting.path);
+        }
+    }
+    assert!(!printed.contains("set by"));
+    let odd = [
+        ("URINGCAST_CONTROL_LISTEN", "unix:/run/a \"b\"\\c"),
+        ("URINGCAST_ORIGINS_ALLOWED", "https://a,https://b"),
+        ("URINGCAST_LIMITS_CONNECTIONS", "7"),
+        ("URINGCAST_ENDPOINT_AGENT_RETAIN", "9"),
+    ];
+    let printed = print(&Flags::default(), &environment(&odd)).expect("no problems");
+    let (said, again) = (load("", &odd).expect("good"), load(&printed, &[]).expect("its own output"));
+    assert_eq!(format!("{said:?}"), format!("{again:?}"));
+    assert!(printed.contains("# set by variable URINGCAST_CONTROL_LISTEN"));
+}
+
+#[test]
+fn print_config_shows_no_secret() {
+    let pairs = [
+        ("JWT_SECRET", "hunter2"),
+        ("ADMIN_TOKEN", "hunter2"),
+        ("REDIS_URL", "redis://u:hunter2@h"),
+        ("URINGCAST_AUTH_LEEWAY_SECONDS", "7"),
+    ];
+    let printed = print(&Flags::default(), &environment(&pairs)).expect("no problems");
+    assert!(!printed.contains("hunter2") && printed.contains("# secret = (hidden)") && printed.contains("set by variable JWT_SECRET"));
+    assert!(printed.contains("# url = \"redis://...@h\" (credentials hidden)") && printed.contains("leeway_seconds = 7"));
+    assert!(load(&printed, &[]).is_ok());
+}
