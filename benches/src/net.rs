@@ -1,6 +1,6 @@
-//! The system calls that the standard library lacks: an epoll set, sockets with a chosen source address, pinning to cores.
-//! The only file with `unsafe`; it knows no protocol.
-#![expect(unsafe_code, reason = "epoll, CPU affinity and the timer slack have no safe interface in std")]
+//! The system calls that the standard library lacks: an epoll set, sockets with a chosen source address, pinning to cores, another
+//! process's CPU clock. The only file with `unsafe`; it knows no protocol.
+#![expect(unsafe_code, reason = "epoll, CPU affinity, timer slack and CPU clocks have no safe interface in std")]
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -121,6 +121,20 @@ pub(crate) fn pin(cpus: &[usize]) -> io::Result<()> {
 pub(crate) fn thread_id() -> i32 {
     // SAFETY: takes nothing and cannot fail.
     unsafe { libc::gettid() }
+}
+
+/// CPU time that a process has used since its start, all threads together, those that have ended included.
+pub(crate) fn process_cpu(pid: u32) -> io::Result<Duration> {
+    let mut clock: libc::clockid_t = 0;
+    // SAFETY: `clock` is writable for the length of the call.
+    let error = unsafe { libc::clock_getcpuclockid(pid as libc::pid_t, &mut clock) };
+    if error != 0 {
+        return Err(io::Error::from_raw_os_error(error));
+    }
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is writable for the length of the call; a clock whose process is gone is an error, checked here.
+    check(unsafe { libc::clock_gettime(clock, &mut time) })?;
+    Ok(Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
 }
 
 fn check(result: i32) -> io::Result<i32> {

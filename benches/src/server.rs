@@ -1,10 +1,11 @@
-//! What /proc tells about the server's process (and our own threads): CPU time, resident bytes, context switches, who listens on a
+//! What the kernel tells about the server's process (and our own threads): CPU time, resident bytes, context switches, who listens on a
 //! port. It only reads, and asks nothing of the server itself.
 
 use std::collections::HashSet;
 use std::fs;
 use std::io;
-use std::path::Path;
+
+use crate::net;
 
 /// State number of a listening socket in /proc/net/tcp.
 const LISTENING: &str = "0A";
@@ -20,7 +21,7 @@ pub(crate) struct Server {
 /// Everything read about it at one moment. Times and switches count from the process's start.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Reading {
-    /// CPU of all threads, in nanoseconds and exact (schedstat). io_uring's worker threads are among them, ksoftirqd is not.
+    /// CPU of all threads, in nanoseconds and exact. io_uring's worker threads are among them, ksoftirqd is not.
     pub(crate) cpu: u64,
     /// The part spent in user mode, to 10 ms.
     pub(crate) user: u64,
@@ -74,10 +75,10 @@ impl Server {
 
     pub(crate) fn reading(self) -> io::Result<Reading> {
         let process = format!("/proc/{}", self.pid);
-        let mut reading = Reading::default();
+        // The process's own clock, not the sum over /proc/PID/task: that sum shrinks when a thread ends.
+        let mut reading = Reading { cpu: net::process_cpu(self.pid)?.as_nanos() as u64, ..Reading::default() };
         for task in fs::read_dir(format!("{process}/task"))?.flatten() {
             // A thread may end between the listing and the reading.
-            reading.cpu += thread_cpu(&task.path()).unwrap_or(0);
             let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
             reading.voluntary_switches += number_after(&status, "voluntary_ctxt_switches:");
             reading.involuntary_switches += number_after(&status, "nonvoluntary_ctxt_switches:");
@@ -91,11 +92,8 @@ impl Server {
 
 /// CPU nanoseconds of one of our own threads.
 pub(crate) fn own_thread_cpu(thread: i32) -> u64 {
-    thread_cpu(Path::new(&format!("/proc/self/task/{thread}"))).unwrap_or(0)
-}
-
-fn thread_cpu(task: &Path) -> Option<u64> {
-    fs::read_to_string(task.join("schedstat")).ok()?.split_whitespace().next()?.parse().ok()
+    let schedstat = fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).unwrap_or_default();
+    schedstat.split_whitespace().next().and_then(|nanoseconds| nanoseconds.parse().ok()).unwrap_or(0)
 }
 
 /// The inode of a line of /proc/net/tcp when it is a listener on `port`.
