@@ -1,1 +1,67 @@
-fn main() {}
+//! `benches`: a load generator that measures a running server from outside, over real sockets and /proc. It shares no code with the
+//! engine, so that neither hides the other's mistakes. How to run it and how to read it: benches/README.md.
+
+mod board;
+mod client;
+mod dialect;
+mod frame;
+mod histogram;
+mod net;
+mod options;
+mod report;
+mod run;
+mod scenario;
+mod server;
+#[cfg(test)]
+mod tests;
+mod token;
+mod verify;
+mod worker;
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde_json::Value;
+
+/// The command line made no sense (EX_USAGE).
+const MISUSED: u8 = 64;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.iter().any(|argument| argument == "--help" || argument == "-h") {
+        eprint!("{}", options::USAGE);
+        return ExitCode::SUCCESS;
+    }
+    let options = match options::Options::parse(&arguments) {
+        Ok(options) => options,
+        Err(mistake) => {
+            eprintln!("benches: {mistake}\n\n{}", options::USAGE);
+            return ExitCode::from(MISUSED);
+        }
+    };
+    // The coordinator too stays away from the server's cores.
+    if let Err(error) = net::pin(&options.cpus) {
+        eprintln!("benches: cannot run on cores {:?}: {error}", options.cpus);
+        return ExitCode::FAILURE;
+    }
+    match run::run(&options).and_then(|result| publish(&result, options.json.as_deref()).map(|()| result)) {
+        Ok(result) if report::is_clean(&result) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(reason) => {
+            eprintln!("benches: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The JSON line goes to stdout and the file, the human one to stderr.
+fn publish(result: &Value, file: Option<&Path>) -> Result<(), String> {
+    eprintln!("{}", report::line(result));
+    let line = format!("{result}\n");
+    io::stdout().write_all(line.as_bytes()).map_err(|error| format!("stdout: {error}"))?;
+    let Some(file) = file else { return Ok(()) };
+    let appended = OpenOptions::new().create(true).append(true).open(file).and_then(|mut file| file.write_all(line.as_bytes()));
+    appended.map_err(|error| format!("{}: {error}", file.display()))
+}
