@@ -54,9 +54,7 @@ impl<'a> Channel<'a> {
     /// The channel that a room of this endpoint is.
     fn from_room(room: &'a str) -> Option<Channel<'a>> {
         let id = |prefix| room.strip_prefix(prefix);
-        id("room:")
-            .map(|id| Channel { key: Channel::ROOM, id })
-            .or_else(|| id("group:").map(|id| Channel { key: Channel::GROUP, id }))
+        id("room:").map(|id| Channel { key: Channel::ROOM, id }).or_else(|| id("group:").map(|id| Channel { key: Channel::GROUP, id }))
     }
 
     fn room(self) -> Arc<str> {
@@ -86,7 +84,9 @@ impl Dialect for Community {
         }
         match &hello.token {
             Ok(identity) => Ok(profile(identity)),
-            Err(fault) => Err(Refused::Http { status: 401, body: http_error("UNAUTHORIZED", &told(*fault)), refusal: Refusal::Unauthorized }),
+            Err(fault) => {
+                Err(Refused::Http { status: 401, body: http_error("UNAUTHORIZED", &told(*fault)), refusal: Refusal::Unauthorized })
+            }
         }
     }
 
@@ -99,7 +99,9 @@ impl Dialect for Community {
         let greeting = Object::new().str("userId", &cx.profile.user).str("message", "Connected to WebSocket server").finish();
         acts.push(send(cx, "USER_JOINED", &greeting));
         let identity = cx.profile.identity.as_deref();
-        for (key, listed) in [(Channel::ROOM, identity.and_then(|i| i.rooms.as_ref())), (Channel::GROUP, identity.and_then(|i| i.groups.as_ref()))] {
+        for (key, listed) in
+            [(Channel::ROOM, identity.and_then(|i| i.rooms.as_ref())), (Channel::GROUP, identity.and_then(|i| i.groups.as_ref()))]
+        {
             let asked = http::query_values(query, key);
             let mut ids: Vec<&str> = listed.into_iter().flatten().chain(&asked).map(String::as_str).collect();
             let mut seen = std::collections::HashSet::new();

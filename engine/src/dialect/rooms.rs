@@ -37,7 +37,9 @@ impl Dialect for Rooms {
         let identity = match (hello.endpoint.auth, &hello.token) {
             (AuthMode::None, _) => None,
             (AuthMode::Token, Ok(identity)) => Some(identity.clone()),
-            (AuthMode::Token, Err(AuthFault::Missing)) => return Err(connect_error("Authentication token required", Refusal::Unauthorized)),
+            (AuthMode::Token, Err(AuthFault::Missing)) => {
+                return Err(connect_error("Authentication token required", Refusal::Unauthorized));
+            }
             (AuthMode::Token, Err(_)) => return Err(connect_error("Invalid authentication token", Refusal::Unauthorized)),
         };
         let user: Arc<str> = identity.as_ref().map_or_else(|| hello.sid.text().as_str().into(), |identity| identity.user.clone());

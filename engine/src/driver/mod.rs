@@ -14,9 +14,7 @@ use crossbeam_channel::Sender;
 
 use crate::config::Io;
 use crate::ids::{LinkKey, ShardId};
-use crate::limits::{
-    ACCEPT_PAUSE_MS, ACCEPTS_PER_TURN, COALESCE_WRITE_BYTES_MAX, READ_BUFFER_BYTES, SENDS_PER_BATCH, TICK_MS,
-};
+use crate::limits::{ACCEPT_PAUSE_MS, ACCEPTS_PER_TURN, COALESCE_WRITE_BYTES_MAX, READ_BUFFER_BYTES, SENDS_PER_BATCH, TICK_MS};
 use crate::mesh::{Delivery, Inbox, Outlets};
 use crate::shard::{Command, Shard, World, Written};
 use crate::stats::ShardStats;

@@ -77,7 +77,9 @@ impl Poller {
             Io::Uring => Ring::new().map(|_| (Io::Uring, None)),
             Io::Auto => Ok(match Ring::new() {
                 Ok(_) => (Io::Uring, None),
-                Err(error) => (Io::Epoll, Some(format!("io_uring is not available ({error}; see sysctl kernel.io_uring_disabled): using epoll"))),
+                Err(error) => {
+                    (Io::Epoll, Some(format!("io_uring is not available ({error}; see sysctl kernel.io_uring_disabled): using epoll")))
+                }
             }),
         }
     }

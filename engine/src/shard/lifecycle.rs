@@ -440,8 +440,7 @@ impl Shard {
 
     fn end_typing(&mut self, now: Now, slot: u32) {
         let Some(conn) = self.conns.get_mut(slot) else { return };
-        let over: Vec<Arc<str>> =
-            conn.typing.extract_if(.., |typing| typing.until_ms <= now.ms()).map(|typing| typing.room).collect();
+        let over: Vec<Arc<str>> = conn.typing.extract_if(.., |typing| typing.until_ms <= now.ms()).map(|typing| typing.room).collect();
         for room in over {
             self.tell_typing_stopped(now, slot, &room);
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::auth::Identity;
 use crate::dialect::{EnterFault, RoomView};
 use crate::frame::Frame;
-use crate::ids::{ConnId, EndpointId, Room, ShardId, Sid, UserId};
+use crate::ids::{ConnId, EndpointId, Room, Sid, UserId};
 
 /// A message to another shard.
 #[derive(Debug)]
@@ -258,4 +258,3 @@ pub struct ConnectionInfo {
     /// `websocket`.
     pub transport: &'static str,
 }
-

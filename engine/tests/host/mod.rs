@@ -1,0 +1,368 @@
+//! A whole host without a socket: shards, the lanes between them, and clients whose bytes are vectors. Used by the transcripts and the
+//! simulation; the test decides what happens when.
+#![allow(dead_code, reason = "each test binary uses its part")]
+#![expect(missing_docs, reason = "test support")]
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use engine::config::{AuthMode, Config, DialectKind, Endpoint, Io, Membership, SocketIo};
+use engine::ids::{LinkKey, ShardId};
+use engine::limits::Limits;
+use engine::shard::address::Addresses;
+use engine::shard::parcel::Parcel;
+use engine::shard::{Command, Shard, World, Written};
+use engine::stats::ShardStats;
+use engine::time::Now;
+use engine::{Answer, auth, wire};
+
+pub const SECRET: &[u8] = b"a secret for tests only, 32 bytes";
+/// 2024-01-01T00:00:00Z, where every test's wall clock starts.
+pub const START_UNIX_MS: u64 = 1_704_067_200_000;
+
+pub fn endpoint(name: &str, dialect: DialectKind, bind: &str) -> Endpoint {
+    Endpoint {
+        name: name.into(),
+        dialect,
+        bind: bind.into(),
+        auth: AuthMode::Token,
+        membership: match dialect {
+            DialectKind::Community => Membership::Auto,
+            DialectKind::Collab => Membership::Claims,
+            DialectKind::Rooms => Membership::Open,
+        },
+        cookies: true,
+        client_publish: false,
+        auto_create: true,
+        retain: 0,
+    }
+}
+
+pub fn config(shards: usize, endpoints: Vec<Endpoint>) -> Config {
+    Config {
+        listen: ([127, 0, 0, 1], 0).into(),
+        shards: vec![None; shards],
+        io: Io::Auto,
+        endpoints,
+        socket_io: SocketIo::default(),
+        origins: vec!["https://app.example.com".into()],
+        trusted_proxies: Vec::new(),
+        limits: Limits::default(),
+        verifier: Some(auth::Verifier::new(auth::Key::Hs256(SECRET.to_vec())).expect("a good secret").with_leeway_s(0)),
+    }
+}
+
+/// A token with these claims, which are JSON.
+pub fn token(claims: &serde_json::Value) -> String {
+    auth::mint(SECRET, claims).expect("claims are an object")
+}
+
+/// What a client has got.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Got {
+    /// An HTTP answer: status and body. 101 has an empty body.
+    Http(u16, String),
+    Text(String),
+    Ping,
+    Pong,
+    Close(Option<u16>, String),
+    /// The socket has ended; true for a reset.
+    End(bool),
+}
+
+pub struct Client {
+    pub shard: usize,
+    pub link: LinkKey,
+    /// Bytes the "socket buffer" takes before it is full.
+    pub capacity: usize,
+    pub taken: Vec<u8>,
+    upgraded: bool,
+    pub got: VecDeque<Got>,
+    pub open: bool,
+    pub handed_over: bool,
+}
+
+pub struct Host {
+    pub shards: Vec<Shard>,
+    pub stats: Vec<Arc<ShardStats>>,
+    /// `lanes[from][to]`.
+    pub lanes: Vec<Vec<VecDeque<Parcel>>>,
+    pub clients: Vec<Client>,
+    pub answers: Vec<(usize, u64, Answer)>,
+    pub now: Now,
+}
+
+impl Host {
+    pub fn new(config: Config, seed: u64) -> Host {
+        let shards = config.shards.len();
+        let now = Now { ns: 1_000_000_000, unix_ms: START_UNIX_MS };
+        let addresses = Addresses::new(&config.limits, config.limits.connections.unwrap_or(1_000_000));
+        let endpoints = config.endpoints.len();
+        let world = Arc::new(World { config, addresses, seed });
+        let stats: Vec<_> = (0..shards).map(|_| Arc::new(ShardStats::new(endpoints))).collect();
+        let make = |(id, stats): (usize, &Arc<ShardStats>)| {
+            let mut random = [id as u8 + 1; 32];
+            random[..8].copy_from_slice(&seed.to_le_bytes());
+            Shard::new(ShardId(id as u8), world.clone(), stats.clone(), random, now)
+        };
+        Host {
+            shards: stats.iter().enumerate().map(make).collect(),
+            lanes: (0..shards).map(|_| (0..shards).map(|_| VecDeque::new()).collect()).collect(),
+            stats,
+            clients: Vec::new(),
+            answers: Vec::new(),
+            now,
+        }
+    }
+
+    /// Connects and sends a request head.
+    pub fn connect(&mut self, shard: usize, head: &str) -> usize {
+        let peer = ([127, 0, 0, 1], 1000 + self.clients.len() as u16).into();
+        let link = self.shards[shard].handle_accept(self.now, peer).expect("a table with room");
+        let client = Client {
+            shard,
+            link,
+            capacity: usize::MAX,
+            taken: Vec::new(),
+            upgraded: false,
+            got: VecDeque::new(),
+            open: true,
+            handed_over: false,
+        };
+        self.clients.push(client);
+        self.write(self.clients.len() - 1, head.as_bytes());
+        self.clients.len() - 1
+    }
+
+    /// An upgrade request for a path with a query.
+    pub fn upgrade_head(target: &str, headers: &str) -> String {
+        format!(
+            "GET {target} HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
+        )
+    }
+
+    /// Raw bytes from a client.
+    pub fn write(&mut self, client: usize, bytes: &[u8]) {
+        let Client { shard, link, open, .. } = self.clients[client];
+        if open {
+            self.shards[shard].handle_bytes(self.now, link, &mut bytes.to_vec());
+        }
+    }
+
+    /// One masked frame from a client.
+    pub fn frame(&mut self, client: usize, opcode: u8, payload: &[u8]) {
+        let frame = masked(opcode, payload);
+        self.write(client, &frame);
+    }
+
+    pub fn say(&mut self, client: usize, text: &str) {
+        self.frame(client, 1, text.as_bytes());
+    }
+
+    /// The client's socket ends.
+    pub fn hang_up(&mut self, client: usize) {
+        let Client { shard, link, open, .. } = self.clients[client];
+        if open {
+            self.clients[client].open = false;
+            self.shards[shard].handle_end(self.now, link);
+            self.obey(shard);
+        }
+    }
+
+    /// Moves what a shard has made: writes to clients, parcels into lanes.
+    pub fn pump(&mut self, shard: usize) {
+        self.obey(shard);
+        self.flush(shard);
+        self.obey(shard);
+        while let Some((to, parcel)) = self.shards[shard].poll_parcel() {
+            self.lanes[shard][usize::from(to.0)].push_back(parcel);
+        }
+        while let Some((ask, answer)) = self.shards[shard].poll_answer() {
+            self.answers.push((shard, ask, answer));
+        }
+        let _ = self.shards[shard].poll_delivered().count();
+    }
+
+    /// Delivers one parcel of a lane; false when it is empty.
+    pub fn step(&mut self, from: usize, to: usize) -> bool {
+        let Some(parcel) = self.lanes[from][to].pop_front() else { return false };
+        self.shards[to].handle_parcel(self.now, parcel);
+        true
+    }
+
+    /// Runs until nothing moves any more.
+    pub fn settle(&mut self) {
+        loop {
+            let mut moved = false;
+            for shard in 0..self.shards.len() {
+                self.pump(shard);
+            }
+            for from in 0..self.shards.len() {
+                for to in 0..self.shards.len() {
+                    moved |= self.step(from, to);
+                }
+            }
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    /// Lets time pass in small steps, so that everything due in between happens in order.
+    pub fn advance(&mut self, ms: u64) {
+        let end = self.now.ns + ms * 1_000_000;
+        while self.now.ns < end {
+            let step = (end - self.now.ns).min(50_000_000);
+            self.now.ns += step;
+            self.now.unix_ms += step / 1_000_000;
+            for shard in 0..self.shards.len() {
+                self.shards[shard].handle_timeouts(self.now);
+            }
+            self.settle();
+        }
+    }
+
+    fn obey(&mut self, shard: usize) {
+        while let Some(command) = self.shards[shard].poll_command() {
+            let (key, end) = match command {
+                Command::Resume(key) => {
+                    self.shards[shard].handle_resume(self.now, key);
+                    continue;
+                }
+                // The peer of a test ends its side as soon as ours has ended.
+                Command::HalfClose(key) => {
+                    self.shards[shard].handle_end(self.now, key);
+                    (key, None)
+                }
+                Command::Close { link, reset } => (link, Some(reset)),
+                Command::HandOver { link, .. } => {
+                    if let Some(client) = self.client_of(shard, link) {
+                        self.clients[client].handed_over = true;
+                    }
+                    (link, Some(false))
+                }
+            };
+            if let (Some(client), Some(reset)) = (self.client_of(shard, key), end) {
+                self.clients[client].open = false;
+                self.clients[client].got.push_back(Got::End(reset));
+            }
+        }
+    }
+
+    fn client_of(&self, shard: usize, link: LinkKey) -> Option<usize> {
+        self.clients.iter().position(|client| client.open && client.shard == shard && client.link == link)
+    }
+
+    fn flush(&mut self, shard: usize) {
+        let mut arena = Vec::with_capacity(1 << 20);
+        while let Some(link) = self.shards[shard].poll_dirty() {
+            arena.clear();
+            let Some(span) = self.shards[shard].transmit(link, &mut arena) else { continue };
+            let bytes = read_span(span);
+            let Some(client) = self.client_of(shard, link) else {
+                let _ = self.shards[shard].handle_sent(link, span.len, -32);
+                self.shards[shard].handle_batch_end(self.now);
+                continue;
+            };
+            let takes = self.clients[client].capacity.min(bytes.len());
+            self.clients[client].capacity -= takes;
+            self.clients[client].taken.extend_from_slice(&bytes[..takes]);
+            let result = if takes == 0 { -11 } else { takes as i32 };
+            let written: Written = self.shards[shard].handle_sent(link, span.len, result);
+            assert_eq!(written == Written::Blocked, takes < bytes.len() && self.clients[client].open, "{written:?}");
+            self.shards[shard].handle_batch_end(self.now);
+            self.digest(client);
+        }
+    }
+
+    /// A slow client reads again.
+    pub fn unblock(&mut self, client: usize, capacity: usize) {
+        self.clients[client].capacity = capacity;
+        let Client { shard, link, open, .. } = self.clients[client];
+        if open {
+            self.shards[shard].handle_writable(link);
+        }
+    }
+
+    /// Turns what a client has received into [`Got`]s.
+    fn digest(&mut self, index: usize) {
+        let client = &mut self.clients[index];
+        loop {
+            let used = if client.upgraded { server_frame(&client.taken, &mut client.got) } else { http_answer(client) };
+            match used {
+                0 => return,
+                n => drop(client.taken.drain(..n)),
+            }
+        }
+    }
+
+    /// Everything a client has got since the last call.
+    pub fn take(&mut self, client: usize) -> Vec<Got> {
+        self.clients[client].got.drain(..).collect()
+    }
+
+    /// Texts among that.
+    pub fn texts(&mut self, client: usize) -> Vec<String> {
+        let texts = self.take(client).into_iter().filter_map(|got| if let Got::Text(text) = got { Some(text) } else { None });
+        texts.collect()
+    }
+}
+
+#[expect(unsafe_code, reason = "a span is read the way the kernel reads it")]
+fn read_span(span: engine::shard::Span) -> Vec<u8> {
+    // SAFETY: the span points into the shard's queue or the arena, and neither is touched before the bytes are copied.
+    unsafe { std::slice::from_raw_parts(span.start, span.len) }.to_vec()
+}
+
+fn http_answer(client: &mut Client) -> usize {
+    let Some(end) = client.taken.windows(4).position(|four| four == b"\r\n\r\n") else { return 0 };
+    let head = String::from_utf8_lossy(&client.taken[..end]).to_string();
+    let status: u16 = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status line");
+    let length = head.to_ascii_lowercase().lines().find_map(|line| line.strip_prefix("content-length: ")?.trim().parse::<usize>().ok());
+    let (start, length) = (end + 4, length.unwrap_or(0));
+    if client.taken.len() < start + length {
+        return 0;
+    }
+    client.got.push_back(Got::Http(status, String::from_utf8_lossy(&client.taken[start..start + length]).to_string()));
+    client.upgraded = status == 101;
+    start + length
+}
+
+/// Reads one server frame: never masked, never fragmented. Returns the bytes it took.
+fn server_frame(bytes: &[u8], got: &mut VecDeque<Got>) -> usize {
+    let (Some(first), Some(second)) = (bytes.first(), bytes.get(1)) else { return 0 };
+    let (start, length) = match second {
+        126 if bytes.len() >= 4 => (4, usize::from(u16::from_be_bytes([bytes[2], bytes[3]]))),
+        127 if bytes.len() >= 10 => (10, u64::from_be_bytes(bytes[2..10].try_into().expect("eight bytes")) as usize),
+        126 | 127 => return 0,
+        length => (2, usize::from(*length)),
+    };
+    if bytes.len() < start + length {
+        return 0;
+    }
+    let payload = &bytes[start..start + length];
+    got.push_back(match first {
+        0x81 => Got::Text(String::from_utf8(payload.to_vec()).expect("server text is UTF-8")),
+        0x88 if payload.is_empty() => Got::Close(None, String::new()),
+        0x88 => {
+            let code = u16::from_be_bytes([payload[0], payload[1]]);
+            Got::Close(Some(code), String::from_utf8_lossy(&payload[2..]).to_string())
+        }
+        0x89 => Got::Ping,
+        0x8a => Got::Pong,
+        other => panic!("a server never sends {other:#x}"),
+    });
+    start + length
+}
+
+/// A masked client frame.
+pub fn masked(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let (header, length) = wire::ws::header(opcode, payload.len());
+    let mut frame = header[..length].to_vec();
+    frame[1] |= 0x80;
+    let mask = [0x12, 0x34, 0x56, 0x78];
+    frame.extend_from_slice(&mask);
+    frame.extend(payload.iter().enumerate().map(|(i, byte)| byte ^ mask[i % 4]));
+    frame
+}
