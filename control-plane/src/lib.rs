@@ -1,7 +1,13 @@
 //! The control plane: settings, command line and everything around the engine that is not on the path of a message.
 
+pub mod bridge;
 pub mod cli;
+pub mod http;
+pub mod lifecycle;
+pub mod log;
+pub mod metrics;
 pub mod secret;
 pub mod serve;
 pub mod settings;
+pub mod signals;
 pub mod token;

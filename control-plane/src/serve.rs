@@ -1,11 +1,262 @@
-//! Runs the server.
+//! Starts the server, keeps it, and stops it: the order in which threads begin and end. Everything that can fail for a wrong setting is
+//! tried before the first client is let in.
+//!
+//! Threads: this one waits for signals; the engine has one per shard; `bridge` passes the engine's notices on; `control` serves HTTP.
 
+use std::fmt;
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
 
-use crate::settings::Settings;
+use crossbeam_channel::Receiver;
+use engine::ids::ShardId;
+use engine::{Engine, Handover, Notice};
+use tokio::sync::{mpsc, oneshot};
 
-/// Runs until the process is told to stop.
-#[expect(clippy::needless_pass_by_value, reason = "the server owns its settings")]
+use crate::bridge::{self, HANDOVERS_MAX, Pending};
+use crate::http::listener::Listener;
+use crate::http::{Admission, App, Dev, Origins, Relay, Terms, admin, monotonic_ms, public};
+use crate::lifecycle::{self, Drain, Stop};
+use crate::log;
+use crate::secret::Secret;
+use crate::settings::{ControlListen, Settings};
+use crate::signals::Signals;
+
+/// sysexits.h EX_SOFTWARE: the engine ended although nobody asked it to.
+const EXIT_SOFTWARE: u8 = 70;
+
+/// Time between two samples of the counters that rates are made of.
+const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+
+/// Why there is no server.
+#[derive(Debug, thiserror::Error)]
+enum StartFault {
+    #[error("cannot block signals: {0}")]
+    Signals(io::Error),
+    #[error("control listener {0}: {1}")]
+    Control(String, io::Error),
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+    #[error(transparent)]
+    Engine(#[from] engine::StartError),
+}
+
+/// Runs the server until a signal stops it. The result is the process's exit status.
 pub fn run(settings: Settings) -> ExitCode {
-    ExitCode::from(u8::from(settings.engine.endpoints.is_empty()))
+    match start(settings) {
+        Ok(server) => server.keep(),
+        Err(fault) => {
+            log::error(fault);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Everything that runs, and what it takes to stop it.
+struct Server {
+    signals: Signals,
+    engine: Arc<Engine>,
+    drained: Receiver<ShardId>,
+    bridge: JoinHandle<()>,
+    control: Control,
+    drain: Duration,
+}
+
+/// The HTTP server's thread. Dropping `stop` ends it.
+struct Control {
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+fn start(settings: Settings) -> Result<Server, StartFault> {
+    // Before the first thread: all of them inherit the mask.
+    let signals = Signals::block().map_err(StartFault::Signals)?;
+    let control =
+        Listener::bind(&settings.control_listen).map_err(|fault| StartFault::Control(shown_listen(&settings.control_listen), fault))?;
+    let terms = terms(&settings);
+    let (engine, notices) = engine::start(settings.engine)?;
+    let engine = Arc::new(engine);
+    log_start(&engine, &control);
+    let greeting =
+        terms.dev.as_ref().map(|dev| Greeting::new(dev, settings.admin_token.as_ref(), engine.local_addr(), control.to_string()));
+
+    let pending = Arc::new(Pending::default());
+    let (handovers, handed_over) = mpsc::channel(HANDOVERS_MAX);
+    let (at_bridge, drained) = crossbeam_channel::bounded(engine.stats().len());
+    let bridge = start_bridge(notices, pending.clone(), handovers, at_bridge)?;
+    let app = Arc::new(App::new(engine.clone(), pending, terms));
+    let control = start_control(control, handed_over, app)?;
+    if let Some(greeting) = greeting {
+        // A closed standard output is no reason not to serve.
+        let _ = io::stdout().lock().write_all(greeting.to_string().as_bytes());
+    }
+    lifecycle::notify("READY=1");
+    Ok(Server { signals, engine, drained, bridge, control, drain: settings.drain })
+}
+
+impl Server {
+    fn keep(self) -> ExitCode {
+        if lifecycle::wait_for_stop(&self.signals, || !self.bridge.is_finished()) == Stop::Lost {
+            log::error("the engine ended by itself");
+            return ExitCode::from(EXIT_SOFTWARE);
+        }
+        lifecycle::notify("STOPPING=1");
+        log::info(format_args!("stopping: closing all connections within {} s", self.drain.as_secs_f32()));
+        self.engine.drain(self.drain);
+        let outcome = lifecycle::wait_for_drain(&self.signals, &self.drained, self.engine.stats().len(), self.drain);
+        self.end(outcome);
+        ExitCode::SUCCESS
+    }
+
+    /// HTTP last: until the drain is over it tells that we are stopping. Threads that would not end in time end with the process.
+    fn end(self, drain: Drain) {
+        drop(self.control.stop);
+        let _ = self.control.thread.join();
+        if drain == Drain::CutShort {
+            log::warning("stopped before all connections were closed");
+            return;
+        }
+        if let Some(engine) = Arc::into_inner(self.engine) {
+            engine.join();
+            let _ = self.bridge.join();
+        }
+        log::info("stopped");
+    }
+}
+
+fn terms(settings: &Settings) -> Terms {
+    Terms {
+        admission: admission(settings),
+        relay: if settings.redis_url.is_some() { Relay::Down } else { Relay::NotConfigured },
+        socket_io_path: settings.engine.socket_io.path.clone(),
+        origins: if settings.any_origin { Origins::Any } else { Origins::Listed(settings.engine.origins.clone()) },
+        dev: settings.dev.then(|| Dev { secret: settings.dev_secret.clone() }),
+    }
+}
+
+fn admission(settings: &Settings) -> Admission {
+    match (&settings.admin_token, &settings.control_listen) {
+        (Some(token), _) => Admission::Token(token.clone()),
+        (None, ControlListen::Unix(_)) => Admission::Anybody,
+        (None, ControlListen::Tcp(_)) if settings.dev => Admission::Anybody,
+        (None, ControlListen::Tcp(_)) => Admission::Nobody,
+    }
+}
+
+fn start_bridge(
+    notices: Receiver<Notice>,
+    pending: Arc<Pending>,
+    handovers: mpsc::Sender<Handover>,
+    drained: crossbeam_channel::Sender<ShardId>,
+) -> Result<JoinHandle<()>, StartFault> {
+    let thread = std::thread::Builder::new().name("bridge".into());
+    thread.spawn(move || bridge::run(notices, pending, handovers, drained)).map_err(StartFault::Thread)
+}
+
+fn start_control(listener: Listener, handovers: mpsc::Receiver<Handover>, app: Arc<App>) -> Result<Control, StartFault> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartFault::Thread)?;
+    let (stop, stopped) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("control".into());
+    let thread = thread.spawn(move || runtime.block_on(serve_http(listener, handovers, app, stopped))).map_err(StartFault::Thread)?;
+    Ok(Control { stop, thread })
+}
+
+/// Serves both parts until told to stop.
+async fn serve_http(listener: Listener, handovers: mpsc::Receiver<Handover>, app: Arc<App>, stopped: oneshot::Receiver<()>) {
+    tokio::spawn(public::serve(handovers, public::router(app.clone())));
+    tokio::spawn(sample(app.clone()));
+    let admin = listener.serve(admin::router(app));
+    tokio::select! {
+        _ = stopped => {}
+        Err(fault) = admin => log::error(format_args!("the control listener ended: {fault}")),
+    }
+}
+
+async fn sample(app: Arc<App>) {
+    let mut ticks = tokio::time::interval(SAMPLE_EVERY);
+    loop {
+        ticks.tick().await;
+        app.sample(monotonic_ms());
+    }
+}
+
+fn shown_listen(listen: &ControlListen) -> String {
+    match listen {
+        ControlListen::Tcp(address) => address.to_string(),
+        ControlListen::Unix(path) => path.display().to_string(),
+    }
+}
+
+fn log_start(engine: &Engine, control: &Listener) {
+    if let Some(note) = engine.io_note() {
+        log::warning(note);
+    }
+    let (address, shards, io) = (engine.local_addr(), engine.stats().len(), engine.io_name());
+    log::info(format_args!("version {} listens on {address}, {shards} shards, {io}; control {control}", env!("CARGO_PKG_VERSION")));
+}
+
+/// What `--dev` prints: all that a person needs to try it out.
+struct Greeting {
+    page: String,
+    control: String,
+    admin_token: Option<String>,
+    tokens: Vec<(&'static str, String)>,
+}
+
+impl Greeting {
+    fn new(dev: &Dev, admin_token: Option<&Secret>, public: SocketAddr, control: String) -> Greeting {
+        let tokens = ["alice", "bob"].into_iter().filter_map(|name| Some((name, dev.token(name)?)));
+        let admin_token = admin_token.map(|token| String::from_utf8_lossy(token.reveal()).into_owned());
+        Greeting { page: format!("http://{}/", reachable(public)), control, admin_token, tokens: tokens.collect() }
+    }
+}
+
+impl fmt::Display for Greeting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\nFor trying out only: every secret is made up for this run.\n")?;
+        writeln!(f, "  chat in two tabs   {}", self.page)?;
+        writeln!(f, "  control plane      {}", self.control)?;
+        if let Some(token) = &self.admin_token {
+            writeln!(f, "  admin token        {token}")?;
+        }
+        for (name, token) in &self.tokens {
+            writeln!(f, "  token of {name:<9} {token}")?;
+        }
+        let authorization = self.admin_token.as_ref().map_or(String::new(), |token| format!(" -H 'Authorization: Bearer {token}'"));
+        let url = match self.control.strip_prefix("unix:") {
+            Some(path) => format!("--unix-socket {path} http://localhost"),
+            None => self.control.clone(),
+        };
+        writeln!(f, "\n  disconnect alice   curl -X DELETE{authorization} {url}/v1/users/alice\n")
+    }
+}
+
+/// An address a browser on this machine can open: the unspecified one stands for all of them.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_greeting_has_a_command_that_works_as_it_stands() {
+        let tokens = vec![("alice", "A".to_owned()), ("bob", "B".to_owned())];
+        let page = format!("http://{}/", reachable(([0, 0, 0, 0], 3000).into()));
+        let greeting = Greeting { page, control: "http://127.0.0.1:9464".into(), admin_token: Some("T".into()), tokens };
+        let text = greeting.to_string();
+        assert!(text.contains("http://127.0.0.1:3000/"), "{text}");
+        assert!(text.contains("curl -X DELETE -H 'Authorization: Bearer T' http://127.0.0.1:9464/v1/users/alice"), "{text}");
+        let unix = Greeting { control: "unix:/run/u.sock".into(), admin_token: None, ..greeting };
+        assert!(unix.to_string().contains("curl -X DELETE --unix-socket /run/u.sock http://localhost/v1/users/alice"));
+    }
 }

@@ -102,6 +102,8 @@ impl Shard {
             Ok(Step::Consumed { bytes, message }) => {
                 if let Some(message) = message {
                     self.take_message(now, key.slot, message);
+                    // Lets go of a message that was assembled from fragments: an idle link owns no buffer.
+                    let _ = decoder.next(&mut [], 0);
                 }
                 Look::Consumed(bytes)
             }

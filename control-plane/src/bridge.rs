@@ -1,0 +1,218 @@
+//! Between the engine's threads and the control plane's: one thread takes the engine's notices and passes each to whom it belongs: the
+//! pieces of an answer to the request that waits for them, connections that speak plain HTTP to the server's queue, ends of drains to
+//! the main thread. What it does never waits, so that a slow HTTP client cannot hold up the engine's notices.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender};
+use engine::config::Endpoint;
+use engine::ids::ShardId;
+use engine::stats::ShardStats;
+use engine::{Answer, Engine, Handover, Notice, Question};
+use tokio::sync::{mpsc, oneshot};
+
+/// How long a question may take before what has come is the answer. A healthy shard turns thousands of times in it.
+const ANSWER_WAIT: Duration = Duration::from_secs(1);
+
+/// Handed-over connections waiting for the HTTP server; as many as it serves at once, so that nobody waits longer than one request.
+pub const HANDOVERS_MAX: usize = 1024;
+
+/// What a connection hears for which there is no place in the queue.
+const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n";
+
+/// What the control plane needs of a running engine; a trait, so that its HTTP side can be tested without one.
+pub trait Host: Send + Sync {
+    /// What is served, in the configuration's order.
+    fn endpoints(&self) -> &[Endpoint];
+    /// Counters, one per shard.
+    fn stats(&self) -> &[Arc<ShardStats>];
+    /// Puts a question to every shard; each answers with one [`Notice::Answer`] that carries `ask`.
+    fn ask(&self, ask: u64, question: Question);
+    /// True exactly when new connections are let in.
+    fn accepting(&self) -> bool;
+    /// True exactly when the shard turned within the last two seconds.
+    fn is_responsive(&self, shard: usize) -> bool;
+    /// The kernel interface in use.
+    fn io_name(&self) -> &'static str;
+}
+
+impl Host for Engine {
+    fn endpoints(&self) -> &[Endpoint] {
+        Engine::endpoints(self)
+    }
+    fn stats(&self) -> &[Arc<ShardStats>] {
+        Engine::stats(self)
+    }
+    fn ask(&self, ask: u64, question: Question) {
+        Engine::ask(self, ask, &question);
+    }
+    fn accepting(&self) -> bool {
+        Engine::accepting(self)
+    }
+    fn is_responsive(&self, shard: usize) -> bool {
+        Engine::is_responsive(self, shard)
+    }
+    fn io_name(&self) -> &'static str {
+        Engine::io_name(self)
+    }
+}
+
+/// Questions under way. As many as there are requests being served, which the server bounds.
+#[derive(Default)]
+pub struct Pending {
+    waiting: Mutex<HashMap<u64, Gathering>>,
+    next: AtomicU64,
+}
+
+/// One question whose answers are being gathered.
+struct Gathering {
+    missing: usize,
+    answers: Vec<Answer>,
+    /// Told once, when nothing is missing any more.
+    complete: Option<oneshot::Sender<()>>,
+}
+
+/// What the shards answered in time.
+#[must_use]
+#[derive(Debug)]
+pub struct Gathered {
+    /// One per shard that answered, in the order of their coming.
+    pub answers: Vec<Answer>,
+    /// Shards that did not.
+    pub missing: usize,
+}
+
+impl Pending {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Gathering>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks all shards and waits for their answers, at most [`ANSWER_WAIT`].
+    pub async fn ask(&self, host: &dyn Host, question: Question) -> Gathered {
+        let (complete, completed) = oneshot::channel();
+        let shards = host.stats().len();
+        let entry = Entry { pending: self, ask: self.next.fetch_add(1, Relaxed) };
+        self.lock().insert(entry.ask, Gathering { missing: shards, answers: Vec::with_capacity(shards), complete: Some(complete) });
+        host.ask(entry.ask, question);
+        let _ = tokio::time::timeout(ANSWER_WAIT, completed).await;
+        let question = self.lock().remove(&entry.ask);
+        question.map_or(Gathered { answers: Vec::new(), missing: shards }, |it| Gathered { answers: it.answers, missing: it.missing })
+    }
+
+    /// Takes one shard's answer. One that nobody waits for any more is dropped.
+    pub fn deliver(&self, ask: u64, answer: Answer) {
+        let mut waiting = self.lock();
+        let Some(question) = waiting.get_mut(&ask) else { return };
+        question.answers.push(answer);
+        question.missing = question.missing.saturating_sub(1);
+        if question.missing == 0
+            && let Some(complete) = question.complete.take()
+        {
+            // The asker may have hung up in this moment; then its entry goes with it.
+            let _ = complete.send(());
+        }
+    }
+}
+
+/// Forgets its question when dropped: a request that is cancelled half-way must not leave its entry behind.
+struct Entry<'a> {
+    pending: &'a Pending,
+    ask: u64,
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        self.pending.lock().remove(&self.ask);
+    }
+}
+
+/// Passes notices on until the engine is gone.
+#[expect(clippy::needless_pass_by_value, reason = "the thread owns its ends of the channels; their drop tells the others")]
+pub fn run(notices: Receiver<Notice>, pending: Arc<Pending>, handovers: mpsc::Sender<Handover>, drained: Sender<ShardId>) {
+    for notice in notices {
+        match notice {
+            Notice::Answer { ask, answer, .. } => pending.deliver(ask, answer),
+            Notice::Handover(handover) => pass_on(&handovers, handover),
+            // The main thread has room for one from each shard, and there are no more.
+            Notice::Drained { shard } => drop(drained.try_send(shard)),
+        }
+    }
+}
+
+/// Queues a connection for the HTTP server, or turns it away.
+fn pass_on(handovers: &mpsc::Sender<Handover>, handover: Handover) {
+    if let Err(mpsc::error::TrySendError::Full(handover)) = handovers.try_send(handover) {
+        let mut stream = TcpStream::from(handover.fd);
+        // A fresh socket's send buffer takes these bytes; should it not, the peer gets none of them and we do not wait.
+        if stream.set_nonblocking(true).is_ok() {
+            let _ = stream.write_all(BUSY);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::http::testing::FakeHost;
+
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn an_answer_is_complete_when_every_shard_spoke_and_partial_after_a_second() {
+        let pending = Arc::new(Pending::default());
+        let host = FakeHost::new(2).answering(&pending, |shard, _| Some(Answer::Closed(shard as u64 + 1)));
+        let all = pending.ask(&host, anything()).await;
+        assert_eq!((all.answers.len(), all.missing), (2, 0));
+
+        let host = FakeHost::new(2).answering(&pending, |shard, _| (shard == 1).then_some(Answer::Closed(7)));
+        let before = tokio::time::Instant::now();
+        let some = pending.ask(&host, anything()).await;
+        assert_eq!((some.answers.len(), some.missing), (1, 1));
+        assert_eq!(before.elapsed(), ANSWER_WAIT);
+        assert!(pending.lock().is_empty(), "nothing is left behind");
+    }
+
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn a_cancelled_question_and_a_late_answer_leave_nothing_behind() {
+        let pending = Pending::default();
+        let host = FakeHost::new(1);
+        let asked = tokio::time::timeout(Duration::from_millis(10), pending.ask(&host, anything())).await;
+        assert!(asked.is_err() && pending.lock().is_empty());
+        pending.deliver(0, Answer::Closed(1));
+        assert!(pending.lock().is_empty());
+    }
+
+    #[test]
+    fn notices_reach_whom_they_belong_to_and_a_full_queue_answers_503() {
+        let (notices, from_engine) = crossbeam_channel::unbounded();
+        let (drained, at_main) = crossbeam_channel::bounded(1);
+        let (handovers, mut at_server) = mpsc::channel(1);
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let mut clients = Vec::new();
+        for _ in 0..2 {
+            clients.push(TcpStream::connect(listener.local_addr().expect("bound")).expect("a listener"));
+            let (stream, peer) = listener.accept().expect("a client");
+            notices.send(Notice::Handover(Handover { fd: stream.into(), peer, read: b"GET".to_vec() })).expect("open");
+        }
+        notices.send(Notice::Drained { shard: ShardId(0) }).expect("open");
+        drop(notices);
+        run(from_engine, Arc::new(Pending::default()), handovers, drained);
+
+        assert_eq!(at_server.blocking_recv().map(|it| it.read), Some(b"GET".to_vec()));
+        assert!(at_server.blocking_recv().is_none());
+        let mut heard = Vec::new();
+        clients[1].read_to_end(&mut heard).expect("closed politely");
+        assert_eq!(heard, BUSY);
+        assert_eq!(at_main.recv(), Ok(ShardId(0)));
+    }
+
+    fn anything() -> Question {
+        Question::CloseUser { endpoint: None, user: "alice".into(), reason: None }
+    }
+}

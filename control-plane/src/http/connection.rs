@@ -1,0 +1,103 @@
+//! One HTTP/1 connection, whatever it runs over, with a bound on each way in which a peer can take its time: the head, the body, reading
+//! the answer, staying.
+
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+
+/// Time to send a request head, and on a kept connection to send the next.
+const HEAD_TIME: Duration = Duration::from_secs(10);
+
+/// Bytes of a request head, and of what is buffered of a body; the engine's own bound for heads is lower.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// How long a connection may live.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// True exactly when more than one request is answered.
+    pub keep_alive: bool,
+    /// From the first byte to the beginning of the end.
+    pub life: Duration,
+    /// For an answer that is being written at the end of `life`.
+    pub grace: Duration,
+}
+
+/// The public part: one request, ten seconds for all of it.
+pub const PUBLIC: Bounds = Bounds { keep_alive: false, life: Duration::from_secs(10), grace: Duration::ZERO };
+
+/// The admin part: a program may keep its connection for many calls, but has to come anew from time to time, so that connections of
+/// clients that neither go nor come cannot take all places for good.
+pub const ADMIN: Bounds = Bounds { keep_alive: true, life: Duration::from_secs(60), grace: Duration::from_secs(10) };
+
+/// Answers the requests of one connection. How it ends is the peer's affair and is not reported.
+pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, router: Router, bounds: Bounds) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .max_buf_size(BUFFER_BYTES)
+        .keep_alive(bounds.keep_alive)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut connection = std::pin::pin!(connection);
+    if timeout(bounds.life, connection.as_mut()).await.is_err() && !bounds.grace.is_zero() {
+        connection.as_mut().graceful_shutdown();
+        let _ = timeout(bounds.grace, connection).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn router() -> Router {
+        Router::new().route("/", get(|| async { "hi" }))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_public_connection_answers_once_and_closes() {
+        let (mut peer, stream) = tokio::io::duplex(4096);
+        let served = tokio::spawn(serve(stream, router(), PUBLIC));
+        peer.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\nGET / HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("open");
+        let mut heard = String::new();
+        peer.read_to_string(&mut heard).await.expect("text");
+        assert_eq!(heard.matches("HTTP/1.1 200 OK").count(), 1, "{heard}");
+        assert!(heard.contains("connection: close") && heard.ends_with("hi"), "{heard}");
+        served.await.expect("no panic");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slow_peers_are_cut() {
+        for (bounds, sent, at_most) in [
+            (PUBLIC, "GET / HT", 10),
+            (PUBLIC, "GET / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n", 10),
+            (ADMIN, "", 10),
+            (ADMIN, "GET / HTTP/1.1\r\nhost: x\r\n\r\n", 10),
+        ] {
+            let (mut peer, stream) = tokio::io::duplex(4096);
+            let before = Instant::now();
+            let served = tokio::spawn(serve(stream, router(), bounds));
+            peer.write_all(sent.as_bytes()).await.expect("open");
+            served.await.expect("no panic");
+            assert!(before.elapsed() <= Duration::from_secs(at_most + 1), "{sent:?}: {:?}", before.elapsed());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_nobody_reads_ends_with_the_connections_life() {
+        let large = Router::new().route("/", get(|| async { "x".repeat(1 << 20) }));
+        let (mut peer, stream) = tokio::io::duplex(1024);
+        let before = Instant::now();
+        let served = tokio::spawn(serve(stream, large, ADMIN));
+        peer.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("open");
+        served.await.expect("no panic");
+        assert!(before.elapsed() <= ADMIN.life + ADMIN.grace + Duration::from_secs(1));
+    }
+}

@@ -1,0 +1,325 @@
+//! The control plane's HTTP server: the admin part on its own listener, and the public part, which answers what the engine's public port
+//! receives and does not speak itself. Both are axum routers over one [`App`]; neither knows how the other is reached.
+
+pub mod admin;
+pub mod connection;
+pub mod listener;
+pub mod prefixed;
+pub mod problem;
+pub mod public;
+pub mod rates;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use engine::Question;
+use engine::config::DialectKind;
+use engine::stats::EndpointStats;
+
+use crate::bridge::{Gathered, Host, Pending};
+use crate::metrics::Metrics;
+use crate::secret::Secret;
+use crate::token::Claims;
+use rates::{Rates, Sample};
+
+/// The room of the demo page.
+const DEMO_ROOM: &str = "lobby";
+
+/// A day's work; the secret is gone with the process anyway.
+const DEV_TOKEN_LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
+
+/// What both parts share.
+pub struct App {
+    /// The engine.
+    pub host: Arc<dyn Host>,
+    /// Questions under way.
+    pub pending: Arc<Pending>,
+    /// `/metrics`.
+    pub metrics: Metrics,
+    /// What was configured.
+    pub terms: Terms,
+    rates: Mutex<Rates>,
+}
+
+/// What the settings mean for HTTP.
+pub struct Terms {
+    /// Who may use `/v1`.
+    pub admission: Admission,
+    /// Whether there is a relay, and how it does.
+    pub relay: Relay,
+    /// Request path of Engine.IO.
+    pub socket_io_path: String,
+    /// Origins that browsers may call the public part from.
+    pub origins: Origins,
+    /// What only `--dev` serves.
+    pub dev: Option<Dev>,
+}
+
+/// Who may use `/v1`.
+pub enum Admission {
+    /// Who shows this token.
+    Token(Secret),
+    /// Anybody who reaches the listener: a Unix socket, or `--dev`.
+    Anybody,
+    /// Nobody: a TCP listener without a configured token.
+    Nobody,
+}
+
+/// State of the connection to other hosts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Relay {
+    /// No Redis in the configuration.
+    NotConfigured,
+    /// Configured, but not reached.
+    Down,
+}
+
+impl Relay {
+    /// The word for it in `/readyz`.
+    pub fn label(self) -> &'static str {
+        match self {
+            Relay::NotConfigured => "not_configured",
+            Relay::Down => "down",
+        }
+    }
+}
+
+/// Origins that may read our answers across sites.
+pub enum Origins {
+    /// All, without credentials (`*`).
+    Any,
+    /// These, as browsers send them.
+    Listed(Vec<String>),
+}
+
+/// What only `--dev` serves.
+pub struct Dev {
+    /// Signs the demo page's tokens; `None` where tokens are verified with a public key, so that nobody here can make one.
+    pub secret: Option<Secret>,
+}
+
+impl Dev {
+    /// A token for a user of this id and name, who may enter the demo page's room.
+    pub fn token(&self, user: &str) -> Option<String> {
+        let claims = Claims { rooms: Some(vec![DEMO_ROOM.into()]), ..Claims::of_user(user, user) };
+        claims.sign(self.secret.as_ref()?, DEV_TOKEN_LIFETIME).ok()
+    }
+}
+
+impl App {
+    /// An app that has measured nothing yet.
+    pub fn new(host: Arc<dyn Host>, pending: Arc<Pending>, terms: Terms) -> App {
+        App { metrics: Metrics::new(host.clone()), host, pending, terms, rates: Mutex::default() }
+    }
+
+    /// Asks all shards.
+    pub async fn ask(&self, question: Question) -> Gathered {
+        self.pending.ask(&*self.host, question).await
+    }
+
+    /// Takes one sample of the counters; called about once a second.
+    pub fn sample(&self, now_ms: u64) {
+        let sample = self.totals(now_ms);
+        self.rates().push(sample);
+    }
+
+    fn rates(&self) -> MutexGuard<'_, Rates> {
+        self.rates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The counters that rates are made of, over all shards and endpoints.
+    fn totals(&self, at_ms: u64) -> Sample {
+        let mut sample = Sample { at_ms, ..Sample::default() };
+        for shard in self.host.stats() {
+            sample.messages = sample.messages.wrapping_add(shard.endpoints.iter().map(|it| it.received.read()).sum());
+            sample.bytes = sample.bytes.wrapping_add(shard.endpoints.iter().map(|it| it.received_bytes.read()).sum());
+            sample.round_trips = sample.round_trips.wrapping_add(shard.round_trips.read());
+            sample.round_trip_us = sample.round_trip_us.wrapping_add(shard.round_trip_us.read());
+        }
+        sample
+    }
+
+    /// One number summed over the shards, of all endpoints or those of one dialect.
+    fn sum(&self, dialect: Option<DialectKind>, read: impl Fn(&EndpointStats) -> u64) -> u64 {
+        let endpoints = self.host.endpoints();
+        let chosen = |index: &usize| dialect.is_none_or(|wanted| endpoints[*index].dialect == wanted);
+        let total = self.host.stats().iter().fold(0_u64, |sum, shard| {
+            (0..endpoints.len())
+                .filter(chosen)
+                .filter_map(|index| shard.endpoints.get(index))
+                .fold(sum, |sum, it| sum.wrapping_add(read(it)))
+        });
+        // A gauge that one shard raised and another lowered is seen a moment below zero.
+        if total.cast_signed() < 0 { 0 } else { total }
+    }
+
+    /// True exactly when every shard turned lately.
+    fn all_responsive(&self) -> bool {
+        (0..self.host.stats().len()).all(|shard| self.host.is_responsive(shard))
+    }
+}
+
+/// Milliseconds of the monotonic clock since the first call.
+pub fn monotonic_ms() -> u64 {
+    use std::sync::OnceLock;
+    use std::time::Instant;
+    static START: OnceLock<Instant> = OnceLock::new();
+    u64::try_from(START.get_or_init(Instant::now).elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// An engine made of a table and a function, and requests without a socket.
+#[cfg(test)]
+pub(crate) mod testing {
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+    use axum::Router;
+    use axum::body::Body;
+    use axum::http::{HeaderMap, Method, Request, StatusCode};
+    use engine::config::{AuthMode, DialectKind, Endpoint, Membership};
+    use engine::ids::{EndpointId, ShardId, Sid};
+    use engine::stats::ShardStats;
+    use engine::{Answer, ConnectionInfo, Question};
+    use tower::ServiceExt;
+
+    use super::{Admission, App, Origins, Relay, Terms};
+    use crate::bridge::{Host, Pending};
+    use crate::secret::Secret;
+
+    type Answering = Box<dyn Fn(usize, &Question) -> Option<Answer> + Send + Sync>;
+
+    pub(crate) struct FakeHost {
+        endpoints: Vec<Endpoint>,
+        stats: Vec<Arc<ShardStats>>,
+        pub(crate) accepting: AtomicBool,
+        pub(crate) responsive: AtomicBool,
+        answers: Option<(Arc<Pending>, Answering)>,
+    }
+
+    impl FakeHost {
+        pub(crate) fn new(shards: usize) -> FakeHost {
+            let endpoint = |name: &str, dialect, bind: &str| Endpoint {
+                name: name.into(),
+                dialect,
+                bind: bind.into(),
+                auth: AuthMode::Token,
+                membership: Membership::Auto,
+                cookies: true,
+                client_publish: true,
+                auto_create: true,
+                retain: 0,
+            };
+            let endpoints = vec![
+                endpoint("community", DialectKind::Community, "/api/community/ws"),
+                endpoint("fabric", DialectKind::Collab, "/ws/fabric"),
+                endpoint("rooms", DialectKind::Rooms, "/"),
+            ];
+            FakeHost {
+                stats: (0..shards).map(|_| Arc::new(ShardStats::new(endpoints.len()))).collect(),
+                endpoints,
+                accepting: AtomicBool::new(true),
+                responsive: AtomicBool::new(true),
+                answers: None,
+            }
+        }
+
+        /// Answers at once, from the asking thread; `None` is a shard that stays silent.
+        pub(crate) fn answering(
+            mut self,
+            pending: &Arc<Pending>,
+            answer: impl Fn(usize, &Question) -> Option<Answer> + Send + Sync + 'static,
+        ) -> FakeHost {
+            self.answers = Some((pending.clone(), Box::new(answer)));
+            self
+        }
+    }
+
+    impl Host for FakeHost {
+        fn endpoints(&self) -> &[Endpoint] {
+            &self.endpoints
+        }
+        fn stats(&self) -> &[Arc<ShardStats>] {
+            &self.stats
+        }
+        fn ask(&self, ask: u64, question: Question) {
+            let Some((pending, answer)) = &self.answers else { return };
+            for answer in (0..self.stats.len()).filter_map(|shard| answer(shard, &question)) {
+                pending.deliver(ask, answer);
+            }
+        }
+        fn accepting(&self) -> bool {
+            self.accepting.load(Relaxed)
+        }
+        fn is_responsive(&self, shard: usize) -> bool {
+            shard == 0 || self.responsive.load(Relaxed)
+        }
+        fn io_name(&self) -> &'static str {
+            "io_uring"
+        }
+    }
+
+    pub(crate) const TOKEN: &str = "correct horse";
+
+    /// The admin token is [`TOKEN`], nothing else is configured.
+    pub(crate) fn terms() -> Terms {
+        Terms {
+            admission: Admission::Token(Secret::new(TOKEN.as_bytes()).expect("not empty")),
+            relay: Relay::NotConfigured,
+            socket_io_path: "/socket.io/".into(),
+            origins: Origins::Listed(Vec::new()),
+            dev: None,
+        }
+    }
+
+    /// An app on [`terms`].
+    pub(crate) fn app(host: Arc<FakeHost>, pending: Arc<Pending>) -> App {
+        App::new(host, pending, terms())
+    }
+
+    /// Connection `slot` of `shard`, of user `user`.
+    pub(crate) fn connection(shard: u8, slot: u32, user: &str) -> ConnectionInfo {
+        ConnectionInfo {
+            id: Sid::new(ShardId(shard), slot, [7; 11]),
+            endpoint: EndpointId(2),
+            user: user.into(),
+            username: Some("Alice".into()),
+            email: None,
+            client_id: None,
+            connected_unix_ms: 1_704_067_200_000,
+            rooms: vec!["lobby".into()],
+            metadata: None,
+            address: SocketAddr::from(([127, 0, 0, 1], 5)),
+            transport: "websocket",
+        }
+    }
+
+    pub(crate) struct Heard {
+        pub(crate) status: StatusCode,
+        pub(crate) headers: HeaderMap,
+        pub(crate) body: String,
+    }
+
+    impl Heard {
+        pub(crate) fn json(&self) -> serde_json::Value {
+            serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("not JSON: {}", self.body))
+        }
+
+        pub(crate) fn header(&self, name: &str) -> &str {
+            self.headers.get(name).map_or("", |value| value.to_str().expect("text"))
+        }
+    }
+
+    /// One request with these headers and no body.
+    pub(crate) async fn call(router: &Router, method: Method, path: &str, headers: &[(&str, &str)]) -> Heard {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Body::empty()).expect("a request");
+        let response = router.clone().oneshot(request).await.expect("infallible");
+        let (head, body) = response.into_parts();
+        let body = axum::body::to_bytes(body, 1 << 20).await.expect("a body");
+        Heard { status: head.status, headers: head.headers, body: String::from_utf8(body.to_vec()).expect("text") }
+    }
+}

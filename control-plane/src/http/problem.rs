@@ -1,0 +1,92 @@
+//! Errors of the admin API as problem documents (RFC 9457), and the extractors that make one of whatever they refuse.
+
+use axum::extract::{FromRequestParts, Path, Query};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+/// What a call is refused with. The type is `about:blank`: the status says everything that a program can act on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Problem {
+    /// The status; its usual phrase is the title.
+    pub status: StatusCode,
+    /// What a person should read. Never empty, never anything secret.
+    pub detail: String,
+}
+
+impl Problem {
+    /// 400: the request's own words are wrong.
+    pub fn bad_request(detail: impl Into<String>) -> Problem {
+        Problem { status: StatusCode::BAD_REQUEST, detail: detail.into() }
+    }
+
+    /// 401: no or a wrong token.
+    pub fn unauthorized(detail: impl Into<String>) -> Problem {
+        Problem { status: StatusCode::UNAUTHORIZED, detail: detail.into() }
+    }
+
+    /// 404: no such path, name or id.
+    pub fn not_found(detail: impl Into<String>) -> Problem {
+        Problem { status: StatusCode::NOT_FOUND, detail: detail.into() }
+    }
+
+    /// 503: we cannot tell now; the same call may succeed later.
+    pub fn unavailable(detail: impl Into<String>) -> Problem {
+        Problem { status: StatusCode::SERVICE_UNAVAILABLE, detail: detail.into() }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let title = self.status.canonical_reason().unwrap_or("Error");
+        let body = json!({"type": "about:blank", "title": title, "status": self.status.as_u16(), "detail": self.detail}).to_string();
+        let mut response = (self.status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"uringcast\""));
+        }
+        response
+    }
+}
+
+/// The query string as a `T`; with `deny_unknown_fields` on `T`, a parameter that we do not know is refused and not ignored.
+pub struct Params<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Params<T>, Problem> {
+        let Query(params) = Query::try_from_uri(&parts.uri).map_err(|fault| Problem::bad_request(fault.body_text()))?;
+        Ok(Params(params))
+    }
+}
+
+/// The one variable segment of the path, percent-decoded.
+pub struct Segment(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Segment {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Segment, Problem> {
+        let segment = Path::<String>::from_request_parts(parts, state).await;
+        segment.map(|Path(text)| Segment(text)).map_err(|fault| Problem::bad_request(fault.body_text()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_problem_is_a_problem_document() {
+        let response = Problem::unauthorized("the token is wrong").into_response();
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
+        assert_eq!(response.headers()[header::WWW_AUTHENTICATE], "Bearer realm=\"uringcast\"");
+        let body = axum::body::to_bytes(response.into_body(), 4096).await.expect("a body");
+        let body: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+        assert_eq!(body, json!({"type": "about:blank", "title": "Unauthorized", "status": 401, "detail": "the token is wrong"}));
+        assert!(!Problem::not_found("x").into_response().headers().contains_key(header::WWW_AUTHENTICATE));
+    }
+}

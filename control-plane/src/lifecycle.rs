@@ -1,0 +1,121 @@
+//! Between the service manager and us: what systemd is told about our state, and the order in which a stop happens. It knows nothing of
+//! HTTP; what it stops is behind [`Stop`].
+
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use engine::ids::ShardId;
+
+use crate::log;
+use crate::signals::{Signal, Signals};
+
+/// How long after the drain time shards may still be busy before we leave without them.
+const HARD_STOP_AFTER: Duration = Duration::from_secs(10);
+
+/// How often a wait looks at something else.
+const GLANCE: Duration = Duration::from_millis(100);
+
+/// Tells systemd a state (`READY=1`, `STOPPING=1`), where `NOTIFY_SOCKET` says that it listens. Failing to tell is logged and no more.
+pub fn notify(state: &str) {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    if let Err(fault) = send(path.as_encoded_bytes(), state) {
+        log::warning(format_args!("cannot tell systemd {state}: {fault}"));
+    }
+}
+
+/// A path that begins with `@` names an abstract socket.
+fn send(path: &[u8], state: &str) -> io::Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    let address = match path.strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(path))?,
+    };
+    UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address).map(|_| ())
+}
+
+/// Why the server stops.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stop {
+    /// Somebody asked.
+    Asked,
+    /// What the engine reports to is gone: all its shards have ended.
+    Lost,
+}
+
+/// Waits until the server has a reason to stop. `alive` says whether the engine still reports.
+pub fn wait_for_stop(signals: &Signals, alive: impl Fn() -> bool) -> Stop {
+    loop {
+        match signals.wait(Duration::from_secs(1)) {
+            Some(Signal::Terminate | Signal::Interrupt) => return Stop::Asked,
+            Some(Signal::Hangup) => log::warning("SIGHUP ignored: this version cannot reload"),
+            None if !alive() => return Stop::Lost,
+            None => {}
+        }
+    }
+}
+
+/// How a drain ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Drain {
+    /// Every shard has closed its connections.
+    Complete,
+    /// Some had not when the time was over, or somebody asked a second time.
+    CutShort,
+}
+
+/// Waits until `shards` shards have said that they are empty; at most the drain time and [`HARD_STOP_AFTER`] more.
+pub fn wait_for_drain(signals: &Signals, drained: &Receiver<ShardId>, shards: usize, over: Duration) -> Drain {
+    let deadline = Instant::now() + over + HARD_STOP_AFTER;
+    let mut empty = 0;
+    while empty < shards {
+        match drained.recv_timeout(GLANCE) {
+            Ok(_) => empty += 1,
+            Err(RecvTimeoutError::Disconnected) => return Drain::CutShort,
+            Err(RecvTimeoutError::Timeout) if Instant::now() >= deadline => return Drain::CutShort,
+            Err(RecvTimeoutError::Timeout) => {
+                if let Some(Signal::Terminate | Signal::Interrupt) = signals.wait(Duration::ZERO) {
+                    return Drain::CutShort;
+                }
+            }
+        }
+    }
+    Drain::Complete
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn systemd_hears_us_on_both_kinds_of_socket() {
+        let name = format!("uringcast-notify-test-{}", std::process::id());
+        let path = std::env::temp_dir().join(&name);
+        let abstract_address = SocketAddr::from_abstract_name(&name).expect("a short name");
+        let sockets = [
+            (format!("@{name}"), UnixDatagram::bind_addr(&abstract_address).expect("a free name")),
+            (path.display().to_string(), UnixDatagram::bind(&path).expect("a free path")),
+        ];
+        for (address, socket) in sockets {
+            send(address.as_bytes(), "READY=1").expect("somebody listens");
+            let mut heard = [0; 16];
+            let count = socket.recv(&mut heard).expect("a datagram");
+            assert_eq!(&heard[..count], b"READY=1");
+        }
+        std::fs::remove_file(&path).expect("ours");
+        assert!(send(path.as_os_str().as_encoded_bytes(), "READY=1").is_err());
+    }
+
+    #[test]
+    fn a_drain_ends_when_every_shard_is_empty_or_the_shards_are_gone() {
+        let signals = Signals::block().expect("these signals can be blocked");
+        let (sender, drained) = crossbeam_channel::bounded(2);
+        sender.send(ShardId(0)).expect("room");
+        sender.send(ShardId(1)).expect("room");
+        assert_eq!(wait_for_drain(&signals, &drained, 2, Duration::ZERO), Drain::Complete);
+        drop(sender);
+        assert_eq!(wait_for_drain(&signals, &drained, 2, Duration::ZERO), Drain::CutShort);
+    }
+}

@@ -1,0 +1,333 @@
+//! `/metrics`: the engine's counters in the Prometheus text format, gathered anew at each scrape. No label carries a user, a room or a
+//! connection. The endpoint label is empty for what reached no endpoint.
+//!
+//! | metric (prefix `uringcast_`) | type | labels | what it tells |
+//! |---|---|---|---|
+//! | `connections` | gauge | endpoint, transport, shard | open now |
+//! | `connections_accepted_total` | counter | endpoint, shard | entered since the start |
+//! | `messages_received_total` | counter | endpoint, shard | read from clients |
+//! | `messages_delivered_total` | counter | endpoint, shard | written to clients, one per receiver |
+//! | `connections_closed_total` | counter | endpoint, reason | ended connections |
+//! | `handshakes_refused_total` | counter | endpoint, reason | connections that never entered |
+//! | `messages_dropped_total` | counter | endpoint, reason | messages delivered to nobody, or not to one that was gone |
+//! | `rooms` | gauge | endpoint | rooms that exist |
+//! | `history_messages` | gauge | endpoint | messages kept for late joiners |
+//! | `rate_limited_total` | counter | endpoint | messages refused for the rate |
+//! | `outbox_bytes` | gauge | shard | bytes queued for sockets that take no more |
+//! | `mesh_parcels_total` | counter | shard | parcels sent to other shards |
+//! | `mesh_wakes_total` | counter | shard | other shards woken to fetch them |
+//! | `mesh_full_total` | counter | shard | turns that ended with a full lane, so that reading paused |
+//! | `accept_paused_total` | counter | shard | times accepting paused for want of file descriptors |
+//! | `handed_over_total` | counter | shard | plain HTTP connections given to the control plane |
+//! | `shard_loop_seconds` | histogram | shard | length of one turn of the loop |
+//! | `delivery_seconds` | histogram | | from the read of a message to the last write of its cast |
+//! | `relay_connected` | gauge | | 1 while Redis is reached |
+//! | `relay_published_total` | counter | | messages given to Redis |
+//! | `relay_received_total` | counter | | messages taken from Redis |
+//! | `relay_dropped_total` | counter | reason | messages lost on the way to or from Redis |
+//! | `build_info` | gauge | version, io | always 1 |
+//!
+//! Beside them, without the prefix, `process_*` of the usual collector.
+
+use std::sync::Arc;
+
+use engine::fault::{CloseReason, DropReason, Refusal};
+use engine::stats::{EndpointStats, HISTOGRAM_BOUNDS_NS, Histogram, ShardStats};
+use prometheus::TextEncoder;
+use prometheus::core::Collector;
+use prometheus::process_collector::ProcessCollector;
+use prometheus::proto::{self, Bucket, LabelPair, Metric, MetricFamily, MetricType};
+
+use crate::bridge::Host;
+
+/// The transport of every connection that the engine holds today.
+const TRANSPORT: &str = "websocket";
+
+/// Makes the text of `/metrics`.
+pub struct Metrics {
+    host: Arc<dyn Host>,
+    process: ProcessCollector,
+}
+
+impl Metrics {
+    /// Metrics of `host` and of this process.
+    pub fn new(host: Arc<dyn Host>) -> Metrics {
+        Metrics { host, process: ProcessCollector::for_self() }
+    }
+
+    /// All metrics as they are now.
+    pub fn render(&self) -> prometheus::Result<String> {
+        let mut families = self.of_endpoints();
+        families.extend(self.of_shards());
+        families.extend(self.of_the_host());
+        families.extend(self.process.collect());
+        TextEncoder::new().encode_to_string(&families)
+    }
+
+    fn of_endpoints(&self) -> Vec<MetricFamily> {
+        vec![
+            self.by_shard("connections", MetricType::GAUGE, "Connections open now.", &[("transport", TRANSPORT)], |it| {
+                it.connections.read()
+            }),
+            self.by_shard("connections_accepted_total", MetricType::COUNTER, "Connections that entered.", &[], |it| it.accepted.read()),
+            self.by_shard("messages_received_total", MetricType::COUNTER, "Messages read from clients.", &[], |it| it.received.read()),
+            self.by_shard("messages_delivered_total", MetricType::COUNTER, "Messages written to clients, one per receiver.", &[], |it| {
+                it.delivered.read()
+            }),
+            self.by_reason("connections_closed_total", "Ended connections.", CloseReason::ALL, CloseReason::label, |it, reason| {
+                it.closed[reason.index()].read()
+            }),
+            self.by_reason("handshakes_refused_total", "Connections that never entered.", Refusal::ALL, Refusal::label, |it, reason| {
+                it.refused[reason.index()].read()
+            }),
+            self.by_reason("messages_dropped_total", "Messages not delivered.", DropReason::ALL, DropReason::label, |it, reason| {
+                it.dropped[reason.index()].read()
+            }),
+            self.by_endpoint("rooms", MetricType::GAUGE, "Rooms that exist.", |it| it.rooms.read()),
+            self.by_endpoint("history_messages", MetricType::GAUGE, "Messages kept in histories.", |it| it.history_messages.read()),
+            self.by_endpoint("rate_limited_total", MetricType::COUNTER, "Messages refused for the rate.", |it| it.rate_limited.read()),
+        ]
+    }
+
+    fn of_shards(&self) -> Vec<MetricFamily> {
+        let by_shard = |name, kind, help, read: fn(&ShardStats) -> u64| {
+            let stats = self.host.stats().iter().enumerate();
+            family(name, kind, help, stats.map(|(shard, stats)| sample(kind, &[("shard", &shard.to_string())], read(stats))).collect())
+        };
+        let turns = self.host.stats().iter().enumerate();
+        let turns = turns.map(|(shard, stats)| histogram(&[("shard", &shard.to_string())], [&stats.loop_time])).collect();
+        vec![
+            by_shard("outbox_bytes", MetricType::GAUGE, "Bytes queued for sockets that take no more.", |it| it.outbox_bytes.read()),
+            by_shard("mesh_parcels_total", MetricType::COUNTER, "Parcels sent to other shards.", |it| it.mesh_parcels.read()),
+            by_shard("mesh_wakes_total", MetricType::COUNTER, "Wakes of other shards.", |it| it.mesh_wakes.read()),
+            by_shard("mesh_full_total", MetricType::COUNTER, "Turns that ended with a full lane.", |it| it.mesh_full.read()),
+            by_shard("accept_paused_total", MetricType::COUNTER, "Pauses of accepting for want of file descriptors.", |it| {
+                it.accept_paused.read()
+            }),
+            by_shard("handed_over_total", MetricType::COUNTER, "Plain HTTP connections handed to the control plane.", |it| {
+                it.handed_over.read()
+            }),
+            family("shard_loop_seconds", MetricType::HISTOGRAM, "Length of one turn of the loop.", turns),
+        ]
+    }
+
+    fn of_the_host(&self) -> Vec<MetricFamily> {
+        let delivery = histogram(&[], self.host.stats().iter().map(|shard| &shard.delivery));
+        let build = [("version", env!("CARGO_PKG_VERSION")), ("io", self.host.io_name())];
+        let zero = |kind, labels: &[(&str, &str)]| vec![sample(kind, labels, 0)];
+        vec![
+            family("delivery_seconds", MetricType::HISTOGRAM, "From the read of a message to the last write of its cast.", vec![delivery]),
+            family("relay_connected", MetricType::GAUGE, "1 while Redis is reached.", zero(MetricType::GAUGE, &[])),
+            family("relay_published_total", MetricType::COUNTER, "Messages given to Redis.", zero(MetricType::COUNTER, &[])),
+            family("relay_received_total", MetricType::COUNTER, "Messages taken from Redis.", zero(MetricType::COUNTER, &[])),
+            family(
+                "relay_dropped_total",
+                MetricType::COUNTER,
+                "Messages lost on the way to or from Redis.",
+                zero(MetricType::COUNTER, &[("reason", "malformed")]),
+            ),
+            family("build_info", MetricType::GAUGE, "Always 1.", vec![sample(MetricType::GAUGE, &build, 1)]),
+        ]
+    }
+
+    /// Each endpoint with its index in the counters; last, nameless, what reached none.
+    fn endpoints(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.host.endpoints().iter().map(|endpoint| endpoint.name.as_str()).chain([""]).enumerate()
+    }
+
+    fn by_shard(
+        &self,
+        name: &str,
+        kind: MetricType,
+        help: &str,
+        also: &[(&str, &str)],
+        read: impl Fn(&EndpointStats) -> u64,
+    ) -> MetricFamily {
+        let mut samples = Vec::new();
+        for (shard, stats) in self.host.stats().iter().enumerate() {
+            let shard = shard.to_string();
+            for (index, endpoint) in self.endpoints() {
+                let mut labels = vec![("endpoint", endpoint), ("shard", &shard)];
+                labels.extend_from_slice(also);
+                samples.push(sample(kind, &labels, read(&stats.endpoints[index])));
+            }
+        }
+        family(name, kind, help, samples)
+    }
+
+    fn by_endpoint(&self, name: &str, kind: MetricType, help: &str, read: impl Fn(&EndpointStats) -> u64) -> MetricFamily {
+        let samples = self.endpoints().map(|(index, endpoint)| sample(kind, &[("endpoint", endpoint)], self.summed(index, &read)));
+        family(name, kind, help, samples.collect())
+    }
+
+    fn by_reason<R: Copy>(
+        &self,
+        name: &str,
+        help: &str,
+        reasons: &[R],
+        label: impl Fn(R) -> &'static str,
+        read: impl Fn(&EndpointStats, R) -> u64,
+    ) -> MetricFamily {
+        let mut samples = Vec::new();
+        for (index, endpoint) in self.endpoints() {
+            for reason in reasons {
+                let count = self.summed(index, |it| read(it, *reason));
+                samples.push(sample(MetricType::COUNTER, &[("endpoint", endpoint), ("reason", label(*reason))], count));
+            }
+        }
+        family(name, MetricType::COUNTER, help, samples)
+    }
+
+    /// One endpoint's number over all shards. Wrapping: a gauge may be lowered on another shard than the one that raised it.
+    fn summed(&self, index: usize, read: impl Fn(&EndpointStats) -> u64) -> u64 {
+        self.host.stats().iter().fold(0, |sum: u64, shard| sum.wrapping_add(read(&shard.endpoints[index])))
+    }
+}
+
+fn family(name: &str, kind: MetricType, help: &str, metrics: Vec<Metric>) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(format!("uringcast_{name}"));
+    family.set_help(help.to_owned());
+    family.set_field_type(kind);
+    family.set_metric(metrics);
+    family
+}
+
+fn labelled(labels: &[(&str, &str)]) -> Metric {
+    let pair = |(name, value): &(&str, &str)| {
+        let mut pair = LabelPair::default();
+        pair.set_name((*name).to_owned());
+        pair.set_value((*value).to_owned());
+        pair
+    };
+    Metric::from_label(labels.iter().map(pair).collect())
+}
+
+fn sample(kind: MetricType, labels: &[(&str, &str)], value: u64) -> Metric {
+    let mut metric = labelled(labels);
+    if kind == MetricType::GAUGE {
+        let mut gauge = proto::Gauge::default();
+        // Read between the two halves of a change a gauge is below zero, which as an unsigned number would be a spike.
+        gauge.set_value(value.cast_signed().max(0) as f64);
+        metric.set_gauge(gauge);
+    } else {
+        let mut counter = proto::Counter::default();
+        counter.set_value(value as f64);
+        metric.set_counter(counter);
+    }
+    metric
+}
+
+/// The sum of `parts`, with cumulative buckets in seconds as the format wants them.
+fn histogram<'a>(labels: &[(&str, &str)], parts: impl IntoIterator<Item = &'a Histogram>) -> Metric {
+    let mut counts = [0_u64; HISTOGRAM_BOUNDS_NS.len() + 1];
+    let mut sum_ns = 0_u64;
+    for part in parts {
+        for (count, more) in counts.iter_mut().zip(part.buckets()) {
+            *count += more;
+        }
+        sum_ns = sum_ns.wrapping_add(part.sum_ns());
+    }
+    let mut cumulative = 0;
+    let bucket = |(bound_ns, count): (&u64, &u64)| {
+        cumulative += count;
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(seconds(*bound_ns));
+        bucket.set_cumulative_count(cumulative);
+        bucket
+    };
+    let mut histogram = proto::Histogram::default();
+    histogram.set_bucket(HISTOGRAM_BOUNDS_NS.iter().zip(&counts).map(bucket).collect());
+    histogram.set_sample_count(counts.iter().sum());
+    histogram.set_sample_sum(seconds(sum_ns));
+    let mut metric = labelled(labels);
+    metric.set_histogram(histogram);
+    metric
+}
+
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+    use crate::http::testing::FakeHost;
+
+    /// Name, type and labels as the table at the top of this file has them.
+    fn documented() -> BTreeMap<String, (String, BTreeSet<String>)> {
+        let rows = include_str!("metrics.rs").lines().filter_map(|line| line.strip_prefix("//! | `"));
+        rows.map(|row| {
+            let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+            let labels = cells[2].split(',').map(str::trim).filter(|label| !label.is_empty()).map(str::to_owned).collect();
+            (format!("uringcast_{}", cells[0].trim_end_matches('`')), (cells[1].to_owned(), labels))
+        })
+        .collect()
+    }
+
+    /// The same from the text that scrapers get.
+    fn exposed(text: &str) -> BTreeMap<String, (String, BTreeSet<String>)> {
+        let mut found: BTreeMap<String, (String, BTreeSet<String>)> = BTreeMap::new();
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = rest.split_once(' ').expect("a type");
+                assert!(text.contains(&format!("# HELP {name} ")), "{name} has no help");
+                found.insert(name.to_owned(), (kind.to_owned(), BTreeSet::new()));
+            } else if !line.starts_with('#') {
+                let (name, labels) = line.split_once('{').unwrap_or((line.split(' ').next().expect("a name"), ""));
+                let name = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+                let labels = labels.split("\",").filter_map(|label| Some(label.split_once("=\"")?.0.to_owned()));
+                found.get_mut(name).expect("typed before").1.extend(labels.filter(|label| label != "le"));
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn the_table_and_the_output_agree() {
+        let text = Metrics::new(Arc::new(FakeHost::new(2))).render().expect("encodes");
+        let mut exposed = exposed(&text);
+        assert!(exposed.contains_key("process_resident_memory_bytes") && exposed.contains_key("process_cpu_seconds_total"));
+        exposed.retain(|name, _| !name.starts_with("process_"));
+        assert_eq!(exposed, documented());
+        for (name, (kind, labels)) in &exposed {
+            assert_eq!(kind == "counter", name.ends_with("_total"), "{name}");
+            assert!(labels.iter().all(|label| !["user", "room", "connection"].contains(&label.as_str())), "{name}");
+        }
+    }
+
+    #[test]
+    fn numbers_come_out_as_they_were_counted() {
+        let host = Arc::new(FakeHost::new(2));
+        let (one, two) = (&host.stats()[0], &host.stats()[1]);
+        one.endpoints[0].connections.add(3);
+        two.endpoints[0].connections.sub(1);
+        one.endpoints[2].rooms.add(2);
+        two.endpoints[2].rooms.add(5);
+        one.unrouted().refused[Refusal::Timeout.index()].add(4);
+        one.delivery.observe(70_000);
+        two.delivery.observe(10_000_000_000);
+        two.loop_time.observe(1);
+        let text = Metrics::new(host.clone()).render().expect("encodes");
+        for line in [
+            "uringcast_connections{endpoint=\"community\",shard=\"0\",transport=\"websocket\"} 3",
+            "uringcast_connections{endpoint=\"community\",shard=\"1\",transport=\"websocket\"} 0",
+            "uringcast_rooms{endpoint=\"rooms\"} 7",
+            "uringcast_handshakes_refused_total{endpoint=\"\",reason=\"timeout\"} 4",
+            "uringcast_connections_closed_total{endpoint=\"fabric\",reason=\"slow_reader\"} 0",
+            "uringcast_delivery_seconds_bucket{le=\"0.00005\"} 0",
+            "uringcast_delivery_seconds_bucket{le=\"0.0001\"} 1",
+            "uringcast_delivery_seconds_bucket{le=\"5\"} 1",
+            "uringcast_delivery_seconds_bucket{le=\"+Inf\"} 2",
+            "uringcast_delivery_seconds_count 2",
+            "uringcast_delivery_seconds_sum 10.00007",
+            "uringcast_shard_loop_seconds_count{shard=\"1\"} 1",
+            "uringcast_relay_connected 0",
+        ] {
+            assert!(text.lines().any(|it| it == line), "{line} is not in\n{text}");
+        }
+        assert!(text.contains(concat!("version=\"", env!("CARGO_PKG_VERSION"), "\"")) && text.contains("io=\"io_uring\""));
+    }
+}
