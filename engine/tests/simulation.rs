@@ -97,7 +97,8 @@ impl Talk {
         if text == "2" {
             return Heard::Ping;
         }
-        let Some(start) = text.find('[') else { return Heard::Other };
+        // Open and CONNECT packets are no events.
+        let Some(start) = text.find('[').filter(|_| text.starts_with("42") || text.starts_with("43")) else { return Heard::Other };
         let args: Value = serde_json::from_str(&text[start..]).expect("the server sends JSON");
         let number = |room: &Value| room.as_str().and_then(|room| room.strip_prefix('r')?.parse::<usize>().ok());
         let room = number(&args[1]["roomId"]).unwrap_or(usize::MAX);
