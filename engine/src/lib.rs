@@ -8,5 +8,6 @@ pub mod auth;
 pub mod config;
 pub mod fault;
 pub mod ids;
+pub mod json;
 pub mod limits;
 pub mod stats;
