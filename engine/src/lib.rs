@@ -11,3 +11,4 @@ pub mod ids;
 pub mod json;
 pub mod limits;
 pub mod stats;
+pub mod wire;

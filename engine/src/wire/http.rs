@@ -1,0 +1,571 @@
+//! HTTP/1.1 request heads, and the few responses that the engine writes itself. httparse reads the syntax; on top of it stands what keeps two
+//! readers of one request from seeing two requests: line ends, lengths and the headers that decide may not be ambiguous. Bodies are not read here.
+
+use std::borrow::Cow;
+use std::fmt::{self, Write as _};
+
+use tungstenite::handshake::derive_accept_key;
+
+use crate::limits::HEADERS_MAX;
+
+/// What [`parse`] found.
+#[derive(Debug)]
+pub enum Head<'b> {
+    /// The head is not all there yet, and may still be a good one.
+    Incomplete,
+    /// A whole head.
+    Complete {
+        /// Its length, the empty line included.
+        bytes: usize,
+        /// What it says.
+        request: Request<'b>,
+    },
+    /// To be answered with this status and closed: 431 when over a limit, else 400.
+    Bad {
+        /// The status.
+        status: u16,
+    },
+}
+
+/// Reads the head at the beginning of `buf`. More than `head_max` bytes of it or [`HEADERS_MAX`] fields are 431.
+pub fn parse(buf: &[u8], head_max: usize) -> Head<'_> {
+    // Bytes beyond the limit are not looked at, so that the answer does not depend on how much came in one read.
+    let window = &buf[..buf.len().min(head_max)];
+    let mut fields = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut parsed = httparse::Request::new(&mut fields);
+    match parsed.parse(window) {
+        Err(httparse::Error::TooManyHeaders) => Head::Bad { status: 431 },
+        Err(_) => Head::Bad { status: 400 },
+        Ok(httparse::Status::Partial) if buf.len() >= head_max => Head::Bad { status: 431 },
+        Ok(httparse::Status::Partial) => Head::Incomplete,
+        Ok(httparse::Status::Complete(bytes)) => match Request::checked(&parsed, &window[..bytes]) {
+            Some(request) => Head::Complete { bytes, request },
+            None => Head::Bad { status: 400 },
+        },
+    }
+}
+
+/// A request's head. Its debug form shows no headers and no query: both carry tokens.
+pub struct Request<'b> {
+    /// The method, as it was.
+    pub method: &'b str,
+    /// The request target, as it was.
+    pub target: &'b str,
+    /// The target's path, not decoded.
+    pub path: &'b str,
+    /// The target's query without `?`, not decoded; empty when there is none.
+    pub query: &'b str,
+    /// 1 for HTTP/1.1, 0 for HTTP/1.0.
+    minor_version: u8,
+    headers: Vec<httparse::Header<'b>>,
+}
+
+impl fmt::Debug for Request<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.method, self.path)
+    }
+}
+
+impl<'b> Request<'b> {
+    /// The request, unless the head is one that two readers could read differently.
+    fn checked(parsed: &httparse::Request<'_, 'b>, head: &[u8]) -> Option<Request<'b>> {
+        let (method, target, minor_version) = (parsed.method?, parsed.path?, parsed.version?);
+        let (path, query) = split_target(target);
+        let request = Request { method, target, path, query, minor_version, headers: parsed.headers.to_vec() };
+        (!has_bare_line_feed(head) && request.has_clear_host() && request.has_clear_length() && request.count("Sec-WebSocket-Key") <= 1)
+            .then_some(request)
+    }
+
+    fn fields(&self, name: &str) -> impl Iterator<Item = &'b [u8]> {
+        self.headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value.trim_ascii())
+    }
+
+    fn count(&self, name: &str) -> usize {
+        self.fields(name).count()
+    }
+
+    /// One `Host`; HTTP/1.0 knew none yet.
+    fn has_clear_host(&self) -> bool {
+        match self.count("Host") {
+            0 => self.minor_version == 0,
+            hosts => hosts == 1,
+        }
+    }
+
+    /// At most one way to tell where the body ends.
+    fn has_clear_length(&self) -> bool {
+        let mut lengths = self.fields("Content-Length");
+        let Some(first) = lengths.next() else { return true };
+        let is_number = !first.is_empty() && first.iter().all(u8::is_ascii_digit);
+        is_number && lengths.all(|other| other == first) && self.count("Transfer-Encoding") == 0
+    }
+
+    /// The first header of this name in any case, without the blanks around it; `None` also when it is not UTF-8.
+    pub fn header(&self, name: &str) -> Option<&'b str> {
+        std::str::from_utf8(self.fields(name).next()?).ok()
+    }
+
+    /// The first query value of this name, decoded (`+` is a blank); `None` also when what it decodes to is not UTF-8.
+    pub fn query_value(&self, name: &str) -> Option<Cow<'b, str>> {
+        decoded(self.raw_query_values(name).next()?)
+    }
+
+    /// All query values of this name, decoded, without those that are not UTF-8.
+    pub fn query_values(&self, name: &str) -> Vec<String> {
+        self.raw_query_values(name).filter_map(decoded).map(Cow::into_owned).collect()
+    }
+
+    fn raw_query_values(&self, name: &str) -> impl Iterator<Item = &'b str> {
+        self.query.split('&').filter_map(move |pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (!pair.is_empty() && decoded(key).is_some_and(|key| key == name)).then_some(value)
+        })
+    }
+
+    /// The first cookie of this name, without quotes around it.
+    pub fn cookie(&self, name: &str) -> Option<&'b str> {
+        let lines = self.fields("Cookie").filter_map(|line| std::str::from_utf8(line).ok());
+        let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.split_once('='));
+        let (_, value) = pairs.find(|(key, _)| key.trim_ascii() == name)?;
+        let value = value.trim_ascii();
+        Some(value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value))
+    }
+
+    /// The token of `Authorization: Bearer TOKEN`.
+    pub fn bearer(&self) -> Option<&'b str> {
+        let (scheme, token) = self.header("Authorization")?.split_once(' ')?;
+        let token = token.trim_ascii();
+        (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+    }
+
+    /// True exactly when it asks to become a WebSocket: GET of HTTP/1.1, `Connection` names `upgrade`, `Upgrade` names `websocket`.
+    pub fn wants_websocket(&self) -> bool {
+        self.method == "GET" && self.minor_version == 1 && self.lists("Connection", "upgrade") && self.lists("Upgrade", "websocket")
+    }
+
+    /// True exactly when a comma-separated header has this token, in any case.
+    fn lists(&self, name: &str, token: &str) -> bool {
+        self.fields(name).flat_map(|list| list.split(|&b| b == b',')).any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+    }
+
+    /// `Sec-WebSocket-Key`, or the status to refuse with: 426 when the version is not 13, 400 when the key is missing or not 16 bytes of base64.
+    pub fn websocket_key(&self) -> Result<&'b str, u16> {
+        if self.header("Sec-WebSocket-Version") != Some("13") {
+            return Err(426);
+        }
+        self.header("Sec-WebSocket-Key").filter(|key| is_websocket_key(key)).ok_or(400)
+    }
+
+    /// The `Sec-WebSocket-Protocol` offered first, if it is one that may be answered.
+    pub fn first_protocol(&self) -> Option<&'b str> {
+        let first = self.header("Sec-WebSocket-Protocol")?.split(',').next()?.trim_ascii();
+        (!first.is_empty() && first.bytes().all(is_token_byte)).then_some(first)
+    }
+
+    /// True exactly when a body follows.
+    pub fn has_body(&self) -> bool {
+        let is_zero = |length: &[u8]| length.iter().all(|&digit| digit == b'0');
+        self.count("Transfer-Encoding") > 0 || self.fields("Content-Length").any(|length| !is_zero(length))
+    }
+}
+
+/// True exactly when some line ends without CR: httparse takes that, a proxy before us may not.
+fn has_bare_line_feed(head: &[u8]) -> bool {
+    let mut before = 0;
+    head.iter().any(|&byte| std::mem::replace(&mut before, byte) != b'\r' && byte == b'\n')
+}
+
+/// Path and query of a target, also of one in absolute form (`http://host/path`), which servers must take (RFC 9112 section 3.2.2).
+fn split_target(target: &str) -> (&str, &str) {
+    let origin = match target.split_once("://") {
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https") => {
+            rest.find(['/', '?']).map_or("/", |at| &rest[at..])
+        }
+        _ => target,
+    };
+    match origin.split_once('?') {
+        Some(("", query)) => ("/", query),
+        Some(parts) => parts,
+        None => (origin, ""),
+    }
+}
+
+/// Percent-decodes as browsers do: what is no escape stays. `None` when the result is not UTF-8.
+fn decoded(text: &str) -> Option<Cow<'_, str>> {
+    if !text.bytes().any(|byte| byte == b'%' || byte == b'+') {
+        return Some(Cow::Borrowed(text));
+    }
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        let escaped = if *first == b'%' { escaped_byte(after) } else { None };
+        bytes.push(match (first, escaped) {
+            (_, Some(byte)) => byte,
+            (b'+', None) => b' ',
+            (&byte, None) => byte,
+        });
+        rest = if escaped.is_some() { &after[2..] } else { after };
+    }
+    String::from_utf8(bytes).ok().map(Cow::Owned)
+}
+
+/// The byte of the two hexadecimal digits at the beginning.
+fn escaped_byte(text: &[u8]) -> Option<u8> {
+    let [high, low, ..] = text else { return None };
+    let digit = |byte: &u8| char::from(*byte).to_digit(16);
+    Some((digit(high)? * 16 + digit(low)?) as u8)
+}
+
+/// 16 bytes are 22 characters of base64 and two of padding. As in Node, the four bits left over may be anything.
+fn is_websocket_key(key: &str) -> bool {
+    key.strip_suffix("==").is_some_and(|data| data.len() == 22 && data.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'+' || b == b'/'))
+}
+
+/// A `tchar` of RFC 9110 section 5.6.2.
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// The answer that makes the connection a WebSocket. `extra` are more headers.
+pub fn switching_protocols(key: &str, protocol: Option<&str>, extra: &[(&str, &str)]) -> Vec<u8> {
+    let mut out = String::with_capacity(160);
+    out.push_str("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n");
+    push_header(&mut out, "Sec-WebSocket-Accept", &derive_accept_key(key.as_bytes()));
+    if let Some(protocol) = protocol {
+        push_header(&mut out, "Sec-WebSocket-Protocol", protocol);
+    }
+    finish(out, extra, "")
+}
+
+/// A whole response, after which the connection closes. 426 says what it asks for.
+pub fn response(status: u16, content_type: &str, extra: &[(&str, &str)], body: &str) -> Vec<u8> {
+    let mut out = String::with_capacity(160 + body.len());
+    // Writing to a string cannot fail.
+    let _ =
+        write!(out, "HTTP/1.1 {status} {}\r\nConnection: {}\r\n", reason(status), if status == 426 { "close, Upgrade" } else { "close" });
+    push_header(&mut out, "Content-Type", content_type);
+    push_header(&mut out, "Content-Length", &body.len().to_string());
+    if status == 426 {
+        out.push_str("Sec-WebSocket-Version: 13\r\nUpgrade: websocket\r\n");
+    }
+    finish(out, extra, body)
+}
+
+fn finish(mut out: String, extra: &[(&str, &str)], body: &str) -> Vec<u8> {
+    for (name, value) in extra {
+        push_header(&mut out, name, value);
+    }
+    out.push_str("\r\n");
+    out.push_str(body);
+    out.into_bytes()
+}
+
+/// Adds one header. Control characters are left out, so that no value from a request can begin another header.
+fn push_header(out: &mut String, name: &str, value: &str) {
+    out.extend(name.chars().filter(|c| !c.is_control()));
+    out.push_str(": ");
+    out.extend(value.chars().filter(|c| !c.is_control()));
+    out.push_str("\r\n");
+}
+
+/// The words beside a status; clients ignore them.
+fn reason(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        204 => "No Content",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        413 => "Content Too Large",
+        426 => "Upgrade Required",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        503 => "Service Unavailable",
+        _ => "Unknown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MAX: usize = 16 * 1024;
+
+    /// What a head is, for comparing.
+    fn outcome(buf: &[u8], head_max: usize) -> Result<Option<usize>, u16> {
+        match parse(buf, head_max) {
+            Head::Incomplete => Ok(None),
+            Head::Complete { bytes, .. } => Ok(Some(bytes)),
+            Head::Bad { status } => Err(status),
+        }
+    }
+
+    /// Reads it whole, and in every shorter part first; the first answer that is not "incomplete" must be the one of the whole.
+    fn read(buf: &[u8]) -> Result<Option<usize>, u16> {
+        let whole = outcome(buf, MAX);
+        let first = (0..=buf.len()).map(|len| outcome(&buf[..len], MAX)).find(|part| *part != Ok(None)).unwrap_or(Ok(None));
+        assert_eq!(first, whole, "{:?}", String::from_utf8_lossy(buf));
+        whole
+    }
+
+    fn with<T>(text: &str, look: impl FnOnce(Request<'_>) -> T) -> T {
+        match parse(text.as_bytes(), MAX) {
+            Head::Complete { request, .. } => look(request),
+            other => panic!("{other:?} from {text:?}"),
+        }
+    }
+
+    /// A request with these lines after its request line and `Host`.
+    fn get(target: &str, lines: &[&str]) -> String {
+        let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
+        format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n")
+    }
+
+    const HANDSHAKE: [&str; 4] =
+        ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="];
+
+    #[test]
+    fn a_handshake_is_read() {
+        let text = get("/socket.io/?EIO=4&transport=websocket", &HANDSHAKE);
+        assert_eq!(read(text.as_bytes()), Ok(Some(text.len())));
+        let more = text.clone() + "early bytes\r\n";
+        assert_eq!(outcome(more.as_bytes(), MAX), Ok(Some(text.len())), "what follows is not the head's");
+        with(&text, |request| {
+            assert_eq!((request.method, request.target), ("GET", "/socket.io/?EIO=4&transport=websocket"));
+            assert_eq!((request.path, request.query), ("/socket.io/", "EIO=4&transport=websocket"));
+            assert!(request.wants_websocket() && !request.has_body());
+            assert_eq!(request.websocket_key(), Ok("dGhlIHNhbXBsZSBub25jZQ=="));
+            assert_eq!(request.header("hOsT"), Some("localhost"));
+            assert_eq!(format!("{request:?}"), "GET /socket.io/");
+        });
+    }
+
+    #[test]
+    fn targets_have_a_path_and_a_query() {
+        let cases = [
+            ("/", "/", ""),
+            ("/a?b?c", "/a", "b?c"),
+            ("/a?", "/a", ""),
+            ("http://h/p?q", "/p", "q"),
+            ("HTTPS://h:1", "/", ""),
+            ("http://h?q=/", "/", "q=/"),
+            ("/x://y", "/x://y", ""),
+            ("*", "*", ""),
+        ];
+        for (target, path, query) in cases {
+            with(&get(target, &[]), |request| assert_eq!((request.target, request.path, request.query), (target, path, query)));
+        }
+    }
+
+    #[test]
+    fn query_values_are_decoded() {
+        let text = get("/?a=1&b=x%20y+z&a=2&%61=3&c&d=%ff&e=%zz%4&=f&g=%C3%A9%F0%9F%98%80&&h=a=b&d=ok", &[]);
+        with(&text, |request| {
+            let value = |name| request.query_value(name);
+            assert_eq!(value("a").as_deref(), Some("1"));
+            assert!(matches!(value("a"), Some(Cow::Borrowed(_))));
+            assert_eq!(request.query_values("a"), ["1", "2", "3"]);
+            assert_eq!(value("b").as_deref(), Some("x y z"));
+            assert_eq!(value("c").as_deref(), Some(""));
+            assert_eq!((value("d"), request.query_values("d")), (None, vec!["ok".to_owned()]), "not UTF-8");
+            assert_eq!(value("e").as_deref(), Some("%zz%4"));
+            assert_eq!(value("").as_deref(), Some("f"));
+            assert_eq!(value("g").as_deref(), Some("é😀"));
+            assert_eq!(value("h").as_deref(), Some("a=b"));
+            assert_eq!(value("nope"), None);
+        });
+        with(&get("/", &[]), |request| assert_eq!(request.query_value(""), None));
+    }
+
+    #[test]
+    fn headers_cookies_and_tokens_are_found() {
+        let lines = [
+            "X-A:  one \t",
+            "x-a: two",
+            "Cookie: a=1; session=\"tok=en\" ;b",
+            "cookie: c=3; a=9",
+            "Authorization: bEARER  abc.def ",
+            "X-Bytes: \u{e9}",
+            "X-Empty:",
+        ];
+        with(&get("/", &lines), |request| {
+            assert_eq!(request.header("x-A"), Some("one"));
+            assert_eq!(request.header("X-Bytes"), Some("é"));
+            assert_eq!((request.header("X-Empty"), request.header("X-None")), (Some(""), None));
+            assert_eq!(
+                [request.cookie("a"), request.cookie("session"), request.cookie("c"), request.cookie("b")],
+                [Some("1"), Some("tok=en"), Some("3"), None]
+            );
+            assert_eq!(request.bearer(), Some("abc.def"));
+        });
+        let latin = [b"GET / HTTP/1.1\r\nHost: h\r\nX-Bytes: \xe9\r\n\r\n".as_slice()].concat();
+        let Head::Complete { request, .. } = parse(&latin, MAX) else { panic!("bytes above 127 are allowed") };
+        assert_eq!(request.header("X-Bytes"), None);
+        for line in ["Authorization: Basic abc", "Authorization: Bearer", "Authorization: Bearer ", "X: y"] {
+            with(&get("/", &[line]), |request| assert_eq!(request.bearer(), None));
+        }
+    }
+
+    #[test]
+    fn only_a_whole_upgrade_is_one() {
+        let [connection, upgrade, version, key] = HANDSHAKE;
+        let wants = |lines: &[&str]| with(&get("/", lines), |request| request.wants_websocket());
+        assert!(wants(&["Connection: keep-alive, UPGRADE", "upgrade: WebSocket"]));
+        assert!(wants(&["Connection: keep-alive", connection, upgrade]), "a list may come in two lines");
+        assert!(
+            !wants(&[connection])
+                && !wants(&[upgrade])
+                && !wants(&["Connection: upgraded", upgrade])
+                && !wants(&[connection, "Upgrade: h2c"])
+        );
+        let post = get("/", &HANDSHAKE).replacen("GET", "POST", 1);
+        assert!(!with(&post, |request| request.wants_websocket()));
+        let old = get("/", &HANDSHAKE).replacen("HTTP/1.1", "HTTP/1.0", 1);
+        assert!(!with(&old, |request| request.wants_websocket()));
+
+        let key_of = |lines: &[&str]| with(&get("/", lines), |request| request.websocket_key().map(str::len));
+        assert_eq!(key_of(&[version, key]), Ok(24));
+        assert_eq!(key_of(&[key]), Err(426));
+        assert_eq!(key_of(&["Sec-WebSocket-Version: 12", key]), Err(426));
+        assert_eq!(key_of(&[version]), Err(400));
+        for bad in
+            ["short", "", "dGhlIHNhbXBsZSBub25jZQ=", "dGhlIHNhbXBsZSBub25jZQ===", "dGhlIHNhbXBsZSBub25jZ-==", "dGhlIHNhbXBsZSBub25jZQAA"]
+        {
+            assert_eq!(key_of(&[version, &format!("Sec-WebSocket-Key: {bad}")]), Err(400), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_first_protocol_is_a_token_or_none() {
+        let first =
+            |offer: &str| with(&get("/", &[&format!("Sec-WebSocket-Protocol: {offer}")]), |r| r.first_protocol().map(str::to_owned));
+        assert_eq!(first("foo, bar").as_deref(), Some("foo"));
+        assert_eq!(first("v1.x-y").as_deref(), Some("v1.x-y"));
+        for offer in ["", ", foo", "a b, foo", "\"a\"", "é"] {
+            assert_eq!(first(offer), None, "{offer}");
+        }
+        with(&get("/", &[]), |request| assert_eq!(request.first_protocol(), None));
+    }
+
+    #[test]
+    fn bodies_are_announced() {
+        for (lines, has_body) in [
+            (&["Content-Length: 0"][..], false),
+            (&["Content-Length: 00"], false),
+            (&["Content-Length: 10"], true),
+            (&["Content-Length: 2", "content-length: 2"], true),
+            (&["Transfer-Encoding: chunked"], true),
+        ] {
+            assert_eq!(with(&get("/", lines), |request| request.has_body()), has_body, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn what_two_readers_could_read_differently_is_400() {
+        let lines: [&[&str]; 11] = [
+            &["Host: other"],
+            &["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="],
+            &["Content-Length: 1", "Transfer-Encoding: chunked"],
+            &["Content-Length: 1", "Content-Length: 2"],
+            &["Content-Length: 1, 1"],
+            &["Content-Length: -1"],
+            &["Content-Length:"],
+            &["X-A : space before the colon"],
+            &["X-A: folded", " line"],
+            &["X\u{0}A: b"],
+            &["no colon"],
+        ];
+        for lines in lines {
+            assert_eq!(read(get("/", lines).as_bytes()), Err(400), "{lines:?}");
+        }
+        let texts = [
+            "GET / HTTP/1.1\nHost: h\n\n",
+            "GET / HTTP/1.1\r\nHost: h\nX: y\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: h\r\n\n",
+            "\nGET / HTTP/1.1\r\nHost: h\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: h\r\nX: a\rb\r\n\r\n",
+            "GET / HTTP/1.1\r\n\r\n",
+            "GET / HTTP/2.0\r\nHost: h\r\n\r\n",
+            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            "GET /\r\nHost: h\r\n\r\n",
+            "GET  / HTTP/1.1\r\nHost: h\r\n\r\n",
+            " GET / HTTP/1.1\r\nHost: h\r\n\r\n",
+            "G\u{0}T / HTTP/1.1\r\nHost: h\r\n\r\n",
+            "\x16\x03\x01\x02\x00\x01",
+            "{}",
+        ];
+        for text in texts {
+            assert_eq!(read(text.as_bytes()), Err(400), "{text:?}");
+        }
+        for text in ["\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n", "GET / HTTP/1.0\r\n\r\n"] {
+            assert_eq!(read(text.as_bytes()), Ok(Some(text.len())), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn heads_are_bounded_inclusively() {
+        let text = get("/", &["X-A: b"]);
+        assert_eq!(outcome(text.as_bytes(), text.len()), Ok(Some(text.len())));
+        for len in 0..=text.len() {
+            let expected = if len < text.len() - 1 { Ok(None) } else { Err(431) };
+            assert_eq!(outcome(&text.as_bytes()[..len], text.len() - 1), expected, "{len} bytes");
+        }
+        let fields = |count: usize| get("/", &vec!["X-A: b"; count - 1]);
+        assert!(matches!(read(fields(HEADERS_MAX).as_bytes()), Ok(Some(_))));
+        assert_eq!(read(fields(HEADERS_MAX + 1).as_bytes()), Err(431));
+        let endless = format!("GET /{}", "x".repeat(2 * MAX));
+        assert_eq!(read(endless.as_bytes()), Err(431));
+        assert_eq!(outcome(b"", 0), Err(431));
+    }
+
+    #[test]
+    fn responses_are_whole_and_cannot_be_split() {
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        assert_eq!(
+            text(switching_protocols("dGhlIHNhbXBsZSBub25jZQ==", None, &[])),
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+        );
+        let evil = text(switching_protocols("a\r\nX: 1", Some("p\r\nX: 2\r\n\r\n"), &[("Vary\r\nX", "O\nX: 3")]));
+        assert!(evil.contains("Sec-WebSocket-Protocol: pX: 2\r\nVaryX: OX: 3\r\n\r\n"), "{evil}");
+        assert_eq!(evil.matches('\n').count(), evil.matches("\r\n").count());
+        assert_eq!((evil.matches("\r\n").count(), evil.find("\r\n\r\n")), (7, Some(evil.len() - 4)));
+        assert_eq!(
+            text(response(401, "text/plain", &[("Vary", "Origin")], "é")),
+            "HTTP/1.1 401 Unauthorized\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: 2\r\nVary: Origin\r\n\r\né"
+        );
+        let upgrade = text(response(426, "text/plain", &[], ""));
+        assert!(upgrade.starts_with("HTTP/1.1 426 Upgrade Required\r\n"), "{upgrade}");
+        assert!(upgrade.contains("\r\nSec-WebSocket-Version: 13\r\nUpgrade: websocket\r\n"), "{upgrade}");
+        assert!(upgrade.contains("\r\nConnection: close, Upgrade\r\n"), "{upgrade}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), lines in proptest::collection::vec("[\\PC\t]{0,40}", 0..6), target in "/[!-~]{0,30}") {
+            let _ = parse(&bytes, 150);
+            let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+            if let Head::Complete { request, .. } = parse(get(&target, &lines).as_bytes(), MAX) {
+                let _ = (request.query_value("a"), request.cookie("a"), request.bearer(), request.first_protocol(), request.has_body());
+            }
+        }
+
+        #[test]
+        fn a_head_in_parts_is_the_head(lines in proptest::collection::vec("[A-C]{1,2}[: \r\n]{0,3}[a-c,\r\n]{0,4}", 0..5)) {
+            let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+            let _ = read(get("/", &lines).as_bytes());
+        }
+
+        #[test]
+        fn query_values_come_back(value in any::<String>()) {
+            let encoded: String = value.bytes().map(|byte| format!("%{byte:02X}")).collect();
+            with(&get(&format!("/?a={encoded}"), &[]), |request| assert_eq!(request.query_value("a").as_deref(), Some(value.as_str())));
+        }
+    }
+}

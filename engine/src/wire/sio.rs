@@ -1,0 +1,264 @@
+//! Socket.IO protocol 5: what stands after Engine.IO's `4`. Reading looks at structure only, `TYPE [N-] [/NAMESPACE,] [ID] [JSON]`; the JSON is
+//! the caller's to parse. The encoders give whole Engine.IO texts, starting with `4`, byte for byte as Node writes them.
+
+use crate::json;
+
+/// Binary attachments one packet may announce (`socket.io-parser` since 4.2.6).
+pub const ATTACHMENTS_MAX: usize = 10;
+
+/// Type of a packet; the discriminant is its digit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Joins a namespace, or confirms that.
+    Connect,
+    /// Leaves a namespace.
+    Disconnect,
+    /// An event with arguments.
+    Event,
+    /// The answer to an event that carried an id.
+    Ack,
+    /// The refusal of a CONNECT; only servers send it.
+    ConnectError,
+    /// An event whose binary arguments follow in messages of their own.
+    BinaryEvent,
+    /// An acknowledgement with binary arguments.
+    BinaryAck,
+}
+
+/// One packet, its parts as they stood in the text.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Packet<'a> {
+    /// Type.
+    pub kind: Kind,
+    /// Namespace, `/` when none was written. A query part is part of the name, as in Node.
+    pub namespace: &'a str,
+    /// Acknowledgement id; `None` when there is none, or one beyond 64 bits, which no packet of ours can have.
+    pub id: Option<u64>,
+    /// The id's digits, empty when there is none. An answer repeats these, so also an id beyond 64 bits comes back as it was.
+    pub id_text: &'a str,
+    /// Binary messages that follow; at least 1 for the two binary types, else 0.
+    pub attachments: usize,
+    /// The rest: JSON text, maybe empty, not looked at.
+    pub payload: &'a str,
+}
+
+/// Not a packet: the peer breaks the protocol, and its transport is closed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("not a Socket.IO packet")]
+pub struct BadPacket;
+
+/// Reads one packet, without Engine.IO's type.
+pub fn parse(text: &str) -> Result<Packet<'_>, BadPacket> {
+    let kind = kind_of(text.as_bytes().first().copied())?;
+    let (attachments, rest) = match kind {
+        Kind::BinaryEvent | Kind::BinaryAck => split_attachments(&text[1..])?,
+        _ => (0, &text[1..]),
+    };
+    let (namespace, rest) = split_namespace(rest);
+    let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+    let (id_text, payload) = rest.split_at(digits);
+    // Node's rule in both directions, and the only one about a payload that needs no JSON.
+    if kind == Kind::Disconnect && !payload.is_empty() {
+        return Err(BadPacket);
+    }
+    Ok(Packet { kind, namespace, id: id_text.parse().ok(), id_text, attachments, payload })
+}
+
+fn kind_of(digit: Option<u8>) -> Result<Kind, BadPacket> {
+    Ok(match digit {
+        Some(b'0') => Kind::Connect,
+        Some(b'1') => Kind::Disconnect,
+        Some(b'2') => Kind::Event,
+        Some(b'3') => Kind::Ack,
+        Some(b'4') => Kind::ConnectError,
+        Some(b'5') => Kind::BinaryEvent,
+        Some(b'6') => Kind::BinaryAck,
+        _ => return Err(BadPacket),
+    })
+}
+
+/// Takes `N-` off the front. A header without its `-` once sent another server into an endless loop.
+fn split_attachments(text: &str) -> Result<(usize, &str), BadPacket> {
+    let (digits, rest) = text.split_once('-').ok_or(BadPacket)?;
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(BadPacket);
+    }
+    match digits.parse() {
+        Ok(count @ 1..=ATTACHMENTS_MAX) => Ok((count, rest)),
+        _ => Err(BadPacket),
+    }
+}
+
+/// Takes `/namespace,` off the front; the comma may be missing when nothing follows.
+fn split_namespace(text: &str) -> (&str, &str) {
+    if !text.starts_with('/') {
+        return ("/", text);
+    }
+    text.split_once(',').unwrap_or((text, ""))
+}
+
+/// Starts a packet: Engine.IO's `4`, the type, and the namespace unless it is the main one.
+fn start(digit: char, namespace: &str, capacity: usize) -> String {
+    let mut out = String::with_capacity(4 + namespace.len() + capacity);
+    out.push('4');
+    out.push(digit);
+    if namespace != "/" {
+        out.push_str(namespace);
+        out.push(',');
+    }
+    out
+}
+
+/// The answer to a CONNECT. `pid` belongs to connection state recovery; without it the answer is exactly `{sid}`.
+pub fn connect(ns: &str, sid: &str, pid: Option<&str>) -> String {
+    let mut out = start('0', ns, 64);
+    out.push_str(&json::Object::with_capacity(64).str("sid", sid).opt_str("pid", pid).finish());
+    out
+}
+
+/// The refusal of a CONNECT; `data_json` is the whole object, `{"message":…}`.
+pub fn connect_error(ns: &str, data_json: &str) -> String {
+    let mut out = start('4', ns, data_json.len());
+    out.push_str(data_json);
+    out
+}
+
+/// An event; `args_json` are JSON texts joined by commas, maybe none. With an `id` the client is asked to acknowledge.
+pub fn event(ns: &str, id: Option<u64>, name: &str, args_json: &str) -> String {
+    let mut out = start('2', ns, name.len() + args_json.len() + 26);
+    if let Some(id) = id {
+        out.push_str(&id.to_string());
+    }
+    out.push('[');
+    json::quote(&mut out, name);
+    if !args_json.is_empty() {
+        out.push(',');
+        out.push_str(args_json);
+    }
+    out.push(']');
+    out
+}
+
+/// The answer to an event that carried an id, as [`Packet::id_text`] gave it.
+pub fn ack(ns: &str, id_text: &str, args_json: &str) -> String {
+    let mut out = start('3', ns, id_text.len() + args_json.len() + 2);
+    out.push_str(id_text);
+    out.push('[');
+    out.push_str(args_json);
+    out.push(']');
+    out
+}
+
+/// The server takes the client out of a namespace.
+pub fn disconnect(ns: &str) -> String {
+    start('1', ns, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A packet of the main namespace without id and attachments.
+    fn plain(kind: Kind, payload: &str) -> Packet<'_> {
+        Packet { kind, namespace: "/", id: None, id_text: "", attachments: 0, payload }
+    }
+
+    /// What Node was seen to take, after Engine.IO's `4`; the last four it takes here and refuses one step later, by the payload or the state.
+    #[test]
+    fn packets_that_node_takes() {
+        let samples = [
+            ("0", plain(Kind::Connect, "")),
+            ("0/", plain(Kind::Connect, "")),
+            ("0/,", plain(Kind::Connect, "")),
+            ("0/,{\"a\":1}", plain(Kind::Connect, "{\"a\":1}")),
+            ("0{\"token\":\"x\"}", plain(Kind::Connect, "{\"token\":\"x\"}")),
+            ("0/custom?x=1,", Packet { namespace: "/custom?x=1", ..plain(Kind::Connect, "") }),
+            ("1", plain(Kind::Disconnect, "")),
+            ("1/chat,", Packet { namespace: "/chat", ..plain(Kind::Disconnect, "") }),
+            ("2", plain(Kind::Event, "")),
+            ("2[1,2]", plain(Kind::Event, "[1,2]")),
+            ("2[\"/a,b\"]", plain(Kind::Event, "[\"/a,b\"]")),
+            ("212[\"echo\"]", Packet { id: Some(12), id_text: "12", ..plain(Kind::Event, "[\"echo\"]") }),
+            ("2/chat,0[\"e\"]", Packet { namespace: "/chat", id: Some(0), id_text: "0", ..plain(Kind::Event, "[\"e\"]") }),
+            ("299999999999999999999[\"echo\",1]", Packet { id_text: "99999999999999999999", ..plain(Kind::Event, "[\"echo\",1]") }),
+            ("2[\"echo\",{\"_placeholder\":true,\"num\":0}]", plain(Kind::Event, "[\"echo\",{\"_placeholder\":true,\"num\":0}]")),
+            ("3999[]", Packet { id: Some(999), id_text: "999", ..plain(Kind::Ack, "[]") }),
+            ("3[]", plain(Kind::Ack, "[]")),
+            ("51-[\"x\"]", Packet { attachments: 1, ..plain(Kind::BinaryEvent, "[\"x\"]") }),
+            ("510-[\"x\"]", Packet { attachments: 10, ..plain(Kind::BinaryEvent, "[\"x\"]") }),
+            (
+                "52-/chat,7[\"x\"]",
+                Packet { namespace: "/chat", id: Some(7), id_text: "7", attachments: 2, ..plain(Kind::BinaryEvent, "[\"x\"]") },
+            ),
+            ("61-5[1]", Packet { id: Some(5), id_text: "5", attachments: 1, ..plain(Kind::BinaryAck, "[1]") }),
+            ("0[1]", plain(Kind::Connect, "[1]")),
+            ("4{}", plain(Kind::ConnectError, "{}")),
+            ("2{}", plain(Kind::Event, "{}")),
+            ("2[]", plain(Kind::Event, "[]")),
+        ];
+        for (text, packet) in samples {
+            assert_eq!(parse(text), Ok(packet), "{text}");
+        }
+    }
+
+    /// What made Node close the transport because of the structure alone.
+    #[test]
+    fn packets_that_node_refuses() {
+        let samples = [
+            "",
+            "7",
+            "9[\"x\"]",
+            "x",
+            "é",
+            " 2[]", // unknown type
+            "511-[\"x\"]",
+            "50-[\"echo\",1]",
+            "5[\"x\"]",
+            "5",
+            "5-[]",
+            "51",
+            "51[\"x\"]",
+            "5x-[]",
+            "5 1-[]",
+            "5+1-[]",
+            "51e0-[]",
+            "5-1-[]",
+            "599999999999999999999999-[]",
+            "6[1]",
+            "60-[1]", // attachments
+            "1{\"a\":1}",
+            "1/chat,x", // DISCONNECT with a payload
+        ];
+        for text in samples {
+            assert_eq!(parse(text), Err(BadPacket), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn encoders_write_what_node_writes() {
+        assert_eq!(connect("/", "abc", None), r#"40{"sid":"abc"}"#);
+        assert_eq!(connect("/chat", "abc", Some("p")), r#"40/chat,{"sid":"abc","pid":"p"}"#);
+        assert_eq!(connect_error("/custom?x=1", r#"{"message":"Invalid namespace"}"#), r#"44/custom?x=1,{"message":"Invalid namespace"}"#);
+        assert_eq!(event("/", None, "echoed", "1"), r#"42["echoed",1]"#);
+        assert_eq!(event("/chat", Some(12), "a\"b", ""), r#"42/chat,12["a\"b"]"#);
+        assert_eq!(ack("/", "0", ""), "430[]");
+        assert_eq!(ack("/chat", "99999999999999999999", r#"{"success":true},1"#), r#"43/chat,99999999999999999999[{"success":true},1]"#);
+        assert_eq!((disconnect("/"), disconnect("/chat")), ("41".to_owned(), "41/chat,".to_owned()));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(text in "\\PC*", packet in "[0-9]{0,3}-?/?[a-z]{0,3},?[0-9]{0,25}.{0,5}") {
+            let _ = (parse(&text), parse(&packet));
+        }
+
+        #[test]
+        fn what_is_encoded_is_read_back(ns in "/[a-z?=]{0,8}", id: Option<u64>, name in ".{0,8}") {
+            let text = event(&ns, id, &name, "{\"a\":1},2");
+            let packet = parse(&text[1..]).expect("own packet");
+            proptest::prop_assert_eq!((packet.kind, packet.namespace, packet.id), (Kind::Event, ns.as_str(), id));
+            let payload: (String, serde_json::Value, u8) = serde_json::from_str(packet.payload).expect("own payload");
+            proptest::prop_assert_eq!(payload, (name, serde_json::json!({"a": 1}), 2));
+        }
+    }
+}
