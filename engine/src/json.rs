@@ -39,7 +39,8 @@ impl Scratch {
     /// Parses a whole text. Refused: anything that is not exactly one JSON value between blanks, and nesting beyond [`JSON_DEPTH_MAX`].
     ///
     /// As in JavaScript, half of a surrogate pair (`"\ud83d"`, what remains of an emoji that a client cut in two) is no error; decoded it is
-    /// U+FFFD, in [`Value::raw`] it is as it was.
+    /// U+FFFD, in [`Value::raw`] it is as it was. Unlike there, a number beyond what a float holds (`1e400`) is an error: JavaScript would read
+    /// infinity and write `null`.
     pub fn parse<'s>(&'s mut self, text: &'s str) -> Result<Doc<'s>, BadJson> {
         if self.input.capacity() > SCRATCH_KEEP_BYTES && text.len() <= SCRATCH_KEEP_BYTES / 2 {
             *self = Scratch::default();
@@ -534,6 +535,7 @@ mod tests {
             "1e",
             "0x10",
             "NaN",
+            "1e400",
             "Infinity",
             "[1 2]",
             "\u{feff}{}",
