@@ -17,21 +17,21 @@ check("two tabs chat with each other, in community and in rooms", async () => {
       page.on("request", (asked) => { if (new URL(asked.url()).hostname !== "127.0.0.1") faults.push(`${name} asks ${asked.url()}`); });
       await page.goto(`http://127.0.0.1:${PORT}/`);
       await page.fill("#name", name);
-      await page.click("#connect");
-      await page.waitForSelector("#community-send:enabled");
-      await page.waitForSelector("#rooms-send:enabled");
+      await page.click("#who button");
+      await page.waitForSelector("#community .write button:enabled");
+      await page.waitForSelector("#rooms .write button:enabled");
       return page;
     };
     const [ann, bob] = [await tab("Ann"), await tab("Bob")];
-    const says = async (page, column, text) => { await page.fill(`#${column}-input`, text); await page.click(`#${column}-send`); };
+    const says = async (page, column, text) => { await page.fill(`#${column} .write input`, text); await page.click(`#${column} .write button`); };
     const reads = (page, column, text) => page.waitForFunction(
-      ([selector, wanted]) => document.querySelector(selector).innerText.includes(wanted), [`#${column}-log`, text], { timeout: 10_000 });
+      ([selector, wanted]) => document.querySelector(selector).innerText.includes(wanted), [`#${column} .log`, text], { timeout: 10_000 });
     for (const column of ["community", "rooms"]) {
       await says(ann, column, `Hello from Ann in ${column} <b>&amp;`);
       await reads(bob, column, `Hello from Ann in ${column} <b>&amp;`);
       await says(bob, column, `Hello back from Bob in ${column}`);
       await reads(ann, column, `Hello back from Bob in ${column}`);
-      const log = await bob.innerText(`#${column}-log`);
+      const log = await bob.innerText(`#${column} .log`);
       ok(log.includes("Ann"), `the ${column} log names nobody: ${log}`);
     }
     if (process.env.SCREENSHOT) await bob.screenshot({ path: process.env.SCREENSHOT });
