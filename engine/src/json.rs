@@ -39,8 +39,7 @@ impl Scratch {
     /// Parses a whole text. Refused: anything that is not exactly one JSON value between blanks, and nesting beyond [`JSON_DEPTH_MAX`].
     ///
     /// As in JavaScript, half of a surrogate pair (`"\ud83d"`, what remains of an emoji that a client cut in two) is no error; decoded it is
-    /// U+FFFD, in [`Value::raw`] it is as it was. Unlike there, a number beyond what a float holds (`1e400`) is an error: JavaScript would read
-    /// infinity and write `null`.
+    /// U+FFFD, in [`Value::raw`] it is as it was. Nor is a number beyond what a float holds (`1e400`): it counts as a very large one.
     pub fn parse<'s>(&'s mut self, text: &'s str) -> Result<Doc<'s>, BadJson> {
         if self.input.capacity() > SCRATCH_KEEP_BYTES && text.len() <= SCRATCH_KEEP_BYTES / 2 {
             *self = Scratch::default();
@@ -51,6 +50,9 @@ impl Scratch {
         input.extend_from_slice(text.as_bytes());
         if text.contains("\\ud") || text.contains("\\uD") {
             replace_lone_surrogates(input);
+        }
+        if may_have_huge_numbers(input) {
+            shrink_huge_numbers(input);
         }
         input.resize(text.len() + INPUT_PADDING, b' ');
         let mut tape = std::mem::replace(home, Tape(Vec::new())).reset();
@@ -86,6 +88,57 @@ fn replace_lone_surrogates(json: &mut [u8]) {
             Some(_) => at += 6,
         }
     }
+}
+
+/// Writes `1e308` over every number that no float holds; simd-json would refuse it. The length stays here too: blanks follow.
+fn shrink_huge_numbers(json: &mut [u8]) {
+    let mut in_string = false;
+    let mut at = 0;
+    while at < json.len() {
+        match json[at] {
+            b'\\' if in_string => at += 1,
+            b'"' => in_string = !in_string,
+            byte if !in_string && (byte == b'-' || byte.is_ascii_digit()) => {
+                let length = json[at..].iter().position(|&b| !is_of_number(b)).unwrap_or(json.len() - at);
+                let number = &mut json[at..at + length];
+                let text = std::str::from_utf8(number).unwrap_or_default();
+                if is_json_number(text) && text.parse::<f64>().is_ok_and(f64::is_infinite) {
+                    number.fill(b' ');
+                    number[..5].copy_from_slice(b"1e308");
+                }
+                at += length - 1;
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+}
+
+/// False for nearly every text: a number beyond a float has an exponent of three digits, or a run of 200.
+fn may_have_huge_numbers(text: &[u8]) -> bool {
+    let digits = |at: usize, count: usize| text.get(at..at + count).is_some_and(|digits| digits.iter().all(u8::is_ascii_digit));
+    let exponent = |at: usize| digits(at + 1, 3) || (matches!(text.get(at + 1), Some(b'+' | b'-')) && digits(at + 2, 3));
+    let long_run = |at: usize| {
+        let backward = text[..at].iter().rev().take(200).take_while(|b| b.is_ascii_digit()).count();
+        digits(at - backward, 200)
+    };
+    text.iter().enumerate().any(|(at, byte)| matches!(byte, b'e' | b'E') && exponent(at)) || (0..text.len()).step_by(200).any(long_run)
+}
+
+fn is_of_number(byte: u8) -> bool {
+    byte.is_ascii_digit() || matches!(byte, b'+' | b'-' | b'.' | b'e' | b'E')
+}
+
+/// The grammar of RFC 8259 section 6, which is narrower than what a Rust float is parsed from.
+fn is_json_number(token: &str) -> bool {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let token = token.strip_prefix('-').unwrap_or(token);
+    let (mantissa, exponent) = token.split_once(['e', 'E']).map_or((token, None), |(mantissa, exponent)| (mantissa, Some(exponent)));
+    let (whole, fraction) = mantissa.split_once('.').map_or((mantissa, None), |(whole, fraction)| (whole, Some(fraction)));
+    digits(whole)
+        && (whole == "0" || !whole.starts_with('0'))
+        && fraction.is_none_or(digits)
+        && exponent.is_none_or(|exponent| digits(exponent.strip_prefix(['+', '-']).unwrap_or(exponent)))
 }
 
 /// The UTF-16 unit of a `\uXXXX` at the beginning.
@@ -510,6 +563,23 @@ mod tests {
     }
 
     #[test]
+    fn numbers_beyond_a_float_are_numbers_with_their_own_text() {
+        let mut scratch = Scratch::default();
+        let long = format!("1{}", "0".repeat(400));
+        let split = format!("-1{}e99", "0".repeat(250));
+        for number in ["1e400", "-1.5E+999", "1.7976931348623159e308", &long, &split] {
+            let text = format!(r#"{{"a":"1e400 \" {number}","b":[{number},1],"c":2}}"#);
+            let doc = scratch.parse(&text).unwrap_or_else(|_| panic!("{number}"));
+            let list = doc.root().get("b").expect("b");
+            assert_eq!(list.raw(), format!("[{number},1]"));
+            let items: Vec<_> = list.items().map(Value::raw).collect();
+            assert_eq!(items, [number, "1"]);
+            assert_eq!(doc.root().get("a").and_then(Value::as_str), Some(&*format!("1e400 \" {number}")));
+            assert_eq!(doc.root().get("c").and_then(Value::as_u64), Some(2));
+        }
+    }
+
+    #[test]
     fn what_is_not_one_json_value_is_refused() {
         let mut scratch = Scratch::default();
         let texts = [
@@ -543,7 +613,9 @@ mod tests {
             "1e",
             "0x10",
             "NaN",
-            "1e400",
+            "1.e400",
+            "01e400",
+            "1e400e400",
             "Infinity",
             "[1 2]",
             "\u{feff}{}",
