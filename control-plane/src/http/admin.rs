@@ -486,6 +486,7 @@ mod tests {
             Some(match question {
                 Question::Connections { .. } | Question::Connection { .. } => Answer::Connections(Vec::new()),
                 Question::CloseConnection { .. } | Question::CloseUser { .. } => Answer::Closed(shard as u64),
+                Question::Emit { .. } => Answer::Acknowledged(None),
             })
         });
         let id = connection(0, 1, "alice").id;

@@ -252,7 +252,7 @@ impl Assembly {
 }
 
 /// The first bytes, at most three, of a character whose others have not come.
-#[derive(Default)]
+#[derive(Default, Debug)]
 struct Cut {
     bytes: [u8; 4],
     len: usize,

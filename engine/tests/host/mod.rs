@@ -1,7 +1,7 @@
 //! A whole host without a socket: shards, the lanes between them, and clients whose bytes are vectors. Used by the transcripts and the
 //! simulation; the test decides what happens when.
 #![allow(dead_code, reason = "each test binary uses its part")]
-#![expect(missing_docs, reason = "test support")]
+#![expect(unreachable_pub, reason = "a module of test binaries, which export nothing")]
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,0 +1,141 @@
+//! Clients that others wrote (`ws` and `socket.io-client` from npm, `websockets` from PyPI, a browser) against the built binary with
+//! two shards. The scripts are in `clients/`; what they need is installed by `.ci/test`. Where it is missing, a test says aloud what it
+//! skipped, or fails if `URINGCAST_TEST_CLIENTS` asks for it.
+
+mod support;
+
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+use support::{ADMIN_TOKEN, SECRET, Server, Setup, aloud};
+
+/// A script of a minute or so gets this much, on a machine that does other things too.
+const SCRIPT_TIME: Duration = Duration::from_secs(240);
+const STANDARD: Setup = Setup { limits: "", dev: false, descriptors: None };
+
+/// Defines one test for each script: its name, how the server is set up.
+macro_rules! scripts {
+    ($($test:ident: $script:literal, $setup:expr;)+) => { $(
+        #[test]
+        fn $test() {
+            script($script, &$setup);
+        }
+    )+ };
+}
+
+scripts! {
+    ws_one_order: "order_ws.mjs", STANDARD;
+    socket_io_one_order: "order_sio.mjs", STANDARD;
+    websockets_from_python: "order_py.py", STANDARD;
+    community_page: "community_page.mjs", STANDARD;
+    collab_page: "collab_page.mjs", STANDARD;
+    rooms_page: "rooms_page.mjs", STANDARD;
+    admin: "admin.mjs", STANDARD;
+    expiry: "expiry.mjs", STANDARD;
+    rate: "rate.mjs", Setup { limits: "rate_messages = 20\nrate_window_ms = 500\n", ..STANDARD };
+    browser: "page_chat.mjs", Setup { dev: true, ..STANDARD };
+}
+
+#[test]
+fn drain_on_sigterm() {
+    if let Some(mut server) = script("drain.mjs", &STANDARD) {
+        let status = server.exit(Duration::from_secs(30));
+        assert_eq!(status.code(), Some(0), "exit status after SIGTERM; it had said:\n{}", server.said());
+    }
+}
+
+/// Runs one script against a server of its own, which it gives back; `None` if the tools are missing.
+fn script(name: &str, setup: &Setup) -> Option<Server> {
+    let interpreter = match tools(name) {
+        Ok(interpreter) => interpreter,
+        Err(missing) => {
+            assert!(std::env::var_os("URINGCAST_TEST_CLIENTS").is_none(), "{name} needs {missing}");
+            aloud(&format!("SKIPPED: {name} needs {missing} (.ci/test installs it)"));
+            return None;
+        }
+    };
+    let mut server = Server::start(setup);
+    let log = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.log"));
+    let mut client = client(&interpreter, name, &server, &log);
+    let status = outcome(&mut client);
+    let told = std::fs::read_to_string(&log).unwrap_or_default();
+    match status {
+        Some(status) if status.success() => {}
+        Some(status) => panic!("{name}: {status}\n{told}"),
+        None => panic!("{name}: not ready after {SCRIPT_TIME:?}\n{told}"),
+    }
+    if name != "drain.mjs" {
+        server.assert_well();
+    }
+    Some(server)
+}
+
+/// Starts the script in a process group of its own, which takes a browser's many processes along when it is ended.
+fn client(interpreter: &Path, name: &str, server: &Server, log: &Path) -> Child {
+    let file = std::fs::File::create(log).expect("the target folder can be written");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name);
+    Command::new(interpreter)
+        .arg(script)
+        .env("PORT", server.public.port().to_string())
+        .env("CONTROL", server.control.port().to_string())
+        .env("SECRET", SECRET)
+        .env("ADMIN_TOKEN", ADMIN_TOKEN)
+        .env("PID", server.pid().to_string())
+        .env("CLIENT_MODULES", clients_folder())
+        .env("SCREENSHOT", clients_folder().join("page_chat.png"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .stdin(Stdio::null())
+        .stdout(file.try_clone().expect("one more descriptor"))
+        .stderr(file)
+        .process_group(0)
+        .spawn()
+        .expect("the interpreter is there")
+}
+
+/// How it ended; after [`SCRIPT_TIME`] its whole process group is killed and the answer is `None`.
+fn outcome(client: &mut Child) -> Option<std::process::ExitStatus> {
+    let end = Instant::now() + SCRIPT_TIME;
+    let group = Pid::from_raw(i32::try_from(client.id()).expect("process ids are small")).expect("and not 0");
+    let status = loop {
+        match client.try_wait().expect("our child") {
+            Some(status) => break Some(status),
+            None if Instant::now() > end => break None,
+            None => std::thread::sleep(Duration::from_millis(50)),
+        }
+    };
+    // Whatever it left behind goes with it; usually there is nothing.
+    let _ = rustix::process::kill_process_group(group, Signal::KILL);
+    let _ = client.wait();
+    status
+}
+
+/// `target/clients`, where `.ci/test` installs packages.
+fn clients_folder() -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it is target/tmp");
+    target.join("clients")
+}
+
+/// The interpreter for a script, or what is missing.
+fn tools(script: &str) -> Result<PathBuf, String> {
+    if script.ends_with(".py") {
+        let python = clients_folder().join("venv/bin/python3");
+        return if python.exists() { Ok(python) } else { Err("Python's websockets in target/clients/venv".into()) };
+    }
+    let node = in_path("node").ok_or("node")?;
+    for package in ["ws", "socket.io-client", "playwright-core"] {
+        if !clients_folder().join("node_modules").join(package).exists() {
+            return Err(format!("{package} in target/clients/node_modules"));
+        }
+    }
+    if script == "page_chat.mjs" && !Path::new("/usr/bin/chromium").exists() {
+        return Err("/usr/bin/chromium".into());
+    }
+    Ok(node)
+}
+
+fn in_path(program: &str) -> Option<PathBuf> {
+    std::env::split_paths(&std::env::var_os("PATH")?).map(|folder| folder.join(program)).find(|file| file.is_file())
+}
