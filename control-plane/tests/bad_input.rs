@@ -115,9 +115,10 @@ fn frames_out_of_place_are_closed_with_1002() {
 
 #[test]
 fn oversize_is_closed_with_1009_before_it_has_come() {
-    let announced = |length: u64| [header(TEXT, 0x80, length), vec![0; 4]].concat();
+    let announced_as = |first: u8, length: u64| [header(first, 0x80, length), vec![0; 4]].concat();
+    let announced = |length: u64| announced_as(TEXT, length);
     let over = vec![b'x'; 400_000];
-    let fragments = [frame(0x01, &over), frame(0x00, &over), header(0x80, 0x80, 400_000)].concat();
+    let fragments = [frame(0x01, &over), frame(0x00, &over), announced_as(0x80, 400_000)].concat();
     closes_with(&[1009], &[("one byte too long", announced(1_000_001)), ("2^62 bytes", announced(1 << 62)), ("by fragments", fragments)]);
     // The highest bit of the length must be 0: a bad frame or an oversize one, as one likes.
     closes_with(&[1002, 1009], &[("2^63 bytes", announced(1 << 63)), ("2^64-1 bytes", announced(u64::MAX))]);

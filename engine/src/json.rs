@@ -171,6 +171,14 @@ impl<'d> Value<'d> {
         }
     }
 
+    /// A string that decodes without loss, as a name must. Half a surrogate pair decodes to U+FFFD, so two different names
+    /// could become one: a U+FFFD that the text does not spell out makes this `None`.
+    pub fn as_exact_str(self) -> Option<&'d str> {
+        let text = self.as_str()?;
+        let spelled = || self.raw().contains('\u{fffd}') || self.raw().to_ascii_lowercase().contains("\\ufffd");
+        (!text.contains('\u{fffd}') || spelled()).then_some(text)
+    }
+
     /// `true` or `false`.
     pub fn as_bool(self) -> Option<bool> {
         match self.node() {

@@ -48,7 +48,7 @@ impl<'a> Channel<'a> {
             (None, Some(group)) => (Channel::GROUP, group),
             _ => return None,
         };
-        Some(Channel { key, id: checked_name(id.as_str()?).ok()? })
+        Some(Channel { key, id: checked_name(id.as_exact_str()?).ok()? })
     }
 
     /// The channel that a room of this endpoint is.

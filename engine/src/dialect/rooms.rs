@@ -130,7 +130,7 @@ fn display_name<'a>(cx: &'a Cx<'_>) -> &'a str {
 
 /// A room's name that the payload gives.
 fn named<'a>(argument: Option<Value<'a>>) -> Option<&'a str> {
-    checked_name(argument?.get("roomId")?.as_str()?).ok()
+    checked_name(argument?.get("roomId")?.as_exact_str()?).ok()
 }
 
 /// A room that the payload names and this connection is in.

@@ -196,7 +196,7 @@ impl Driver {
         self.stats.loop_time.observe(ended.ns - started.ns);
         self.stats.last_turn_ms.add(ended.ms().saturating_sub(self.stats.last_turn_ms.read()));
         let accept_now = self.accept_more && self.accept_after_ms <= ended.ms();
-        events || batches || accept_now || (!self.unread.is_empty() && !self.mesh_full)
+        events || batches || accept_now || self.poller.has_early() || (!self.unread.is_empty() && !self.mesh_full)
     }
 
     /// Handles what is ready; true when there may be more.

@@ -128,6 +128,14 @@ impl Poller {
         }
     }
 
+    /// True exactly when [`Self::take`] has something that [`Self::fd`] will not tell of: it came while a batch was being sent.
+    pub(crate) fn has_early(&self) -> bool {
+        match self {
+            Poller::Ring(ring) => !ring.early.is_empty() || !ring.lapsed.is_empty(),
+            Poller::Epoll(_) => false,
+        }
+    }
+
     /// Appends at most [`EVENTS_PER_TURN`] events.
     pub(crate) fn take(&mut self, events: &mut Vec<Event>) {
         match self {
@@ -297,7 +305,7 @@ impl Ring {
         let mut missing = writes.len();
         loop {
             let early = std::mem::take(&mut self.early);
-            for (data, result, flags) in early.into_iter().chain(std::iter::empty()) {
+            for (data, result, flags) in early {
                 if data >> 62 == KIND_SEND {
                     results[data as u32 as usize] = result;
                     missing -= 1;

@@ -213,6 +213,7 @@ impl Shard {
             Some(response) => {
                 if let Some(link) = self.links.get_mut(link) {
                     link.heartbeat = Heartbeat::starting(now.ms() + PLAIN_PING_MS);
+                    link.corked = true;
                 }
                 self.push(now, link, Frame::encoded(response));
             }
@@ -335,6 +336,7 @@ impl Shard {
             return;
         }
         link.state = State::Closing { deadline_ms, peer_done, impatient: false };
+        link.corked = false;
         link.heartbeat = Heartbeat::NEVER;
         link.partial = Vec::new();
         link.decoder = ws::Decoder::default();
@@ -342,6 +344,8 @@ impl Shard {
         if link.outbox.is_empty() {
             let command = if peer_done { Command::Close { link: key, reset: false } } else { Command::HalfClose(key) };
             self.commands.push_back(command);
+        } else if !link.outbox.blocked {
+            self.mark_dirty(slot);
         }
         self.arm(slot, deadline_ms);
     }

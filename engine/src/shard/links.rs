@@ -26,6 +26,9 @@ pub(crate) struct Link {
     pub(crate) decoder: ws::Decoder,
     /// Answers of other shards that must come before the next message is looked at.
     pub(crate) waiting: u32,
+    /// True exactly when nothing is written yet although something is queued: a plain connection is told that it is connected when the
+    /// rooms of its handshake have let it in, so that whatever is said after that is said to it too.
+    pub(crate) corked: bool,
     /// The earliest alarm that is armed, milliseconds; `u64::MAX` for none.
     pub(crate) alarm_ms: u64,
     pub(crate) rate: Rate,

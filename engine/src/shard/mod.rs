@@ -188,6 +188,7 @@ impl Shard {
             partial: Vec::new(),
             decoder: crate::wire::ws::Decoder::default(),
             waiting: 0,
+            corked: false,
             alarm_ms: u64::MAX,
             rate,
             heartbeat: Heartbeat::NEVER,
@@ -547,7 +548,11 @@ impl Shard {
         let Some(link) = self.links.get_mut(slot) else { return };
         link.waiting = link.waiting.saturating_sub(1);
         if link.waiting == 0 {
+            let uncorked = std::mem::take(&mut link.corked);
             self.commands.push_back(Command::Resume(LinkKey { slot, generation: link.generation }));
+            if uncorked {
+                self.mark_dirty(slot);
+            }
         }
     }
 
@@ -577,6 +582,7 @@ impl Shard {
     fn mark_dirty(&mut self, slot: u32) {
         if let Some(link) = self.links.get_mut(slot)
             && !link.outbox.dirty
+            && !link.corked
         {
             link.outbox.dirty = true;
             self.dirty.push_back(slot);
