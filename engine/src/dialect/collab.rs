@@ -128,8 +128,8 @@ fn authenticate(cx: &Cx<'_>, root: Value<'_>, acts: &mut Vec<Act>) {
     }
 }
 
-/// The sender's text in which only `clientID` is the sender's: the last member of that name, escaped spellings included, gets the value,
-/// the others go; without one it comes last. Everything else keeps its bytes.
+/// The sender's text in which only `clientID` is the sender's: without one it comes last, the only one gets the value, and several,
+/// escaped spellings included, become one at the end. Everything else keeps its bytes, but for blanks in that last case.
 fn with_client_id(text: &str, root: Value<'_>, client: &str) -> String {
     let mut out = String::with_capacity(text.len() + client.len() + 20);
     let count = root.members().filter(|member| member.key == "clientID").count();
@@ -140,6 +140,14 @@ fn with_client_id(text: &str, root: Value<'_>, client: &str) -> String {
         out.push_str(&text[..start]);
         quote(&mut out, client);
         out.push_str(&text[start + claimed.len()..]);
+        return out;
+    }
+    if let Some(open) = text.strip_suffix('}').filter(|_| count == 0) {
+        // An object that is relayed has members: its type at least.
+        out.push_str(open);
+        out.push_str(",\"clientID\":");
+        quote(&mut out, client);
+        out.push('}');
         return out;
     }
     out.push('{');
@@ -193,6 +201,7 @@ mod tests {
             (r#"{ "clientID" : "you" , "n": -0 }"#, r#"{ "clientID" : "me" , "n": -0 }"#),
             (r#"{"clientID":{"a":[1]},"x":"\u00e9"}"#, r#"{"clientID":"me","x":"\u00e9"}"#),
             (r#"{"client\u0049D":1,"a":2,"clientID":3}"#, r#"{"a":2,"clientID":"me"}"#),
+            (r#"{ "n" : [1, 2] }"#, r#"{ "n" : [1, 2] ,"clientID":"me"}"#),
             (r#"{"a":{"clientID":"inner"}}"#, r#"{"a":{"clientID":"inner"},"clientID":"me"}"#),
         ] {
             assert_eq!(relayed(said), heard);

@@ -133,7 +133,7 @@ impl Shard {
         }
         if room.is_public() {
             self.consult(now, slot, |dialect, cx, _, acts| {
-                dialect.entered(cx, &room.name, outcome.as_ref().map_err(|fault| *fault), note, acts)
+                dialect.entered(cx, &room.name, outcome.as_ref().map_err(|fault| *fault), note, acts);
             });
         } else {
             self.admitted(now, slot, outcome.as_ref().map(|_| ()).map_err(|fault| *fault));

@@ -17,6 +17,9 @@ use crate::time::Now;
 use crate::wire::http::{self, Head, Request};
 use crate::wire::ws::{self, Message, Step, WsFault};
 
+/// Chunks of one session cookie. The libraries cut at about 4 kB, and a token has at most [`crate::limits::TOKEN_BYTES_MAX`].
+const COOKIE_CHUNKS_MAX: usize = 8;
+
 /// What one look at a link's bytes came to.
 enum Look {
     /// So many were consumed; there may be more to do.
@@ -284,8 +287,8 @@ impl Shard {
     /// The token of the session cookie. Against cross-site hijacking it counts only from an origin that is listed by name.
     pub(super) fn token_of_cookie(&self, now: Now, request: &Request<'_>) -> Result<Arc<Identity>, AuthFault> {
         let listed = request.header("origin").is_some_and(|origin| self.world.config.origins.iter().any(|allowed| allowed == origin));
-        let cookie = listed.then(|| auth::session_cookie_names().iter().find_map(|name| request.cookie(name))).flatten();
-        cookie.map_or(Err(AuthFault::Missing), |token| self.verify(now, token))
+        let cookie = listed.then(|| auth::session_cookie_names().iter().find_map(|name| session_cookie(request, name))).flatten();
+        cookie.map_or(Err(AuthFault::Missing), |token| self.verify(now, &token))
     }
 
     pub(super) fn verify(&self, now: Now, token: &str) -> Result<Arc<Identity>, AuthFault> {
@@ -325,6 +328,15 @@ pub(super) fn new_conn(
         typing: Vec::new(),
         acks: Acks::default(),
     }
+}
+
+/// The cookie of this name, or what its chunks `NAME.0`, `NAME.1`... are together.
+fn session_cookie<'b>(request: &Request<'b>, name: &str) -> Option<Cow<'b, str>> {
+    if let Some(whole) = request.cookie(name) {
+        return Some(Cow::Borrowed(whole));
+    }
+    let chunks: String = (0..COOKIE_CHUNKS_MAX).map_while(|chunk| request.cookie(&format!("{name}.{chunk}"))).collect();
+    (!chunks.is_empty()).then_some(Cow::Owned(chunks))
 }
 
 /// The client behind trusted proxies: the last address of `X-Forwarded-For` that is none of them.

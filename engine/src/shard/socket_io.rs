@@ -179,6 +179,7 @@ impl Shard {
         let args = doc.root();
         let first = args.items().next().ok_or(Refuse)?;
         let name = event_name(first).ok_or(Refuse)?;
+        // As the client wrote it: its number may be larger than any of ours.
         let ack = (!packet.id_text.is_empty()).then_some(packet.id_text);
         self.hear(now, slot, conn, Said::Event { name, args, ack }, bytes);
         Ok(())
