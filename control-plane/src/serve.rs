@@ -195,7 +195,10 @@ fn log_start(engine: &Engine, control: &Listener) {
         log::warning(note);
     }
     let (address, shards, io) = (engine.local_addr(), engine.stats().len(), engine.io_name());
-    log::info(format_args!("version {} serves: public http://{address} control {control} ({shards} shards, {io})", env!("CARGO_PKG_VERSION")));
+    log::info(format_args!(
+        "version {} serves: public http://{address} control {control} ({shards} shards, {io})",
+        env!("CARGO_PKG_VERSION")
+    ));
 }
 
 /// What `--dev` prints: all that a person needs to try it out.

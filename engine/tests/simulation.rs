@@ -19,7 +19,7 @@ const SHARDS: usize = 3;
 const ROOMS: usize = 4;
 const STEPS: usize = 4_000;
 const CLIENTS_MAX: usize = 40;
-const SEEDS: u64 = 12;
+const SEEDS: u64 = 100;
 
 /// How a dialect says what the simulation needs.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -346,6 +346,7 @@ impl Simulation {
                     self.judge_stay(client, room, &order, stay, whole);
                 }
             }
+            self.judge_own_words(&order);
             self.judge_presence(room);
         }
         let refused_by_closed = self.said.len() - accepted - self.refused as usize;
@@ -388,6 +389,16 @@ impl Simulation {
                 let expected = &order[begins.saturating_sub(50)..begins];
                 assert_eq!(past, expected, "client {client} in r{room}: the past does not end where the present begins");
             }
+        }
+    }
+
+    /// Whoever said something that the room heard heard it too, unless he was gone before it could reach him.
+    fn judge_own_words(&self, order: &[String]) {
+        for id in order {
+            let sender: usize = id.split_once('.').and_then(|(sender, _)| sender.parse().ok()).expect("own id");
+            let guest = &self.guests[sender];
+            let heard = guest.stays.values().flatten().any(|stay| stay.heard.contains(id));
+            assert!(heard || guest.closed, "client {sender} did not hear its own {id}");
         }
     }
 

@@ -104,6 +104,10 @@ impl Dialect for Collab {
         }
     }
 
+    fn left(&self, _cx: &Cx<'_>, _room: &str, _view: &RoomView, _note: &str, _acts: &mut Vec<Act>) {
+        // One leaves a document by ending the connection.
+    }
+
     fn recalled(&self, cx: &Cx<'_>, room: &str, kept: &[Arc<str>], acts: &mut Vec<Act>) {
         acts.push(Act::Send(cx.text(&synced(room, Some(kept)))));
     }

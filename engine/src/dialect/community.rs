@@ -130,7 +130,7 @@ impl Dialect for Community {
             (Some("SUBSCRIBE"), Some(channel)) if channel.admits(cx) => acts.push(enter(cx, channel, Some("reply".into()))),
             (Some("SUBSCRIBE"), Some(channel)) => refuse_forbidden(cx, channel, acts),
             (Some("UNSUBSCRIBE"), Some(channel)) if channel.admits(cx) || (cx.is_in)(&channel.room()) => {
-                acts.push(Act::Leave { room: channel.room(), note: Some("reply".into()) });
+                acts.push(Act::Leave { room: channel.room(), note: "".into() });
             }
             (Some("UNSUBSCRIBE"), Some(channel)) => refuse_forbidden(cx, channel, acts),
             (Some("TYPING"), Some(channel)) => typing(cx, channel, payload, acts),

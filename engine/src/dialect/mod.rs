@@ -173,12 +173,13 @@ pub enum Act {
     Publish(Publication),
     /// Enter a room; [`Dialect::entered`] gets the answer, and the connection's next message waits for it.
     Enter(Entry),
-    /// Leave a room; [`Dialect::left`] gets the answer if `note` is there.
+    /// Leave a room; [`Dialect::left`] gets the answer, and the connection's next message waits for it. What the room's home casts
+    /// before it hears of the leaving, the connection still gets: its own last words too.
     Leave {
         /// The room.
         room: Arc<str>,
         /// Comes back with the answer.
-        note: Option<Box<str>>,
+        note: Box<str>,
     },
     /// What is kept of a room; [`Dialect::recalled`] gets it.
     Recall {
@@ -286,7 +287,7 @@ pub trait Dialect: Sync {
     /// A room was entered or refused.
     fn entered(&self, cx: &Cx<'_>, room: &str, outcome: Result<&RoomView, EnterFault>, note: Option<&str>, acts: &mut Vec<Act>);
     /// A room was left.
-    fn left(&self, _cx: &Cx<'_>, _room: &str, _view: &RoomView, _note: &str, _acts: &mut Vec<Act>) {}
+    fn left(&self, cx: &Cx<'_>, room: &str, view: &RoomView, note: &str, acts: &mut Vec<Act>);
     /// Here is what was kept.
     fn recalled(&self, _cx: &Cx<'_>, _room: &str, _kept: &[Arc<str>], _acts: &mut Vec<Act>) {}
     /// What a room's others hear when the last connection of this presence has left it.

@@ -99,7 +99,7 @@ impl Dialect for Rooms {
     }
 
     fn entered(&self, cx: &Cx<'_>, room: &str, outcome: Result<&RoomView, EnterFault>, note: Option<&str>, acts: &mut Vec<Act>) {
-        // The note is the acknowledgement's id, empty where the client waits for none.
+        // The note is the acknowledgement's id, empty where the client waits for none; so it is in `left`.
         let ack = note.filter(|ack| !ack.is_empty());
         let Ok(view) = outcome else { return refuse(cx, "Failed to join room", ack, acts) };
         let Some(ack) = ack else { return };
@@ -107,6 +107,10 @@ impl Dialect for Rooms {
         let history = format!("[{}]", view.history.join(","));
         let answer = Object::new().bool("success", true).raw("room", &told).raw("history", &history).finish();
         acts.push(acknowledge(cx, ack, &answer));
+    }
+
+    fn left(&self, cx: &Cx<'_>, _room: &str, _view: &RoomView, note: &str, acts: &mut Vec<Act>) {
+        succeed(cx, Some(note).filter(|ack| !ack.is_empty()), acts);
     }
 
     fn farewell(&self, cx: &Cx<'_>, room: &str) -> Option<Frame> {
@@ -156,8 +160,7 @@ fn join(cx: &Cx<'_>, argument: Option<Value<'_>>, ack: Option<&str>, acts: &mut 
 }
 
 fn leave(cx: &Cx<'_>, argument: Option<Value<'_>>, ack: Option<&str>, acts: &mut Vec<Act>) -> Option<()> {
-    acts.push(Act::Leave { room: inside(cx, argument)?.into(), note: None });
-    succeed(cx, ack, acts);
+    acts.push(Act::Leave { room: inside(cx, argument)?.into(), note: ack.unwrap_or_default().into() });
     Some(())
 }
 

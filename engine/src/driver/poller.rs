@@ -200,27 +200,27 @@ impl Ring {
     fn arm(&mut self, fd: RawFd, data: u64) {
         let flags = (libc::POLLIN | libc::POLLRDHUP) as u32;
         let poll = io_uring::opcode::PollAdd::new(io_uring::types::Fd(fd), flags).multi(true).build();
-        self.push(poll.user_data(data));
+        self.push(&poll.user_data(data));
     }
 
     fn watch_writable(&mut self, fd: RawFd, link: LinkKey) {
         let poll = io_uring::opcode::PollAdd::new(io_uring::types::Fd(fd), libc::POLLOUT as u32).build();
-        self.push(poll.user_data(pack(KIND_WRITE, link.slot, link.generation)));
+        self.push(&poll.user_data(pack(KIND_WRITE, link.slot, link.generation)));
     }
 
     fn cancel(&mut self, fd: RawFd) {
         let which = io_uring::types::CancelBuilder::fd(io_uring::types::Fd(fd)).all();
-        self.push(io_uring::opcode::AsyncCancel2::new(which).build().user_data(pack(KIND_OTHER, SLOT_CANCEL, 0)));
+        self.push(&io_uring::opcode::AsyncCancel2::new(which).build().user_data(pack(KIND_OTHER, SLOT_CANCEL, 0)));
     }
 
     #[expect(unsafe_code, reason = "a submission entry is an unchecked promise about what it points to")]
-    fn push(&mut self, entry: io_uring::squeue::Entry) {
+    fn push(&mut self, entry: &io_uring::squeue::Entry) {
         if self.ring.submission().is_full() {
             self.submit();
         }
         // SAFETY: polls and cancels point to nothing. A send points to a span whose bytes stay in place until its completion has been
         // read, which `send` does before it returns. After a submission the queue has room, so the push cannot fail.
-        let pushed = unsafe { self.ring.submission().push(&entry) };
+        let pushed = unsafe { self.ring.submission().push(entry) };
         debug_assert!(pushed.is_ok(), "the submission queue was just emptied");
     }
 
@@ -299,7 +299,7 @@ impl Ring {
             let entry = io_uring::opcode::Send::new(io_uring::types::Fd(write.socket), write.span.start, len)
                 .flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
                 .build();
-            self.push(entry.user_data(pack(KIND_SEND, index as u32, 0)));
+            self.push(&entry.user_data(pack(KIND_SEND, index as u32, 0)));
         }
         self.submit();
         let mut missing = writes.len();

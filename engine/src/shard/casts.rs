@@ -23,6 +23,7 @@ impl Shard {
             Parcel::Entered { conn, room, outcome, note } => self.entered(now, conn, &room, &outcome, note.as_deref()),
             Parcel::Left { conn, room, view, note } => {
                 if let Some((slot, link)) = self.asker(conn) {
+                    self.vacate_room(slot, &room);
                     self.consult(now, slot, |dialect, cx, _, acts| dialect.left(cx, &room.name, &view, &note, acts));
                     self.release(link);
                 }
@@ -36,6 +37,16 @@ impl Shard {
             Parcel::Cast(cast) => self.deliver(now, &cast),
             Parcel::Ask { ask, question } => self.answer(now, ask, question),
             Parcel::Drain { over_ms } => self.drain = Some(lifecycle::Drain::new(now, over_ms, self.links.len())),
+        }
+    }
+
+    /// The home has taken the connection out of a room.
+    fn vacate_room(&mut self, slot: u32, room: &Room) {
+        let Some(conn) = self.conns.get_mut(slot) else { return };
+        conn.leaving = None;
+        let seat = self.conns.get(slot).and_then(|conn| self.seat_of(conn, room));
+        if let Some(seat) = seat {
+            self.vacate(slot, seat);
         }
     }
 

@@ -172,7 +172,7 @@ impl Shard {
         }
     }
 
-    fn rate(&mut self, now: Now, slot: u32) -> Verdict {
+    pub(super) fn rate(&mut self, now: Now, slot: u32) -> Verdict {
         let limits = &self.world.config.limits;
         self.links.get_mut(slot).map_or(Verdict::Over, |link| link.rate.take(limits, now.ms()))
     }
@@ -324,6 +324,7 @@ pub(super) fn new_conn(
         connected_unix_ms: now.unix_ms,
         seats: Vec::new(),
         entering: Vec::new(),
+        leaving: None,
         opening: Some(Box::new(opening)),
         typing: Vec::new(),
         acks: Acks::default(),

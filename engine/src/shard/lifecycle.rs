@@ -412,7 +412,8 @@ impl Shard {
         while let Some(last) = self.conns.get(slot).and_then(|conn| conn.seats.len().checked_sub(1)) {
             self.vacate(slot, last);
         }
-        for room in rooms.into_iter().filter(|room| !room.name.is_empty()) {
+        let leaving = self.conns.get_mut(slot).and_then(|conn| conn.leaving.take());
+        for room in rooms.into_iter().filter(|room| !room.name.is_empty() && leaving.as_ref() != Some(room)) {
             self.send_leave(now, slot, room, true, None);
         }
         let Some(id) = self.conns.get(slot).map(|conn| self.conn_id(slot, conn)) else { return };

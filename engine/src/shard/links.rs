@@ -65,6 +65,8 @@ pub(crate) struct SocketIoLink {
     pub(crate) conns: Vec<u32>,
     /// A namespace must be joined by then; `u64::MAX` once one is.
     pub(crate) connect_deadline_ms: u64,
+    /// True exactly when it has asked for a namespace.
+    pub(crate) has_tried: bool,
     /// Binary attachments still to come of an event that was dropped.
     pub(crate) attachments_to_skip: usize,
     /// What the token of the request's header or query said.
@@ -105,6 +107,8 @@ pub(crate) struct Conn {
     pub(crate) seats: Vec<Seat>,
     /// Rooms that were asked for and have not answered.
     pub(crate) entering: Vec<Room>,
+    /// The room it is leaving, until its home has answered; the link waits, so there is at most one.
+    pub(crate) leaving: Option<Room>,
     /// There until the user's own room has let it in.
     pub(crate) opening: Option<Box<Opening>>,
     /// Rooms it types in.

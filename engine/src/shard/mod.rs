@@ -387,20 +387,19 @@ impl Shard {
         self.post(Parcel::Enter(Box::new(enter)));
     }
 
-    fn leave(&mut self, now: Now, slot: u32, room: Room, note: Option<Box<str>>) {
+    /// Asks the room's home to take the connection out. It keeps its seat until the answer comes, so it misses nothing that the room
+    /// heard before.
+    fn leave(&mut self, now: Now, slot: u32, room: Room, note: Box<str>) {
         let Some(conn) = self.conns.get(slot) else { return };
-        let (link, seat) = (conn.link, self.seat_of(conn, &room));
-        if seat.is_none() && note.is_none() {
-            return;
-        }
-        if let Some(seat) = seat {
+        let (link, is_in) = (conn.link, self.seat_of(conn, &room).is_some());
+        if is_in {
             self.stop_typing_in(now, slot, &room.name);
-            self.vacate(slot, seat);
         }
-        if note.is_some() {
-            self.hold(link);
+        self.hold(link);
+        self.send_leave(now, slot, room.clone(), is_in, Some(note));
+        if let Some(conn) = self.conns.get_mut(slot).filter(|_| is_in) {
+            conn.leaving = Some(room);
         }
-        self.send_leave(now, slot, room, seat.is_some(), note);
     }
 
     /// Tells the home that a connection is out, and what others hear if it was the last of its presence.

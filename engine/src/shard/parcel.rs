@@ -135,7 +135,7 @@ pub struct Leave {
     pub was_in: bool,
     /// Told when it was the last of this presence.
     pub announce: Option<Announcement>,
-    /// Asks for [`Parcel::Left`].
+    /// Asks for [`Parcel::Left`]; `None` when the connection has ended.
     pub note: Option<Box<str>>,
 }
 

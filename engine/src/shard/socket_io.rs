@@ -7,6 +7,7 @@ use super::Shard;
 use super::intake::new_conn;
 use super::links::{Heartbeat, Link, Opening, SocketIoLink, State};
 use super::parcel::Answer;
+use super::rate::Verdict;
 use crate::auth::AuthFault;
 use crate::dialect::{Hello, Said};
 use crate::fault::{CloseReason, DropReason, Refusal};
@@ -42,6 +43,7 @@ impl Shard {
             conns: Vec::new(),
             connect_deadline_ms: u64::MAX,
             attachments_to_skip: 0,
+            has_tried: false,
             token: self.token_of_request(now, request),
             cookie: self.token_of_cookie(now, request),
             query: without_token(request.query),
@@ -97,10 +99,14 @@ impl Shard {
         let joined = socket.conns.iter().copied().find(|conn| self.is_in_namespace(*conn, packet.namespace));
         let mut scratch = std::mem::take(&mut self.packets);
         let taken = match (packet.kind, joined) {
+            // Each costs the verification of a token, so those beyond the first are under the rate of messages.
+            (sio::Kind::Connect, None) if self.tried_before(slot) && self.rate(now, slot) != Verdict::Within => Err(Refuse),
             (sio::Kind::Connect, None) => self.connect(now, slot, &packet, &mut scratch),
             (sio::Kind::Connect, Some(_)) | (_, None) | (sio::Kind::ConnectError, _) => Err(Refuse),
             (sio::Kind::Disconnect, Some(conn)) => self.leave_namespace(now, slot, conn, packet.payload),
             (sio::Kind::Event, Some(conn)) => self.take_event(now, slot, conn, &packet, &mut scratch, bytes),
+            // Acknowledgements over the rate are not looked at, like pings.
+            (sio::Kind::Ack, Some(_)) if self.rate(now, slot) != Verdict::Within => Ok(()),
             (sio::Kind::Ack, Some(conn)) => self.take_ack(conn, &packet, &mut scratch),
             (sio::Kind::BinaryEvent | sio::Kind::BinaryAck, Some(conn)) => {
                 self.skip_attachments(slot, conn, packet.attachments);
@@ -109,6 +115,14 @@ impl Shard {
         };
         self.packets = scratch;
         taken
+    }
+
+    /// Whether the link has asked for a namespace before; from now on it has.
+    fn tried_before(&mut self, slot: u32) -> bool {
+        match self.links.get_mut(slot) {
+            Some(Link { state: State::SocketIo(socket), .. }) => std::mem::replace(&mut socket.has_tried, true),
+            _ => false,
+        }
     }
 
     fn is_in_namespace(&self, conn: u32, namespace: &str) -> bool {
