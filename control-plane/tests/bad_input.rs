@@ -32,6 +32,8 @@ fn mischief(limits: &'static str, act: impl FnOnce(&Server, &mut Neighbours)) {
 fn closes_with(codes: &[u16], cases: &[(&str, Vec<u8>)]) {
     mischief(MANY, |server, _| {
         for (what, bytes) in cases {
+            // Shown if the test fails, wherever it does.
+            eprintln!("{what}");
             let mut eve = Raw::talk(server, "eve", "den");
             eve.send(bytes);
             let code = eve.close_code();
@@ -286,6 +288,7 @@ fn a_reader_that_stops_reading_is_cut_and_nobody_else_waits() {
         let mut stuck = Raw::over(TcpStream::from(socket));
         stuck.send(upgrade(&format!("/talk?token={}&roomId=flood", token("stuck"))).as_bytes());
         assert_eq!(stuck.status(), Some(101));
+        stuck.text_with("USER_JOINED");
 
         let mut readers: Vec<Raw> = (0..4).map(|number| Raw::talk(server, &format!("reader{number}"), "flood")).collect();
         let filler = "x".repeat(3_900);
@@ -342,21 +345,22 @@ fn ten_thousand_connections_opened_and_reset_at_once() {
 
 #[test]
 fn more_connections_than_descriptors_from_the_start() {
-    let server = Server::start(&Setup { limits: UNCOUNTED, descriptors: Some(400), ..Setup::default() });
-    crowd_beyond_descriptors(server);
+    let mut server = Server::start(&Setup { limits: UNCOUNTED, descriptors: Some(400), ..Setup::default() });
+    crowd_beyond_descriptors(&mut server);
 }
 
 #[test]
 fn out_of_descriptors_pauses_accepting_only() {
     // The limit falls while it runs, so that no count made at the start keeps the kernel from refusing.
-    let server = Server::start(&Setup { limits: UNCOUNTED, ..Setup::default() });
+    let mut server = Server::start(&Setup { limits: UNCOUNTED, ..Setup::default() });
     server.leave_descriptors(100);
-    crowd_beyond_descriptors(server);
+    crowd_beyond_descriptors(&mut server);
+    assert!(server.metric("uringcast_accept_paused_total", &[]) >= 1.0, "accepting has paused");
 }
 
 /// More clients than there are descriptors: those who are in keep talking, and when the crowd has gone, new ones get in.
-fn crowd_beyond_descriptors(mut server: Server) {
-    let mut neighbours = Neighbours::move_in(&server);
+fn crowd_beyond_descriptors(server: &mut Server) {
+    let mut neighbours = Neighbours::move_in(server);
     let request = upgrade("/ws/open?documentId=d&clientID=crowd");
     let crowd: Vec<TcpStream> = (0..700)
         .map(|_| {
@@ -374,7 +378,7 @@ fn crowd_beyond_descriptors(mut server: Server) {
     server.assert_well();
     drop(crowd);
     let end = Instant::now() + PATIENCE * 2;
-    while !gets_in(&server) {
+    while !gets_in(server) {
         assert!(Instant::now() < end, "nobody gets in after the crowd has gone");
         std::thread::sleep(Duration::from_millis(100));
     }

@@ -51,9 +51,13 @@ check("a session cookie counts with a listed origin only", async () => {
       await (await open(path, { origin, headers: cookie })).closed(4401, "Unauthorized");
     }
   }
+});
+
+check("a session cookie in chunks is joined by their numbers", async () => {
+  const documentId = fresh("d"), session = token("ann", { documents: [documentId] });
   const half = Math.floor(session.length / 2);
   const chunks = `next-auth.session-token.1=${session.slice(half)}; next-auth.session-token.0=${session.slice(0, half)}`;
-  const peer = await open(path, { origin: "https://app.example", headers: { cookie: chunks } });
+  const peer = await open(FABRIC + query({ documentId, clientID: "c" }), { origin: "https://app.example", headers: { cookie: chunks } });
   await peer.expect({ type: "connected", clientID: "c", documentId });
   await peer.end();
 });

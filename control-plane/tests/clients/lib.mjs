@@ -111,6 +111,8 @@ export async function until(condition, what, ms = PATIENCE_MS) {
 export class Inbox {
   #items = [];
   #waiting = [];
+  /** How it ended, for the message of a check that waits in vain. */
+  fate = "";
   constructor(name) { this.name = name; }
   push(item) {
     const waiter = this.#waiting.shift();
@@ -123,6 +125,7 @@ export class Inbox {
     const arrived = new Promise((resolve) => { waiter = resolve; this.#waiting.push(resolve); });
     return within(arrived, `${this.name} waits for ${what}`, ms).catch((fault) => {
       this.#waiting = this.#waiting.filter((each) => each !== waiter);
+      fault.message += this.fate;
       throw fault;
     });
   }
@@ -143,6 +146,7 @@ export class Peer extends Inbox {
     super(name);
     this.socket = socket;
     this.closing = new Promise((resolve) => socket.on("close", (code, reason) => resolve({ code, reason: reason.toString() })));
+    this.closing.then(({ code, reason }) => { this.fate = ` (closed with ${code} "${reason}")`; });
     socket.on("message", (data, binary) => {
       this.raw.push(data.toString());
       this.push(binary ? { binary: data.length } : packets ? data.toString() : JSON.parse(data.toString()));

@@ -27,14 +27,19 @@ def token(sub):
     return f"{body}.{encoded(hmac.new(SECRET, body.encode(), hashlib.sha256).digest())}"
 
 
-def address(sub, more=""):
-    return f"ws://127.0.0.1:{PORT}/talk?token={token(sub)}{more}"
+def address(sub):
+    return f"ws://127.0.0.1:{PORT}/talk?token={token(sub)}"
 
 
-async def enter(sub, more=""):
-    client = await connect(address(sub, more), max_size=None, proxy=None)
+async def enter(sub, room=None):
+    client = await connect(address(sub), max_size=None, proxy=None)
     greeting = json.loads(await client.recv())
     assert greeting == {"type": "USER_JOINED", "payload": {"userId": sub, "message": "Connected to WebSocket server"}}, greeting
+    if room is not None:
+        await client.send(json.dumps({"type": "SUBSCRIBE", "payload": {"roomId": room}}))
+        # Others who enter meanwhile may be told before the answer.
+        while json.loads(await client.recv())["type"] != "SUBSCRIBED":
+            pass
     return client
 
 
@@ -49,8 +54,8 @@ async def answers_ping(client):
 
 async def check_one_order():
     """Every receiver gets every message once; all agree on the order; each sender's own order is kept."""
-    receivers = [await enter(f"py-receiver{n}", "&roomId=py-order") for n in range(RECEIVERS)]
-    senders = [await enter(f"py-sender{n}", "&roomId=py-order") for n in range(SENDERS)]
+    receivers = [await enter(f"py-receiver{n}", "py-order") for n in range(RECEIVERS)]
+    senders = [await enter(f"py-sender{n}", "py-order") for n in range(SENDERS)]
 
     async def say(client, sender):
         for number in range(EACH):

@@ -5,7 +5,11 @@ const SENDERS = 4, RECEIVERS = 50, EACH = 500;
 
 check("2,000 messages of 4 senders reach 50 receivers once, in one order", async () => {
   const enter = async (user) => {
-    const peer = await open("/talk" + query({ token: token(user, { name: user }), roomId: "order" }), { name: user });
+    const peer = await open("/talk" + query({ token: token(user, { name: user }) }), { name: user });
+    await peer.next("the greeting");
+    peer.say("SUBSCRIBE", { roomId: "order" });
+    // Others who enter meanwhile may be told before the answer.
+    while ((await peer.next("the answer")).type !== "SUBSCRIBED") continue;
     peer.log = [];
     peer.push = (frame) => { if (frame.type === "CHAT_MESSAGE") peer.log.push(JSON.parse(frame.payload.content)); else if (frame.type === "ERROR") throw new Error(JSON.stringify(frame)); };
     return peer;

@@ -11,6 +11,8 @@ check("two tabs chat with each other, in community and in rooms", async () => {
   const browser = await chromium.launch(OPTIONS);
   try {
     const faults = [];
+    const reads = (page, selector, text) => page.waitForFunction(
+      ([where, wanted]) => document.querySelector(where).innerText.includes(wanted), [selector, text], { timeout: 10_000 });
     const tab = async (name) => {
       const page = await (await browser.newContext({ viewport: { width: 1100, height: 700 } })).newPage();
       page.on("pageerror", (fault) => faults.push(`${name}: ${fault}`));
@@ -18,19 +20,20 @@ check("two tabs chat with each other, in community and in rooms", async () => {
       await page.goto(`http://127.0.0.1:${PORT}/`);
       await page.fill("#name", name);
       await page.click("#who button");
-      await page.waitForSelector("#community .write button:enabled");
-      await page.waitForSelector("#rooms .write button:enabled");
+      // The page connects by itself under a name of its choice first; ours is there when the list of people shows it.
+      for (const column of ["community", "rooms"]) {
+        await reads(page, `#${column} .people`, name);
+        await page.waitForSelector(`#${column} .write button:enabled`);
+      }
       return page;
     };
     const [ann, bob] = [await tab("Ann"), await tab("Bob")];
     const says = async (page, column, text) => { await page.fill(`#${column} .write input`, text); await page.click(`#${column} .write button`); };
-    const reads = (page, column, text) => page.waitForFunction(
-      ([selector, wanted]) => document.querySelector(selector).innerText.includes(wanted), [`#${column} .log`, text], { timeout: 10_000 });
     for (const column of ["community", "rooms"]) {
       await says(ann, column, `Hello from Ann in ${column} <b>&amp;`);
-      await reads(bob, column, `Hello from Ann in ${column} <b>&amp;`);
+      await reads(bob, `#${column} .log`, `Hello from Ann in ${column} <b>&amp;`);
       await says(bob, column, `Hello back from Bob in ${column}`);
-      await reads(ann, column, `Hello back from Bob in ${column}`);
+      await reads(ann, `#${column} .log`, `Hello back from Bob in ${column}`);
       const log = await bob.innerText(`#${column} .log`);
       ok(log.includes("Ann"), `the ${column} log names nobody: ${log}`);
     }

@@ -8,6 +8,8 @@ use super::{PATIENCE, Server, token};
 /// First byte of a whole text frame.
 pub(crate) const TEXT: u8 = 0x81;
 const CLOSE: u8 = 0x8;
+const PING: u8 = 0x9;
+const PONG: u8 = 0xa;
 
 /// What came next on a connection.
 #[derive(Debug, PartialEq, Eq)]
@@ -80,10 +82,12 @@ impl Raw {
         raw
     }
 
-    /// A user of `/talk` whose greeting has been read.
+    /// A user of `/talk` who is in the room: entering by the query has no answer of its own, so it is asked for.
     pub(crate) fn talk(server: &Server, user: &str, room: &str) -> Raw {
         let mut raw = Raw::open(server, &format!("/talk?token={}&roomId={room}", token(user)));
         assert!(raw.text().contains("USER_JOINED"), "the greeting");
+        raw.say(&format!(r#"{{"type":"SUBSCRIBE","payload":{{"roomId":"{room}"}}}}"#));
+        raw.text_with("SUBSCRIBED");
         raw
     }
 
@@ -156,11 +160,14 @@ impl Raw {
         Some((first & 0xf, start, length))
     }
 
-    /// The next text frame.
+    /// The next text frame; heartbeats before it are answered.
     pub(crate) fn text(&mut self) -> String {
-        match self.next() {
-            Next::Frame(1, payload) => String::from_utf8(payload).expect("the server sends UTF-8"),
-            other => panic!("a text frame was due, not {other:?}"),
+        loop {
+            match self.next() {
+                Next::Frame(1, payload) => return String::from_utf8(payload).expect("the server sends UTF-8"),
+                Next::Frame(PING, payload) => self.send(&frame(0x80 | PONG, &payload)),
+                other => panic!("a text frame was due, not {other:?}"),
+            }
         }
     }
 
