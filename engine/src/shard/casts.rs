@@ -138,6 +138,9 @@ impl Shard {
         let Some(conn) = self.conns.get_mut(slot) else { return };
         if let Some(waited) = conn.entering.iter().position(|entering| entering == room) {
             conn.entering.swap_remove(waited);
+            if conn.entering.is_empty() {
+                conn.entering = Vec::new();
+            }
             if outcome.is_ok() {
                 self.membership.join(room, slot, link, &mut conn.seats);
             }

@@ -36,14 +36,20 @@ struct Kept {
     text: Arc<str>,
 }
 
-/// One room at home.
+/// One room at home. Every user has one, so what only public rooms need is apart.
 #[derive(Debug)]
 struct HomeRoom {
     seq: u64,
     /// Members by shard.
     shards: Box<[u32]>,
     members: u32,
-    /// Connections by presence; empty for a user's own room, where all are the same.
+    public: Option<Box<PublicPart>>,
+}
+
+/// What a room has that people enter by its name.
+#[derive(Default, Debug)]
+struct PublicPart {
+    /// Connections by presence. In a user's own room all are the same.
     present: HashMap<UserId, u32, RandomState>,
     history: VecDeque<Kept>,
     /// Stamp of the room's entry in the list of empty rooms; an entry with another stamp is out of date.
@@ -97,12 +103,13 @@ impl Homes {
         }
         home.members += 1;
         home.shards[usize::from(shard.0)] += 1;
-        let of_presence = if room.is_public() {
-            let count = home.present.entry(presence.clone()).or_insert(0);
-            *count += 1;
-            *count == 1
-        } else {
-            home.members == 1
+        let of_presence = match &mut home.public {
+            Some(public) => {
+                let count = public.present.entry(presence.clone()).or_insert(0);
+                *count += 1;
+                *count == 1
+            }
+            None => home.members == 1,
         };
         if of_presence && is_user(room) {
             endpoint(stats, room.endpoint).users.add(1);
@@ -115,28 +122,30 @@ impl Homes {
         let Some(home) = self.rooms.get_mut(room) else { return Change { of_presence: false } };
         home.members -= 1;
         home.shards[usize::from(shard.0)] -= 1;
-        let of_presence = if room.is_public() {
-            let left = home.present.get_mut(presence).map_or(0, |count| {
-                *count -= 1;
-                *count
-            });
-            if left == 0 {
-                home.present.remove(presence);
+        let of_presence = match &mut home.public {
+            Some(public) => {
+                let left = public.present.get_mut(presence).map_or(0, |count| {
+                    *count -= 1;
+                    *count
+                });
+                if left == 0 {
+                    public.present.remove(presence);
+                }
+                left == 0
             }
-            left == 0
-        } else {
-            home.members == 0
+            None => home.members == 0,
         };
         if of_presence && is_user(room) {
             endpoint(stats, room.endpoint).users.sub(1);
         }
         if home.members == 0 {
-            if home.history.is_empty() {
-                self.remove(room, stats);
-            } else {
-                self.stamps += 1;
-                home.emptied = self.stamps;
-                self.empty.push_back((room.clone(), self.stamps));
+            match home.public.as_mut().filter(|public| !public.history.is_empty()) {
+                None => self.remove(room, stats),
+                Some(public) => {
+                    self.stamps += 1;
+                    public.emptied = self.stamps;
+                    self.empty.push_back((room.clone(), self.stamps));
+                }
             }
         }
         Change { of_presence }
@@ -145,13 +154,14 @@ impl Homes {
     /// How a room is now.
     pub(crate) fn view(&self, room: &Room, history: usize, online: bool, unix_ms: u64) -> RoomView {
         let Some(home) = self.rooms.get(room) else { return RoomView::default() };
+        let Some(public) = &home.public else { return RoomView { members: home.members, ..RoomView::default() } };
         let oldest = unix_ms.saturating_sub(self.bounds.history_age_ms);
-        let fresh = home.history.partition_point(|kept| kept.unix_ms < oldest);
-        let first = fresh.max(home.history.len().saturating_sub(history));
+        let fresh = public.history.partition_point(|kept| kept.unix_ms < oldest);
+        let first = fresh.max(public.history.len().saturating_sub(history));
         RoomView {
             members: home.members,
-            online: if online { home.present.keys().cloned().collect() } else { Vec::new() },
-            history: home.history.range(first..).map(|kept| kept.text.clone()).collect(),
+            online: if online { public.present.keys().cloned().collect() } else { Vec::new() },
+            history: public.history.range(first..).map(|kept| kept.text.clone()).collect(),
         }
     }
 
@@ -184,20 +194,20 @@ impl Homes {
 
     fn keep(&mut self, room: &Room, text: Arc<str>, messages_max: usize, unix_ms: u64, stats: &ShardStats) {
         while self.history_bytes + text.len() > self.bounds.history_bytes && self.evict_empty(stats) {}
-        let Some(home) = self.rooms.get_mut(room) else { return };
+        let Some(public) = self.rooms.get_mut(room).and_then(|home| home.public.as_mut()) else { return };
         let counted = &endpoint(stats, room.endpoint).history_messages;
         let oldest = unix_ms.saturating_sub(self.bounds.history_age_ms);
         let messages_max = messages_max.min(self.bounds.history_messages);
         self.history_bytes += text.len();
-        home.history.push_back(Kept { unix_ms, text });
+        public.history.push_back(Kept { unix_ms, text });
         counted.add(1);
-        while let Some(first) = home.history.front() {
-            let fits = home.history.len() <= messages_max && self.history_bytes <= self.bounds.history_bytes;
+        while let Some(first) = public.history.front() {
+            let fits = public.history.len() <= messages_max && self.history_bytes <= self.bounds.history_bytes;
             if fits && first.unix_ms >= oldest {
                 break;
             }
             self.history_bytes -= first.text.len();
-            home.history.pop_front();
+            public.history.pop_front();
             counted.sub(1);
         }
     }
@@ -206,10 +216,7 @@ impl Homes {
     pub(crate) fn sweep(&mut self, unix_ms: u64, stats: &ShardStats) {
         let oldest = unix_ms.saturating_sub(self.bounds.history_age_ms);
         while let Some((room, stamp)) = self.empty.front() {
-            let stale = match self.rooms.get(room) {
-                Some(home) if home.emptied == *stamp && home.members == 0 => home.history.back().is_none_or(|kept| kept.unix_ms < oldest),
-                _ => true,
-            };
+            let stale = self.empty_since(room, *stamp).is_none_or(|public| public.history.back().is_none_or(|kept| kept.unix_ms < oldest));
             if !stale {
                 break;
             }
@@ -223,6 +230,12 @@ impl Homes {
         (self.rooms.len(), self.history_bytes)
     }
 
+    /// The room that this entry of the list of empty rooms is about, if it is still true.
+    fn empty_since(&self, room: &Room, stamp: u64) -> Option<&PublicPart> {
+        let home = self.rooms.get(room).filter(|home| home.members == 0)?;
+        home.public.as_deref().filter(|public| public.emptied == stamp)
+    }
+
     fn create(&mut self, room: &Room, stats: &ShardStats) -> Result<(), EnterFault> {
         if room.is_public() {
             while self.public_rooms >= self.bounds.rooms {
@@ -233,14 +246,7 @@ impl Homes {
             self.public_rooms += 1;
             endpoint(stats, room.endpoint).rooms.add(1);
         }
-        let home = HomeRoom {
-            seq: 0,
-            shards: vec![0; self.shards].into(),
-            members: 0,
-            present: HashMap::default(),
-            history: VecDeque::new(),
-            emptied: 0,
-        };
+        let home = HomeRoom { seq: 0, shards: vec![0; self.shards].into(), members: 0, public: room.is_public().then(Box::default) };
         self.rooms.insert(room.clone(), home);
         Ok(())
     }
@@ -248,7 +254,7 @@ impl Homes {
     /// Removes the room that has been empty longest; false when there is none.
     fn evict_empty(&mut self, stats: &ShardStats) -> bool {
         while let Some((room, stamp)) = self.empty.pop_front() {
-            if self.rooms.get(&room).is_some_and(|home| home.emptied == stamp && home.members == 0) {
+            if self.empty_since(&room, stamp).is_some() {
                 self.remove(&room, stats);
                 return true;
             }
@@ -258,10 +264,10 @@ impl Homes {
 
     fn remove(&mut self, room: &Room, stats: &ShardStats) {
         let Some(home) = self.rooms.remove(room) else { return };
-        self.history_bytes -= home.history.iter().map(|kept| kept.text.len()).sum::<usize>();
         let counters = endpoint(stats, room.endpoint);
-        counters.history_messages.sub(home.history.len() as u64);
-        if room.is_public() {
+        if let Some(public) = home.public {
+            self.history_bytes -= public.history.iter().map(|kept| kept.text.len()).sum::<usize>();
+            counters.history_messages.sub(public.history.len() as u64);
             self.public_rooms -= 1;
             counters.rooms.sub(1);
         }

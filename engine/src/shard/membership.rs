@@ -66,7 +66,7 @@ impl Membership {
         let slot = match self.by_name.get(room) {
             Some(slot) => *slot,
             None => {
-                let make = |_, _| LocalRoom { room: room.clone(), members: Vec::new(), last_seq: 0 };
+                let make = |_, _| LocalRoom { room: room.clone(), members: Vec::with_capacity(1), last_seq: 0 };
                 let Some((slot, _)) = self.rooms.insert(u32::MAX as usize, make) else { return };
                 self.by_name.insert(room.clone(), slot);
                 slot
