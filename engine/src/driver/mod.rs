@@ -78,6 +78,10 @@ pub(crate) fn run(setup: Setup) -> io::Result<()> {
 struct Socket {
     stream: TcpStream,
     key: LinkKey,
+    /// The turn of its last read.
+    read_turn: u64,
+    /// True exactly when it is in [`Driver::unread`].
+    listed: bool,
 }
 
 struct Driver {
@@ -101,8 +105,10 @@ struct Driver {
     events: Vec<Event>,
     writes: Vec<Write>,
     results: Vec<i32>,
-    /// Links with bytes in their sockets that nothing will tell of again.
+    /// Links with bytes in their sockets that nothing will tell of again; each at most once.
     unread: Vec<LinkKey>,
+    /// Counts the turns.
+    turns: u64,
     /// True exactly when the listener may have more connections waiting.
     accept_more: bool,
     /// Accepting rests until then, monotonic milliseconds.
@@ -139,6 +145,7 @@ impl Driver {
             writes: Vec::new(),
             results: Vec::new(),
             unread: Vec::new(),
+            turns: 0,
             accept_more: false,
             accept_after_ms: 0,
             mesh_full: false,
@@ -181,8 +188,10 @@ impl Driver {
     /// One turn; true exactly when there is more to do at once.
     fn turn(&mut self) -> bool {
         let started = self.now();
-        let events = self.take_events(started);
+        self.turns += 1;
+        // First, so that a link of the list is read once a turn and not by an event as well.
         self.read_unread();
+        let events = self.take_events(started);
         let batches = self.take_parcels(started);
         self.accept(started);
         self.shard.handle_timeouts(started);
@@ -234,31 +243,48 @@ impl Driver {
             return;
         }
         for key in std::mem::take(&mut self.unread) {
-            self.read(self.now(), key, true);
+            if let Some(Some(socket)) = self.sockets.get_mut(key.slot as usize)
+                && socket.key == key
+            {
+                socket.listed = false;
+                self.read(self.now(), key, true);
+            }
         }
     }
 
-    /// Reads once. `to_the_end`: comes back until the socket has nothing more, because nothing will tell of it again.
-    fn read(&mut self, turn: Now, key: LinkKey, to_the_end: bool) {
-        let Some(Some(socket)) = self.sockets.get(key.slot as usize) else { return };
-        if socket.key != key || self.shard.is_waiting(key) {
-            return;
-        }
-        if self.mesh_full {
+    /// Lists a link to be read in the next turn, and from then on until its socket has nothing more.
+    fn list(&mut self, key: LinkKey) {
+        if let Some(Some(socket)) = self.sockets.get_mut(key.slot as usize)
+            && socket.key == key
+            && !std::mem::replace(&mut socket.listed, true)
+        {
             self.unread.push(key);
+        }
+    }
+
+    /// Reads once, and at most once a turn: the ring tells of every arrival, so a turn may bring hundreds of events for one fast sender,
+    /// and a buffer full for each would keep all others waiting for seconds. `to_the_end`: comes back until the socket has nothing more,
+    /// because nothing will tell of it again.
+    fn read(&mut self, turn: Now, key: LinkKey, to_the_end: bool) {
+        let Some(Some(socket)) = self.sockets.get_mut(key.slot as usize) else { return };
+        if socket.key != key || socket.listed || self.shard.is_waiting(key) {
             return;
         }
+        if self.mesh_full || socket.read_turn == self.turns {
+            return self.list(key);
+        }
+        socket.read_turn = self.turns;
         match (&socket.stream).read(&mut self.buffer) {
             Ok(0) => self.shard.handle_end(turn, key),
             Ok(n) => {
                 let now = Now { unix_ms: turn.unix_ms, ns: self.epoch.elapsed().as_nanos() as u64 };
                 self.shard.handle_bytes(now, key, &mut self.buffer[..n]);
                 if to_the_end || n == self.buffer.len() {
-                    self.unread.push(key);
+                    self.list(key);
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.unread.push(key),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.list(key),
             Err(_) => self.shard.handle_end(turn, key),
         }
     }
@@ -315,7 +341,7 @@ impl Driver {
             self.sockets.resize_with(slot + 1, || None);
         }
         let fd = stream.as_raw_fd();
-        self.sockets[slot] = Some(Socket { stream, key });
+        self.sockets[slot] = Some(Socket { stream, key, read_turn: 0, listed: false });
         if self.poller.watch(fd, Token::Link(key)).is_err() {
             self.shard.handle_end(now, key);
         }
@@ -340,7 +366,7 @@ impl Driver {
                 Command::Resume(key) => {
                     let now = self.now();
                     self.shard.handle_resume(now, key);
-                    self.unread.push(key);
+                    self.list(key);
                 }
             }
         }
