@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::mem::ManuallyDrop;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::Arc;
@@ -155,13 +156,16 @@ impl Driver {
 
     /// The thread's life: a turn, then a sleep until something is ready or due.
     async fn serve(mut self) -> io::Result<()> {
-        let ready = monoio::net::TcpStream::from_std(sys::waitable(self.poller.fd())?)?;
+        // Not for monoio to drop: it closes through its ring, and the kernel closes no ring that way.
+        let ready = ManuallyDrop::new(monoio::net::TcpStream::from_std(sys::waitable(self.poller.fd())?)?);
         // Always readable: waiting for it lets monoio run its loop once. Waking oneself would starve everything else.
         let token = sys::eventfd(1)?;
         let yielding = monoio::net::TcpStream::from_std(TcpStream::from(token))?;
         loop {
             let more = self.turn();
             if self.stop.load(Ordering::Acquire) {
+                self.let_go();
+                sys::close(ready.as_raw_fd());
                 return Ok(());
             }
             if more {
@@ -173,6 +177,17 @@ impl Driver {
                 self.inbox.awake();
             }
         }
+    }
+
+    /// Ends the watch over every socket, so that dropping it closes its connection at once: a poll that is still armed holds it until the
+    /// kernel has taken the ring apart, and a listener that is held so takes connections for nobody.
+    fn let_go(&mut self) {
+        let listener = self.listener.iter().map(|listener| (listener.as_raw_fd(), Token::Listener));
+        let sockets = self.sockets.iter().flatten().map(|socket| (socket.stream.as_raw_fd(), Token::Link(socket.key)));
+        for (fd, token) in listener.chain(sockets) {
+            self.poller.forget(fd, token);
+        }
+        self.poller.submit();
     }
 
     fn sleep_time(&self) -> Duration {
@@ -303,7 +318,7 @@ impl Driver {
         if self.shard.is_draining()
             && let Some(listener) = self.listener.take()
         {
-            self.poller.forget(listener.as_raw_fd());
+            self.poller.forget(listener.as_raw_fd(), Token::Listener);
             self.poller.submit();
             self.accept_more = false;
         }
@@ -389,7 +404,7 @@ impl Driver {
     fn take_socket(&mut self, key: LinkKey) -> Option<TcpStream> {
         let place = self.sockets.get_mut(key.slot as usize)?;
         let socket = place.take_if(|socket| socket.key == key)?;
-        self.poller.forget(socket.stream.as_raw_fd());
+        self.poller.forget(socket.stream.as_raw_fd(), Token::Link(key));
         Some(socket.stream)
     }
 
