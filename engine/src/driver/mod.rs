@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::mem::ManuallyDrop;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::Arc;
@@ -78,6 +79,10 @@ pub(crate) fn run(setup: Setup) -> io::Result<()> {
 struct Socket {
     stream: TcpStream,
     key: LinkKey,
+    /// The turn of its last read.
+    read_turn: u64,
+    /// True exactly when it is in [`Driver::unread`].
+    listed: bool,
 }
 
 struct Driver {
@@ -101,8 +106,10 @@ struct Driver {
     events: Vec<Event>,
     writes: Vec<Write>,
     results: Vec<i32>,
-    /// Links with bytes in their sockets that nothing will tell of again.
+    /// Links with bytes in their sockets that nothing will tell of again; each at most once.
     unread: Vec<LinkKey>,
+    /// Counts the turns.
+    turns: u64,
     /// True exactly when the listener may have more connections waiting.
     accept_more: bool,
     /// Accepting rests until then, monotonic milliseconds.
@@ -139,6 +146,7 @@ impl Driver {
             writes: Vec::new(),
             results: Vec::new(),
             unread: Vec::new(),
+            turns: 0,
             accept_more: false,
             accept_after_ms: 0,
             mesh_full: false,
@@ -148,13 +156,16 @@ impl Driver {
 
     /// The thread's life: a turn, then a sleep until something is ready or due.
     async fn serve(mut self) -> io::Result<()> {
-        let ready = monoio::net::TcpStream::from_std(sys::waitable(self.poller.fd())?)?;
+        // Not for monoio to drop: it closes through its ring, and the kernel closes no ring that way.
+        let ready = ManuallyDrop::new(monoio::net::TcpStream::from_std(sys::waitable(self.poller.fd())?)?);
         // Always readable: waiting for it lets monoio run its loop once. Waking oneself would starve everything else.
         let token = sys::eventfd(1)?;
         let yielding = monoio::net::TcpStream::from_std(TcpStream::from(token))?;
         loop {
             let more = self.turn();
             if self.stop.load(Ordering::Acquire) {
+                self.let_go();
+                sys::close(ready.as_raw_fd());
                 return Ok(());
             }
             if more {
@@ -166,6 +177,17 @@ impl Driver {
                 self.inbox.awake();
             }
         }
+    }
+
+    /// Ends the watch over every socket, so that dropping it closes its connection at once: a poll that is still armed holds it until the
+    /// kernel has taken the ring apart, and a listener that is held so takes connections for nobody.
+    fn let_go(&mut self) {
+        let listener = self.listener.iter().map(|listener| (listener.as_raw_fd(), Token::Listener));
+        let sockets = self.sockets.iter().flatten().map(|socket| (socket.stream.as_raw_fd(), Token::Link(socket.key)));
+        for (fd, token) in listener.chain(sockets) {
+            self.poller.forget(fd, token);
+        }
+        self.poller.submit();
     }
 
     fn sleep_time(&self) -> Duration {
@@ -181,8 +203,10 @@ impl Driver {
     /// One turn; true exactly when there is more to do at once.
     fn turn(&mut self) -> bool {
         let started = self.now();
-        let events = self.take_events(started);
+        self.turns += 1;
+        // First, so that a link of the list is read once a turn and not by an event as well.
         self.read_unread();
+        let events = self.take_events(started);
         let batches = self.take_parcels(started);
         self.accept(started);
         self.shard.handle_timeouts(started);
@@ -234,31 +258,48 @@ impl Driver {
             return;
         }
         for key in std::mem::take(&mut self.unread) {
-            self.read(self.now(), key, true);
+            if let Some(Some(socket)) = self.sockets.get_mut(key.slot as usize)
+                && socket.key == key
+            {
+                socket.listed = false;
+                self.read(self.now(), key, true);
+            }
         }
     }
 
-    /// Reads once. `to_the_end`: comes back until the socket has nothing more, because nothing will tell of it again.
-    fn read(&mut self, turn: Now, key: LinkKey, to_the_end: bool) {
-        let Some(Some(socket)) = self.sockets.get(key.slot as usize) else { return };
-        if socket.key != key || self.shard.is_waiting(key) {
-            return;
-        }
-        if self.mesh_full {
+    /// Lists a link to be read in the next turn, and from then on until its socket has nothing more.
+    fn list(&mut self, key: LinkKey) {
+        if let Some(Some(socket)) = self.sockets.get_mut(key.slot as usize)
+            && socket.key == key
+            && !std::mem::replace(&mut socket.listed, true)
+        {
             self.unread.push(key);
+        }
+    }
+
+    /// Reads once, and at most once a turn: the ring tells of every arrival, so a turn may bring hundreds of events for one fast sender,
+    /// and a buffer full for each would keep all others waiting for seconds. `to_the_end`: comes back until the socket has nothing more,
+    /// because nothing will tell of it again.
+    fn read(&mut self, turn: Now, key: LinkKey, to_the_end: bool) {
+        let Some(Some(socket)) = self.sockets.get_mut(key.slot as usize) else { return };
+        if socket.key != key || socket.listed || self.shard.is_waiting(key) {
             return;
         }
+        if self.mesh_full || socket.read_turn == self.turns {
+            return self.list(key);
+        }
+        socket.read_turn = self.turns;
         match (&socket.stream).read(&mut self.buffer) {
             Ok(0) => self.shard.handle_end(turn, key),
             Ok(n) => {
                 let now = Now { unix_ms: turn.unix_ms, ns: self.epoch.elapsed().as_nanos() as u64 };
                 self.shard.handle_bytes(now, key, &mut self.buffer[..n]);
                 if to_the_end || n == self.buffer.len() {
-                    self.unread.push(key);
+                    self.list(key);
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.unread.push(key),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.list(key),
             Err(_) => self.shard.handle_end(turn, key),
         }
     }
@@ -277,7 +318,7 @@ impl Driver {
         if self.shard.is_draining()
             && let Some(listener) = self.listener.take()
         {
-            self.poller.forget(listener.as_raw_fd());
+            self.poller.forget(listener.as_raw_fd(), Token::Listener);
             self.poller.submit();
             self.accept_more = false;
         }
@@ -315,7 +356,7 @@ impl Driver {
             self.sockets.resize_with(slot + 1, || None);
         }
         let fd = stream.as_raw_fd();
-        self.sockets[slot] = Some(Socket { stream, key });
+        self.sockets[slot] = Some(Socket { stream, key, read_turn: 0, listed: false });
         if self.poller.watch(fd, Token::Link(key)).is_err() {
             self.shard.handle_end(now, key);
         }
@@ -340,7 +381,7 @@ impl Driver {
                 Command::Resume(key) => {
                     let now = self.now();
                     self.shard.handle_resume(now, key);
-                    self.unread.push(key);
+                    self.list(key);
                 }
             }
         }
@@ -363,7 +404,7 @@ impl Driver {
     fn take_socket(&mut self, key: LinkKey) -> Option<TcpStream> {
         let place = self.sockets.get_mut(key.slot as usize)?;
         let socket = place.take_if(|socket| socket.key == key)?;
-        self.poller.forget(socket.stream.as_raw_fd());
+        self.poller.forget(socket.stream.as_raw_fd(), Token::Link(key));
         Some(socket.stream)
     }
 

@@ -47,11 +47,22 @@ const KIND_OTHER: u64 = 3;
 const SLOT_LISTENER: u32 = 0;
 const SLOT_INBOX: u32 = 1;
 const SLOT_CANCEL: u32 = 2;
+/// User data that is never used.
+const NO_POLL: u64 = u64::MAX;
 const GENERATION_MASK: u32 = 0x3fff_ffff;
 
 /// Kind in the upper 2 bits, 30 bits of the generation, slot in the lower 32.
 fn pack(kind: u64, slot: u32, generation: u32) -> u64 {
     kind << 62 | u64::from(generation & GENERATION_MASK) << 32 | u64::from(slot)
+}
+
+/// The user data of the poll that tells of bytes or connections.
+fn data_of(token: Token) -> u64 {
+    match token {
+        Token::Listener => pack(KIND_OTHER, SLOT_LISTENER, 0),
+        Token::Inbox => pack(KIND_OTHER, SLOT_INBOX, 0),
+        Token::Link(key) => pack(KIND_READ, key.slot, key.generation),
+    }
 }
 
 fn key_of(data: u64) -> LinkKey {
@@ -113,10 +124,11 @@ impl Poller {
         // epoll tells each time it becomes so.
     }
 
-    /// No longer watches `fd`. Call [`Self::submit`] before closing it: a poll that is still armed keeps the connection open.
-    pub(crate) fn forget(&mut self, fd: RawFd) {
+    /// No longer watches `fd`, which is `token`'s. Call [`Self::submit`] before closing it: a poll that is still armed keeps the
+    /// connection open.
+    pub(crate) fn forget(&mut self, fd: RawFd, token: Token) {
         match self {
-            Poller::Ring(ring) => ring.cancel(fd),
+            Poller::Ring(ring) => ring.forget(token),
             Poller::Epoll(epoll) => sys::epoll_remove(epoll.fd.as_raw_fd(), fd),
         }
     }
@@ -154,6 +166,18 @@ impl Poller {
     }
 }
 
+/// What is armed for one socket: its descriptor, and the user data of its polls or [`NO_POLL`].
+#[derive(Clone, Copy)]
+struct Watched {
+    fd: RawFd,
+    read: u64,
+    write: u64,
+}
+
+impl Watched {
+    const NOTHING: Watched = Watched { fd: -1, read: NO_POLL, write: NO_POLL };
+}
+
 /// The second ring of a shard.
 pub(crate) struct Ring {
     ring: io_uring::IoUring,
@@ -161,9 +185,10 @@ pub(crate) struct Ring {
     early: VecDeque<(u64, i32, u32)>,
     /// Multishot polls that the kernel ended; armed again with the next submission.
     lapsed: Vec<u64>,
-    sockets: Vec<RawFd>,
-    listener: RawFd,
-    inbox: RawFd,
+    /// By slot of the link.
+    sockets: Vec<Watched>,
+    listener: Watched,
+    inbox: Watched,
 }
 
 impl Ring {
@@ -171,30 +196,35 @@ impl Ring {
     /// ring's descriptor does not become readable. The large completion queue keeps multishot polls from being ended by overflow.
     fn new() -> io::Result<Ring> {
         let ring = io_uring::IoUring::builder().setup_coop_taskrun().setup_cqsize(16_384).dontfork().build(1_024)?;
-        Ok(Ring { ring, early: VecDeque::new(), lapsed: Vec::new(), sockets: Vec::new(), listener: -1, inbox: -1 })
+        Ok(Ring {
+            ring,
+            early: VecDeque::new(),
+            lapsed: Vec::new(),
+            sockets: Vec::new(),
+            listener: Watched::NOTHING,
+            inbox: Watched::NOTHING,
+        })
     }
 
     fn watch(&mut self, fd: RawFd, token: Token) -> io::Result<()> {
-        let data = match token {
-            Token::Listener => {
-                self.listener = fd;
-                pack(KIND_OTHER, SLOT_LISTENER, 0)
-            }
-            Token::Inbox => {
-                self.inbox = fd;
-                pack(KIND_OTHER, SLOT_INBOX, 0)
-            }
+        let read = data_of(token);
+        *self.place(token) = Watched { fd, read, write: NO_POLL };
+        self.arm(fd, read);
+        Ok(())
+    }
+
+    fn place(&mut self, token: Token) -> &mut Watched {
+        match token {
+            Token::Listener => &mut self.listener,
+            Token::Inbox => &mut self.inbox,
             Token::Link(key) => {
                 let slot = key.slot as usize;
                 if self.sockets.len() <= slot {
-                    self.sockets.resize(slot + 1, -1);
+                    self.sockets.resize(slot + 1, Watched::NOTHING);
                 }
-                self.sockets[slot] = fd;
-                pack(KIND_READ, key.slot, key.generation)
+                &mut self.sockets[slot]
             }
-        };
-        self.arm(fd, data);
-        Ok(())
+        }
     }
 
     fn arm(&mut self, fd: RawFd, data: u64) {
@@ -204,13 +234,21 @@ impl Ring {
     }
 
     fn watch_writable(&mut self, fd: RawFd, link: LinkKey) {
+        let write = pack(KIND_WRITE, link.slot, link.generation);
+        if std::mem::replace(&mut self.place(Token::Link(link)).write, write) == write {
+            // Armed already. A second one of the same name would outlive the first one's removal.
+            return;
+        }
         let poll = io_uring::opcode::PollAdd::new(io_uring::types::Fd(fd), libc::POLLOUT as u32).build();
-        self.push(&poll.user_data(pack(KIND_WRITE, link.slot, link.generation)));
+        self.push(&poll.user_data(write));
     }
 
-    fn cancel(&mut self, fd: RawFd) {
-        let which = io_uring::types::CancelBuilder::fd(io_uring::types::Fd(fd)).all();
-        self.push(&io_uring::opcode::AsyncCancel2::new(which).build().user_data(pack(KIND_OTHER, SLOT_CANCEL, 0)));
+    /// Polls are named by their user data: the kernel hashes that, and would look through all polls of the ring for a descriptor.
+    fn forget(&mut self, token: Token) {
+        let watched = std::mem::replace(self.place(token), Watched::NOTHING);
+        for data in [watched.read, watched.write].into_iter().filter(|data| *data != NO_POLL) {
+            self.push(&io_uring::opcode::PollRemove::new(data).build().user_data(pack(KIND_OTHER, SLOT_CANCEL, 0)));
+        }
     }
 
     #[expect(unsafe_code, reason = "a submission entry is an unchecked promise about what it points to")]
@@ -267,6 +305,10 @@ impl Ring {
             _ => return,
         };
         if data >> 62 == KIND_WRITE {
+            let place = self.place(token);
+            if place.write == data {
+                place.write = NO_POLL;
+            }
             let writable = result != -libc::ECANCELED;
             events.push(Event { token, readable: false, writable, ended: false });
             return;
@@ -280,15 +322,15 @@ impl Ring {
         }
     }
 
+    /// Arms a poll again that the kernel ended, unless nobody asks for it any more: by then its descriptor may be another socket's.
     fn rearm(&mut self, data: u64) {
-        let fd = match (data >> 62, data as u32) {
-            (KIND_READ, slot) => self.sockets.get(slot as usize).copied().unwrap_or(-1),
+        let watched = match (data >> 62, data as u32) {
+            (KIND_READ, slot) => self.sockets.get(slot as usize).copied().unwrap_or(Watched::NOTHING),
             (_, SLOT_LISTENER) => self.listener,
-            (_, SLOT_INBOX) => self.inbox,
-            _ => -1,
+            _ => self.inbox,
         };
-        if fd >= 0 {
-            self.arm(fd, data);
+        if watched.read == data {
+            self.arm(watched.fd, data);
         }
     }
 
@@ -346,14 +388,9 @@ impl Epoll {
     }
 
     fn watch(&mut self, fd: RawFd, token: Token) -> io::Result<()> {
-        let data = match token {
-            Token::Listener => pack(KIND_OTHER, SLOT_LISTENER, 0),
-            Token::Inbox => pack(KIND_OTHER, SLOT_INBOX, 0),
-            Token::Link(key) => pack(KIND_READ, key.slot, key.generation),
-        };
         // Edges, as the multishot poll has them: the driver remembers what it has not read to the end.
         let events = libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLET | if matches!(token, Token::Link(_)) { libc::EPOLLOUT } else { 0 };
-        sys::epoll_add(self.fd.as_raw_fd(), fd, events as u32, data)
+        sys::epoll_add(self.fd.as_raw_fd(), fd, events as u32, data_of(token))
     }
 
     fn take(&mut self, events: &mut Vec<Event>) {

@@ -98,3 +98,9 @@ pub(crate) fn waitable(fd: RawFd) -> io::Result<TcpStream> {
     // SAFETY: duplicating a descriptor takes two integers; the copy is ours alone.
     owned(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) }).map(TcpStream::from)
 }
+
+/// Closes what [`waitable`] has given, once nothing waits for it any more and nobody else will close it.
+pub(crate) fn close(fd: RawFd) {
+    // SAFETY: the caller says that the descriptor is open and nobody's.
+    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+}
