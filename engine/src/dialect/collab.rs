@@ -78,7 +78,7 @@ impl Dialect for Collab {
         if kind == "sync" {
             match cx.endpoint.retain {
                 0 => acts.push(Act::Send(cx.text(&synced(document, None)))),
-                _ => acts.push(Act::Recall { room: document.into(), note: None }),
+                _ => acts.push(Act::Recall { room: document.into() }),
             }
             return;
         }

@@ -185,8 +185,6 @@ pub enum Act {
     Recall {
         /// The room.
         room: Arc<str>,
-        /// Comes back with the answer.
-        note: Option<Box<str>>,
     },
     /// The connection types in a room, or no longer does. After 5 s without another of these [`Dialect::typing_stopped`] is published.
     Typing {

@@ -17,21 +17,21 @@ impl Shard {
             Parcel::Leave(leave) => self.home_leave(now, *leave),
             Parcel::Publish(publish) => self.home_publish(now, *publish),
             Parcel::Recall { conn, room } => {
-                let kept = self.homes.view(&room, usize::MAX, false, now.unix_ms).history;
+                let kept = self.homes.view(&room, usize::MAX, usize::MAX, false, now.unix_ms).history;
                 self.post(Parcel::Recalled { conn, room, kept });
             }
             Parcel::Entered { conn, room, outcome, note } => self.entered(now, conn, &room, &outcome, note.as_deref()),
             Parcel::Left { conn, room, view, note } => {
-                if let Some((slot, link)) = self.asker(conn) {
+                if let Some(slot) = self.asker(conn) {
                     self.vacate_room(slot, &room);
                     self.consult(now, slot, |dialect, cx, _, acts| dialect.left(cx, &room.name, &view, &note, acts));
-                    self.release(link);
+                    self.release(conn);
                 }
             }
             Parcel::Recalled { conn, room, kept } => {
-                if let Some((slot, link)) = self.asker(conn) {
+                if let Some(slot) = self.asker(conn) {
                     self.consult(now, slot, |dialect, cx, _, acts| dialect.recalled(cx, &room.name, &kept, acts));
-                    self.release(link);
+                    self.release(conn);
                 }
             }
             Parcel::Cast(cast) => self.deliver(now, &cast),
@@ -50,9 +50,9 @@ impl Shard {
         }
     }
 
-    /// The connection that waits for an answer, if it is still there, and its link.
-    fn asker(&self, conn: ConnId) -> Option<(u32, u32)> {
-        self.conns.get(conn.slot).filter(|found| found.generation == conn.generation).map(|found| (conn.slot, found.link))
+    /// The connection that waits for an answer, if it is still there.
+    fn asker(&self, conn: ConnId) -> Option<u32> {
+        self.conns.holds(conn.slot, conn.generation).then_some(conn.slot)
     }
 
     fn home_enter(&mut self, now: Now, enter: Enter) {
@@ -67,7 +67,9 @@ impl Shard {
                 change.map(|change| change.of_presence)
             }
         };
-        let outcome = entered.map(|_| self.homes.view(&room, history, online, now.unix_ms));
+        // Half of what may wait for a connection: an answer must not be what makes it a slow reader.
+        let history_bytes = self.world.config.limits.outbox_bytes / 2;
+        let outcome = entered.map(|_| self.homes.view(&room, history, history_bytes, online, now.unix_ms));
         let first = entered == Ok(true);
         // The others hear it before the one who enters is told: he is not among them yet.
         if let (true, Some(Announcement { to, frame })) = (first, announce) {
@@ -83,7 +85,7 @@ impl Shard {
             self.announce(now, conn, to, frame);
         }
         if let Some(note) = note {
-            let view = self.homes.view(&room, 0, true, now.unix_ms);
+            let view = self.homes.view(&room, 0, 0, true, now.unix_ms);
             self.post(Parcel::Left { conn, room, view, note });
         }
     }
@@ -123,7 +125,10 @@ impl Shard {
                 continue;
             }
             if let Some(author) = &cast.hidden_from
-                && self.conns.get(member.conn).is_some_and(|conn| author.blocked.iter().any(|user| **user == *conn.profile.user))
+                && self
+                    .conns
+                    .get(member.conn)
+                    .is_some_and(|conn| author.blocked.binary_search_by(|user| (**user).cmp(&*conn.profile.user)).is_ok())
             {
                 continue;
             }
@@ -134,7 +139,7 @@ impl Shard {
     }
 
     fn entered(&mut self, now: Now, id: ConnId, room: &Room, outcome: &Result<RoomView, EnterFault>, note: Option<&str>) {
-        let Some((slot, link)) = self.asker(id) else { return self.entered_too_late(now, id, room, outcome.is_ok()) };
+        let Some(slot) = self.asker(id) else { return self.entered_too_late(now, id, room, outcome.is_ok()) };
         let Some(conn) = self.conns.get_mut(slot) else { return };
         if let Some(waited) = conn.entering.iter().position(|entering| entering == room) {
             conn.entering.swap_remove(waited);
@@ -142,7 +147,7 @@ impl Shard {
                 conn.entering = Vec::new();
             }
             if outcome.is_ok() {
-                self.membership.join(room, slot, link, &mut conn.seats);
+                self.membership.join(room, slot, conn.link, &mut conn.seats);
             }
         }
         if room.is_public() {
@@ -152,7 +157,7 @@ impl Shard {
         } else {
             self.admitted(now, slot, outcome.as_ref().map(|_| ()).map_err(|fault| *fault));
         }
-        self.release(link);
+        self.release(id);
     }
 
     /// The connection ended while it waited: if the room let it in, it leaves now.

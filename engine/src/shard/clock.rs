@@ -9,7 +9,8 @@ const SLOTS: usize = 1024;
 pub(crate) struct Alarm {
     pub(crate) slot: u32,
     pub(crate) generation: u32,
-    tick: u64,
+    /// What it was armed for; it rings at the first tick that is not before.
+    pub(crate) at_ms: u64,
 }
 
 /// Alarms hashed by tick. One turn of the wheel is 65 s; an alarm further away stays in its slot until its turn has come.
@@ -31,7 +32,7 @@ impl Wheel {
     pub(crate) fn arm(&mut self, slot: u32, generation: u32, at_ms: u64) {
         let tick = at_ms.div_ceil(TICK_MS).max(self.next);
         let index = tick as usize % SLOTS;
-        self.slots[index].push(Alarm { slot, generation, tick });
+        self.slots[index].push(Alarm { slot, generation, at_ms });
         self.occupied[index / 64] |= 1 << (index % 64);
     }
 
@@ -46,12 +47,17 @@ impl Wheel {
                 continue;
             }
             let alarms = &mut self.slots[index];
-            due.extend(alarms.extract_if(.., |alarm| alarm.tick <= last));
+            due.extend(alarms.extract_if(.., |alarm| alarm.at_ms.div_ceil(TICK_MS) <= last));
             if alarms.is_empty() {
                 self.occupied[index / 64] &= !(1 << (index % 64));
             }
         }
         self.next = self.next.max(last + 1);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn armed(&self) -> usize {
+        self.slots.iter().map(Vec::len).sum()
     }
 
     /// Milliseconds of the clock at which the next occupied slot comes up; `None` when nothing is armed.

@@ -30,6 +30,11 @@ impl Bounds {
     }
 }
 
+/// One room's history takes at most this part of what all of a shard may take.
+const ROOM_SHARE: usize = 16;
+/// Entries of the list of empty rooms beyond twice the rooms before it is looked through.
+const EMPTY_SLACK: usize = 64;
+
 #[derive(Debug)]
 struct Kept {
     unix_ms: u64,
@@ -52,6 +57,7 @@ struct PublicPart {
     /// Connections by presence. In a user's own room all are the same.
     present: HashMap<UserId, u32, RandomState>,
     history: VecDeque<Kept>,
+    history_bytes: usize,
     /// Stamp of the room's entry in the list of empty rooms; an entry with another stamp is out of date.
     emptied: u64,
 }
@@ -145,6 +151,7 @@ impl Homes {
                     self.stamps += 1;
                     public.emptied = self.stamps;
                     self.empty.push_back((room.clone(), self.stamps));
+                    self.tidy_empty();
                 }
             }
         }
@@ -152,12 +159,18 @@ impl Homes {
     }
 
     /// How a room is now.
-    pub(crate) fn view(&self, room: &Room, history: usize, online: bool, unix_ms: u64) -> RoomView {
+    pub(crate) fn view(&self, room: &Room, history: usize, history_bytes: usize, online: bool, unix_ms: u64) -> RoomView {
         let Some(home) = self.rooms.get(room) else { return RoomView::default() };
         let Some(public) = &home.public else { return RoomView { members: home.members, ..RoomView::default() } };
         let oldest = unix_ms.saturating_sub(self.bounds.history_age_ms);
         let fresh = public.history.partition_point(|kept| kept.unix_ms < oldest);
-        let first = fresh.max(public.history.len().saturating_sub(history));
+        let mut first = fresh.max(public.history.len().saturating_sub(history));
+        let mut bytes = public.history.range(first..).map(|kept| kept.text.len()).sum::<usize>();
+        // The newest that fit: a past with its beginning cut off still ends where the present begins.
+        while bytes > history_bytes {
+            bytes -= public.history[first].text.len();
+            first += 1;
+        }
         RoomView {
             members: home.members,
             online: if online { public.present.keys().cloned().collect() } else { Vec::new() },
@@ -198,15 +211,20 @@ impl Homes {
         let counted = &endpoint(stats, room.endpoint).history_messages;
         let oldest = unix_ms.saturating_sub(self.bounds.history_age_ms);
         let messages_max = messages_max.min(self.bounds.history_messages);
+        let share = self.bounds.history_bytes / ROOM_SHARE;
         self.history_bytes += text.len();
+        public.history_bytes += text.len();
         public.history.push_back(Kept { unix_ms, text });
         counted.add(1);
         while let Some(first) = public.history.front() {
-            let fits = public.history.len() <= messages_max && self.history_bytes <= self.bounds.history_bytes;
+            let fits = public.history.len() <= messages_max
+                && self.history_bytes <= self.bounds.history_bytes
+                && public.history_bytes <= share.max(first.text.len());
             if fits && first.unix_ms >= oldest {
                 break;
             }
             self.history_bytes -= first.text.len();
+            public.history_bytes -= first.text.len();
             public.history.pop_front();
             counted.sub(1);
         }
@@ -220,7 +238,10 @@ impl Homes {
             if !stale {
                 break;
             }
-            self.evict_empty(stats);
+            let Some((room, stamp)) = self.empty.pop_front() else { break };
+            if self.empty_since(&room, stamp).is_some() {
+                self.remove(&room, stats);
+            }
         }
     }
 
@@ -228,6 +249,15 @@ impl Homes {
     #[cfg(test)]
     pub(crate) fn usage(&self) -> (usize, usize) {
         (self.rooms.len(), self.history_bytes)
+    }
+
+    /// Rooms that are entered and left again and again leave entries behind that are no longer true.
+    fn tidy_empty(&mut self) {
+        if self.empty.len() > 2 * self.rooms.len() + EMPTY_SLACK {
+            let mut empty = std::mem::take(&mut self.empty);
+            empty.retain(|(room, stamp)| self.empty_since(room, *stamp).is_some());
+            self.empty = empty;
+        }
     }
 
     /// The room that this entry of the list of empty rooms is about, if it is still true.
@@ -323,10 +353,12 @@ mod tests {
 
     #[test]
     fn history_is_bounded_by_count_age_and_bytes() {
-        let (mut homes, stats) = homes(10, 30);
+        // A room's share is a sixteenth.
+        let (mut homes, stats) = homes(10, 30 * ROOM_SHARE);
         let r = room("r");
         homes.enter(&r, ShardId(0), &"a".into(), true, u32::MAX, &stats).expect("open");
-        let texts = |homes: &Homes, now| homes.view(&r, 50, false, now).history.iter().map(|t| t.to_string()).collect::<Vec<_>>();
+        let texts =
+            |homes: &Homes, now| homes.view(&r, 50, usize::MAX, false, now).history.iter().map(|t| t.to_string()).collect::<Vec<_>>();
         for i in 0..5 {
             homes.publish(&r, Some((format!("{i}").into(), usize::MAX)), i, &stats, |_, _| {}).expect("exists");
         }
@@ -336,6 +368,38 @@ mod tests {
         assert_eq!(texts(&homes, 6).len(), 2, "bytes bound: {:?}", texts(&homes, 6));
         assert!(homes.usage().1 <= 30);
         assert_eq!(stats.endpoints[0].history_messages.read(), 2);
+    }
+
+    #[test]
+    fn a_view_brings_the_newest_that_fit() {
+        let (mut homes, stats) = homes(10, 100_000);
+        let r = room("r");
+        homes.enter(&r, ShardId(0), &"a".into(), true, u32::MAX, &stats).expect("open");
+        for text in ["aaaa", "bbb", "cc"] {
+            homes.publish(&r, Some((text.into(), usize::MAX)), 0, &stats, |_, _| {}).expect("exists");
+        }
+        let fitting = |bytes| homes.view(&r, 50, bytes, false, 0).history.iter().map(|t| t.to_string()).collect::<Vec<_>>();
+        assert_eq!(fitting(8), ["bbb", "cc"]);
+        assert_eq!(fitting(1), [""; 0]);
+    }
+
+    #[test]
+    fn coming_back_keeps_the_neighbours_history_and_leaves_no_trace() {
+        let (mut homes, stats) = homes(10, 100_000);
+        let visit = |homes: &mut Homes, name: &str| {
+            homes.enter(&room(name), ShardId(0), &"a".into(), true, u32::MAX, &stats).expect("open");
+            homes.publish(&room(name), Some(("m".into(), 9)), 0, &stats, |_, _| {});
+            homes.leave(&room(name), ShardId(0), &"a".into(), &stats);
+        };
+        visit(&mut homes, "a");
+        visit(&mut homes, "b");
+        homes.enter(&room("a"), ShardId(0), &"a".into(), true, u32::MAX, &stats).expect("open");
+        homes.sweep(0, &stats);
+        assert_eq!(homes.view(&room("b"), 50, usize::MAX, false, 0).history.len(), 1, "b is empty, not forgotten");
+        for _ in 0..10_000 {
+            visit(&mut homes, "b");
+        }
+        assert!(homes.empty.len() <= 2 * 2 + EMPTY_SLACK + 1, "{} entries for two rooms", homes.empty.len());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::links::{Acks, Conn, Opening, State};
 use super::rate::Verdict;
+use super::socket_io::without_token;
 use super::{Command, Shard};
 use crate::auth::{self, AuthFault, Identity};
 use crate::config::Endpoint;
@@ -224,7 +225,10 @@ impl Shard {
     }
 
     fn hand_over(&mut self, key: LinkKey, bytes: &[u8]) {
-        let Some(peer) = self.links.get(key.slot).map(|link| link.peer) else { return };
+        let Some(link) = self.links.get_mut(key.slot) else { return };
+        // From here on its bytes are the HTTP server's: nothing more is read or looked at until the driver has taken the socket.
+        link.waiting += 1;
+        let peer = link.peer;
         self.stats.handed_over.add(1);
         self.commands.push_back(Command::HandOver { link: key, peer, read: bytes.to_vec() });
     }
@@ -268,7 +272,7 @@ impl Shard {
             Ok(profile) => profile,
             Err(refused) => return self.refuse(now, slot, endpoint_id, refused, Some(response)),
         };
-        let opening = Opening { response: Some(response), query: request.query.to_owned() };
+        let opening = Opening { response: Some(response), query: without_token(request.query).into() };
         let opened = self.open_conn(now, slot, |_, generation| new_conn(generation, slot, endpoint_id, sid, profile, opening, now));
         match (opened, self.links.get_mut(slot)) {
             (Some(conn), Some(link)) => link.state = State::Plain { conn },
@@ -323,6 +327,7 @@ pub(super) fn new_conn(
         profile,
         connected_unix_ms: now.unix_ms,
         seats: Vec::new(),
+        waiting: 0,
         entering: Vec::new(),
         leaving: None,
         opening: Some(Box::new(opening)),

@@ -50,7 +50,8 @@ impl Shard {
         let mut alarms = std::mem::take(&mut self.alarms);
         self.wheel.expire(now.ms(), &mut alarms);
         for alarm in alarms.drain(..) {
-            if let Some(link) = self.links.get_mut_of(alarm.slot, alarm.generation) {
+            // One that was overtaken by an earlier one rings for nothing; if it counted, each would bring forth another for ever.
+            if let Some(link) = self.links.get_mut_of(alarm.slot, alarm.generation).filter(|link| link.alarm_ms == alarm.at_ms) {
                 link.alarm_ms = u64::MAX;
                 self.look_at_deadlines(now, alarm.slot);
             }
@@ -367,6 +368,7 @@ impl Shard {
         if !self.links.holds(key.slot, key.generation) {
             return;
         }
+        debug_assert!(self.conns_of(key.slot).is_empty(), "a link is forgotten after its connections");
         if let Some(link) = self.links.remove(key.slot) {
             self.world.addresses.leave();
             if let Some(ticket) = link.ticket {
@@ -427,6 +429,7 @@ impl Shard {
 
     /// Takes a connection off its link.
     fn unlist(&mut self, conn: &Conn, slot: u32) {
+        self.unwait(conn.link, conn.waiting);
         if let Some(Link { state: State::SocketIo(socket), .. }) = self.links.get_mut(conn.link) {
             socket.conns.retain(|other| *other != slot);
         }
@@ -514,6 +517,12 @@ impl Shard {
     fn head_timeout(&mut self, now: Now, slot: u32) {
         self.stats.unrouted().refused[crate::fault::Refusal::Timeout.index()].add(1);
         self.answer_http(now, slot, http::response(408, "text/plain", &[], ""));
+    }
+
+    /// Alarms that are armed, those that were overtaken included.
+    #[cfg(test)]
+    pub(super) fn armed(&self) -> usize {
+        self.wheel.armed()
     }
 
     /// The first packet of a Socket.IO link.

@@ -105,6 +105,8 @@ pub(crate) struct Conn {
     pub(crate) connected_unix_ms: u64,
     /// Places in the membership index.
     pub(crate) seats: Vec<Seat>,
+    /// Its share of the answers that the link waits for.
+    pub(crate) waiting: u32,
     /// Rooms that were asked for and have not answered.
     pub(crate) entering: Vec<Room>,
     /// The room it is leaving, until its home has answered; the link waits, so there is at most one.

@@ -253,7 +253,10 @@ impl Shard {
         stats.outbox_bytes.sub(taken as u64);
         if taken < asked {
             link.outbox.blocked = true;
-            if link.outbox.bytes() > self.world.config.limits.outbox_bytes || matches!(link.state, State::Closing { impatient: true, .. }) {
+            // What is being written is not counted: a frame longer than the bound is no sign of slowness.
+            if link.outbox.bytes_behind() > self.world.config.limits.outbox_bytes
+                || matches!(link.state, State::Closing { impatient: true, .. })
+            {
                 self.slow.push(key.slot);
             }
             return Written::Blocked;
@@ -329,8 +332,8 @@ impl Shard {
             Act::Publish(publication) => self.publish(endpoint, id, publication),
             Act::Enter(entry) => self.enter(now, slot, entry),
             Act::Leave { room, note } => self.leave(now, slot, Room { endpoint, name: room }, note),
-            Act::Recall { room, .. } => {
-                self.hold(link);
+            Act::Recall { room } => {
+                self.hold(slot);
                 self.post(Parcel::Recall { conn: id, room: Room { endpoint, name: room } });
             }
             Act::Typing { room, on } => self.types(now, slot, room, on),
@@ -379,11 +382,10 @@ impl Shard {
     /// Sends a wish to enter to the room's home; the link waits for the answer.
     fn ask_home(&mut self, slot: u32, enter: Enter) {
         let Some(conn) = self.conns.get_mut(slot) else { return };
-        let link = conn.link;
         if !enter.again {
             conn.entering.push(enter.room.clone());
         }
-        self.hold(link);
+        self.hold(slot);
         self.post(Parcel::Enter(Box::new(enter)));
     }
 
@@ -391,11 +393,11 @@ impl Shard {
     /// heard before.
     fn leave(&mut self, now: Now, slot: u32, room: Room, note: Box<str>) {
         let Some(conn) = self.conns.get(slot) else { return };
-        let (link, is_in) = (conn.link, self.seat_of(conn, &room).is_some());
+        let is_in = self.seat_of(conn, &room).is_some();
         if is_in {
             self.stop_typing_in(now, slot, &room.name);
         }
-        self.hold(link);
+        self.hold(slot);
         self.send_leave(now, slot, room.clone(), is_in, Some(note));
         if let Some(conn) = self.conns.get_mut(slot).filter(|_| is_in) {
             conn.leaving = Some(room);
@@ -437,7 +439,9 @@ impl Shard {
         let mut acts = std::mem::take(&mut self.acts);
         let mut scratch = std::mem::take(&mut self.scratch);
         let membership = &self.membership;
-        let is_in = |name: &str| conn.seats.iter().any(|seat| membership.room(seat.room).is_some_and(|room| *room.name == *name));
+        let is_in = |name: &str| {
+            conn.seats.iter().any(|seat| membership.room(seat.room).is_some_and(|room| room.is_public() && *room.name == *name))
+        };
         ask(self.dialect(conn.endpoint), &self.context(now, conn, &is_in), &mut scratch, &mut acts);
         for act in acts.drain(..) {
             self.perform(now, slot, act);
@@ -535,17 +539,27 @@ impl Shard {
         }
     }
 
-    /// The link's next message waits for one more answer.
-    fn hold(&mut self, link: u32) {
-        if let Some(link) = self.links.get_mut(link) {
+    /// The next message of the connection's link waits for one more answer.
+    fn hold(&mut self, conn: u32) {
+        let Some(conn) = self.conns.get_mut(conn) else { return };
+        conn.waiting += 1;
+        if let Some(link) = self.links.get_mut(conn.link) {
             link.waiting += 1;
         }
     }
 
-    /// One of the answers has come.
-    fn release(&mut self, slot: u32) {
-        let Some(link) = self.links.get_mut(slot) else { return };
-        link.waiting = link.waiting.saturating_sub(1);
+    /// One of the answers has come. A connection that has ended meanwhile took its share off the link then.
+    fn release(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut_of(id.slot, id.generation) else { return };
+        conn.waiting -= 1;
+        let link = conn.link;
+        self.unwait(link, 1);
+    }
+
+    /// The link waits for so many answers less.
+    fn unwait(&mut self, slot: u32, answers: u32) {
+        let Some(link) = self.links.get_mut(slot).filter(|_| answers > 0) else { return };
+        link.waiting -= answers;
         if link.waiting == 0 {
             let uncorked = std::mem::take(&mut link.corked);
             self.commands.push_back(Command::Resume(LinkKey { slot, generation: link.generation }));
@@ -570,7 +584,7 @@ impl Shard {
         self.stats.outbox_bytes.add(frame.bytes().len() as u64);
         link.outbox.push(frame);
         if link.outbox.blocked {
-            if link.outbox.bytes() > self.world.config.limits.outbox_bytes {
+            if link.outbox.bytes_behind() > self.world.config.limits.outbox_bytes {
                 self.slow.push(slot);
             }
         } else {
@@ -602,5 +616,69 @@ impl Shard {
             link.alarm_ms = at_ms;
             self.wheel.arm(slot, link.generation, at_ms);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{AuthMode, DialectKind, Endpoint, Io, Membership, SocketIo};
+
+    fn shard(now: Now) -> Shard {
+        let endpoint = Endpoint {
+            name: "rooms".into(),
+            dialect: DialectKind::Rooms,
+            bind: "/".into(),
+            auth: AuthMode::None,
+            membership: Membership::Open,
+            cookies: false,
+            client_publish: false,
+            auto_create: true,
+            retain: 0,
+        };
+        let config = Config {
+            listen: ([127, 0, 0, 1], 0).into(),
+            shards: vec![None],
+            io: Io::Auto,
+            endpoints: vec![endpoint],
+            socket_io: SocketIo::default(),
+            origins: Vec::new(),
+            trusted_proxies: Vec::new(),
+            limits: crate::limits::Limits::default(),
+            verifier: None,
+        };
+        let addresses = Addresses::new(&config.limits, 10);
+        let world = Arc::new(World { config, addresses, seed: 0 });
+        Shard::new(ShardId(0), world, Arc::new(ShardStats::new(1)), [0; 32], now)
+    }
+
+    fn masked(text: &str) -> Vec<u8> {
+        // A mask of zeros leaves the text as it is.
+        [&[0x81, 0x80 | text.len() as u8, 0, 0, 0, 0], text.as_bytes()].concat()
+    }
+
+    #[test]
+    fn a_day_of_heartbeats_leaves_one_alarm() {
+        let mut now = Now { ns: 0, unix_ms: 0 };
+        let mut shard = shard(now);
+        let link = shard.handle_accept(now, ([127, 0, 0, 1], 1).into()).expect("room for one");
+        let head = b"GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+            Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        shard.handle_bytes(now, link, &mut head.to_vec());
+        shard.handle_bytes(now, link, &mut masked("40"));
+        while now.ms() < 24 * 3_600_000 {
+            now.ns = shard.poll_timeout().expect("a heartbeat is always due") * 1_000_000;
+            shard.handle_timeouts(now);
+            shard.handle_bytes(now, link, &mut masked("3"));
+            let mut arena = Vec::with_capacity(1 << 16);
+            while let Some(key) = shard.poll_dirty() {
+                arena.clear();
+                if let Some(span) = shard.transmit(key, &mut arena) {
+                    let _ = shard.handle_sent(key, span.len, span.len as i32);
+                }
+            }
+        }
+        assert_eq!(shard.links(), 1, "it lives");
+        assert!(shard.armed() <= 4, "{} alarms", shard.armed());
     }
 }

@@ -41,6 +41,11 @@ impl Outbox {
         self.bytes
     }
 
+    /// Bytes that wait behind the frame that is being written.
+    pub(crate) fn bytes_behind(&self) -> usize {
+        self.bytes - self.frames.front().map_or(0, |frame| frame.bytes().len() - self.written)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.frames.is_empty()
     }

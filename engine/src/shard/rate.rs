@@ -31,12 +31,16 @@ impl Rate {
     }
 
     pub(crate) fn take(&mut self, limits: &Limits, now_ms: u64) -> Verdict {
-        let elapsed = (now_ms as u32).wrapping_sub(self.at_ms);
-        if elapsed > 0 {
-            let full = u64::from(limits.rate_messages) * 1_000;
-            let grown = u64::from(self.tokens) + u64::from(elapsed) * full / limits.rate_window_ms.max(1);
-            self.tokens = grown.min(full).min(u64::from(u32::MAX)) as u32;
-            self.at_ms = now_ms as u32;
+        let window_ms = limits.rate_window_ms.max(1);
+        let full = u64::from(limits.rate_messages) * 1_000;
+        // After a whole window the bucket is full; more time than that adds nothing and could overflow.
+        let elapsed = u64::from((now_ms as u32).wrapping_sub(self.at_ms)).min(window_ms);
+        let grown = elapsed * full / window_ms;
+        if grown > 0 {
+            self.tokens = (u64::from(self.tokens) + grown).min(full).min(u64::from(u32::MAX)) as u32;
+            // Time that made no whole thousandth yet goes on counting.
+            let spent = if elapsed == window_ms { u64::from((now_ms as u32).wrapping_sub(self.at_ms)) } else { grown * window_ms / full };
+            self.at_ms = self.at_ms.wrapping_add(spent as u32);
         }
         if self.tokens >= 1_000 {
             self.tokens -= 1_000;

@@ -262,7 +262,7 @@ fn fresh(
 }
 
 /// The query without tokens, which are verified and dropped.
-fn without_token(query: &str) -> Box<str> {
+pub(super) fn without_token(query: &str) -> Box<str> {
     let is_token = |pair: &str| {
         let name = pair.split('=').next().unwrap_or_default();
         // Decoded, so that no spelling of the name keeps a token.
