@@ -344,7 +344,10 @@ impl Shard {
         let Publication { room, frame, to_self, keep, hidden_from } = publication;
         let except = (!to_self).then_some(id);
         let room = Room { endpoint, name: room };
-        self.post(Parcel::Publish(Box::new(Publish { room, frame, except, hidden_from, keep, read_ns: self.read_ns })));
+        // What a user tells everybody goes by way of his own home, as his coming and going does: neither overtakes the other.
+        let user = self.conns.get(id.slot).filter(|_| room.name.is_empty()).map(|conn| Room::user(endpoint, &conn.profile.user));
+        let to = self.home_of(user.as_ref().unwrap_or(&room));
+        self.post_to(to, Parcel::Publish(Box::new(Publish { room, frame, except, hidden_from, keep, read_ns: self.read_ns })));
     }
 
     fn enter(&mut self, now: Now, slot: u32, entry: Entry) {
@@ -499,9 +502,10 @@ impl Shard {
 
     fn home_of(&self, room: &Room) -> ShardId {
         let shards = self.world.config.shards.len();
-        match Sid::parse(&room.name) {
+        match Sid::parse(room.addressee().unwrap_or(&room.name)) {
             // A connection's own room lives with it, which is how its name is known to be taken.
             Some(sid) if usize::from(sid.shard().0) < shards => sid.shard(),
+            _ if room.addressee().is_some() => self.home_of(&room.resolved(false)),
             _ => ShardId((self.home_hash.hash_one((room.endpoint.0, &*room.name)) % shards as u64) as u8),
         }
     }
