@@ -458,6 +458,8 @@ impl Shard {
             profile: &conn.profile,
             is_in,
             verifier: self.world.config.verifier.as_ref(),
+            limits: &self.world.config.limits,
+            rate_wait_ms: self.links.get(conn.link).map_or(0, |link| link.rate.wait_ms(&self.world.config.limits)),
             entropy: &self.entropy,
         }
     }
