@@ -33,6 +33,7 @@ scripts! {
     community_page: "community_page.mjs", STANDARD;
     collab_page: "collab_page.mjs", STANDARD;
     rooms_page: "rooms_page.mjs", STANDARD;
+    chat_page: "chat_page.mjs", STANDARD;
     admin: "admin.mjs", STANDARD;
     expiry: "expiry.mjs", STANDARD;
     rate: "rate.mjs", Setup { limits: "rate_messages = 20\nrate_window_ms = 500\n", ..STANDARD };

@@ -58,6 +58,8 @@ pub struct Endpoint {
     pub client_publish: bool,
     /// rooms: joining a room that does not exist creates it.
     pub auto_create: bool,
+    /// chat: only who is in a room may send to it.
+    pub require_membership: bool,
     /// collab: how many `update` and `steps` messages of a document are kept for late joiners; 0 keeps none.
     pub retain: usize,
 }
@@ -71,12 +73,14 @@ pub enum DialectKind {
     Collab,
     /// Rooms with history over Socket.IO.
     Rooms,
+    /// Messages between rooms, users and sockets over Socket.IO.
+    Chat,
 }
 
 impl DialectKind {
     /// True exactly when it is spoken over Socket.IO.
     pub fn is_socket_io(self) -> bool {
-        matches!(self, DialectKind::Rooms)
+        matches!(self, DialectKind::Rooms | DialectKind::Chat)
     }
 
     /// The word for it in configuration and metrics.
@@ -85,6 +89,7 @@ impl DialectKind {
             DialectKind::Community => "community",
             DialectKind::Collab => "collab",
             DialectKind::Rooms => "rooms",
+            DialectKind::Chat => "chat",
         }
     }
 }

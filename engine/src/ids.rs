@@ -124,7 +124,7 @@ pub fn checked_name(text: &str) -> Result<&str, BadName> {
 pub struct Room {
     /// Rooms of different endpoints never mix.
     pub endpoint: EndpointId,
-    /// The name; clients' names went through [`checked_name`], so the two reserved forms below cannot be theirs.
+    /// The name; clients' names went through [`checked_name`], so the reserved forms below cannot be theirs.
     pub name: Arc<str>,
 }
 
@@ -139,12 +139,31 @@ impl Room {
         Room { endpoint, name: format!("\u{1}u:{user}").into() }
     }
 
+    /// Whoever a client's `to` means: `"\u{1}t:{to}"`. It has no members; see [`Self::addressee`].
+    pub fn addressed(endpoint: EndpointId, to: &str) -> Room {
+        Room { endpoint, name: format!("\u{1}t:{to}").into() }
+    }
+
+    /// Of a room made by [`Self::addressed`]: the id of a live connection, or else of a user.
+    pub fn addressee(&self) -> Option<&str> {
+        self.name.strip_prefix("\u{1}t:")
+    }
+
+    /// The room that an addressee has: his connection's own if he is one, else his user's. Any other room is itself.
+    pub fn resolved(&self, is_connection: bool) -> Room {
+        match self.addressee() {
+            Some(id) if is_connection => Room::named(self.endpoint, id),
+            Some(user) => Room::user(self.endpoint, user),
+            None => self.clone(),
+        }
+    }
+
     /// All connections of the endpoint: the empty name.
     pub fn everybody(endpoint: EndpointId) -> Room {
         Room { endpoint, name: "".into() }
     }
 
-    /// True exactly when the name is one that clients and the back end use (no user's room, not everybody).
+    /// True exactly when the name is one that clients and the back end use (no user's room, no addressee, not everybody).
     pub fn is_public(&self) -> bool {
         !self.name.is_empty() && !self.name.starts_with('\u{1}')
     }

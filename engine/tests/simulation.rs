@@ -468,3 +468,36 @@ fn community_keeps_order_and_loses_nothing() {
 fn rooms_keep_order_and_lose_nothing() {
     simulate(Talk::Rooms);
 }
+
+/// What a user tells everybody arrives in the order in which he said it, and before the news that he has gone, however the lanes between
+/// the shards drag.
+#[test]
+fn a_leaving_overtakes_no_last_words() {
+    for seed in seeds() {
+        let mut config = host::config(SHARDS, vec![host::endpoint("chat", DialectKind::Chat, "/")]);
+        config.limits.rate_messages = 1_000_000;
+        let (mut host, mut dice) = (Host::new(config, seed), StdRng::seed_from_u64(seed));
+        let mut enter = |host: &mut Host, user: &str| {
+            let client = host.connect(dice.random_range(0..SHARDS), &Talk::Rooms.head(user));
+            host.say(client, "40");
+            host.settle();
+            client
+        };
+        let (watcher, leaver) = (enter(&mut host, "watcher"), enter(&mut host, &format!("leaver{seed}")));
+        host.texts(watcher);
+        for said in [r#"42["message",{"content":"bye"}]"#, r#"42["presence-update","busy"]"#, r#"42["typing-start",{}]"#] {
+            host.say(leaver, said);
+        }
+        host.hang_up(leaver);
+        for _ in 0..200 {
+            let (from, to) = (dice.random_range(0..SHARDS), dice.random_range(0..SHARDS));
+            host.pump(from);
+            host.step(from, to);
+        }
+        host.settle();
+        let heard: Vec<String> = host.texts(watcher);
+        let told = |text: &str| heard.iter().position(|heard| heard.contains(text)).unwrap_or_else(|| panic!("{text} in {heard:?}"));
+        let places = [r#""bye""#, r#""busy""#, "typing-start", "typing-stop", "offline"].map(told);
+        assert!(places.is_sorted() && heard.len() == 5, "seed {seed}: {heard:?}");
+    }
+}

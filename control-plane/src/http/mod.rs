@@ -208,6 +208,7 @@ pub(crate) mod testing {
                 cookies: true,
                 client_publish: true,
                 auto_create: true,
+                require_membership: true,
                 retain: 0,
             };
             let endpoints = vec![

@@ -15,13 +15,14 @@ use super::value::{Raw, Value, is_plain_path};
 const NAME_BYTES_MAX: usize = 64;
 
 /// What is served when no table says so: name, dialect, bind.
-const DEFAULTS: [(&str, &str, &str); 6] = [
+const DEFAULTS: [(&str, &str, &str); 7] = [
     ("community", "community", "/api/community/ws"),
     ("fabric", "collab", "/ws/fabric"),
     ("agent", "collab", "/ws/agent"),
     ("workflow", "collab", "/ws/workflow"),
     ("notifications", "collab", "/ws/notifications"),
     ("rooms", "rooms", "/"),
+    ("chat", "chat", "/chat"),
 ];
 
 /// The endpoints, resolved.
@@ -170,6 +171,7 @@ impl Draft {
             cookies: self.boolean("cookies").unwrap_or(true),
             client_publish: self.boolean("client_publish").unwrap_or(dev && dialect == DialectKind::Community),
             auto_create: self.boolean("auto_create").unwrap_or(dev && dialect == DialectKind::Rooms),
+            require_membership: self.boolean("require_membership").unwrap_or(true),
             retain: match self.given.get("retain").map(|given| &given.value) {
                 Some(Value::Integer(messages)) => *messages as usize,
                 _ => 0,
@@ -225,7 +227,7 @@ impl Draft {
         let membership = match (self.text("membership"), dialect) {
             (Some("auto"), _) => Membership::Auto,
             (Some("claims"), _) => Membership::Claims,
-            (Some(_), _) | (None, DialectKind::Rooms) => Membership::Open,
+            (Some(_), _) | (None, DialectKind::Rooms | DialectKind::Chat) => Membership::Open,
             (None, DialectKind::Community) => Membership::Auto,
             (None, DialectKind::Collab) if dev => Membership::Open,
             (None, DialectKind::Collab) => Membership::Claims,
@@ -248,6 +250,7 @@ fn dialect(word: &str) -> DialectKind {
         "community" => DialectKind::Community,
         "collab" => DialectKind::Collab,
         "rooms" => DialectKind::Rooms,
+        "chat" => DialectKind::Chat,
         other => unreachable!("the table allows no dialect {other:?}"),
     }
 }
@@ -257,6 +260,7 @@ fn applies(key: &str, dialect: DialectKind) -> bool {
     match key {
         "client_publish" => dialect == DialectKind::Community,
         "auto_create" => dialect == DialectKind::Rooms,
+        "require_membership" => dialect == DialectKind::Chat,
         "retain" => dialect == DialectKind::Collab,
         _ => true,
     }
@@ -283,6 +287,7 @@ pub(crate) fn described(endpoint: &Endpoint) -> Vec<(&'static str, Value)> {
         ("cookies", Value::Boolean(endpoint.cookies)),
         ("client_publish", Value::Boolean(endpoint.client_publish)),
         ("auto_create", Value::Boolean(endpoint.auto_create)),
+        ("require_membership", Value::Boolean(endpoint.require_membership)),
         ("retain", Value::Integer(endpoint.retain as u64)),
     ];
     all.into_iter().filter(|(key, _)| applies(key, endpoint.dialect)).collect()

@@ -314,9 +314,9 @@ pub(crate) fn endpoint_settings() -> Vec<Setting> {
         ),
         Setting::new(
             "endpoint.dialect",
-            Kind::Choice(&["community", "collab", "rooms"]),
+            Kind::Choice(&["community", "collab", "rooms", "chat"]),
             None,
-            "How it talks: community and collab are plain WebSocket, rooms is Socket.IO.",
+            "How it talks: community and collab are plain WebSocket, rooms and chat are Socket.IO.",
         ),
         Setting::new(
             "endpoint.bind",
@@ -334,7 +334,7 @@ pub(crate) fn endpoint_settings() -> Vec<Setting> {
             "endpoint.membership",
             Kind::Choice(&["auto", "open", "claims"]),
             None,
-            "Who may enter a room. open: anyone; claims: whom the token's list names; auto (community only): claims when the token has lists, else open. Default: community auto, collab claims (with --dev open), rooms open.",
+            "Who may enter a room. open: anyone; claims: whom the token's list names; auto (community only): claims when the token has lists, else open. Default: community auto, collab claims (with --dev open), rooms and chat open.",
         ),
         Setting::new("endpoint.cookies", Kind::Boolean, Some(Value::Boolean(true)), "A session cookie is a place to look for a token."),
         Setting::new(
@@ -348,6 +348,12 @@ pub(crate) fn endpoint_settings() -> Vec<Setting> {
             Kind::Boolean,
             None,
             "rooms only: joining a room that does not exist creates it. Default: false, with --dev true.",
+        ),
+        Setting::new(
+            "endpoint.require_membership",
+            Kind::Boolean,
+            None,
+            "chat only: a message to a room is taken only from who is in it. Default: true.",
         ),
         Setting::number(
             "endpoint.retain",

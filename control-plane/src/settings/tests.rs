@@ -64,9 +64,14 @@ fn without_a_word_the_contract_holds() {
         ("workflow", "/ws/workflow", Membership::Claims, AuthMode::Token),
         ("notifications", "/ws/notifications", Membership::Claims, AuthMode::Token),
         ("rooms", "/", Membership::Open, AuthMode::Token),
+        ("chat", "/chat", Membership::Open, AuthMode::Token),
     ];
     assert_eq!(bound, expected);
-    assert!(engine.endpoints.iter().all(|one| one.cookies && !one.client_publish && !one.auto_create && one.retain == 0));
+    assert!(engine.endpoints.iter().all(|one| one.cookies
+        && !one.client_publish
+        && !one.auto_create
+        && one.require_membership
+        && one.retain == 0));
 }
 
 #[test]
@@ -137,6 +142,7 @@ fn every_setting_has_a_variable() {
         ("URINGCAST_ENDPOINT_FABRIC_RETAIN", "50"),
         ("URINGCAST_ENDPOINT_COMMUNITY_CLIENT_PUBLISH", "true"),
         ("URINGCAST_ENDPOINT_ROOMS_BIND", "/rooms"),
+        ("URINGCAST_ENDPOINT_CHAT_REQUIRE_MEMBERSHIP", "false"),
     ];
     let settings = load("", &pairs).expect("good settings");
     let engine = &settings.engine;
@@ -148,6 +154,7 @@ fn every_setting_has_a_variable() {
     let endpoint = |name: &str| engine.endpoints.iter().find(|one| one.name == name).expect("a default endpoint");
     assert!(endpoint("fabric").retain == 50 && endpoint("agent").retain == 0 && endpoint("community").client_publish);
     assert_eq!(endpoint("rooms").bind, "/rooms");
+    assert!(!endpoint("chat").require_membership);
     for setting in settings_with_a_simple_default() {
         let text = setting.default.as_ref().and_then(Value::toml).expect("a default that can be shown");
         let text = text.trim_matches(['"', '[', ']']);
@@ -235,9 +242,10 @@ fn endpoints_are_checked_one_by_one_and_against_each_other() {
         ("[[endpoint]]\nname = 'two'\ndialect = 'collab'\nbind = '/ws/'", "must be a path"),
         ("[[endpoint]]\nname = 'two'\ndialect = 'collab'\nbind = '/socket.io'", "must not contain the path of endpoint two"),
         ("[[endpoint]]\nname = 'two'\ndialect = 'rooms'\nbind = '/a,b'", "must be a namespace"),
-        ("[[endpoint]]\nname = 'two'\ndialect = 'chat'\nbind = '/chat'", "must be one of community, collab, rooms"),
+        ("[[endpoint]]\nname = 'two'\ndialect = 'talk'\nbind = '/chat'", "must be one of community, collab, rooms"),
         ("[[endpoint]]\nname = 'two'\ndialect = 'rooms'\nbind = '/'\nretain = 5", "means nothing for dialect rooms"),
         ("[[endpoint]]\nname = 'two'\ndialect = 'rooms'\nbind = '/'\nclient_publish = true", "means nothing for dialect rooms"),
+        ("[[endpoint]]\nname = 'two'\ndialect = 'rooms'\nbind = '/'\nrequire_membership = true", "means nothing for dialect rooms"),
         ("[[endpoint]]\nname = 'two'\ndialect = 'collab'\nbind = '/two'\nauto_create = true", "means nothing for dialect collab"),
         ("[[endpoint]]\nname = 'two'\ndialect = 'collab'\nbind = '/two'\nauth = 'none'", "nobody has claims"),
         ("[[endpoint]]\nname = 'two'\ndialect = 'community'\nbind = '/two'\nauth = 'none'", "must be token"),
@@ -352,6 +360,7 @@ fn dev_opens_the_doors_at_home_only() {
             DialectKind::Community => (AuthMode::Token, Membership::Auto),
             DialectKind::Collab => (AuthMode::Token, Membership::Open),
             DialectKind::Rooms => (AuthMode::None, Membership::Open),
+            DialectKind::Chat => (AuthMode::Token, Membership::Open),
         };
         assert_eq!((one.auth, one.membership), (auth, membership), "{}", one.name);
         assert_eq!((one.client_publish, one.auto_create), (one.dialect == DialectKind::Community, one.dialect == DialectKind::Rooms));

@@ -23,7 +23,8 @@ pub(crate) const ADMIN_TOKEN: &str = "an-admin-token-for-tests-only";
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What the endpoints of a test server are. `/talk` lets clients publish, `/ws/fabric` retains, `/ws/open` and `/guests` ask for no
-/// token, `/fixed` makes no rooms by joining.
+/// token, `/fixed` makes no rooms by joining, `/lobby` asks for no token
+/// and lets everybody send to every room.
 const ENDPOINTS: &str = r#"
 [[endpoint]]
 name = "community"
@@ -71,6 +72,18 @@ dialect = "rooms"
 bind = "/guests"
 auth = "none"
 auto_create = true
+
+[[endpoint]]
+name = "chat"
+dialect = "chat"
+bind = "/chat"
+
+[[endpoint]]
+name = "lobby"
+dialect = "chat"
+bind = "/lobby"
+auth = "none"
+require_membership = false
 "#;
 
 /// How a server is started; `Setup::default()` is two shards with the endpoints above and the contract's limits.

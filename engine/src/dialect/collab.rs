@@ -18,6 +18,7 @@ use crate::fault::{CloseReason, DropReason};
 use crate::frame::Frame;
 use crate::ids::checked_name;
 use crate::json::{Object, Scratch, Value, quote};
+use crate::time::Now;
 use crate::wire::http;
 
 pub(super) struct Collab;
@@ -48,7 +49,7 @@ impl Dialect for Collab {
         })
     }
 
-    fn too_many(&self) -> Refused {
+    fn too_many(&self, _now: Now) -> Refused {
         Refused::Close { first: Some(error_text("Maximum connection limit reached")), reason: CloseReason::UserLimit }
     }
 

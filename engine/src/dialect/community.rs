@@ -20,6 +20,7 @@ use crate::fault::{DropReason, Refusal};
 use crate::frame::Frame;
 use crate::ids::checked_name;
 use crate::json::{Object, Scratch, Value};
+use crate::time::Now;
 use crate::wire::http;
 
 pub(super) struct Community;
@@ -90,7 +91,7 @@ impl Dialect for Community {
         }
     }
 
-    fn too_many(&self) -> Refused {
+    fn too_many(&self, _now: Now) -> Refused {
         let body = http_error("RATE_LIMIT_EXCEEDED", "Maximum connection limit reached");
         Refused::Http { status: 429, body, refusal: Refusal::UserLimit }
     }

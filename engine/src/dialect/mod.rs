@@ -12,8 +12,10 @@ use crate::fault::{CloseReason, DropReason, Refusal};
 use crate::frame::Frame;
 use crate::ids::{EndpointId, Sid, UserId};
 use crate::json::{Scratch, Value};
+use crate::limits::Limits;
 use crate::time::Now;
 
+mod chat;
 mod collab;
 mod community;
 mod rooms;
@@ -24,17 +26,22 @@ pub fn of(kind: DialectKind) -> &'static dyn Dialect {
         DialectKind::Community => &community::Community,
         DialectKind::Collab => &collab::Collab,
         DialectKind::Rooms => &rooms::Rooms,
+        DialectKind::Chat => &chat::Chat,
     }
 }
 
 /// What a client brings when it connects.
 pub struct Hello<'a> {
+    /// Now.
+    pub now: Now,
     /// The endpoint it wants.
     pub endpoint: &'a Endpoint,
     /// The id it will have.
     pub sid: Sid,
     /// Query string of the request, still percent-encoded.
     pub query: &'a str,
+    /// What the client gave as Socket.IO `auth`, an object.
+    pub auth: Option<Value<'a>>,
     /// What became of the token, wherever it was given; [`AuthFault::Missing`] when it was not.
     pub token: Result<Arc<Identity>, AuthFault>,
 }
@@ -136,6 +143,10 @@ pub struct Cx<'a> {
     pub is_in: &'a dyn Fn(&str) -> bool,
     /// Verifies a fresh token.
     pub verifier: Option<&'a Verifier>,
+    /// Bounds of all connections.
+    pub limits: &'a Limits,
+    /// Milliseconds until the connection may say something again; 0 if it may now.
+    pub rate_wait_ms: u64,
     /// Random bytes for message ids.
     pub entropy: &'a RefCell<StdRng>,
 }
@@ -271,7 +282,7 @@ pub trait Dialect: Sync {
     /// Who is this, if he may connect at all.
     fn admit(&self, hello: &Hello<'_>) -> Result<Profile, Refused>;
     /// The refusal of one connection too many of a user.
-    fn too_many(&self) -> Refused;
+    fn too_many(&self, now: Now) -> Refused;
     /// The connection is there.
     fn opened(&self, cx: &Cx<'_>, query: &str, acts: &mut Vec<Act>);
     /// What endpoint-wide others hear when the user's first connection comes (`true`) or the last one has gone.

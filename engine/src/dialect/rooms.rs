@@ -22,6 +22,7 @@ use crate::fault::{DropReason, Refusal};
 use crate::frame::Frame;
 use crate::ids::checked_name;
 use crate::json::{Object, Scratch, Value};
+use crate::time::Now;
 use crate::wire::{http, sio};
 
 pub(super) struct Rooms;
@@ -54,7 +55,7 @@ impl Dialect for Rooms {
         })
     }
 
-    fn too_many(&self) -> Refused {
+    fn too_many(&self, _now: Now) -> Refused {
         connect_error("Maximum connection limit reached", Refusal::UserLimit)
     }
 

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use super::links::Conn;
 use super::parcel::{Announcement, Cast, Enter, Leave, Parcel, Publish};
 use super::{Shard, lifecycle};
+use crate::auth::Identity;
 use crate::dialect::{EnterFault, RoomView};
 use crate::fault::DropReason;
 use crate::ids::{ConnId, Room, Sid};
@@ -90,17 +91,24 @@ impl Shard {
         }
     }
 
-    /// Tells a room of somebody's coming or going: at once where the room is at home here, else through its home.
+    /// Tells a room of somebody's coming or going.
     fn announce(&mut self, now: Now, conn: ConnId, to: Room, frame: crate::frame::Frame) {
-        let publish = Publish { room: to, frame, except: Some(conn), hidden_from: None, keep: None, read_ns: now.ns };
-        if self.home_of(&publish.room) == self.id {
-            self.home_publish(now, publish);
-        } else {
-            self.post(Parcel::Publish(Box::new(publish)));
-        }
+        self.home_publish(now, Publish { room: to, frame, except: Some(conn), hidden_from: None, keep: None, read_ns: now.ns });
     }
 
-    fn home_publish(&mut self, now: Now, publish: Publish) {
+    /// Casts a publication where its room is at home here, else passes it on, which happens once: an addressee turns out to be a user of
+    /// another home, or a user's home tells everybody.
+    fn home_publish(&mut self, now: Now, mut publish: Publish) {
+        let connection = self.connection_of(&publish.room);
+        if publish.room.addressee().is_some() {
+            publish.room = publish.room.resolved(connection.is_some());
+        }
+        if self.home_of(&publish.room) != self.id {
+            return self.post(Parcel::Publish(Box::new(publish)));
+        }
+        if let Some(slot) = connection {
+            return self.deliver_to(now, slot, publish);
+        }
         let Publish { room, frame, except, hidden_from, keep, read_ns } = publish;
         let mut casts = Vec::new();
         let found = self.homes.publish(&room, keep, now.unix_ms, &self.stats, |shard, seq| casts.push((shard, seq)));
@@ -111,6 +119,23 @@ impl Shard {
             let (room, frame, hidden_from) = (room.clone(), frame.clone(), hidden_from.clone());
             self.post_to(shard, Parcel::Cast(Box::new(Cast { room, seq, frame, except, hidden_from, read_ns })));
         }
+    }
+
+    /// The open connection whose own room this is, or who is addressed by it.
+    fn connection_of(&self, room: &Room) -> Option<u32> {
+        let slot = self.find(Sid::parse(room.addressee().unwrap_or(&room.name))?)?;
+        self.conns.get(slot).is_some_and(|conn| conn.endpoint == room.endpoint && conn.opening.is_none()).then_some(slot)
+    }
+
+    /// Queues a publication for the one connection whose room it is for: a room of one has no members to walk.
+    fn deliver_to(&mut self, now: Now, slot: u32, publish: Publish) {
+        let Some(conn) = self.conns.get(slot) else { return };
+        let is_hidden = publish.hidden_from.is_some_and(|author| blocks(&author, conn));
+        if is_hidden || publish.except == Some(self.conn_id(slot, conn)) {
+            return;
+        }
+        self.push(now, conn.link, publish.frame);
+        self.delivered.push(publish.read_ns);
     }
 
     /// Queues a cast for the members on this shard: a reference count each, nothing is allocated or copied per receiver.
@@ -125,10 +150,7 @@ impl Shard {
                 continue;
             }
             if let Some(author) = &cast.hidden_from
-                && self
-                    .conns
-                    .get(member.conn)
-                    .is_some_and(|conn| author.blocked.binary_search_by(|user| (**user).cmp(&*conn.profile.user)).is_ok())
+                && self.conns.get(member.conn).is_some_and(|conn| blocks(author, conn))
             {
                 continue;
             }
@@ -178,4 +200,9 @@ impl Shard {
             self.ghosts.insert(id, (conn.entering.len() as u32, conn));
         }
     }
+}
+
+/// Whether the author has blocked the connection's user.
+fn blocks(author: &Identity, conn: &Conn) -> bool {
+    author.blocked.binary_search_by(|user| (**user).cmp(&*conn.profile.user)).is_ok()
 }

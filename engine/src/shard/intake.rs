@@ -268,7 +268,7 @@ impl Shard {
         // The id must be known to say who it is, and the slot to make the id.
         let random = self.random_id();
         let sid = Sid::new(self.id, self.conns.next_slot(), random);
-        let profile = match self.dialect(endpoint_id).admit(&Hello { endpoint, sid, query: request.query, token }) {
+        let profile = match self.dialect(endpoint_id).admit(&Hello { now, endpoint, sid, query: request.query, auth: None, token }) {
             Ok(profile) => profile,
             Err(refused) => return self.refuse(now, slot, endpoint_id, refused, Some(response)),
         };

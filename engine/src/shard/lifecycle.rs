@@ -198,7 +198,7 @@ impl Shard {
         let Some(opening) = conn.opening.take() else { return };
         let (link, endpoint, sid) = (conn.link, conn.endpoint, conn.sid);
         if outcome.is_err() {
-            let refused = self.dialect(endpoint).too_many();
+            let refused = self.dialect(endpoint).too_many(now);
             let id = self.conns.get(slot).map(|conn| self.conn_id(slot, conn));
             if let (Some(conn), Some(id)) = (self.conns.remove(slot), id) {
                 self.counters(endpoint).connections.sub(1);

@@ -253,10 +253,7 @@ impl Shard {
         stats.outbox_bytes.sub(taken as u64);
         if taken < asked {
             link.outbox.blocked = true;
-            // What is being written is not counted: a frame longer than the bound is no sign of slowness.
-            if link.outbox.bytes_behind() > self.world.config.limits.outbox_bytes
-                || matches!(link.state, State::Closing { impatient: true, .. })
-            {
+            if link.outbox.is_over(self.world.config.limits.outbox_bytes) || matches!(link.state, State::Closing { impatient: true, .. }) {
                 self.slow.push(key.slot);
             }
             return Written::Blocked;
@@ -347,7 +344,10 @@ impl Shard {
         let Publication { room, frame, to_self, keep, hidden_from } = publication;
         let except = (!to_self).then_some(id);
         let room = Room { endpoint, name: room };
-        self.post(Parcel::Publish(Box::new(Publish { room, frame, except, hidden_from, keep, read_ns: self.read_ns })));
+        // What a user tells everybody goes by way of his own home, as his coming and going does: neither overtakes the other.
+        let user = self.conns.get(id.slot).filter(|_| room.name.is_empty()).map(|conn| Room::user(endpoint, &conn.profile.user));
+        let to = self.home_of(user.as_ref().unwrap_or(&room));
+        self.post_to(to, Parcel::Publish(Box::new(Publish { room, frame, except, hidden_from, keep, read_ns: self.read_ns })));
     }
 
     fn enter(&mut self, now: Now, slot: u32, entry: Entry) {
@@ -459,6 +459,8 @@ impl Shard {
             profile: &conn.profile,
             is_in,
             verifier: self.world.config.verifier.as_ref(),
+            limits: &self.world.config.limits,
+            rate_wait_ms: self.links.get(conn.link).map_or(0, |link| link.rate.wait_ms(&self.world.config.limits)),
             entropy: &self.entropy,
         }
     }
@@ -503,9 +505,10 @@ impl Shard {
 
     fn home_of(&self, room: &Room) -> ShardId {
         let shards = self.world.config.shards.len();
-        match Sid::parse(&room.name) {
+        match Sid::parse(room.addressee().unwrap_or(&room.name)) {
             // A connection's own room lives with it, which is how its name is known to be taken.
             Some(sid) if usize::from(sid.shard().0) < shards => sid.shard(),
+            _ if room.addressee().is_some() => self.home_of(&room.resolved(false)),
             _ => ShardId((self.home_hash.hash_one((room.endpoint.0, &*room.name)) % shards as u64) as u8),
         }
     }
@@ -584,7 +587,7 @@ impl Shard {
         self.stats.outbox_bytes.add(frame.bytes().len() as u64);
         link.outbox.push(frame);
         if link.outbox.blocked {
-            if link.outbox.bytes_behind() > self.world.config.limits.outbox_bytes {
+            if link.outbox.is_over(self.world.config.limits.outbox_bytes) {
                 self.slow.push(slot);
             }
         } else {
@@ -634,6 +637,7 @@ mod tests {
             cookies: false,
             client_publish: false,
             auto_create: true,
+            require_membership: true,
             retain: 0,
         };
         let config = Config {

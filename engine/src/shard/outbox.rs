@@ -41,9 +41,11 @@ impl Outbox {
         self.bytes
     }
 
-    /// Bytes that wait behind the frame that is being written.
-    pub(crate) fn bytes_behind(&self) -> usize {
-        self.bytes - self.frames.front().map_or(0, |frame| frame.bytes().len() - self.written)
+    /// True exactly when more waits than may. A single frame longer than the bound that is next or being written is not counted: it
+    /// is no sign that its reader is slow.
+    pub(crate) fn is_over(&self, bytes_max: usize) -> bool {
+        let long = self.frames.front().map(|frame| frame.bytes().len()).filter(|len| *len > bytes_max);
+        self.bytes - long.map_or(0, |len| len - self.written) > bytes_max
     }
 
     pub(crate) fn is_empty(&self) -> bool {

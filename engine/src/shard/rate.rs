@@ -54,6 +54,12 @@ impl Rate {
         }
         if u32::from(self.windows) >= RATE_WINDOWS_OVER_MAX { Verdict::Enough } else { Verdict::Over }
     }
+
+    /// Milliseconds from the last [`Self::take`] until the next one is within the rate.
+    pub(crate) fn wait_ms(&self, limits: &Limits) -> u64 {
+        let missing = u64::from(1_000u32.saturating_sub(self.tokens));
+        (missing * limits.rate_window_ms).div_ceil(u64::from(limits.rate_messages.max(1)) * 1_000)
+    }
 }
 
 #[cfg(test)]
@@ -67,7 +73,10 @@ mod tests {
         let burst = (0..20).filter(|_| rate.take(&limits, 5_000) == Verdict::Within).count();
         assert_eq!(burst, 10);
         assert_eq!(rate.take(&limits, 5_100), Verdict::Within, "one token in 100 ms");
+        assert_eq!(rate.wait_ms(&limits), 100, "the bucket is empty");
         assert_eq!(rate.take(&limits, 5_100), Verdict::Over);
+        assert_eq!((rate.take(&limits, 5_130), rate.wait_ms(&limits)), (Verdict::Over, 70));
+        assert_eq!(Rate::new(&limits, 0).wait_ms(&limits), 0);
         let flood = |rate: &mut Rate, at| (0..50).map(|_| rate.take(&limits, at)).find(|v| *v != Verdict::Within);
         assert_eq!(flood(&mut rate, 6_000), Some(Verdict::Over));
         assert_eq!(flood(&mut rate, 7_000), Some(Verdict::Enough), "third window in a row");

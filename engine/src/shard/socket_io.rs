@@ -13,7 +13,7 @@ use crate::dialect::{Hello, Said};
 use crate::fault::{CloseReason, DropReason, Refusal};
 use crate::frame::Frame;
 use crate::ids::{EndpointId, Sid};
-use crate::json::{Scratch, Value};
+use crate::json::{Doc, Scratch, Value};
 use crate::limits::{NAMESPACES_PER_LINK_MAX, PENDING_ACKS_MAX};
 use crate::time::Now;
 use crate::wire::http::{self, Request};
@@ -154,7 +154,8 @@ impl Shard {
         };
         let sid = Sid::new(self.id, self.conns.next_slot(), self.random_id());
         let query = socket.query.to_string();
-        match self.dialect(endpoint_id).admit(&Hello { endpoint, sid, query: &query, token }) {
+        let auth = auth.as_ref().map(Doc::root);
+        match self.dialect(endpoint_id).admit(&Hello { now, endpoint, sid, query: &query, auth, token }) {
             Err(refused) => self.refuse(now, slot, endpoint_id, refused, None),
             Ok(profile) => {
                 let opening = Opening { response: None, query };

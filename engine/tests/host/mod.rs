@@ -29,10 +29,11 @@ pub fn endpoint(name: &str, dialect: DialectKind, bind: &str) -> Endpoint {
         membership: match dialect {
             DialectKind::Community => Membership::Auto,
             DialectKind::Collab => Membership::Claims,
-            DialectKind::Rooms => Membership::Open,
+            DialectKind::Rooms | DialectKind::Chat => Membership::Open,
         },
         cookies: true,
         client_publish: false,
+        require_membership: true,
         auto_create: true,
         retain: 0,
     }

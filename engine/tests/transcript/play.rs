@@ -380,6 +380,7 @@ fn endpoint(rest: &str) -> Result<Endpoint, String> {
         Some("community") => DialectKind::Community,
         Some("collab") => DialectKind::Collab,
         Some("rooms") => DialectKind::Rooms,
+        Some("chat") => DialectKind::Chat,
         _ => return Err("unknown dialect".into()),
     };
     let bind = words.next().ok_or("endpoint DIALECT PATH-OR-NAMESPACE")?;
@@ -391,6 +392,7 @@ fn endpoint(rest: &str) -> Result<Endpoint, String> {
             "membership=claims" => endpoint.membership = Membership::Claims,
             "cookies=false" => endpoint.cookies = false,
             "client_publish=true" => endpoint.client_publish = true,
+            "require_membership=false" => endpoint.require_membership = false,
             "auto_create=false" => endpoint.auto_create = false,
             other => match other.strip_prefix("retain=").and_then(|retain| retain.parse().ok()) {
                 Some(retain) => endpoint.retain = retain,
