@@ -131,7 +131,6 @@ fn terms(settings: &Settings) -> Terms {
     Terms {
         admission: admission(settings),
         relay: if settings.redis_url.is_some() { Relay::Down } else { Relay::NotConfigured },
-        socket_io_path: settings.engine.socket_io.path.clone(),
         origins: if settings.any_origin { Origins::Any } else { Origins::Listed(settings.engine.origins.clone()) },
         dev: settings.dev.then(|| Dev { secret: settings.dev_secret.clone() }),
     }

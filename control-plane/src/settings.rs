@@ -83,7 +83,7 @@ impl Settings {
         }
         let (verifier, signing) = verifier.unzip();
         Ok(Settings {
-            engine: engine_config(&gathered, verifier),
+            engine: engine_config(&gathered, verifier, flags.dev),
             control_listen: gathered.control("control.listen").clone(),
             admin_token: admin_token.or_else(|| flags.dev.then(Secret::generated)),
             dev: flags.dev,
@@ -259,7 +259,7 @@ fn any_origin(gathered: &Gathered, dev: bool) -> bool {
     (dev && is_default) || gathered.list("origins.allowed").iter().any(|origin| origin == "*")
 }
 
-fn engine_config(gathered: &Gathered, verifier: Option<Verifier>) -> Config {
+fn engine_config(gathered: &Gathered, verifier: Option<Verifier>, dev: bool) -> Config {
     let shards = gathered.integer("server.shards").map(|shards| shards as usize);
     let listen: SocketAddr = gathered.address("server.listen");
     Config {
@@ -273,6 +273,7 @@ fn engine_config(gathered: &Gathered, verifier: Option<Verifier>) -> Config {
         endpoints: gathered.endpoints.list.clone(),
         socket_io: socket_io(gathered),
         origins: gathered.list("origins.allowed").iter().filter(|origin| *origin != "*").cloned().collect(),
+        any_origin: any_origin(gathered, dev),
         trusted_proxies: gathered.list("server.trusted_proxies").iter().filter_map(|address| address.parse().ok()).collect(),
         limits: limits(gathered),
         verifier,

@@ -20,6 +20,8 @@ pub struct Config {
     pub socket_io: SocketIo,
     /// Origins allowed by name, as browsers send them (`https://app.example.com`).
     pub origins: Vec<String>,
+    /// True exactly when pages of any origin may use long-polling; without cookies.
+    pub any_origin: bool,
     /// Proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpAddr>,
     /// Bounds.

@@ -52,6 +52,11 @@ impl Frame {
         &self.0.bytes[usize::from(self.0.header)..]
     }
 
+    /// The text of a text frame; `None` for what is encoded for one transport only.
+    pub fn text_payload(&self) -> Option<&str> {
+        if self.0.header == 0 { None } else { std::str::from_utf8(self.payload()).ok() }
+    }
+
     /// The endpoint whose message this is, if it is a message.
     pub fn endpoint(&self) -> Option<EndpointId> {
         self.0.endpoint

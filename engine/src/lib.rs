@@ -92,7 +92,7 @@ pub struct Engine {
     local_addr: SocketAddr,
     io: Io,
     io_note: Option<String>,
-    ports: Vec<Arc<Port>>,
+    ports: Vec<Arc<Port<Handover>>>,
     stats: Vec<Arc<ShardStats>>,
     threads: Vec<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
@@ -230,7 +230,7 @@ impl Drop for Engine {
     }
 }
 
-fn lane() -> io::Result<(Arc<Port>, Inbox, File)> {
+fn lane() -> io::Result<(Arc<Port<Handover>>, Inbox<Handover>, File)> {
     let bell = File::from(driver::sys::eventfd(0)?);
     let (port, inbox) = Port::new(bell.try_clone()?);
     Ok((port, inbox, bell))

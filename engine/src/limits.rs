@@ -75,6 +75,12 @@ pub const CLOSE_REASON_BYTES_MAX: usize = 123;
 /// Namespaces one Socket.IO connection may join.
 pub const NAMESPACES_PER_LINK_MAX: usize = 16;
 
+/// Milliseconds a WebSocket has to take over a long-polling session (Node's `upgradeTimeout`).
+pub const UPGRADE_MS: u64 = 10_000;
+
+/// Milliseconds a closed long-polling session waits for the poll that is told so.
+pub const POLLING_GRACE_MS: u64 = 30_000;
+
 /// Acknowledgements the server waits for on one connection.
 pub const PENDING_ACKS_MAX: usize = 256;
 

@@ -16,15 +16,23 @@ use crate::shard::parcel::Parcel;
 
 /// Parcels of one turn of one sender to one receiver.
 #[derive(Debug)]
-pub(crate) struct Batch {
+pub(crate) struct Batch<S> {
     pub(crate) parcels: Vec<Parcel>,
+    /// Sockets that move to the receiver; after the parcels.
+    pub(crate) sockets: Vec<S>,
     bytes: usize,
+}
+
+impl<S> Default for Batch<S> {
+    fn default() -> Self {
+        Batch { parcels: Vec::new(), sockets: Vec::new(), bytes: 0 }
+    }
 }
 
 /// The way into a shard, shared by all that send to it.
 #[derive(Debug)]
-pub(crate) struct Port {
-    lane: Sender<Batch>,
+pub(crate) struct Port<S> {
+    lane: Sender<Batch<S>>,
     /// Bytes of the batches in the lane.
     bytes: AtomicUsize,
     sleeping: AtomicBool,
@@ -40,9 +48,9 @@ pub(crate) enum Delivery {
     Woken,
 }
 
-impl Port {
+impl<S> Port<S> {
     /// A lane with `bell`, an eventfd in non-blocking mode.
-    pub(crate) fn new(bell: File) -> (Arc<Port>, Inbox) {
+    pub(crate) fn new(bell: File) -> (Arc<Port<S>>, Inbox<S>) {
         let (lane, batches) = bounded(LANE_BATCHES_MAX);
         let port = Arc::new(Port { lane, bytes: AtomicUsize::new(0), sleeping: AtomicBool::new(false), bell });
         (port.clone(), Inbox { batches, port })
@@ -51,10 +59,10 @@ impl Port {
     /// Sends one parcel from outside the shards (the control plane); false when the lane is full.
     pub(crate) fn send(&self, parcel: Parcel) -> bool {
         let bytes = parcel.bytes();
-        self.deliver(Batch { parcels: vec![parcel], bytes }).is_ok()
+        self.deliver(Batch { parcels: vec![parcel], sockets: Vec::new(), bytes }).is_ok()
     }
 
-    fn deliver(&self, batch: Batch) -> Result<Delivery, Batch> {
+    fn deliver(&self, batch: Batch<S>) -> Result<Delivery, Batch<S>> {
         if self.bytes.load(Ordering::Relaxed) >= LANE_BYTES_MAX {
             return Err(batch);
         }
@@ -81,14 +89,14 @@ impl Port {
 
 /// The receiving end of a [`Port`].
 #[derive(Debug)]
-pub(crate) struct Inbox {
-    batches: Receiver<Batch>,
-    port: Arc<Port>,
+pub(crate) struct Inbox<S> {
+    batches: Receiver<Batch<S>>,
+    port: Arc<Port<S>>,
 }
 
-impl Inbox {
+impl<S> Inbox<S> {
     /// The next batch.
-    pub(crate) fn next(&self) -> Option<Batch> {
+    pub(crate) fn next(&self) -> Option<Batch<S>> {
         let batch = self.batches.try_recv().ok()?;
         self.port.bytes.fetch_sub(batch.bytes, Ordering::Relaxed);
         Some(batch)
@@ -118,36 +126,43 @@ impl Inbox {
 
 /// One shard's ways to all others, with what could not be sent yet.
 #[derive(Debug)]
-pub(crate) struct Outlets {
-    ports: Vec<Arc<Port>>,
-    pending: Vec<(Vec<Parcel>, usize)>,
+pub(crate) struct Outlets<S> {
+    ports: Vec<Arc<Port<S>>>,
+    pending: Vec<Batch<S>>,
 }
 
-impl Outlets {
-    pub(crate) fn new(ports: Vec<Arc<Port>>) -> Outlets {
-        let pending = ports.iter().map(|_| (Vec::new(), 0)).collect();
+impl<S> Outlets<S> {
+    pub(crate) fn new(ports: Vec<Arc<Port<S>>>) -> Outlets<S> {
+        let pending = ports.iter().map(|_| Batch::default()).collect();
         Outlets { ports, pending }
     }
 
     pub(crate) fn add(&mut self, to: ShardId, parcel: Parcel) {
-        let (parcels, bytes) = &mut self.pending[usize::from(to.0)];
-        *bytes += parcel.bytes();
-        parcels.push(parcel);
+        let batch = &mut self.pending[usize::from(to.0)];
+        batch.bytes += parcel.bytes();
+        batch.parcels.push(parcel);
+    }
+
+    /// `bytes`: what it holds on to, for the bound of the lane.
+    pub(crate) fn add_socket(&mut self, to: ShardId, socket: S, bytes: usize) {
+        let batch = &mut self.pending[usize::from(to.0)];
+        batch.bytes += bytes;
+        batch.sockets.push(socket);
     }
 
     /// Sends what is pending, calling `delivered` with parcels and outcome of each batch; false when a lane was full and its parcels
     /// stay. Nothing is lost or overtaken: the caller stops taking in new work until it is sent.
     pub(crate) fn flush(&mut self, mut delivered: impl FnMut(usize, Delivery)) -> bool {
         let mut all = true;
-        for (port, (parcels, bytes)) in self.ports.iter().zip(&mut self.pending) {
-            if parcels.is_empty() {
+        for (port, pending) in self.ports.iter().zip(&mut self.pending) {
+            if pending.parcels.is_empty() && pending.sockets.is_empty() {
                 continue;
             }
-            let count = parcels.len();
-            match port.deliver(Batch { parcels: std::mem::take(parcels), bytes: std::mem::take(bytes) }) {
+            let count = pending.parcels.len();
+            match port.deliver(std::mem::take(pending)) {
                 Ok(delivery) => delivered(count, delivery),
                 Err(batch) => {
-                    (*parcels, *bytes) = (batch.parcels, batch.bytes);
+                    *pending = batch;
                     all = false;
                 }
             }
@@ -160,7 +175,7 @@ impl Outlets {
 mod tests {
     use super::*;
 
-    fn port() -> (Arc<Port>, Inbox) {
+    fn port() -> (Arc<Port<()>>, Inbox<()>) {
         Port::new(File::from(crate::driver::sys::eventfd(0).expect("eventfd")))
     }
 
@@ -168,7 +183,7 @@ mod tests {
     fn a_sleeper_is_woken_once_and_the_awake_never() {
         let (port, inbox) = port();
         let drain = || Parcel::Drain { over_ms: 0 };
-        let batch = || Batch { parcels: vec![drain()], bytes: 1 };
+        let batch = || Batch { parcels: vec![drain()], sockets: Vec::new(), bytes: 1 };
         assert_eq!(port.deliver(batch()).ok(), Some(Delivery::Queued));
         assert!(!inbox.sleep(), "something is there");
         while inbox.next().is_some() {}

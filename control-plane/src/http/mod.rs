@@ -47,8 +47,6 @@ pub struct Terms {
     pub admission: Admission,
     /// Whether there is a relay, and how it does.
     pub relay: Relay,
-    /// Request path of Engine.IO.
-    pub socket_io_path: String,
     /// Origins that browsers may call the public part from.
     pub origins: Origins,
     /// What only `--dev` serves.
@@ -267,7 +265,6 @@ pub(crate) mod testing {
         Terms {
             admission: Admission::Token(Secret::new(TOKEN.as_bytes()).expect("not empty")),
             relay: Relay::NotConfigured,
-            socket_io_path: "/socket.io/".into(),
             origins: Origins::Listed(Vec::new()),
             dev: None,
         }

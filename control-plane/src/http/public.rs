@@ -4,7 +4,6 @@
 //! |---|---|
 //! | `GET /api/community/ws/health` | the community server's health document |
 //! | a WebSocket path without an upgrade | 426 |
-//! | the Engine.IO path | Engine.IO's own error: the WebSocket transport never comes here, others are not spoken |
 //! | `GET /`, `GET /dev/token?sub=` | the demo page and its tokens, only in `--dev` |
 //! | anything else | 404 |
 
@@ -116,9 +115,6 @@ async fn health(State(app): State<Arc<App>>) -> (StatusCode, Json<Value>) {
 
 async fn unserved(State(app): State<Arc<App>>, request: Request) -> Response {
     let path = request.uri().path();
-    if path.starts_with(&app.terms.socket_io_path) {
-        return (StatusCode::BAD_REQUEST, Json(json!({"code": 0, "message": "Transport unknown"}))).into_response();
-    }
     let upgrades = app.host.endpoints().iter().any(|endpoint| !endpoint.dialect.is_socket_io() && endpoint.bind == path);
     match (upgrades, request.method()) {
         (false, _) => refusal(StatusCode::NOT_FOUND, "NOT_FOUND", "Not found"),
@@ -233,12 +229,6 @@ mod tests {
             let heard = call(&router, Method::GET, path, &[]).await;
             assert_eq!((heard.status, heard.header("upgrade")), (StatusCode::UPGRADE_REQUIRED, "websocket"), "{path}");
             assert_eq!(call(&router, Method::POST, path, &[]).await.header("allow"), "GET");
-        }
-        for path in ["/socket.io/?EIO=4&transport=polling", "/socket.io/", "/socket.io/socket.io.js"] {
-            for method in [Method::GET, Method::POST] {
-                let heard = call(&router, method, path, &[]).await;
-                assert_eq!((heard.status, heard.body.as_str()), (StatusCode::BAD_REQUEST, r#"{"code":0,"message":"Transport unknown"}"#));
-            }
         }
         for path in ["/", "/dev/token?sub=alice", "/nothing", "/ws", "/ws/fabric/", "/v1/stats", "/metrics", "/healthz"] {
             let heard = call(&router, Method::GET, path, &[]).await;

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::mem::ManuallyDrop;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -41,10 +41,10 @@ pub(crate) struct Setup {
     pub(crate) cpu: Option<usize>,
     pub(crate) io: Io,
     pub(crate) listener: TcpListener,
-    pub(crate) inbox: Inbox,
+    pub(crate) inbox: Inbox<Handover>,
     /// The eventfd of the inbox.
     pub(crate) bell: File,
-    pub(crate) outlets: Outlets,
+    pub(crate) outlets: Outlets<Handover>,
     pub(crate) world: Arc<World>,
     pub(crate) stats: Arc<ShardStats>,
     pub(crate) notices: Sender<Notice>,
@@ -92,10 +92,10 @@ struct Driver {
     /// By slot of the link.
     sockets: Vec<Option<Socket>>,
     listener: Option<TcpListener>,
-    inbox: Inbox,
+    inbox: Inbox<Handover>,
     /// Kept open: the poller watches it.
     _bell: File,
-    outlets: Outlets,
+    outlets: Outlets<Handover>,
     stats: Arc<ShardStats>,
     notices: Sender<Notice>,
     stop: Arc<AtomicBool>,
@@ -310,6 +310,9 @@ impl Driver {
             for parcel in batch.parcels {
                 self.shard.handle_parcel(now, parcel);
             }
+            for Handover { fd, peer, read } in batch.sockets {
+                self.adopt(now, TcpStream::from(fd), peer, read);
+            }
         }
         true
     }
@@ -328,7 +331,10 @@ impl Driver {
         for _ in 0..ACCEPTS_PER_TURN {
             let Some(listener) = &self.listener else { return };
             match sys::accept(listener) {
-                Ok((stream, peer)) => self.welcome(now, stream, peer),
+                Ok((stream, peer)) => {
+                    // `None`: the table is full, and the drop closes it.
+                    let _ = self.welcome(now, stream, peer);
+                }
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EAGAIN) => {
                         self.accept_more = false;
@@ -346,11 +352,20 @@ impl Driver {
         }
     }
 
+    /// Takes a socket that another shard accepted, as if this one had, and had read what that one did.
+    fn adopt(&mut self, now: Now, stream: TcpStream, peer: SocketAddr, mut read: Vec<u8>) {
+        if let Some(key) = self.welcome(now, stream, peer) {
+            self.shard.handle_bytes(now, key, &mut read);
+            // What came while it was on its way is told of by nothing else.
+            self.list(key);
+        }
+    }
+
     /// Registers a connection in the same breath in which it is accepted: at no await is there a socket that no table knows.
-    fn welcome(&mut self, now: Now, stream: TcpStream, peer: SocketAddr) {
+    fn welcome(&mut self, now: Now, stream: TcpStream, peer: SocketAddr) -> Option<LinkKey> {
         // Small messages must not wait for acknowledgements of earlier ones. A socket that refuses is already dead and will say so.
         let _ = stream.set_nodelay(true);
-        let Some(key) = self.shard.handle_accept(now, peer) else { return };
+        let key = self.shard.handle_accept(now, peer)?;
         let slot = key.slot as usize;
         if self.sockets.len() <= slot {
             self.sockets.resize_with(slot + 1, || None);
@@ -359,13 +374,15 @@ impl Driver {
         self.sockets[slot] = Some(Socket { stream, key, read_turn: 0, listed: false });
         if self.poller.watch(fd, Token::Link(key)).is_err() {
             self.shard.handle_end(now, key);
+            return None;
         }
+        Some(key)
     }
 
     /// Does what the shard has asked for.
     fn obey(&mut self) {
         let mut closed: Vec<(TcpStream, bool)> = Vec::new();
-        let mut handed: Vec<(TcpStream, SocketAddr, Vec<u8>)> = Vec::new();
+        let mut handed: Vec<(Option<ShardId>, Handover)> = Vec::new();
         while let Some(command) = self.shard.poll_command() {
             match command {
                 Command::HalfClose(key) => {
@@ -377,7 +394,12 @@ impl Driver {
                     }
                 }
                 Command::Close { link, reset } => closed.extend(self.take_socket(link).map(|stream| (stream, reset))),
-                Command::HandOver { link, peer, read } => handed.extend(self.take_socket(link).map(|stream| (stream, peer, read))),
+                Command::HandOver { link, peer, read } => {
+                    handed.extend(self.take_socket(link).map(|stream| (None, Handover { fd: stream.into(), peer, read })));
+                }
+                Command::Move { link, peer, to, read } => {
+                    handed.extend(self.take_socket(link).map(|stream| (Some(to), Handover { fd: stream.into(), peer, read })));
+                }
                 Command::Resume(key) => {
                     let now = self.now();
                     self.shard.handle_resume(now, key);
@@ -395,9 +417,17 @@ impl Driver {
                 let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
             }
         }
-        for (stream, peer, read) in handed {
-            // A full queue means that the control plane is overrun; the connection is closed by the drop, its clients come again.
-            let _ = self.notices.try_send(Notice::Handover(Handover { fd: OwnedFd::from(stream), peer, read }));
+        for (to, socket) in handed {
+            match to {
+                Some(shard) => {
+                    let bytes = socket.read.len();
+                    self.outlets.add_socket(shard, socket, bytes);
+                }
+                None => {
+                    // A full queue means that the control plane is overrun; the drop closes the connection, its client comes again.
+                    let _ = self.notices.try_send(Notice::Handover(socket));
+                }
+            }
         }
     }
 

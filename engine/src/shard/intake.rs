@@ -21,6 +21,8 @@ use crate::wire::ws::{self, Message, Step, WsFault};
 /// Chunks of one session cookie. The libraries cut at about 4 kB, and a token has at most [`crate::limits::TOKEN_BYTES_MAX`].
 const COOKIE_CHUNKS_MAX: usize = 8;
 
+use super::polling::Engine;
+
 /// What one look at a link's bytes came to.
 enum Look {
     /// So many were consumed; there may be more to do.
@@ -58,6 +60,7 @@ impl Shard {
     }
 
     fn consume_partial(&mut self, now: Now, key: LinkKey) {
+        self.drain_inbox(now, key.slot);
         let Some(link) = self.links.get_mut_of(key.slot, key.generation) else { return };
         let mut partial = std::mem::take(&mut link.partial);
         let used = self.consume(now, key, &mut partial);
@@ -85,8 +88,8 @@ impl Shard {
             let look = match link.state {
                 _ if link.waiting > 0 => Look::Wait,
                 State::Head { welcome, .. } => self.read_head(now, key, welcome, &bytes[used..]),
-                State::Plain { .. } | State::SocketIo(_) => self.read_frame(now, key, &mut bytes[used..]),
-                State::Closing { .. } => Look::Gone,
+                State::Plain { .. } | State::SocketIo(_) | State::Probe { .. } => self.read_frame(now, key, &mut bytes[used..]),
+                State::Closing { .. } | State::Polled { .. } => Look::Gone,
             };
             match look {
                 Look::Consumed(n) => used += n,
@@ -131,6 +134,9 @@ impl Shard {
     }
 
     fn take_message(&mut self, now: Now, slot: u32, message: Message<'_>) {
+        if let Some(State::Probe { session, .. }) = self.links.get(slot).map(|link| &link.state) {
+            return self.take_probe(now, slot, *session, message);
+        }
         let plain = match self.links.get(slot).map(|link| &link.state) {
             Some(State::Plain { conn }) => Some(*conn),
             _ => None,
@@ -186,12 +192,24 @@ impl Shard {
                 Look::Gone
             }
             Head::Complete { bytes: head, request } => {
+                if request.path.starts_with(&*self.world.config.socket_io.path) {
+                    match self.read_engine_io(now, key, &request, bytes, head) {
+                        Engine::Handshake => {}
+                        Engine::Wait => return Look::Wait,
+                        Engine::Taken => return Look::Gone,
+                        Engine::Probing => return Look::Consumed(head),
+                    }
+                }
                 if let Err((refusal, status)) = self.let_in(now, key.slot, welcome, &request) {
                     self.refuse_unrouted(now, key.slot, refusal, status, refusal.label());
                     return Look::Gone;
                 }
                 if !request.wants_websocket() {
-                    self.hand_over(key, bytes);
+                    if request.path.starts_with(&*self.world.config.socket_io.path) {
+                        self.open_polling(now, key, &request);
+                    } else {
+                        self.hand_over(key, bytes);
+                    }
                     return Look::Gone;
                 }
                 self.upgrade(now, key.slot, &request);

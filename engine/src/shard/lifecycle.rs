@@ -89,6 +89,9 @@ impl Shard {
         let ms = now.ms();
         match &link.state {
             State::Head { deadline_ms, .. } if *deadline_ms <= ms => return self.head_timeout(now, slot),
+            State::Probe { deadline_ms, .. } | State::Polled { deadline_ms, .. } if *deadline_ms <= ms => {
+                return self.lose(now, slot, CloseReason::Transport);
+            }
             State::Closing { deadline_ms, .. } if *deadline_ms <= ms => return self.finish(slot, true),
             State::SocketIo(socket) if socket.connect_deadline_ms <= ms => {
                 return self.close_link(now, slot, CloseReason::ConnectTimeout, Some(ws::empty_close_frame()));
@@ -111,7 +114,10 @@ impl Shard {
     pub(super) fn arm_next(&mut self, now: Now, slot: u32) {
         let Some(link) = self.links.get(slot) else { return };
         let of_state = match &link.state {
-            State::Head { deadline_ms, .. } | State::Closing { deadline_ms, .. } => *deadline_ms,
+            State::Head { deadline_ms, .. }
+            | State::Closing { deadline_ms, .. }
+            | State::Polled { deadline_ms, .. }
+            | State::Probe { deadline_ms, .. } => *deadline_ms,
             State::SocketIo(socket) => socket.connect_deadline_ms,
             State::Plain { .. } => u64::MAX,
         };
@@ -304,12 +310,17 @@ impl Shard {
         for conn in self.conns_of(slot) {
             self.end_conn(now, conn, reason);
         }
+        self.leave_session(slot);
         self.finish(slot, matches!(reason, CloseReason::Heartbeat));
     }
 
     /// A peer reads slower than its messages come: what was not begun is dropped, it is told so if its socket takes that, then reset.
     pub(super) fn too_slow(&mut self, now: Now, slot: u32) {
         let Some(link) = self.links.get(slot) else { return };
+        if link.polling.is_some() {
+            // Its next request is told that there is no such session.
+            return self.lose(now, slot, CloseReason::SlowReader);
+        }
         if matches!(link.state, State::Closing { .. }) {
             return self.finish(slot, true);
         }
@@ -327,7 +338,10 @@ impl Shard {
     }
 
     /// Queues the last bytes of a link; when they are written, or the peer has had its time, the socket is closed.
-    fn say_goodbye(&mut self, now: Now, slot: u32, goodbye: Option<Vec<u8>>, peer_done: bool) {
+    pub(super) fn say_goodbye(&mut self, now: Now, slot: u32, goodbye: Option<Vec<u8>>, peer_done: bool) {
+        if self.links.get(slot).is_some_and(|link| link.polling.as_ref().is_some_and(|polling| !polling.is_over)) {
+            return self.end_polling(now, slot);
+        }
         if let Some(goodbye) = goodbye {
             self.push_shared(slot, std::rc::Rc::new(Frame::encoded(goodbye)));
         }
@@ -352,7 +366,7 @@ impl Shard {
     }
 
     /// Closes the socket now.
-    fn finish(&mut self, slot: u32, reset: bool) {
+    pub(super) fn finish(&mut self, slot: u32, reset: bool) {
         self.drop_unsent(slot, false);
         if let Some(link) = self.links.get_mut(slot) {
             let key = LinkKey { slot, generation: link.generation };
@@ -505,7 +519,7 @@ impl Shard {
     fn send_away(&mut self, now: Now, slot: u32) {
         let entering = |conn: &u32| self.conns.get(*conn).is_some_and(|conn| conn.opening.is_some());
         let goodbye = match self.links.get(slot).map(|link| &link.state) {
-            Some(State::Head { .. }) => http::response(503, "text/plain", &[], ""),
+            Some(State::Head { .. } | State::Polled { .. }) => http::response(503, "text/plain", &[], ""),
             Some(State::Plain { conn }) if entering(conn) => http::response(503, "text/plain", &[], ""),
             Some(State::SocketIo(_)) => ws::empty_close_frame(),
             _ => ws::close_frame(1001, ""),
@@ -526,10 +540,10 @@ impl Shard {
     }
 
     /// The first packet of a Socket.IO link.
-    pub(super) fn greet_socket_io(&mut self, now: Now, slot: u32, sid: &str) {
+    pub(super) fn greet_socket_io(&mut self, now: Now, slot: u32, sid: &str, upgrades: &[&str]) {
         let config = &self.world.config;
         let (interval, timeout) = (config.socket_io.ping_interval_ms, config.socket_io.ping_timeout_ms);
-        let open = eio::open_packet(sid, &[], interval, timeout, config.limits.message_bytes);
+        let open = eio::open_packet(sid, upgrades, interval, timeout, config.limits.message_bytes);
         if let Some(link) = self.links.get_mut(slot) {
             link.heartbeat = Heartbeat::starting(now.ms() + interval);
         }

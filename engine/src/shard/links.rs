@@ -1,15 +1,17 @@
 //! One client's transport and one client: the two records a shard keeps of everybody connected to it. Plain data.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::address::Ticket;
 use super::membership::Seat;
 use super::outbox::Outbox;
+use super::parcel::Requester;
 use super::rate::Rate;
 use crate::auth::{AuthFault, Identity};
 use crate::dialect::Profile;
-use crate::ids::{EndpointId, Room, Sid};
+use crate::ids::{EndpointId, LinkKey, Room, Sid};
 use crate::wire::ws;
 
 /// A transport: a WebSocket connection, or one that has not said yet what it is.
@@ -33,6 +35,8 @@ pub(crate) struct Link {
     pub(crate) alarm_ms: u64,
     pub(crate) rate: Rate,
     pub(crate) heartbeat: Heartbeat,
+    /// There exactly when the link is a long-polling session, which has no socket of its own (or was one a moment ago).
+    pub(crate) polling: Option<Box<Polling>>,
 }
 
 /// What a link is doing.
@@ -48,6 +52,10 @@ pub(crate) enum State {
     Plain { conn: u32 },
     /// A Socket.IO WebSocket.
     SocketIo(Box<SocketIoLink>),
+    /// An HTTP request of a long-polling session, waiting for the session's answer.
+    Polled { sid: Sid, origin: Option<Box<str>>, deadline_ms: u64 },
+    /// A WebSocket that is to take over a long-polling session of this shard.
+    Probe { session: LinkKey, deadline_ms: u64 },
     /// Saying goodbye; what still comes in is thrown away.
     Closing {
         deadline_ms: u64,
@@ -75,6 +83,21 @@ pub(crate) struct SocketIoLink {
     pub(crate) cookie: Result<Arc<Identity>, AuthFault>,
     /// Query of the request without its token.
     pub(crate) query: Box<str>,
+}
+
+/// The long-polling side of a session.
+#[derive(Debug)]
+pub(crate) struct Polling {
+    /// The session's secret id.
+    pub(crate) sid: Sid,
+    /// The GET that waits for something to be said.
+    pub(crate) poll: Option<Requester>,
+    /// Packets that came and wait because an answer must come first.
+    pub(crate) inbox: VecDeque<String>,
+    /// The WebSocket that has probed: polls are answered with nothing, and what is said waits for it.
+    pub(crate) probe: Option<LinkKey>,
+    /// True exactly when that WebSocket has taken over and only the inbox is left.
+    pub(crate) is_over: bool,
 }
 
 /// When the next ping or the end of the wait for a pong is due.

@@ -77,6 +77,13 @@ impl Membership {
         local.members.push(Member { conn, link, seat: (seats.len() - 1) as u32 });
     }
 
+    /// The connection's link has another slot now.
+    pub(crate) fn relink(&mut self, seat: Seat, link: u32) {
+        if let Some(member) = self.rooms.get_mut(seat.room).and_then(|local| local.members.get_mut(seat.at as usize)) {
+            member.link = link;
+        }
+    }
+
     /// Takes the seat `index` away. `seats_of` finds the seats of another connection, whose indices move when gaps are closed.
     pub(crate) fn leave(&mut self, seats: &mut Vec<Seat>, index: usize, mut moved: impl FnMut(u32, u32, u32)) {
         let seat = seats.swap_remove(index);

@@ -33,6 +33,7 @@ mod links;
 mod membership;
 mod outbox;
 pub mod parcel;
+mod polling;
 mod questions;
 mod rate;
 mod socket_io;
@@ -82,6 +83,17 @@ pub enum Command {
     },
     /// Read again: the link no longer waits.
     Resume(LinkKey),
+    /// Give the socket to another shard, which takes it as if it had accepted it and read `read`.
+    Move {
+        /// The link, which the shard has forgotten.
+        link: LinkKey,
+        /// Peer address.
+        peer: SocketAddr,
+        /// The other shard.
+        to: ShardId,
+        /// What was read of it.
+        read: Vec<u8>,
+    },
 }
 
 /// What became of a write.
@@ -119,6 +131,8 @@ pub struct Shard {
     commands: VecDeque<Command>,
     answers: VecDeque<(u64, Answer)>,
     dirty: VecDeque<u32>,
+    /// Long-polling sessions that have something to say.
+    polls: Vec<u32>,
     /// Links over their bound, and links whose socket failed, to be ended when no list or batch is being walked.
     slow: Vec<u32>,
     failed: Vec<LinkKey>,
@@ -161,6 +175,7 @@ impl Shard {
             commands: VecDeque::new(),
             answers: VecDeque::new(),
             dirty: VecDeque::new(),
+            polls: Vec::new(),
             slow: Vec::new(),
             failed: Vec::new(),
             delivered: Vec::new(),
@@ -192,6 +207,7 @@ impl Shard {
             alarm_ms: u64::MAX,
             rate,
             heartbeat: Heartbeat::NEVER,
+            polling: None,
         });
         let Some((slot, generation)) = inserted else {
             self.world.addresses.leave();
@@ -283,7 +299,7 @@ impl Shard {
     /// The next thing the driver has to do.
     pub fn poll_command(&mut self) -> Option<Command> {
         let command = self.commands.pop_front()?;
-        if let Command::Close { link, .. } | Command::HandOver { link, .. } = &command {
+        if let Command::Close { link, .. } | Command::HandOver { link, .. } | Command::Move { link, .. } = &command {
             self.forget(*link);
         }
         Some(command)
@@ -520,6 +536,9 @@ impl Shard {
             Parcel::Leave(leave) => self.home_of(&leave.room),
             Parcel::Publish(publish) => self.home_of(&publish.room),
             Parcel::Recall { room, .. } => self.home_of(room),
+            Parcel::Poll(poll) => poll.sid.shard(),
+            Parcel::PollAborted { sid, .. } => sid.shard(),
+            Parcel::PollAnswer { to, .. } => to.shard,
             Parcel::Entered { conn, .. } | Parcel::Left { conn, .. } | Parcel::Recalled { conn, .. } => conn.shard,
             // These are made by the control plane or sent with an address.
             Parcel::Cast(_) | Parcel::Ask { .. } | Parcel::Drain { .. } => self.id,
@@ -537,8 +556,15 @@ impl Shard {
 
     /// Handles the parcels this shard sent to itself, until there are none.
     fn settle(&mut self, now: Now) {
-        while let Some(parcel) = self.loopback.pop_front() {
-            self.receive(now, parcel);
+        loop {
+            while let Some(parcel) = self.loopback.pop_front() {
+                self.receive(now, parcel);
+            }
+            // Their answers are parcels again, for this shard or another.
+            match self.polls.pop() {
+                Some(slot) => self.answer_poll(slot),
+                None => return,
+            }
         }
     }
 
@@ -586,7 +612,9 @@ impl Shard {
         }
         self.stats.outbox_bytes.add(frame.bytes().len() as u64);
         link.outbox.push(frame);
-        if link.outbox.blocked {
+        // A session whose client does not poll is a reader that reads nothing.
+        let unread = link.polling.as_ref().is_some_and(|polling| polling.poll.is_none() && !polling.is_over);
+        if link.outbox.blocked || unread {
             if link.outbox.is_over(self.world.config.limits.outbox_bytes) {
                 self.slow.push(slot);
             }
@@ -596,6 +624,12 @@ impl Shard {
     }
 
     fn mark_dirty(&mut self, slot: u32) {
+        if let Some(link) = self.links.get(slot)
+            && link.polling.as_ref().is_some_and(|polling| !polling.is_over)
+        {
+            self.polls.push(slot);
+            return;
+        }
         if let Some(link) = self.links.get_mut(slot)
             && !link.outbox.dirty
             && !link.corked
@@ -647,6 +681,7 @@ mod tests {
             endpoints: vec![endpoint],
             socket_io: SocketIo::default(),
             origins: Vec::new(),
+            any_origin: false,
             trusted_proxies: Vec::new(),
             limits: crate::limits::Limits::default(),
             verifier: None,

@@ -95,6 +95,34 @@ impl Outbox {
         }
     }
 
+    /// Takes the texts of the next frames, at least one and no more than `bytes_max`, joined by `separator`; for long-polling. What is
+    /// encoded for a WebSocket only is left out. Calls `done` for each text; returns the bytes that no longer wait, too.
+    pub(crate) fn take_texts(&mut self, separator: char, bytes_max: usize, mut done: impl FnMut(&Frame)) -> (String, usize) {
+        let (mut texts, mut taken) = (String::new(), 0);
+        while let Some(frame) = self.frames.front() {
+            if let Some(text) = frame.text_payload() {
+                if !texts.is_empty() && texts.len() + text.len() >= bytes_max {
+                    break;
+                }
+                if !texts.is_empty() {
+                    texts.push(separator);
+                }
+                texts.push_str(text);
+                done(frame);
+            }
+            taken += frame.bytes().len();
+            self.frames.pop_front();
+        }
+        self.bytes -= taken;
+        (texts, taken)
+    }
+
+    /// Hands over all frames, none of which is partly written.
+    pub(crate) fn take_frames(&mut self) -> VecDeque<Rc<Frame>> {
+        self.bytes = 0;
+        std::mem::take(&mut self.frames)
+    }
+
     /// Forgets everything but the rest of a frame that is partly on the wire; calls `unsent` for each forgotten frame.
     pub(crate) fn truncate(&mut self, mut unsent: impl FnMut(&Frame)) {
         let keep = usize::from(self.written > 0);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::auth::Identity;
 use crate::dialect::{EnterFault, RoomView};
 use crate::frame::Frame;
-use crate::ids::{ConnId, EndpointId, Room, Sid, UserId};
+use crate::ids::{ConnId, EndpointId, LinkKey, Room, ShardId, Sid, UserId};
 
 /// A message to another shard.
 #[derive(Debug)]
@@ -57,6 +57,24 @@ pub enum Parcel {
     Publish(Box<Publish>),
     /// From the home: deliver it to the members here.
     Cast(Box<Cast>),
+    /// To a long-polling session: a request for it came here.
+    Poll(Box<Poll>),
+    /// From the session: the answer.
+    PollAnswer {
+        /// Who asked.
+        to: Requester,
+        /// HTTP status.
+        status: u16,
+        /// Content type and body.
+        content: (&'static str, String),
+    },
+    /// To the session: the requester is gone.
+    PollAborted {
+        /// The session.
+        sid: Sid,
+        /// Who asked.
+        from: Requester,
+    },
     /// From the control plane.
     Ask {
         /// The asker's number for it.
@@ -83,6 +101,9 @@ impl Parcel {
             Parcel::Recalled { kept, .. } => kept.iter().map(|text| text.len()).sum(),
             Parcel::Publish(publish) => publish.frame.bytes().len(),
             Parcel::Cast(cast) => cast.frame.bytes().len(),
+            Parcel::Poll(poll) => poll.post.as_ref().map_or(0, String::len),
+            Parcel::PollAnswer { content, .. } => content.1.len(),
+            Parcel::PollAborted { .. } => 0,
             Parcel::Entered { .. } | Parcel::Recall { .. } | Parcel::Ask { .. } | Parcel::Drain { .. } => 0,
         }
     }
@@ -95,6 +116,28 @@ pub struct Announcement {
     pub to: Room,
     /// What they hear.
     pub frame: Frame,
+}
+
+/// A socket with an HTTP request, on the shard that accepted it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Requester {
+    /// Where.
+    pub shard: ShardId,
+    /// Which link there.
+    pub link: LinkKey,
+}
+
+/// See [`Parcel::Poll`].
+#[derive(Debug)]
+pub struct Poll {
+    /// The session.
+    pub sid: Sid,
+    /// Who wants the answer.
+    pub from: Requester,
+    /// Body of a POST; `None` for a GET.
+    pub post: Option<String>,
+    /// Nothing but trouble: the session ends, and this is the answer's status.
+    pub fatal: Option<u16>,
 }
 
 /// See [`Parcel::Enter`].

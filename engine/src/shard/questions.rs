@@ -86,7 +86,7 @@ impl Shard {
             rooms,
             metadata: None,
             address: link.map_or_else(|| ([0, 0, 0, 0], 0).into(), |link| link.peer),
-            transport: "websocket",
+            transport: if link.is_some_and(|link| link.polling.is_some()) { "polling" } else { "websocket" },
         }
     }
 }

@@ -29,9 +29,8 @@ impl Shard {
     /// A WebSocket request for the Engine.IO path.
     pub(super) fn open_socket_io(&mut self, now: Now, slot: u32, request: &Request<'_>, response: Vec<u8>) {
         let wrong = match (request.query_value("transport").as_deref(), request.query_value("sid"), request.query_value("EIO").as_deref()) {
-            (Some("websocket"), None, Some("4")) => None,
-            (Some("websocket"), Some(_), _) => Some("Session ID unknown"),
-            (Some("websocket"), None, _) => Some("Unsupported protocol version"),
+            (Some("websocket"), _, Some("4")) => None,
+            (Some("websocket"), _, _) => Some("Unsupported protocol version"),
             (Some("polling"), _, _) => Some("Bad request"),
             _ => Some("Transport unknown"),
         };
@@ -39,7 +38,19 @@ impl Shard {
             self.stats.unrouted().refused[Refusal::BadRequest.index()].add(1);
             return self.answer_http(now, slot, http::response(400, "text/html", &[], message));
         }
-        let socket = SocketIoLink {
+        let socket = self.new_socket(now, request);
+        if let Some(link) = self.links.get_mut(slot) {
+            link.state = State::SocketIo(Box::new(socket));
+            link.heartbeat = Heartbeat::NEVER;
+        }
+        self.push(now, slot, Frame::encoded(response));
+        let sid = self.session_id(slot);
+        self.greet_socket_io(now, slot, sid.text().as_str(), &[]);
+        self.expect_namespace(now, slot);
+    }
+
+    pub(super) fn new_socket(&self, now: Now, request: &Request<'_>) -> SocketIoLink {
+        SocketIoLink {
             conns: Vec::new(),
             connect_deadline_ms: u64::MAX,
             attachments_to_skip: 0,
@@ -47,15 +58,7 @@ impl Shard {
             token: self.token_of_request(now, request),
             cookie: self.token_of_cookie(now, request),
             query: without_token(request.query),
-        };
-        if let Some(link) = self.links.get_mut(slot) {
-            link.state = State::SocketIo(Box::new(socket));
-            link.heartbeat = Heartbeat::NEVER;
         }
-        self.push(now, slot, Frame::encoded(response));
-        let sid = self.session_id(slot);
-        self.greet_socket_io(now, slot, sid.text().as_str());
-        self.expect_namespace(now, slot);
     }
 
     /// A text message of a Socket.IO link.

@@ -37,6 +37,20 @@ pub fn parse(text: &str) -> Option<Packet<'_>> {
     })
 }
 
+/// Between the packets of one long-polling body.
+pub const SEPARATOR: char = '\u{1e}';
+
+/// The body of an error answer: the codes and texts of the protocol.
+pub fn error(code: u8) -> &'static str {
+    match code {
+        0 => r#"{"code":0,"message":"Transport unknown"}"#,
+        1 => r#"{"code":1,"message":"Session ID unknown"}"#,
+        2 => r#"{"code":2,"message":"Bad handshake method"}"#,
+        5 => r#"{"code":5,"message":"Unsupported protocol version"}"#,
+        _ => r#"{"code":3,"message":"Bad request"}"#,
+    }
+}
+
 /// The greeting. Its keys are exactly these five, in this order: clients and test suites compare.
 pub fn open_packet(sid: &str, upgrades: &[&str], ping_interval_ms: u64, ping_timeout_ms: u64, max_payload: usize) -> String {
     let mut names = String::from("[");

@@ -47,6 +47,7 @@ pub fn config(shards: usize, endpoints: Vec<Endpoint>) -> Config {
         endpoints,
         socket_io: SocketIo::default(),
         origins: vec!["https://app.example.com".into()],
+        any_origin: false,
         trusted_proxies: Vec::new(),
         limits: Limits::default(),
         verifier: Some(auth::Verifier::new(auth::Key::Hs256(SECRET.to_vec())).expect("a good secret").with_leeway_s(0)),
@@ -229,6 +230,14 @@ impl Host {
             let (key, end) = match command {
                 Command::Resume(key) => {
                     self.shards[shard].handle_resume(self.now, key);
+                    continue;
+                }
+                Command::Move { link, peer, to, read } => {
+                    let Some(client) = self.client_of(shard, link) else { continue };
+                    let to = usize::from(to.0);
+                    let link = self.shards[to].handle_accept(self.now, peer).expect("a table with room");
+                    (self.clients[client].shard, self.clients[client].link) = (to, link);
+                    self.shards[to].handle_bytes(self.now, link, &mut read.clone());
                     continue;
                 }
                 // The peer of a test ends its side as soon as ours has ended.
