@@ -40,9 +40,6 @@ use prometheus::proto::{self, Bucket, LabelPair, Metric, MetricFamily, MetricTyp
 
 use crate::bridge::Host;
 
-/// The transport of every connection that the engine holds today.
-const TRANSPORT: &str = "websocket";
-
 /// Makes the text of `/metrics`.
 pub struct Metrics {
     host: Arc<dyn Host>,
@@ -65,10 +62,17 @@ impl Metrics {
     }
 
     fn of_endpoints(&self) -> Vec<MetricFamily> {
+        let connections = |transport, read: fn(&EndpointStats) -> u64| {
+            self.by_shard("connections", MetricType::GAUGE, "Connections open now.", &[("transport", transport)], read)
+        };
+        // The two are read one after the other, so one may be a little ahead.
+        let mut open = connections("websocket", |it| it.connections.read().saturating_sub(it.polling.read()));
+        let mut polling = connections("polling", |it| it.polling.read());
+        let mut both = open.take_metric();
+        both.extend(polling.take_metric());
+        open.set_metric(both);
         vec![
-            self.by_shard("connections", MetricType::GAUGE, "Connections open now.", &[("transport", TRANSPORT)], |it| {
-                it.connections.read()
-            }),
+            open,
             self.by_shard("connections_accepted_total", MetricType::COUNTER, "Connections that entered.", &[], |it| it.accepted.read()),
             self.by_shard("messages_received_total", MetricType::COUNTER, "Messages read from clients.", &[], |it| it.received.read()),
             self.by_shard("messages_delivered_total", MetricType::COUNTER, "Messages written to clients, one per receiver.", &[], |it| {

@@ -76,6 +76,8 @@ impl Histogram {
 pub struct EndpointStats {
     /// Connections open now.
     pub connections: Counter,
+    /// Those of them that use long-polling now.
+    pub polling: Counter,
     /// Users with a connection, counted on the users' home shards: sum over shards for the host.
     pub users: Counter,
     /// Connections that entered.

@@ -150,6 +150,8 @@ fn an_upgrade_keeps_order_and_loses_nothing() {
             request(&mut host, 1, "GET", &session, "");
         }
         let poll = send(&mut host, 2, "GET", &session, "");
+        let polling = |host: &Host| host.stats.iter().map(|stats| stats.endpoints[0].polling.read()).sum::<u64>();
+        assert_eq!(polling(&host), 1);
         let socket = probe(&mut host, shard, &session);
         assert_eq!(answer(&mut host, poll), Some((200, "6".into())), "the pending poll is answered with nothing");
         // What is said now waits for the WebSocket.
@@ -163,6 +165,7 @@ fn an_upgrade_keeps_order_and_loses_nothing() {
         let order: Vec<_> = heard.iter().filter_map(|text| ["one", "two", "three"].into_iter().find(|word| text.contains(word))).collect();
         assert_eq!(order, ["one", "two", "three"], "{heard:?}");
         assert_eq!(request(&mut host, 1, "GET", &session, ""), refused(1), "the session is the WebSocket's now");
+        assert_eq!(polling(&host), 0);
         // Casts, heartbeat and goodbye reach it there.
         host.advance(26_000);
         assert!(host.texts(socket).contains(&"2".to_owned()));

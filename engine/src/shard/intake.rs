@@ -345,6 +345,7 @@ pub(super) fn new_conn(
         profile,
         connected_unix_ms: now.unix_ms,
         seats: Vec::new(),
+        is_polling: false,
         waiting: 0,
         entering: Vec::new(),
         leaving: None,

@@ -194,6 +194,12 @@ impl Shard {
             note: None,
         };
         self.counters(endpoint).connections.add(1);
+        if self.links.get(slot).is_some_and(|link| link.polling.is_some()) {
+            self.counters(endpoint).polling.add(1);
+            if let Some(conn) = self.conns.get_mut(conn_slot) {
+                conn.is_polling = true;
+            }
+        }
         self.ask_home(conn_slot, enter);
         Some(conn_slot)
     }
@@ -443,6 +449,9 @@ impl Shard {
 
     /// Takes a connection off its link.
     fn unlist(&mut self, conn: &Conn, slot: u32) {
+        if conn.is_polling {
+            self.counters(conn.endpoint).polling.sub(1);
+        }
         self.unwait(conn.link, conn.waiting);
         if let Some(Link { state: State::SocketIo(socket), .. }) = self.links.get_mut(conn.link) {
             socket.conns.retain(|other| *other != slot);

@@ -128,6 +128,8 @@ pub(crate) struct Conn {
     pub(crate) connected_unix_ms: u64,
     /// Places in the membership index.
     pub(crate) seats: Vec<Seat>,
+    /// True exactly when it is counted among those that use long-polling.
+    pub(crate) is_polling: bool,
     /// Its share of the answers that the link waits for.
     pub(crate) waiting: u32,
     /// Rooms that were asked for and have not answered.

@@ -414,6 +414,9 @@ impl Shard {
         for conn in self.conns_of(slot) {
             let Some(conn) = self.conns.get_mut(conn) else { continue };
             conn.link = slot;
+            if std::mem::take(&mut conn.is_polling) {
+                self.stats.endpoints[usize::from(conn.endpoint.0)].polling.sub(1);
+            }
             for seat in &conn.seats {
                 self.membership.relink(*seat, slot);
             }
