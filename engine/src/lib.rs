@@ -4,6 +4,7 @@
 //! questions, and connections of the public port that speak plain HTTP and belong to whoever serves that.
 //! The way through the code is told in `ARCHITECTURE.md`.
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -69,8 +70,8 @@ pub enum Notice {
     },
 }
 
-/// A connection of the public port that the engine does not serve.
-#[derive(Debug)]
+/// A connection of the public port that the engine does not serve. Its debug form shows how much was read and not what: heads carry
+/// tokens.
 pub struct Handover {
     /// Its socket, non-blocking.
     pub fd: OwnedFd,
@@ -78,6 +79,13 @@ pub struct Handover {
     pub peer: SocketAddr,
     /// What was read of it: begins with the whole request head.
     pub read: Vec<u8>,
+}
+
+impl fmt::Debug for Handover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Handover { fd, peer, read } = self;
+        f.debug_struct("Handover").field("fd", fd).field("peer", peer).field("read_bytes", &read.len()).finish()
+    }
 }
 
 /// Why the engine does not start.
@@ -309,4 +317,23 @@ fn connections_max(config: &Config) -> usize {
     let descriptors = driver::sys::descriptors_max();
     let reserved = limits::DESCRIPTORS_RESERVED.min(descriptors / 4);
     config.limits.connections.unwrap_or(usize::MAX).min(descriptors - reserved)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_debug_form_shows_what_a_client_sent() {
+        let read = b"GET /?token=HUSH HTTP/1.1".to_vec();
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        let command = shard::Command::HandOver { link: ids::LinkKey { slot: 1, generation: 2 }, peer, read: read.clone() };
+        let fd = driver::sys::eventfd(0).expect("eventfd");
+        let notice = Notice::Handover(Handover { fd, peer, read });
+        for shown in [format!("{command:?}"), format!("{notice:?}")] {
+            // As text, and as the numbers a vector of bytes shows.
+            assert!(!shown.contains("HUSH") && !shown.contains("72, 85"), "{shown}");
+        }
+        assert!(format!("{notice:?}").contains("read_bytes: 25"), "{notice:?}");
+    }
 }
