@@ -3,7 +3,7 @@
 //! the main thread. What it does never waits, so that a slow HTTP client cannot hold up the engine's notices.
 
 use std::collections::HashMap;
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -131,17 +131,22 @@ impl Drop for Entry<'_> {
     }
 }
 
-/// Passes notices on until the engine is gone.
+/// A shard that ended by itself, and with what.
+pub type Lost = (ShardId, io::Error);
+
+/// Passes notices on until the engine is gone, or one of its shards is: the process ends then, and the result says why.
 #[expect(clippy::needless_pass_by_value, reason = "the thread owns its ends of the channels; their drop tells the others")]
-pub fn run(notices: Receiver<Notice>, pending: Arc<Pending>, handovers: mpsc::Sender<Handover>, drained: Sender<ShardId>) {
+pub fn run(notices: Receiver<Notice>, pending: Arc<Pending>, handovers: mpsc::Sender<Handover>, drained: Sender<ShardId>) -> Option<Lost> {
     for notice in notices {
         match notice {
             Notice::Answer { ask, answer, .. } => pending.deliver(ask, answer),
             Notice::Handover(handover) => pass_on(&handovers, handover),
             // The main thread has room for one from each shard, and there are no more.
             Notice::Drained { shard } => drop(drained.try_send(shard)),
+            Notice::ShardLost { shard, reason } => return Some((shard, reason)),
         }
     }
+    None
 }
 
 /// Queues a connection for the HTTP server, or turns it away.
@@ -202,7 +207,7 @@ mod tests {
         }
         notices.send(Notice::Drained { shard: ShardId(0) }).expect("open");
         drop(notices);
-        run(from_engine, Arc::new(Pending::default()), handovers, drained);
+        assert!(run(from_engine, Arc::new(Pending::default()), handovers, drained).is_none());
 
         assert_eq!(at_server.blocking_recv().map(|it| it.read), Some(b"GET".to_vec()));
         assert!(at_server.blocking_recv().is_none());
@@ -210,6 +215,17 @@ mod tests {
         clients[1].read_to_end(&mut heard).expect("closed politely");
         assert_eq!(heard, BUSY);
         assert_eq!(at_main.recv(), Ok(ShardId(0)));
+    }
+
+    #[test]
+    fn the_loss_of_a_shard_ends_the_bridge_although_the_others_live() {
+        let (notices, from_engine) = crossbeam_channel::unbounded();
+        let (drained, at_main) = crossbeam_channel::bounded(1);
+        let (handovers, _at_server) = mpsc::channel(1);
+        notices.send(Notice::ShardLost { shard: ShardId(1), reason: io::Error::other("no memory") }).expect("open");
+        let lost = run(from_engine, Arc::new(Pending::default()), handovers, drained);
+        assert_eq!(lost.map(|(shard, reason)| (shard, reason.to_string())), Some((ShardId(1), "no memory".to_owned())));
+        assert!(at_main.recv().is_err(), "the main thread sees the end");
     }
 
     fn anything() -> Question {

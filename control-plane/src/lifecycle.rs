@@ -41,7 +41,7 @@ fn send(path: &[u8], state: &str) -> io::Result<()> {
 pub enum Stop {
     /// Somebody asked.
     Asked,
-    /// What the engine reports to is gone: all its shards have ended.
+    /// What the engine reports to is gone: a shard has ended.
     Lost,
 }
 
@@ -64,6 +64,8 @@ pub enum Drain {
     Complete,
     /// Some had not when the time was over, or somebody asked a second time.
     CutShort,
+    /// A shard ended before it was empty.
+    Lost,
 }
 
 /// Waits until `shards` shards have said that they are empty; at most the drain time and [`HARD_STOP_AFTER`] more.
@@ -73,7 +75,7 @@ pub fn wait_for_drain(signals: &Signals, drained: &Receiver<ShardId>, shards: us
     while empty < shards {
         match drained.recv_timeout(GLANCE) {
             Ok(_) => empty += 1,
-            Err(RecvTimeoutError::Disconnected) => return Drain::CutShort,
+            Err(RecvTimeoutError::Disconnected) => return Drain::Lost,
             Err(RecvTimeoutError::Timeout) if Instant::now() >= deadline => return Drain::CutShort,
             Err(RecvTimeoutError::Timeout) => {
                 if let Some(Signal::Terminate | Signal::Interrupt) = signals.wait(Duration::ZERO) {
@@ -109,13 +111,13 @@ mod tests {
     }
 
     #[test]
-    fn a_drain_ends_when_every_shard_is_empty_or_the_shards_are_gone() {
+    fn a_drain_ends_when_every_shard_is_empty_or_one_is_gone() {
         let signals = Signals::block().expect("these signals can be blocked");
         let (sender, drained) = crossbeam_channel::bounded(2);
         sender.send(ShardId(0)).expect("room");
         sender.send(ShardId(1)).expect("room");
         assert_eq!(wait_for_drain(&signals, &drained, 2, Duration::ZERO), Drain::Complete);
         drop(sender);
-        assert_eq!(wait_for_drain(&signals, &drained, 2, Duration::ZERO), Drain::CutShort);
+        assert_eq!(wait_for_drain(&signals, &drained, 2, Duration::ZERO), Drain::Lost);
     }
 }

@@ -16,7 +16,7 @@ use engine::ids::ShardId;
 use engine::{Engine, Handover, Notice};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::bridge::{self, HANDOVERS_MAX, Pending};
+use crate::bridge::{self, HANDOVERS_MAX, Lost, Pending};
 use crate::http::listener::Listener;
 use crate::http::{Admission, App, Dev, Origins, Relay, Terms, admin, monotonic_ms, public};
 use crate::lifecycle::{self, Drain, Stop};
@@ -25,7 +25,7 @@ use crate::secret::Secret;
 use crate::settings::{ControlListen, Settings};
 use crate::signals::Signals;
 
-/// sysexits.h EX_SOFTWARE: the engine ended although nobody asked it to.
+/// sysexits.h EX_SOFTWARE: a shard ended although nobody asked it to.
 const EXIT_SOFTWARE: u8 = 70;
 
 /// Time between two samples of the counters that rates are made of.
@@ -60,7 +60,7 @@ struct Server {
     signals: Signals,
     engine: Arc<Engine>,
     drained: Receiver<ShardId>,
-    bridge: JoinHandle<()>,
+    bridge: JoinHandle<Option<Lost>>,
     control: Control,
     drain: Duration,
 }
@@ -100,15 +100,27 @@ fn start(settings: Settings) -> Result<Server, StartFault> {
 impl Server {
     fn keep(self) -> ExitCode {
         if lifecycle::wait_for_stop(&self.signals, || !self.bridge.is_finished()) == Stop::Lost {
-            log::error("the engine ended by itself");
-            return ExitCode::from(EXIT_SOFTWARE);
+            return self.lost();
         }
         lifecycle::notify("STOPPING=1");
         log::info(format_args!("stopping: closing all connections within {} s", self.drain.as_secs_f32()));
         self.engine.drain(self.drain);
         let outcome = lifecycle::wait_for_drain(&self.signals, &self.drained, self.engine.stats().len(), self.drain);
+        if outcome == Drain::Lost {
+            return self.lost();
+        }
         self.end(outcome);
         ExitCode::SUCCESS
+    }
+
+    /// The bridge has ended, and with it the reason to go on: whoever started us does it better again. Everything that still runs ends
+    /// with the process.
+    fn lost(self) -> ExitCode {
+        match self.bridge.join() {
+            Ok(Some((shard, reason))) => log::error(format_args!("shard {} ended by itself: {reason}", shard.0)),
+            _ => log::error("the engine ended by itself"),
+        }
+        ExitCode::from(EXIT_SOFTWARE)
     }
 
     /// HTTP last: until the drain is over it tells that we are stopping. Threads that would not end in time end with the process.
@@ -150,7 +162,7 @@ fn start_bridge(
     pending: Arc<Pending>,
     handovers: mpsc::Sender<Handover>,
     drained: crossbeam_channel::Sender<ShardId>,
-) -> Result<JoinHandle<()>, StartFault> {
+) -> Result<JoinHandle<Option<Lost>>, StartFault> {
     let thread = std::thread::Builder::new().name("bridge".into());
     thread.spawn(move || bridge::run(notices, pending, handovers, drained)).map_err(StartFault::Thread)
 }

@@ -245,6 +245,17 @@ fn check_relations(gathered: &mut Gathered) {
     for name in taken {
         gathered.complain("socket_io.path", format!("must not contain the path of endpoint {name}"));
     }
+    check_retained(gathered);
+}
+
+/// No room keeps more than its bound, so an endpoint that wants more would silently get less.
+fn check_retained(gathered: &mut Gathered) {
+    let Some(kept) = gathered.integer("limits.history_messages") else { return };
+    let greedy = gathered.endpoints.list.iter().filter(|one| one.retain as u64 > kept);
+    let greedy: Vec<_> = greedy.map(|one| (one.name.clone(), one.retain)).collect();
+    for (name, retain) in greedy {
+        gathered.complain("limits.history_messages", format!("must be at least the {retain} that endpoint {name} has as retain"));
+    }
 }
 
 /// Settings that are understood but not served yet are told, not ignored in silence.

@@ -3,8 +3,9 @@
 
 mod support;
 
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockRef, Socket, Type};
@@ -356,6 +357,43 @@ fn out_of_descriptors_pauses_accepting_only() {
     server.leave_descriptors(100);
     crowd_beyond_descriptors(&mut server);
     assert!(server.metric("uringcast_accept_paused_total", &[]) >= 1.0, "accepting has paused");
+}
+
+/// Whatever the start runs out of: a process that stays has all its shards, and any other says so by its exit status at once.
+#[test]
+fn too_few_descriptors_for_all_shards_end_the_process() {
+    let refused = (20..36).step_by(2).filter(|limit| !serves_or_ends(*limit)).count();
+    assert!(refused > 0, "some of these limits are too low for three shards");
+}
+
+/// Starts three shards with so many descriptors; true exactly when they serve.
+fn serves_or_ends(limit: u32) -> bool {
+    let script = format!("ulimit -n {limit} && exec \"$0\" --dev --shards 3 --listen 127.0.0.1:0 --control 127.0.0.1:0");
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", &script, env!("CARGO_BIN_EXE_uringcast")]).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = shell.spawn().expect("the built binary starts");
+    let mut greeting = String::new();
+    // The greeting comes when the server is ready; a process that ends closes its output without one.
+    let _ = BufReader::new(child.stdout.take().expect("it was piped")).take(1_000).read_line(&mut greeting);
+    let serves = !greeting.is_empty();
+    let end = Instant::now() + PATIENCE;
+    if serves {
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(child.try_wait().expect("our child").is_none(), "with {limit} descriptors it greeted and ended");
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).expect("our child");
+    }
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("our child") {
+            break status;
+        }
+        if Instant::now() > end {
+            let _ = child.kill();
+            panic!("with {limit} descriptors it neither serves nor ends");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert_eq!(status.success(), serves, "with {limit} descriptors: {status}");
+    serves
 }
 
 /// More clients than there are descriptors: those who are in keep talking, and when the crowd has gone, new ones get in.

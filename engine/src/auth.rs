@@ -43,7 +43,7 @@ pub struct Identity {
     pub groups: Option<Vec<String>>,
     /// `documents`, likewise.
     pub documents: Option<Vec<String>>,
-    /// `blocked`: users this user has blocked.
+    /// `blocked`: users this user has blocked; sorted, each once, so that every message may search it by halves.
     pub blocked: Vec<String>,
     /// `exp` plus the leeway, in milliseconds since 1970; `None` for a token without `exp`.
     pub expires_unix_ms: Option<u64>,
@@ -187,7 +187,7 @@ struct Claims {
 }
 
 impl Claims {
-    fn identity(self, now_unix_ms: u64, leeway_ms: u64) -> Result<Identity, AuthFault> {
+    fn identity(mut self, now_unix_ms: u64, leeway_ms: u64) -> Result<Identity, AuthFault> {
         let user = checked_name(&self.sub).map_err(|_| AuthFault::Invalid)?.into();
         let expires_unix_ms = self.exp.map(|at| unix_ms(at).saturating_add(leeway_ms));
         if expires_unix_ms.is_some_and(|at| now_unix_ms >= at) {
@@ -196,6 +196,8 @@ impl Claims {
         if self.nbf.is_some_and(|from| now_unix_ms.saturating_add(leeway_ms) < unix_ms(from)) {
             return Err(AuthFault::Invalid);
         }
+        self.blocked.sort_unstable();
+        self.blocked.dedup();
         Ok(Identity {
             user,
             name: self.name,
@@ -372,7 +374,7 @@ P+GDRQW+fAUm5YUiZ46cX5uDcPbm0nCN
     #[test]
     fn a_good_token_gives_the_whole_identity() {
         let claims = json!({"sub": "alice", "name": "Alice", "email": "a@example.com", "picture": "https://x/a.png", "rooms": ["r1", "r2"],
-            "groups": [], "documents": ["d"], "blocked": ["bob"], "exp": NOW_S + 60, "nbf": NOW_S, "iat": NOW_S, "aud": "x", "deep": {"a": [1]}});
+            "groups": [], "documents": ["d"], "blocked": ["eve", "bob", "eve"], "exp": NOW_S + 60, "nbf": NOW_S, "iat": NOW_S, "aud": "x", "deep": {"a": [1]}});
         let expected = Identity {
             user: "alice".into(),
             name: Some("Alice".into()),
@@ -381,7 +383,7 @@ P+GDRQW+fAUm5YUiZ46cX5uDcPbm0nCN
             rooms: Some(vec!["r1".into(), "r2".into()]),
             groups: Some(vec![]),
             documents: Some(vec!["d".into()]),
-            blocked: vec!["bob".into()],
+            blocked: vec!["bob".into(), "eve".into()],
             expires_unix_ms: Some((NOW_S + 65) * 1_000),
         };
         assert_eq!(verify(&claims), Ok(expected));

@@ -92,8 +92,8 @@ impl fmt::Debug for Sid {
     }
 }
 
-/// The text of a [`Sid`] without an allocation.
-#[derive(Clone, Copy)]
+/// The text of a [`Sid`] without an allocation. Its order is that of the texts, not of the ids' bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct SidText([u8; 20]);
 
 impl SidText {

@@ -4,10 +4,12 @@
 //! questions, and connections of the public port that speak plain HTTP and belong to whoever serves that.
 //! The way through the code is told in `ARCHITECTURE.md`.
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -58,10 +60,18 @@ pub enum Notice {
         /// The shard.
         shard: ShardId,
     },
+    /// A shard has ended although nobody stopped it. A host without one of its shards answers some clients and not others: better to
+    /// end the process and have it started again.
+    ShardLost {
+        /// The shard.
+        shard: ShardId,
+        /// What it ended with.
+        reason: io::Error,
+    },
 }
 
-/// A connection of the public port that the engine does not serve.
-#[derive(Debug)]
+/// A connection of the public port that the engine does not serve. Its debug form shows how much was read and not what: heads carry
+/// tokens.
 pub struct Handover {
     /// Its socket, non-blocking.
     pub fd: OwnedFd,
@@ -69,6 +79,13 @@ pub struct Handover {
     pub peer: SocketAddr,
     /// What was read of it: begins with the whole request head.
     pub read: Vec<u8>,
+}
+
+impl fmt::Debug for Handover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Handover { fd, peer, read } = self;
+        f.debug_struct("Handover").field("fd", fd).field("peer", peer).field("read_bytes", &read.len()).finish()
+    }
 }
 
 /// Why the engine does not start.
@@ -83,6 +100,14 @@ pub enum StartError {
     /// Anything else the kernel refused.
     #[error("cannot start the shards: {0}")]
     System(#[from] io::Error),
+    /// A shard did not come as far as its first turn.
+    #[error("shard {} cannot run: {reason}", .shard.0)]
+    Shard {
+        /// The shard.
+        shard: ShardId,
+        /// What stopped it.
+        reason: io::Error,
+    },
 }
 
 /// A running engine.
@@ -103,10 +128,17 @@ pub struct Engine {
 /// A turn longer ago than this, in milliseconds, is no sign of life: a shard turns at least once a second.
 const RESPONSIVE_MS: u64 = 2_000;
 
-/// Starts the shards. The public port accepts from the moment this returns.
+/// How long [`Engine::drain`] tries to reach a shard whose lane is full, in milliseconds: one that has not made room by then hangs.
+const DRAIN_TRIES_MS: u64 = 1_000;
+
+/// How long the end of a shard waits for its place among the notices. Who takes them never waits, so it is a matter of microseconds.
+const LOST_WAIT: Duration = Duration::from_secs(10);
+
+/// Starts the shards. When this returns every one of them serves; the public port accepts.
 ///
 /// # Errors
-/// When the port cannot be bound, when the kernel interface that was asked for is not there, or when threads or eventfds run out.
+/// When the port cannot be bound, when the kernel interface that was asked for is not there, when threads or descriptors run out, or
+/// when one of the shards cannot be built. Those that could are stopped then.
 pub fn start(config: Config) -> Result<(Engine, Receiver<Notice>), StartError> {
     assert!((1..=limits::SHARDS_MAX).contains(&config.shards.len()), "1 to 255 shards");
     assert!((1..=limits::ENDPOINTS_MAX).contains(&config.endpoints.len()), "1 to 255 endpoints");
@@ -121,7 +153,11 @@ pub fn start(config: Config) -> Result<(Engine, Receiver<Notice>), StartError> {
     let stats: Vec<_> = (0..shards).map(|_| Arc::new(ShardStats::new(world.config.endpoints.len()))).collect();
     let lanes = (0..shards).map(|_| lane()).collect::<io::Result<Vec<_>>>()?;
     let ports: Vec<_> = lanes.iter().map(|(port, _, _)| port.clone()).collect();
-    let mut threads = Vec::new();
+    let (ready, started) = bounded(shards);
+    let draining = AtomicBool::new(false);
+    // Before the first thread: whatever fails from here on drops it, and that stops those that run.
+    let mut engine =
+        Engine { world: world.clone(), local_addr, io, io_note, ports, stats, threads: Vec::new(), stop: stop.clone(), draining, epoch };
     for (index, ((_, inbox, bell), listener)) in lanes.into_iter().zip(listeners).enumerate() {
         let setup = driver::Setup {
             id: ShardId(index as u8),
@@ -130,24 +166,42 @@ pub fn start(config: Config) -> Result<(Engine, Receiver<Notice>), StartError> {
             listener,
             inbox,
             bell,
-            outlets: Outlets::new(ports.clone()),
+            outlets: Outlets::new(engine.ports.clone()),
             world: world.clone(),
-            stats: stats[index].clone(),
+            stats: engine.stats[index].clone(),
             notices: notices.clone(),
+            ready: ready.clone(),
             stop: stop.clone(),
             epoch,
             random: rand::random(),
         };
-        let thread = std::thread::Builder::new().name(format!("shard-{index}")).spawn(move || {
-            if let Err(error) = driver::run(setup) {
-                // A host without one of its shards answers some clients and not others: better to stop and be restarted.
-                panic!("shard {index} cannot run: {error}");
-            }
-        })?;
-        threads.push(thread);
+        engine.threads.push(std::thread::Builder::new().name(format!("shard-{index}")).spawn(move || live(setup))?);
     }
-    let draining = AtomicBool::new(false);
-    Ok((Engine { world, local_addr, io, io_note, ports, stats, threads, stop, draining, epoch }, told))
+    drop(ready);
+    wait_until_ready(&started, &told, shards)?;
+    Ok((engine, told))
+}
+
+/// A shard's thread. Whatever ends it but a stop is told, a panic too: its message is on stderr already.
+fn live(setup: driver::Setup) {
+    let (shard, notices) = (setup.id, setup.notices.clone());
+    // What the panic leaves half done is dropped with the setup, unseen by anybody.
+    let outcome = catch_unwind(AssertUnwindSafe(|| driver::run(setup)));
+    let Err(reason) = outcome.unwrap_or_else(|_| Err(io::Error::other("it panicked"))) else { return };
+    // Where nobody takes notices any more, nobody needs this one.
+    let _ = notices.send_timeout(Notice::ShardLost { shard, reason }, LOST_WAIT);
+}
+
+/// Waits until every shard has said that it is ready. One that ends first drops its way to say so, and its notice has the reason.
+fn wait_until_ready(started: &Receiver<()>, told: &Receiver<Notice>, shards: usize) -> Result<(), StartError> {
+    if started.iter().take(shards).count() == shards {
+        return Ok(());
+    }
+    let lost = told.iter().find_map(|notice| match notice {
+        Notice::ShardLost { shard, reason } => Some(StartError::Shard { shard, reason }),
+        _ => None,
+    });
+    Err(lost.unwrap_or_else(|| io::Error::other("a shard ended without a reason").into()))
 }
 
 impl Engine {
@@ -190,7 +244,10 @@ impl Engine {
         self.draining.store(true, Ordering::Release);
         let over_ms = u64::try_from(over.as_millis()).unwrap_or(u64::MAX);
         for port in &self.ports {
-            while !port.send(shard::parcel::Parcel::Drain { over_ms }) {
+            for _ in 0..DRAIN_TRIES_MS {
+                if port.send(shard::parcel::Parcel::Drain { over_ms }) {
+                    break;
+                }
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
@@ -218,7 +275,7 @@ impl Engine {
             port.wake();
         }
         for thread in self.threads.drain(..) {
-            // A shard that panicked has said so on stderr.
+            // A panic of a shard does not come as far as this.
             let _ = thread.join();
         }
     }
@@ -260,4 +317,23 @@ fn connections_max(config: &Config) -> usize {
     let descriptors = driver::sys::descriptors_max();
     let reserved = limits::DESCRIPTORS_RESERVED.min(descriptors / 4);
     config.limits.connections.unwrap_or(usize::MAX).min(descriptors - reserved)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_debug_form_shows_what_a_client_sent() {
+        let read = b"GET /?token=HUSH HTTP/1.1".to_vec();
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        let command = shard::Command::HandOver { link: ids::LinkKey { slot: 1, generation: 2 }, peer, read: read.clone() };
+        let fd = driver::sys::eventfd(0).expect("eventfd");
+        let notice = Notice::Handover(Handover { fd, peer, read });
+        for shown in [format!("{command:?}"), format!("{notice:?}")] {
+            // As text, and as the numbers a vector of bytes shows.
+            assert!(!shown.contains("HUSH") && !shown.contains("72, 85"), "{shown}");
+        }
+        assert!(format!("{notice:?}").contains("read_bytes: 25"), "{notice:?}");
+    }
 }

@@ -36,6 +36,8 @@ pub(crate) struct Port<S> {
     /// Bytes of the batches in the lane.
     bytes: AtomicUsize,
     sleeping: AtomicBool,
+    /// True exactly when the receiver is gone for good: its shard has ended, so nothing that is sent will ever be taken out.
+    gone: AtomicBool,
     bell: File,
 }
 
@@ -46,33 +48,43 @@ pub(crate) enum Delivery {
     Queued,
     /// The receiver was woken.
     Woken,
+    /// There is no receiver any more; the parcels were dropped. To keep them for ever would hold up the sender's own clients.
+    Gone,
 }
 
 impl<S> Port<S> {
     /// A lane with `bell`, an eventfd in non-blocking mode.
     pub(crate) fn new(bell: File) -> (Arc<Port<S>>, Inbox<S>) {
         let (lane, batches) = bounded(LANE_BATCHES_MAX);
-        let port = Arc::new(Port { lane, bytes: AtomicUsize::new(0), sleeping: AtomicBool::new(false), bell });
+        let port =
+            Arc::new(Port { lane, bytes: AtomicUsize::new(0), sleeping: AtomicBool::new(false), gone: AtomicBool::new(false), bell });
         (port.clone(), Inbox { batches, port })
     }
 
-    /// Sends one parcel from outside the shards (the control plane); false when the lane is full.
+    /// Sends one parcel from outside the shards (the control plane); false when the lane is full. What a dead shard does not get is no
+    /// failure: nobody can do anything about it.
     pub(crate) fn send(&self, parcel: Parcel) -> bool {
         let bytes = parcel.bytes();
         self.deliver(Batch { parcels: vec![parcel], sockets: Vec::new(), bytes }).is_ok()
     }
 
     fn deliver(&self, batch: Batch<S>) -> Result<Delivery, Batch<S>> {
+        // Asked first: a lane that was full when its receiver ended stays full.
+        if self.gone.load(Ordering::Acquire) {
+            return Ok(Delivery::Gone);
+        }
         if self.bytes.load(Ordering::Relaxed) >= LANE_BYTES_MAX {
             return Err(batch);
         }
         self.bytes.fetch_add(batch.bytes, Ordering::Relaxed);
-        self.lane.try_send(batch).map_err(|error| {
-            let (TrySendError::Full(batch) | TrySendError::Disconnected(batch)) = error;
-            self.bytes.fetch_sub(batch.bytes, Ordering::Relaxed);
-            batch
-        })?;
-        Ok(if self.wake() { Delivery::Woken } else { Delivery::Queued })
+        match self.lane.try_send(batch) {
+            Ok(()) => Ok(if self.wake() { Delivery::Woken } else { Delivery::Queued }),
+            Err(TrySendError::Full(batch)) => {
+                self.bytes.fetch_sub(batch.bytes, Ordering::Relaxed);
+                Err(batch)
+            }
+            Err(TrySendError::Disconnected(_)) => Ok(Delivery::Gone),
+        }
     }
 
     /// Wakes the receiver if it sleeps; true when that was needed.
@@ -124,6 +136,12 @@ impl<S> Inbox<S> {
     }
 }
 
+impl<S> Drop for Inbox<S> {
+    fn drop(&mut self) {
+        self.port.gone.store(true, Ordering::Release);
+    }
+}
+
 /// One shard's ways to all others, with what could not be sent yet.
 #[derive(Debug)]
 pub(crate) struct Outlets<S> {
@@ -151,7 +169,7 @@ impl<S> Outlets<S> {
     }
 
     /// Sends what is pending, calling `delivered` with parcels and outcome of each batch; false when a lane was full and its parcels
-    /// stay. Nothing is lost or overtaken: the caller stops taking in new work until it is sent.
+    /// stay. Nothing to a living shard is lost or overtaken: the caller stops taking in new work until it is sent.
     pub(crate) fn flush(&mut self, mut delivered: impl FnMut(usize, Delivery)) -> bool {
         let mut all = true;
         for (port, pending) in self.ports.iter().zip(&mut self.pending) {
@@ -220,5 +238,20 @@ mod tests {
             }
         }
         assert_eq!(seen, sent + 1);
+    }
+
+    #[test]
+    fn a_lane_without_a_receiver_takes_everything_and_holds_up_nobody() {
+        let (port, inbox) = port();
+        let mut outlets = Outlets::new(vec![port.clone()]);
+        let full = Batch { parcels: Vec::new(), sockets: Vec::new(), bytes: LANE_BYTES_MAX };
+        assert!(port.deliver(full).is_ok());
+        outlets.add(ShardId(0), Parcel::Drain { over_ms: 0 });
+        assert!(!outlets.flush(|_, _| {}), "full, and somebody is there to empty it");
+        drop(inbox);
+        let mut heard = Vec::new();
+        assert!(outlets.flush(|parcels, delivery| heard.push((parcels, delivery))));
+        assert_eq!(heard, [(1, Delivery::Gone)]);
+        assert!(port.send(Parcel::Drain { over_ms: 0 }), "nobody waits for a dead shard");
     }
 }

@@ -213,7 +213,8 @@ fn limits() -> Vec<Setting> {
         number(
             "limits.rate_messages",
             "messages",
-            (1, 1_000_000_000),
+            // The engine counts thousandths of a message in 32 bits.
+            (1, 4_000_000),
             Some(u64::from(default.rate_messages)),
             "Messages a connection may send in limits.rate_window_ms, and at once.",
         ),

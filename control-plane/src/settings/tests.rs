@@ -272,6 +272,18 @@ fn endpoints_are_checked_one_by_one_and_against_each_other() {
 }
 
 #[test]
+fn what_the_engine_could_not_keep_is_told() {
+    let endpoint = |retain: u32| format!("[[endpoint]]\nname = 'one'\ndialect = 'collab'\nbind = '/ws/one'\nretain = {retain}\n");
+    for (limits, retain) in [("", 1_001), ("[limits]\nhistory_messages = 10\n", 11)] {
+        let said = complaints(&format!("{limits}{}", endpoint(retain)), &[]);
+        assert!(said.contains(&format!("at least the {retain} that endpoint one has")) && said.lines().count() == 1, "{said}");
+        assert!(load(&format!("{limits}{}", endpoint(retain - 1)), &[]).is_ok());
+    }
+    assert!(complaints("[limits]\nrate_messages = 4000001", &[]).contains("limits.rate_messages"));
+    assert!(load("[limits]\nrate_messages = 4000000", &[]).is_ok());
+}
+
+#[test]
 fn secrets_come_from_the_strongest_place() {
     let in_file = Scratch::file("secret of the file\n");
     let path = in_file.path().to_str().expect("UTF-8");

@@ -48,6 +48,8 @@ pub(crate) struct Setup {
     pub(crate) world: Arc<World>,
     pub(crate) stats: Arc<ShardStats>,
     pub(crate) notices: Sender<Notice>,
+    /// Told once, when everything that can fail at the start has not failed; dropped without a word otherwise.
+    pub(crate) ready: Sender<()>,
     pub(crate) stop: Arc<AtomicBool>,
     /// Zero of the monotonic clock, the same for all shards.
     pub(crate) epoch: Instant,
@@ -59,6 +61,7 @@ pub(crate) fn run(setup: Setup) -> io::Result<()> {
     if let Some(cpu) = setup.cpu {
         sys::pin(cpu)?;
     }
+    let ready = setup.ready.clone();
     let driver = Driver::new(setup)?;
     match driver.poller {
         Poller::Ring(_) => {
@@ -67,11 +70,11 @@ pub(crate) fn run(setup: Setup) -> io::Result<()> {
             ring.setup_coop_taskrun().setup_cqsize(1_024);
             let mut runtime =
                 monoio::RuntimeBuilder::<monoio::IoUringDriver>::new().uring_builder(ring).with_entries(256).enable_timer().build()?;
-            runtime.block_on(driver.serve())
+            runtime.block_on(driver.serve(ready))
         }
         Poller::Epoll(_) => {
             let mut runtime = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new().enable_timer().build()?;
-            runtime.block_on(driver.serve())
+            runtime.block_on(driver.serve(ready))
         }
     }
 }
@@ -155,12 +158,15 @@ impl Driver {
     }
 
     /// The thread's life: a turn, then a sleep until something is ready or due.
-    async fn serve(mut self) -> io::Result<()> {
+    async fn serve(mut self, started: Sender<()>) -> io::Result<()> {
         // Not for monoio to drop: it closes through its ring, and the kernel closes no ring that way.
         let ready = ManuallyDrop::new(monoio::net::TcpStream::from_std(sys::waitable(self.poller.fd())?)?);
         // Always readable: waiting for it lets monoio run its loop once. Waking oneself would starve everything else.
         let token = sys::eventfd(1)?;
         let yielding = monoio::net::TcpStream::from_std(TcpStream::from(token))?;
+        // The starter may have given up on another shard meanwhile.
+        let _ = started.send(());
+        drop(started);
         loop {
             let more = self.turn();
             if self.stop.load(Ordering::Acquire) {
@@ -473,7 +479,9 @@ impl Driver {
         }
         let stats = &self.stats;
         let all = self.outlets.flush(|parcels, delivery| {
-            stats.mesh_parcels.add(parcels as u64);
+            if delivery != Delivery::Gone {
+                stats.mesh_parcels.add(parcels as u64);
+            }
             if delivery == Delivery::Woken {
                 stats.mesh_wakes.add(1);
             }

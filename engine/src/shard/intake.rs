@@ -364,9 +364,38 @@ fn session_cookie<'b>(request: &Request<'b>, name: &str) -> Option<Cow<'b, str>>
     (!chunks.is_empty()).then_some(Cow::Owned(chunks))
 }
 
-/// The client behind trusted proxies: the last address of `X-Forwarded-For` that is none of them.
+/// The client behind trusted proxies: the last address of `X-Forwarded-For` that is none of them. Several lines are one list: a proxy
+/// that adds a line of its own leaves above it whatever the client wrote.
 fn forwarded_for(request: &Request<'_>, trusted: &[IpAddr]) -> Option<IpAddr> {
-    let header = request.header("x-forwarded-for")?;
-    let addresses = header.rsplit(',').map(|part| part.trim().parse::<IpAddr>().ok().map(|ip| ip.to_canonical()));
+    // A line that cannot be read is one address that is none, and ends the search like any other.
+    let lines = request.headers("x-forwarded-for").rev().map(Option::unwrap_or_default);
+    let addresses = lines.flat_map(|line| line.rsplit(',')).map(|part| part.trim().parse::<IpAddr>().ok().map(|ip| ip.to_canonical()));
     addresses.map_while(|address| address).find(|address| !trusted.contains(address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_client_wrote_above_the_proxys_line_does_not_count() {
+        let trusted: [IpAddr; 2] = [[10, 0, 0, 1].into(), [10, 0, 0, 2].into()];
+        let cases: [(&[&str], Option<[u8; 4]>); 9] = [
+            (&["1.2.3.4"], Some([1, 2, 3, 4])),
+            (&["6.6.6.6", "1.2.3.4"], Some([1, 2, 3, 4])),
+            (&["6.6.6.6, 1.2.3.4"], Some([1, 2, 3, 4])),
+            (&["6.6.6.6", "1.2.3.4, 10.0.0.1", "10.0.0.2"], Some([1, 2, 3, 4])),
+            (&["6.6.6.6, 1.2.3.4", "10.0.0.1,::ffff:10.0.0.2"], Some([1, 2, 3, 4])),
+            (&["6.6.6.6", "nonsense, 10.0.0.1"], None),
+            (&["6.6.6.6", ""], None),
+            (&["10.0.0.1"], None),
+            (&[], None),
+        ];
+        for (lines, client) in cases {
+            let lines: String = lines.iter().map(|line| format!("X-Forwarded-For: {line}\r\n")).collect();
+            let text = format!("GET / HTTP/1.1\r\nHost: h\r\n{lines}\r\n");
+            let Head::Complete { request, .. } = http::parse(text.as_bytes(), text.len()) else { panic!("a whole head: {text}") };
+            assert_eq!(forwarded_for(&request, &trusted), client.map(IpAddr::from), "{text}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! One client's transport and one client: the two records a shard keeps of everybody connected to it. Plain data.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -14,8 +15,7 @@ use crate::dialect::Profile;
 use crate::ids::{EndpointId, LinkKey, Room, Sid};
 use crate::wire::ws;
 
-/// A transport: a WebSocket connection, or one that has not said yet what it is.
-#[derive(Debug)]
+/// A transport: a WebSocket connection, or one that has not said yet what it is. Its debug form shows nothing of what was sent.
 pub(crate) struct Link {
     pub(crate) generation: u32,
     pub(crate) state: State,
@@ -37,6 +37,14 @@ pub(crate) struct Link {
     pub(crate) heartbeat: Heartbeat,
     /// There exactly when the link is a long-polling session, which has no socket of its own (or was one a moment ago).
     pub(crate) polling: Option<Box<Polling>>,
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Link");
+        shown.field("generation", &self.generation).field("state", &self.state).field("peer", &self.peer);
+        shown.field("partial_bytes", &self.partial.len()).field("waiting", &self.waiting).finish_non_exhaustive()
+    }
 }
 
 /// What a link is doing.
@@ -144,13 +152,19 @@ pub(crate) struct Conn {
     pub(crate) acks: Acks,
 }
 
-/// What is left to do when a connection is let in.
-#[derive(Debug)]
+/// What is left to do when a connection is let in. Its debug form does not show the query, in which a token may be.
 pub(crate) struct Opening {
     /// The answer to the upgrade; `None` for Socket.IO, whose link is open already.
     pub(crate) response: Option<Vec<u8>>,
     /// Query of the request.
     pub(crate) query: String,
+}
+
+impl fmt::Debug for Opening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let response_bytes = self.response.as_ref().map(Vec::len);
+        f.debug_struct("Opening").field("response_bytes", &response_bytes).field("query_bytes", &self.query.len()).finish()
+    }
 }
 
 /// See [`crate::dialect::Act::Typing`].
@@ -166,4 +180,15 @@ pub(crate) struct Acks {
     pub(crate) next: u64,
     /// Id on the wire, number of the asker.
     pub(crate) pending: Vec<(u64, u64)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_debug_form_of_an_opening_shows_no_token() {
+        let shown = format!("{:?}", Opening { response: None, query: "token=HUSH".to_owned() });
+        assert_eq!(shown, "Opening { response_bytes: None, query_bytes: 10 }");
+    }
 }

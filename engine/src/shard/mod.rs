@@ -60,8 +60,7 @@ pub struct World {
     pub seed: u64,
 }
 
-/// What the driver has to do for the shard.
-#[derive(Debug)]
+/// What the driver has to do for the shard. Its debug form shows how much was read of a connection and not what: heads carry tokens.
 pub enum Command {
     /// Everything is written: end our direction of the connection.
     HalfClose(LinkKey),
@@ -94,6 +93,23 @@ pub enum Command {
         /// What was read of it.
         read: Vec<u8>,
     },
+}
+
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Command::HalfClose(key) => f.debug_tuple("HalfClose").field(key).finish(),
+            Command::Close { link, reset } => f.debug_struct("Close").field("link", link).field("reset", reset).finish(),
+            Command::HandOver { link, peer, read } => {
+                f.debug_struct("HandOver").field("link", link).field("peer", peer).field("read_bytes", &read.len()).finish()
+            }
+            Command::Resume(key) => f.debug_tuple("Resume").field(key).finish(),
+            Command::Move { link, peer, to, read } => {
+                let mut shown = f.debug_struct("Move");
+                shown.field("link", link).field("peer", peer).field("to", to).field("read_bytes", &read.len()).finish()
+            }
+        }
+    }
 }
 
 /// What became of a write.

@@ -76,7 +76,7 @@ impl<'b> Request<'b> {
             .then_some(request)
     }
 
-    fn fields(&self, name: &str) -> impl Iterator<Item = &'b [u8]> {
+    fn fields(&self, name: &str) -> impl DoubleEndedIterator<Item = &'b [u8]> {
         self.headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value.trim_ascii())
     }
 
@@ -103,6 +103,11 @@ impl<'b> Request<'b> {
     /// The first header of this name in any case, without the blanks around it; `None` also when it is not UTF-8.
     pub fn header(&self, name: &str) -> Option<&'b str> {
         std::str::from_utf8(self.fields(name).next()?).ok()
+    }
+
+    /// All headers of this name, as [`Request::header`] gives the first: `None` for one that is not UTF-8.
+    pub fn headers(&self, name: &str) -> impl DoubleEndedIterator<Item = Option<&'b str>> {
+        self.fields(name).map(|value| std::str::from_utf8(value).ok())
     }
 
     /// The first query value of this name, decoded (`+` is a blank); `None` also when what it decodes to is not UTF-8.
@@ -408,6 +413,7 @@ mod tests {
             assert_eq!(request.header("x-A"), Some("one"));
             assert_eq!(request.header("X-Bytes"), Some("é"));
             assert_eq!((request.header("X-Empty"), request.header("X-None")), (Some(""), None));
+            assert!(request.headers("x-a").rev().eq([Some("two"), Some("one")]));
             assert_eq!(
                 [request.cookie("a"), request.cookie("session"), request.cookie("c"), request.cookie("b")],
                 [Some("1"), Some("tok=en"), Some("3"), None]
