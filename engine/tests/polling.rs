@@ -206,3 +206,72 @@ fn a_client_that_does_not_poll_is_a_slow_reader() {
     }
     assert_eq!(request(&mut host, 1, "GET", &session, ""), refused(1));
 }
+
+#[test]
+fn a_full_process_refuses_sessions_and_keeps_nothing_of_them() {
+    let mut rooms = host::endpoint("rooms", DialectKind::Rooms, "/");
+    rooms.auth = AuthMode::None;
+    let mut config = host::config(1, vec![rooms]);
+    config.limits.connections = Some(1);
+    config.limits.connections_per_address = 3;
+    let mut host = Host::new(config, 7);
+    for _ in 0..10 {
+        assert_eq!(request(&mut host, 0, "GET", PATH, "").0, 503);
+    }
+    assert_eq!(host.shards[0].links(), 0);
+}
+
+#[test]
+fn whoever_is_told_goodbye_is_not_listened_to_any_more() {
+    let mut host = host();
+    let session = open(&mut host, 0);
+    let nothings = "\u{1e}".repeat(1_000);
+    for _ in 0..3 {
+        assert_eq!(request(&mut host, 1, "POST", &session, &nothings), (200, "ok".into()));
+    }
+    assert_eq!(request(&mut host, 2, "GET", &session, ""), (200, "1".into()));
+    assert_eq!(host.shards[0].links(), 0);
+    // Nor can a WebSocket take over what is ending.
+    let session = open(&mut host, 0);
+    let socket = probe(&mut host, 1, &session);
+    request(&mut host, 1, "POST", &session, "garbage");
+    host.say(socket, "5");
+    host.settle();
+    assert!(!host.clients[socket].open, "the socket is closed");
+    host.advance(31_000);
+    assert_eq!(host.shards.iter().map(engine::shard::Shard::links).sum::<usize>(), 0);
+}
+
+#[test]
+fn a_probe_that_breaks_the_protocol_leaves_the_session() {
+    let mut host = host();
+    let session = open(&mut host, 0);
+    let socket = probe(&mut host, 1, &session);
+    host.write(socket, &[0x81, 0x00]);
+    host.settle();
+    assert!(!host.clients[socket].open, "an unmasked frame");
+    request(&mut host, 1, "POST", &session, "40");
+    assert!(request(&mut host, 2, "GET", &session, "").1.starts_with("40{"), "polls are answered with what is said again");
+}
+
+#[test]
+fn an_answer_that_comes_too_late_ends_the_session() {
+    let mut host = host();
+    let session = open(&mut host, 0);
+    let poll = send(&mut host, 1, "GET", &session, "");
+    // The client goes while the answer is on its way to its shard: what it said would be lost without a word.
+    host.connect(2, &format!("POST {session} HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\n40"));
+    host.pump(2);
+    while host.step(2, 0) {}
+    // The user's home may be another shard; only the lane to the poll's own is left to wait.
+    for _ in 0..4 {
+        for (from, to) in [(0, 0), (0, 2), (2, 0)] {
+            host.pump(from);
+            while host.step(from, to) {}
+        }
+    }
+    host.pump(0);
+    host.hang_up(poll);
+    host.settle();
+    assert_eq!(request(&mut host, 1, "GET", &session, ""), refused(1));
+}

@@ -194,7 +194,7 @@ impl Shard {
             note: None,
         };
         self.counters(endpoint).connections.add(1);
-        if self.links.get(slot).is_some_and(|link| link.polling.is_some()) {
+        if self.links.get(slot).is_some_and(Link::is_polling) {
             self.counters(endpoint).polling.add(1);
             if let Some(conn) = self.conns.get_mut(conn_slot) {
                 conn.is_polling = true;
@@ -323,7 +323,7 @@ impl Shard {
     /// A peer reads slower than its messages come: what was not begun is dropped, it is told so if its socket takes that, then reset.
     pub(super) fn too_slow(&mut self, now: Now, slot: u32) {
         let Some(link) = self.links.get(slot) else { return };
-        if link.polling.is_some() {
+        if link.is_polling() {
             // Its next request is told that there is no such session.
             return self.lose(now, slot, CloseReason::SlowReader);
         }
@@ -345,8 +345,11 @@ impl Shard {
 
     /// Queues the last bytes of a link; when they are written, or the peer has had its time, the socket is closed.
     pub(super) fn say_goodbye(&mut self, now: Now, slot: u32, goodbye: Option<Vec<u8>>, peer_done: bool) {
-        if self.links.get(slot).is_some_and(|link| link.polling.as_ref().is_some_and(|polling| !polling.is_over)) {
-            return self.end_polling(now, slot);
+        if self.links.get(slot).is_some_and(Link::is_polling) {
+            return self.end_polling(now, slot, peer_done);
+        }
+        if matches!(self.links.get(slot).map(|link| &link.state), Some(State::Probe { .. })) {
+            self.leave_session(slot);
         }
         if let Some(goodbye) = goodbye {
             self.push_shared(slot, std::rc::Rc::new(Frame::encoded(goodbye)));
@@ -516,9 +519,14 @@ impl Shard {
         while drain.closed < due {
             let Some(slot) = self.links.next_from(drain.next) else { break };
             drain.next = slot + 1;
-            if !matches!(self.links.get(slot).map(|link| &link.state), Some(State::Closing { .. })) {
-                drain.closed += 1;
-                self.send_away(now, slot);
+            match self.links.get(slot).map(|link| (&link.state, link.is_polling())) {
+                // A session in its grace has had its goodbye.
+                Some((State::Closing { .. }, true)) => self.finish(slot, false),
+                Some((State::Closing { .. }, false)) => {}
+                _ => {
+                    drain.closed += 1;
+                    self.send_away(now, slot);
+                }
             }
         }
         self.drain = Some(drain);

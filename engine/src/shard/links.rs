@@ -13,7 +13,7 @@ use super::rate::Rate;
 use crate::auth::{AuthFault, Identity};
 use crate::dialect::Profile;
 use crate::ids::{EndpointId, LinkKey, Room, Sid};
-use crate::wire::ws;
+use crate::wire::{eio, ws};
 
 /// A transport: a WebSocket connection, or one that has not said yet what it is. Its debug form shows nothing of what was sent.
 pub(crate) struct Link {
@@ -100,12 +100,56 @@ pub(crate) struct Polling {
     pub(crate) sid: Sid,
     /// The GET that waits for something to be said.
     pub(crate) poll: Option<Requester>,
+    /// The last GET that was answered.
+    pub(crate) answered: Option<Requester>,
     /// Packets that came and wait because an answer must come first.
-    pub(crate) inbox: VecDeque<String>,
+    pub(crate) inbox: Inbox,
     /// The WebSocket that has probed: polls are answered with nothing, and what is said waits for it.
     pub(crate) probe: Option<LinkKey>,
     /// True exactly when that WebSocket has taken over and only the inbox is left.
     pub(crate) is_over: bool,
+}
+
+/// Bodies of POSTs as they came: a packet is cut off when its turn has come.
+#[derive(Default, Debug)]
+pub(crate) struct Inbox {
+    bodies: VecDeque<String>,
+    /// Bytes of the first body that are done with; its packets and their separators.
+    done: usize,
+}
+
+impl Inbox {
+    pub(crate) fn push(&mut self, body: String) {
+        self.bodies.push_back(body);
+    }
+
+    /// Bytes it holds on to.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bodies.iter().map(String::len).sum()
+    }
+
+    /// The next packet.
+    pub(crate) fn next(&mut self) -> Option<String> {
+        let rest = &self.bodies.front()?[self.done..];
+        let (packet, is_last) = match rest.split_once(eio::SEPARATOR) {
+            Some((packet, _)) => (packet.to_owned(), false),
+            None => (rest.to_owned(), true),
+        };
+        if is_last {
+            self.bodies.pop_front();
+            self.done = 0;
+        } else {
+            self.done += packet.len() + eio::SEPARATOR.len_utf8();
+        }
+        Some(packet)
+    }
+}
+
+impl Link {
+    /// True exactly when it is a long-polling session now.
+    pub(crate) fn is_polling(&self) -> bool {
+        self.polling.as_ref().is_some_and(|polling| !polling.is_over)
+    }
 }
 
 /// When the next ping or the end of the wait for a pong is due.

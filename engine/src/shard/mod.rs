@@ -579,7 +579,8 @@ impl Shard {
             // Their answers are parcels again, for this shard or another.
             match self.polls.pop() {
                 Some(slot) => self.answer_poll(slot),
-                None => return,
+                None if self.slow.is_empty() => return,
+                None => self.cut_slow(now),
             }
         }
     }
@@ -641,9 +642,12 @@ impl Shard {
 
     fn mark_dirty(&mut self, slot: u32) {
         if let Some(link) = self.links.get(slot)
-            && link.polling.as_ref().is_some_and(|polling| !polling.is_over)
+            && link.is_polling()
         {
-            self.polls.push(slot);
+            // Without a poll there is nobody to tell; the next one looks for itself.
+            if link.polling.as_ref().is_some_and(|polling| polling.poll.is_some()) {
+                self.polls.push(slot);
+            }
             return;
         }
         if let Some(link) = self.links.get_mut(slot)

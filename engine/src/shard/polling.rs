@@ -2,12 +2,11 @@
 //! that read and write it come to any shard and travel to the session's as parcels, because its id names that shard. Each request is a
 //! connection of its own here (`Connection: close`). A WebSocket that asks for a session is moved to the session's shard and takes its place.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 
-use super::links::{Heartbeat, Link, Polling, State};
+use super::links::{Heartbeat, Inbox, Link, Polling, State};
 use super::parcel::{Parcel, Poll, Requester};
-use super::rate::Rate;
+use super::rate::{Rate, Verdict};
 use super::{Command, Shard, outbox};
 use crate::fault::{CloseReason, Refusal};
 use crate::frame::Frame;
@@ -62,6 +61,10 @@ impl Shard {
         }
         if request.query_value("transport").as_deref() != Some("polling") {
             return refuse(self, 3);
+        }
+        if sid.shard() == self.id && self.session(sid).is_none() {
+            // Told before its body is waited for.
+            return refuse(self, 1);
         }
         let (post, fatal) = match request.method {
             "GET" => (None, None),
@@ -140,14 +143,14 @@ impl Shard {
     /// Opens a long-polling session on this shard and answers its handshake.
     pub(super) fn open_polling(&mut self, now: Now, key: LinkKey, request: &Request<'_>) {
         let socket = self.new_socket(now, request);
-        let Some((peer, ticket)) = self.links.get_mut(key.slot).map(|link| (link.peer, link.ticket.take())) else { return };
-        let welcome = self.world.addresses.enter();
-        let session = self.new_session(now, peer, socket).filter(|_| welcome);
+        let Some(peer) = self.links.get(key.slot).map(|link| link.peer) else { return };
+        let session = if self.world.addresses.enter() { self.new_session(now, peer, socket) } else { None };
         let Some(slot) = session else {
             self.world.addresses.leave();
             return self.answer_http(now, key.slot, http::response(503, HTML, &[], ""));
         };
         let sid = self.session_id(slot);
+        let ticket = self.links.get_mut(key.slot).and_then(|link| link.ticket.take());
         if let Some(Link { polling: Some(polling), ticket: kept, .. }) = self.links.get_mut(slot) {
             // The session holds the address's place from now on, not the request.
             *kept = ticket;
@@ -164,7 +167,7 @@ impl Shard {
 
     fn new_session(&mut self, now: Now, peer: SocketAddr, socket: super::links::SocketIoLink) -> Option<u32> {
         let rate = Rate::new(&self.world.config.limits, now.ms());
-        let polling = Polling { sid: self.session_id(0), poll: None, inbox: VecDeque::new(), probe: None, is_over: false };
+        let polling = Polling { sid: self.session_id(0), poll: None, answered: None, inbox: Inbox::default(), probe: None, is_over: false };
         let inserted = self.links.insert(LINKS_PER_SHARD_MAX, |_, generation| Link {
             generation,
             state: State::SocketIo(Box::new(socket)),
@@ -199,15 +202,26 @@ impl Shard {
             return self.lose(now, slot, reason);
         }
         match post {
-            Some(body) => {
-                self.respond(from, 200, HTML, "ok".to_owned());
-                if let Some(polling) = self.links.get_mut(slot).and_then(|link| link.polling.as_mut()) {
-                    polling.inbox.extend(body.split(eio::SEPARATOR).map(str::to_owned));
-                }
-                self.drain_inbox(now, slot);
-            }
+            Some(body) => self.take_post(now, slot, from, body),
             None => self.wait_with_poll(now, slot, from),
         }
+    }
+
+    fn take_post(&mut self, now: Now, slot: u32, from: Requester, body: String) {
+        let bytes_max = self.world.config.limits.message_bytes;
+        let Some(Link { polling: Some(polling), state, .. }) = self.links.get_mut(slot) else { return };
+        if matches!(state, State::Closing { .. }) {
+            // Whoever is told goodbye is not listened to any more.
+            return self.respond(from, 200, HTML, "ok".to_owned());
+        }
+        if polling.inbox.bytes() + body.len() > bytes_max {
+            // It goes on talking while an answer is due, more than one message may hold.
+            self.respond(from, 400, HTML, String::new());
+            return self.lose(now, slot, CloseReason::Oversize);
+        }
+        polling.inbox.push(body);
+        self.respond(from, 200, HTML, "ok".to_owned());
+        self.drain_inbox(now, slot);
     }
 
     fn wait_with_poll(&mut self, now: Now, slot: u32, from: Requester) {
@@ -226,7 +240,8 @@ impl Shard {
     pub(super) fn poll_aborted(&mut self, now: Now, sid: Sid, from: Requester) {
         let Some(slot) = self.session(sid) else { return };
         let polling = self.links.get_mut(slot).and_then(|link| link.polling.as_mut());
-        if polling.is_some_and(|polling| polling.poll.take_if(|poll| *poll == from).is_some()) {
+        // One that was answered is aborted only if the answer came too late: what it said is lost.
+        if polling.is_some_and(|polling| polling.poll.take_if(|poll| *poll == from).is_some() || polling.answered == Some(from)) {
             self.lose(now, slot, CloseReason::Transport);
         }
     }
@@ -251,6 +266,9 @@ impl Shard {
             }
         });
         stats.outbox_bytes.sub(taken as u64);
+        if outbox.is_over(self.world.config.limits.outbox_bytes) {
+            self.slow.push(slot);
+        }
         if is_closing {
             if !texts.is_empty() {
                 texts.push(eio::SEPARATOR);
@@ -260,7 +278,7 @@ impl Shard {
         if texts.is_empty() {
             return;
         }
-        polling.poll = None;
+        polling.answered = polling.poll.take();
         self.respond(poll, 200, TEXT, texts);
         if is_closing {
             self.finish(slot, false);
@@ -268,7 +286,14 @@ impl Shard {
     }
 
     /// The session ends by the server's will: the next poll is told what was still to be said, and that it was the last.
-    pub(super) fn end_polling(&mut self, now: Now, slot: u32) {
+    pub(super) fn end_polling(&mut self, now: Now, slot: u32, peer_done: bool) {
+        if peer_done {
+            let poll = self.links.get_mut(slot).and_then(|link| link.polling.as_mut()).and_then(|polling| polling.poll.take());
+            if let Some(poll) = poll {
+                self.respond(poll, 200, TEXT, "6".to_owned());
+            }
+            return self.finish(slot, false);
+        }
         // A server that stops does not wait that long for a poll.
         let grace_ms = if self.drain.is_some() { self.world.config.limits.close_ms } else { POLLING_GRACE_MS };
         let deadline_ms = now.ms() + grace_ms;
@@ -278,6 +303,9 @@ impl Shard {
         }
         link.state = State::Closing { deadline_ms, peer_done: false, impatient: false };
         link.heartbeat = Heartbeat::NEVER;
+        if let Some(polling) = &mut link.polling {
+            polling.inbox = Inbox::default();
+        }
         self.polls.push(slot);
         self.arm(slot, deadline_ms);
     }
@@ -321,6 +349,12 @@ impl Shard {
             headers.push(("Cache-Control", "no-store".to_owned()));
         }
         self.answer_http(now, link.slot, http::response(status, kind, &pairs(&headers), body));
+        // What was said is in this answer and nowhere else: a slow line gets as long as a heartbeat would give it.
+        let socket_io = &self.world.config.socket_io;
+        let patience_ms = now.ms() + socket_io.ping_interval_ms + socket_io.ping_timeout_ms;
+        if let Some(Link { state: State::Closing { deadline_ms, .. }, .. }) = self.links.get_mut_of(link.slot, link.generation) {
+            *deadline_ms = patience_ms;
+        }
     }
 
     /// Handles the packets of POSTs, one after the other, as far as no answer must come first.
@@ -330,7 +364,11 @@ impl Shard {
             if *waiting > 0 || matches!(state, State::Closing { .. }) {
                 return;
             }
-            let Some(packet) = polling.inbox.pop_front() else { break };
+            let Some(packet) = polling.inbox.next() else { break };
+            // Messages are held against the rate where they are heard; everything else here, or a body of a million nothings were free.
+            if !packet.starts_with('4') && self.rate(now, slot) != Verdict::Within {
+                continue;
+            }
             if packet.starts_with('b') {
                 self.take_attachment(now, slot);
             } else {
@@ -347,7 +385,10 @@ impl Shard {
     /// A WebSocket asks for a session: it goes to the session's shard, and there is answered.
     fn probe(&mut self, now: Now, key: LinkKey, request: &Request<'_>, sid: Sid, bytes: &[u8]) -> Engine {
         if sid.shard() != self.id {
-            let Some(peer) = self.links.get(key.slot).map(|link| link.peer) else { return Engine::Taken };
+            let Some(link) = self.links.get_mut(key.slot) else { return Engine::Taken };
+            // From here on its bytes are the other shard's.
+            link.waiting += 1;
+            let peer = link.peer;
             self.commands.push_back(Command::Move { link: key, peer, to: sid.shard(), read: bytes.to_vec() });
             return Engine::Taken;
         }
@@ -372,7 +413,11 @@ impl Shard {
     /// What a WebSocket says that wants to take over a session: `2probe`, then `5`.
     pub(super) fn take_probe(&mut self, now: Now, slot: u32, session: LinkKey, message: Message<'_>) {
         let Some(key) = self.links.get(slot).map(|link| LinkKey { slot, generation: link.generation }) else { return };
-        let polling = self.links.get_mut_of(session.slot, session.generation).and_then(|link| link.polling.as_mut());
+        let polling = match self.links.get_mut_of(session.slot, session.generation) {
+            // A session that is being told goodbye is not taken over.
+            Some(Link { state: State::SocketIo(_), polling, .. }) => polling.as_mut(),
+            _ => None,
+        };
         match (message, polling) {
             (Message::Text("2probe"), Some(polling)) if polling.probe.is_none() => {
                 polling.probe = Some(key);
@@ -380,12 +425,13 @@ impl Shard {
                 self.push(now, slot, Frame::control_text("3probe"));
             }
             (Message::Text("5"), Some(polling)) if polling.probe == Some(key) => self.take_over(now, slot, session.slot),
-            (Message::Ping(payload), Some(_)) => self.push(now, slot, Frame::encoded(ws::frame(10, payload))),
-            (Message::Pong(_), Some(_)) => {}
-            _ => {
-                self.leave_session(slot);
-                self.close_link(now, slot, CloseReason::Protocol, Some(ws::empty_close_frame()));
+            (Message::Ping(payload), Some(_)) => {
+                if self.rate(now, slot) == Verdict::Within {
+                    self.push(now, slot, Frame::encoded(ws::frame(10, payload)));
+                }
             }
+            (Message::Pong(_), Some(_)) => {}
+            _ => self.close_link(now, slot, CloseReason::Protocol, Some(ws::empty_close_frame())),
         }
     }
 
@@ -396,7 +442,7 @@ impl Shard {
         let state = std::mem::replace(&mut old.state, over);
         let (heartbeat, rate, waiting) = (old.heartbeat, old.rate, std::mem::take(&mut old.waiting));
         let frames = old.outbox.take_frames();
-        let (ticket, mut polling) = (old.ticket.take(), old.polling.take());
+        let (peer, ticket, mut polling) = (old.peer, old.ticket.take(), old.polling.take());
         if let Some(poll) = polling.as_mut().and_then(|polling| polling.poll.take()) {
             self.respond(poll, 200, TEXT, "6".to_owned());
         }
@@ -404,7 +450,7 @@ impl Shard {
             polling.is_over = true;
         }
         if let Some(link) = self.links.get_mut(slot) {
-            (link.state, link.heartbeat, link.rate, link.ticket) = (state, heartbeat, rate, ticket);
+            (link.state, link.heartbeat, link.rate, link.peer, link.ticket) = (state, heartbeat, rate, peer, ticket);
             link.waiting += waiting;
             link.polling = polling;
             for frame in frames.into_iter().filter(|frame| frame.text_payload().is_some()) {

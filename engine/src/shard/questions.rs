@@ -114,7 +114,7 @@ impl Shard {
             rooms,
             metadata: None,
             address: link.map_or_else(|| ([0, 0, 0, 0], 0).into(), |link| link.peer),
-            transport: if link.is_some_and(|link| link.polling.is_some()) { "polling" } else { "websocket" },
+            transport: if link.is_some_and(super::links::Link::is_polling) { "polling" } else { "websocket" },
         }
     }
 }

@@ -191,6 +191,8 @@ impl Shard {
         bytes: usize,
     ) -> Result<(), Refuse> {
         if packet.payload.is_empty() {
+            // It says nothing, but counts.
+            let _ = self.rate(now, slot);
             return Ok(());
         }
         let doc = scratch.parse(packet.payload).map_err(|_| Refuse)?;
