@@ -16,7 +16,9 @@
 
 use std::sync::Arc;
 
-use super::{Act, Cx, Dialect, EnterFault, Entry, Hello, Profile, Publication, Refused, RoomView, Said, lists};
+use super::{
+    Act, Cx, Dialect, EnterFault, Entry, Hello, Profile, Publication, Refused, RoomView, Said, acknowledge, event, lists, succeed,
+};
 use crate::auth::AuthFault;
 use crate::config::{AuthMode, Membership};
 use crate::fault::{DropReason, Refusal};
@@ -24,7 +26,6 @@ use crate::frame::Frame;
 use crate::ids::{Room, checked_name};
 use crate::json::{Object, Scratch, Value};
 use crate::time::Now;
-use crate::wire::sio;
 
 pub(super) struct Chat;
 
@@ -327,20 +328,6 @@ fn typing_frame(cx: &Cx<'_>, room: Option<&str>, on: bool) -> Frame {
 fn presence_frame(cx: &Cx<'_>, status: &str, metadata: Option<&str>) -> Frame {
     let update = Object::new().str("userId", &cx.profile.user).str("status", status).str("timestamp", &cx.now.rfc3339());
     event(cx, "presence-update", &update.opt_raw("metadata", metadata).finish())
-}
-
-fn event(cx: &Cx<'_>, name: &str, argument: &str) -> Frame {
-    cx.text(&sio::event(&cx.endpoint.bind, None, name, argument))
-}
-
-fn acknowledge(cx: &Cx<'_>, ack: &str, answer: &str) -> Act {
-    Act::Send(cx.text(&sio::ack(&cx.endpoint.bind, ack, answer)))
-}
-
-fn succeed(cx: &Cx<'_>, ack: Option<&str>, acts: &mut Vec<Act>) {
-    if let Some(ack) = ack {
-        acts.push(acknowledge(cx, ack, r#"{"success":true}"#));
-    }
 }
 
 /// The same as an event and, where the client waits for it, as the acknowledgement.

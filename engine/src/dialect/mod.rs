@@ -14,6 +14,7 @@ use crate::ids::{EndpointId, Sid, UserId};
 use crate::json::{Scratch, Value};
 use crate::limits::Limits;
 use crate::time::Now;
+use crate::wire::sio;
 
 mod chat;
 mod collab;
@@ -308,4 +309,21 @@ pub trait Dialect: Sync {
 /// True exactly when the list is there and has the name.
 fn lists(claim: Option<&Vec<String>>, name: &str) -> bool {
     claim.is_some_and(|names| names.iter().any(|n| n == name))
+}
+
+/// A Socket.IO event to the endpoint's namespace.
+fn event(cx: &Cx<'_>, name: &str, argument: &str) -> Frame {
+    cx.text(&sio::event(&cx.endpoint.bind, None, name, argument))
+}
+
+/// The answer to a Socket.IO event for which the client waits.
+fn acknowledge(cx: &Cx<'_>, ack: &str, answer: &str) -> Act {
+    Act::Send(cx.text(&sio::ack(&cx.endpoint.bind, ack, answer)))
+}
+
+/// The answer that says no more than that it worked, if the client waits for one.
+fn succeed(cx: &Cx<'_>, ack: Option<&str>, acts: &mut Vec<Act>) {
+    if let Some(ack) = ack {
+        acts.push(acknowledge(cx, ack, r#"{"success":true}"#));
+    }
 }

@@ -15,7 +15,9 @@
 
 use std::sync::Arc;
 
-use super::{Act, Cx, Dialect, EnterFault, Entry, Hello, Profile, Publication, Refused, RoomView, Said, lists};
+use super::{
+    Act, Cx, Dialect, EnterFault, Entry, Hello, Profile, Publication, Refused, RoomView, Said, acknowledge, event, lists, succeed,
+};
 use crate::auth::AuthFault;
 use crate::config::{AuthMode, Membership};
 use crate::fault::{DropReason, Refusal};
@@ -23,7 +25,7 @@ use crate::frame::Frame;
 use crate::ids::checked_name;
 use crate::json::{Object, Scratch, Value};
 use crate::time::Now;
-use crate::wire::{http, sio};
+use crate::wire::http;
 
 pub(super) struct Rooms;
 
@@ -250,20 +252,6 @@ fn typing_frame(cx: &Cx<'_>, room: &str, on: bool) -> Frame {
 
 fn status(cx: &Cx<'_>, status: &str) -> Frame {
     event(cx, "user:status", &Object::new().str("userId", &cx.profile.user).str("status", status).finish())
-}
-
-fn event(cx: &Cx<'_>, name: &str, argument: &str) -> Frame {
-    cx.text(&sio::event(&cx.endpoint.bind, None, name, argument))
-}
-
-fn acknowledge(cx: &Cx<'_>, ack: &str, answer: &str) -> Act {
-    Act::Send(cx.text(&sio::ack(&cx.endpoint.bind, ack, answer)))
-}
-
-fn succeed(cx: &Cx<'_>, ack: Option<&str>, acts: &mut Vec<Act>) {
-    if let Some(ack) = ack {
-        acts.push(acknowledge(cx, ack, r#"{"success":true}"#));
-    }
 }
 
 fn refuse(cx: &Cx<'_>, message: &str, ack: Option<&str>, acts: &mut Vec<Act>) {
