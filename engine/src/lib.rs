@@ -11,7 +11,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -150,6 +150,7 @@ pub fn start(config: Config) -> Result<(Engine, Receiver<Notice>), StartError> {
     let shards = world.config.shards.len();
     let (notices, told) = bounded(limits::NOTICES_MAX);
     let (stop, epoch) = (Arc::new(AtomicBool::new(false)), Instant::now());
+    let congested = Arc::<AtomicUsize>::default();
     let stats: Vec<_> = (0..shards).map(|_| Arc::new(ShardStats::new(world.config.endpoints.len()))).collect();
     let lanes = (0..shards).map(|_| lane()).collect::<io::Result<Vec<_>>>()?;
     let ports: Vec<_> = lanes.iter().map(|(port, _, _)| port.clone()).collect();
@@ -166,7 +167,7 @@ pub fn start(config: Config) -> Result<(Engine, Receiver<Notice>), StartError> {
             listener,
             inbox,
             bell,
-            outlets: Outlets::new(engine.ports.clone()),
+            outlets: Outlets::new(engine.ports.clone(), congested.clone()),
             world: world.clone(),
             stats: engine.stats[index].clone(),
             notices: notices.clone(),

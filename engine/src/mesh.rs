@@ -147,12 +147,28 @@ impl<S> Drop for Inbox<S> {
 pub(crate) struct Outlets<S> {
     ports: Vec<Arc<Port<S>>>,
     pending: Vec<Batch<S>>,
+    /// True exactly when a lane was full at the last flush.
+    is_full: bool,
+    /// How many shards of the process are in that state.
+    congested: Arc<AtomicUsize>,
 }
 
 impl<S> Outlets<S> {
-    pub(crate) fn new(ports: Vec<Arc<Port<S>>>) -> Outlets<S> {
+    /// `congested` is the same for all shards of the process.
+    pub(crate) fn new(ports: Vec<Arc<Port<S>>>, congested: Arc<AtomicUsize>) -> Outlets<S> {
         let pending = ports.iter().map(|_| Batch::default()).collect();
-        Outlets { ports, pending }
+        Outlets { ports, pending, is_full: false, congested }
+    }
+
+    /// True exactly when a lane was full at the last flush.
+    pub(crate) fn is_full(&self) -> bool {
+        self.is_full
+    }
+
+    /// True exactly when clients must not be read: a lane of this shard or of any other is full. Of any, because a shard always drains
+    /// its own lane: one between a stalled shard and its busy senders would otherwise collect what they go on sending, without bound.
+    pub(crate) fn is_congested(&self) -> bool {
+        self.congested.load(Ordering::Relaxed) > 0
     }
 
     pub(crate) fn add(&mut self, to: ShardId, parcel: Parcel) {
@@ -185,6 +201,14 @@ impl<S> Outlets<S> {
                 }
             }
         }
+        if self.is_full == all {
+            self.is_full = !all;
+            if all {
+                self.congested.fetch_sub(1, Ordering::Relaxed)
+            } else {
+                self.congested.fetch_add(1, Ordering::Relaxed)
+            };
+        }
         all
     }
 }
@@ -211,9 +235,29 @@ mod tests {
     }
 
     #[test]
+    fn one_full_lane_stops_the_reading_of_all_shards_until_it_has_drained() {
+        let (port, inbox) = port();
+        let congested = Arc::<AtomicUsize>::default();
+        let mut sender = Outlets::new(vec![port.clone()], congested.clone());
+        let bystander: Outlets<()> = Outlets::new(Vec::new(), congested);
+        assert!(!bystander.is_congested());
+        loop {
+            sender.add(ShardId(0), Parcel::Drain { over_ms: 0 });
+            if !sender.flush(|_, _| {}) {
+                break;
+            }
+        }
+        assert!(sender.is_congested() && bystander.is_congested());
+        assert!(!sender.flush(|_, _| {}), "counted once however often it is tried");
+        while inbox.next().is_some() {}
+        assert!(sender.flush(|_, _| {}));
+        assert!(!sender.is_congested() && !bystander.is_congested());
+    }
+
+    #[test]
     fn a_full_lane_keeps_order_and_loses_nothing() {
         let (port, inbox) = port();
-        let mut outlets = Outlets::new(vec![port]);
+        let mut outlets = Outlets::new(vec![port], Arc::default());
         let mut sent = 0;
         let mut refused = false;
         while !refused {
@@ -243,7 +287,7 @@ mod tests {
     #[test]
     fn a_lane_without_a_receiver_takes_everything_and_holds_up_nobody() {
         let (port, inbox) = port();
-        let mut outlets = Outlets::new(vec![port.clone()]);
+        let mut outlets = Outlets::new(vec![port.clone()], Arc::default());
         let full = Batch { parcels: Vec::new(), sockets: Vec::new(), bytes: LANE_BYTES_MAX };
         assert!(port.deliver(full).is_ok());
         outlets.add(ShardId(0), Parcel::Drain { over_ms: 0 });

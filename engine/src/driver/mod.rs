@@ -117,8 +117,6 @@ struct Driver {
     accept_more: bool,
     /// Accepting rests until then, monotonic milliseconds.
     accept_after_ms: u64,
-    /// True exactly when a neighbour's lane is full: clients are not read until it has drained.
-    mesh_full: bool,
     told_drained: bool,
 }
 
@@ -152,7 +150,6 @@ impl Driver {
             turns: 0,
             accept_more: false,
             accept_after_ms: 0,
-            mesh_full: false,
             told_drained: false,
         })
     }
@@ -202,7 +199,7 @@ impl Driver {
         let accept = if self.accept_more { self.accept_after_ms.saturating_sub(now_ms) } else { u64::MAX };
         let drain = if self.shard.is_draining() { TICK_MS } else { u64::MAX };
         // A full lane does not ring when it has drained.
-        let mesh = if self.mesh_full { 1 } else { u64::MAX };
+        let mesh = if self.outlets.is_congested() { 1 } else { u64::MAX };
         Duration::from_millis(SLEEP_MS_MAX.min(due).min(accept).min(drain).min(mesh).max(1))
     }
 
@@ -226,7 +223,7 @@ impl Driver {
         self.stats.loop_time.observe(ended.ns - started.ns);
         self.stats.last_turn_ms.add(ended.ms().saturating_sub(self.stats.last_turn_ms.read()));
         let accept_now = self.accept_more && self.accept_after_ms <= ended.ms();
-        events || batches || accept_now || self.poller.has_early() || (!self.unread.is_empty() && !self.mesh_full)
+        events || batches || accept_now || self.poller.has_early() || (!self.unread.is_empty() && !self.outlets.is_congested())
     }
 
     /// Handles what is ready; true when there may be more.
@@ -260,7 +257,7 @@ impl Driver {
     }
 
     fn read_unread(&mut self) {
-        if self.mesh_full {
+        if self.outlets.is_congested() {
             return;
         }
         for key in std::mem::take(&mut self.unread) {
@@ -291,7 +288,7 @@ impl Driver {
         if socket.key != key || socket.listed || self.shard.is_waiting(key) {
             return;
         }
-        if self.mesh_full || socket.read_turn == self.turns {
+        if self.outlets.is_congested() || socket.read_turn == self.turns {
             return self.list(key);
         }
         socket.read_turn = self.turns;
@@ -477,7 +474,7 @@ impl Driver {
         while let Some((to, parcel)) = self.shard.poll_parcel() {
             self.outlets.add(to, parcel);
         }
-        let stats = &self.stats;
+        let (stats, was_full) = (&self.stats, self.outlets.is_full());
         let all = self.outlets.flush(|parcels, delivery| {
             if delivery != Delivery::Gone {
                 stats.mesh_parcels.add(parcels as u64);
@@ -486,10 +483,9 @@ impl Driver {
                 stats.mesh_wakes.add(1);
             }
         });
-        if !all && !self.mesh_full {
+        if !all && !was_full {
             stats.mesh_full.add(1);
         }
-        self.mesh_full = !all;
     }
 
     fn tell(&mut self) {

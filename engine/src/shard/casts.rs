@@ -66,10 +66,7 @@ impl Shard {
         let entered = match (taken, again) {
             (true, _) => Err(EnterFault::IsConnection),
             (_, true) => Ok(false),
-            (_, false) => {
-                let change = self.homes.enter(&room, conn.shard, &presence, create, members_max, &self.stats);
-                change.map(|change| change.of_presence)
-            }
+            (_, false) => self.homes.enter(&room, conn.shard, &presence, create, members_max, &self.stats),
         };
         // Half of what may wait for a connection: an answer must not be what makes it a slow reader.
         let history_bytes = self.world.config.limits.outbox_bytes / 2;
@@ -84,7 +81,7 @@ impl Shard {
 
     fn home_leave(&mut self, now: Now, leave: Leave) {
         let Leave { conn, room, presence, was_in, announce, note } = leave;
-        let last = was_in && self.homes.leave(&room, conn.shard, &presence, &self.stats).of_presence;
+        let last = was_in && self.homes.leave(&room, conn.shard, &presence, &self.stats);
         if let (true, Some(Announcement { to, frame })) = (last, announce) {
             self.announce(now, conn, to, frame);
         }

@@ -75,19 +75,12 @@ pub(crate) struct Homes {
     stamps: u64,
 }
 
-/// What entering or leaving changed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Change {
-    /// True exactly when it was the first of its presence to come, or the last to go.
-    pub(crate) of_presence: bool,
-}
-
 impl Homes {
     pub(crate) fn new(bounds: Bounds, shards: usize) -> Homes {
         Homes { rooms: HashMap::default(), bounds, shards, public_rooms: 0, history_bytes: 0, empty: VecDeque::new(), stamps: 0 }
     }
 
-    /// Counts a connection in.
+    /// Counts a connection in; true when it is the first of its presence.
     pub(crate) fn enter(
         &mut self,
         room: &Room,
@@ -96,7 +89,7 @@ impl Homes {
         create: bool,
         members_max: u32,
         stats: &ShardStats,
-    ) -> Result<Change, EnterFault> {
+    ) -> Result<bool, EnterFault> {
         if !self.rooms.contains_key(room) {
             if !create {
                 return Err(EnterFault::NoRoom);
@@ -120,12 +113,12 @@ impl Homes {
         if of_presence && is_user(room) {
             endpoint(stats, room.endpoint).users.add(1);
         }
-        Ok(Change { of_presence })
+        Ok(of_presence)
     }
 
-    /// Counts a connection out.
-    pub(crate) fn leave(&mut self, room: &Room, shard: ShardId, presence: &UserId, stats: &ShardStats) -> Change {
-        let Some(home) = self.rooms.get_mut(room) else { return Change { of_presence: false } };
+    /// Counts a connection out; true when it was the last of its presence.
+    pub(crate) fn leave(&mut self, room: &Room, shard: ShardId, presence: &UserId, stats: &ShardStats) -> bool {
+        let Some(home) = self.rooms.get_mut(room) else { return false };
         home.members -= 1;
         home.shards[usize::from(shard.0)] -= 1;
         let of_presence = match &mut home.public {
@@ -155,7 +148,7 @@ impl Homes {
                 }
             }
         }
-        Change { of_presence }
+        of_presence
     }
 
     /// How a room is now.
@@ -329,11 +322,11 @@ mod tests {
     fn presence_changes_with_the_first_and_the_last() {
         let (mut homes, stats) = homes(10, 1_000);
         let (r, alice) = (room("r"), UserId::from("alice"));
-        let first = |homes: &mut Homes, shard| homes.enter(&r, ShardId(shard), &alice, true, u32::MAX, &stats).expect("open").of_presence;
+        let first = |homes: &mut Homes, shard| homes.enter(&r, ShardId(shard), &alice, true, u32::MAX, &stats).expect("open");
         assert!(first(&mut homes, 0));
         assert!(!first(&mut homes, 1));
-        assert!(!homes.leave(&r, ShardId(0), &alice, &stats).of_presence);
-        assert!(homes.leave(&r, ShardId(1), &alice, &stats).of_presence);
+        assert!(!homes.leave(&r, ShardId(0), &alice, &stats));
+        assert!(homes.leave(&r, ShardId(1), &alice, &stats));
         assert_eq!(homes.usage().0, 0, "an empty room without history is gone");
         assert_eq!(homes.enter(&r, ShardId(0), &alice, false, 9, &stats), Err(EnterFault::NoRoom));
     }

@@ -159,12 +159,6 @@ impl<'b> Request<'b> {
         let first = self.header("Sec-WebSocket-Protocol")?.split(',').next()?.trim_ascii();
         (!first.is_empty() && first.bytes().all(is_token_byte)).then_some(first)
     }
-
-    /// True exactly when a body follows.
-    pub fn has_body(&self) -> bool {
-        let is_zero = |length: &[u8]| length.iter().all(|&digit| digit == b'0');
-        self.count("Transfer-Encoding") > 0 || self.fields("Content-Length").any(|length| !is_zero(length))
-    }
 }
 
 /// True exactly when some line ends without CR: httparse takes that, a proxy before us may not.
@@ -354,7 +348,7 @@ mod tests {
         with(&text, |request| {
             assert_eq!((request.method, request.target), ("GET", "/socket.io/?EIO=4&transport=websocket"));
             assert_eq!((request.path, request.query), ("/socket.io/", "EIO=4&transport=websocket"));
-            assert!(request.wants_websocket() && !request.has_body());
+            assert!(request.wants_websocket());
             assert_eq!(request.websocket_key(), Ok("dGhlIHNhbXBsZSBub25jZQ=="));
             assert_eq!(request.header("hOsT"), Some("localhost"));
             assert_eq!(format!("{request:?}"), "GET /socket.io/");
@@ -470,19 +464,6 @@ mod tests {
     }
 
     #[test]
-    fn bodies_are_announced() {
-        for (lines, has_body) in [
-            (&["Content-Length: 0"][..], false),
-            (&["Content-Length: 00"], false),
-            (&["Content-Length: 10"], true),
-            (&["Content-Length: 2", "content-length: 2"], true),
-            (&["Transfer-Encoding: chunked"], true),
-        ] {
-            assert_eq!(with(&get("/", lines), |request| request.has_body()), has_body, "{lines:?}");
-        }
-    }
-
-    #[test]
     fn what_two_readers_could_read_differently_is_400() {
         let lines: [&[&str]; 11] = [
             &["Host: other"],
@@ -568,7 +549,7 @@ mod tests {
             let _ = parse(&bytes, 150);
             let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
             if let Head::Complete { request, .. } = parse(get(&target, &lines).as_bytes(), MAX) {
-                let _ = (request.query_value("a"), request.cookie("a"), request.bearer(), request.first_protocol(), request.has_body());
+                let _ = (request.query_value("a"), request.cookie("a"), request.bearer(), request.first_protocol());
             }
         }
 
