@@ -66,3 +66,17 @@ fn a_namespace_that_ends_while_it_waits_leaves_the_other_one_hearing() {
         assert_eq!((open(&host, 0), open(&host, 1)), (0, 0));
     }
 }
+
+/// The farewell of a room's last member is for nobody; it was counted as a message lost for want of a room.
+#[test]
+fn the_last_one_to_leave_is_no_lost_message() {
+    let community = host::endpoint("community", DialectKind::Community, "/api/community/ws");
+    let mut host = Host::new(host::config(2, vec![community]), 1);
+    let token = host::token(&json!({"sub": "ann", "rooms": ["r"]}));
+    let client = host.connect(0, &Host::upgrade_head(&format!("/api/community/ws?token={token}"), ""));
+    host.settle();
+    host.hang_up(client);
+    host.settle();
+    let dropped: u64 = host.stats.iter().flat_map(|stats| &stats.endpoints[0].dropped).map(|counter| counter.read()).sum();
+    assert_eq!((open(&host, 0), dropped), (0, 0));
+}

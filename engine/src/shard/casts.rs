@@ -93,6 +93,10 @@ impl Shard {
 
     /// Tells a room of somebody's coming or going.
     fn announce(&mut self, now: Now, conn: ConnId, to: Room, frame: crate::frame::Frame) {
+        if to.is_public() && !self.homes.has(&to) {
+            // The last one has gone and the room with him: nobody is left to tell, and nothing is lost.
+            return;
+        }
         self.home_publish(now, Publish { room: to, frame, except: Some(conn), hidden_from: None, keep: None, read_ns: now.ns });
     }
 

@@ -151,6 +151,11 @@ impl Homes {
         of_presence
     }
 
+    /// True exactly when the room exists.
+    pub(crate) fn has(&self, room: &Room) -> bool {
+        self.rooms.contains_key(room)
+    }
+
     /// How a room is now.
     pub(crate) fn view(&self, room: &Room, history: usize, history_bytes: usize, online: bool, unix_ms: u64) -> RoomView {
         let Some(home) = self.rooms.get(room) else { return RoomView::default() };
