@@ -298,6 +298,9 @@ fn socket_io(gathered: &Gathered) -> SocketIo {
         ping_interval_ms: number("ping_interval_ms"),
         ping_timeout_ms: number("ping_timeout_ms"),
         connect_timeout_ms: number("connect_timeout_ms"),
+        cookie: gathered.text("socket_io.cookie").map(str::to_owned),
+        strict_origin: gathered.boolean("socket_io.strict_origin"),
+        bundle: gathered.text("socket_io.bundle").is_some(),
     }
 }
 

@@ -64,6 +64,34 @@ pub struct Endpoint {
     pub require_membership: bool,
     /// collab: how many `update` and `steps` messages of a document are kept for late joiners; 0 keeps none.
     pub retain: usize,
+    /// Socket.IO: milliseconds for which a connection that broke off can be recovered with what it missed; 0: not at all.
+    pub recovery_ms: u64,
+    /// Socket.IO: clients of Engine.IO 3 (`socket.io-client` 1 and 2) are served too.
+    pub eio3: bool,
+}
+
+impl Endpoint {
+    /// An endpoint with the contract's defaults for its dialect.
+    pub fn new(name: &str, dialect: DialectKind, bind: &str) -> Endpoint {
+        Endpoint {
+            name: name.into(),
+            dialect,
+            bind: bind.into(),
+            auth: AuthMode::Token,
+            membership: match dialect {
+                DialectKind::Community => Membership::Auto,
+                DialectKind::Collab => Membership::Claims,
+                DialectKind::Rooms | DialectKind::Chat | DialectKind::Notify => Membership::Open,
+            },
+            cookies: dialect != DialectKind::Notify,
+            client_publish: false,
+            auto_create: false,
+            require_membership: true,
+            retain: 0,
+            recovery_ms: 0,
+            eio3: false,
+        }
+    }
 }
 
 /// The served systems.
@@ -77,12 +105,14 @@ pub enum DialectKind {
     Rooms,
     /// Messages between rooms, users and sockets over Socket.IO.
     Chat,
+    /// Notifications for users, over Socket.IO; clients prove who they are after connecting.
+    Notify,
 }
 
 impl DialectKind {
     /// True exactly when it is spoken over Socket.IO.
     pub fn is_socket_io(self) -> bool {
-        matches!(self, DialectKind::Rooms | DialectKind::Chat)
+        matches!(self, DialectKind::Rooms | DialectKind::Chat | DialectKind::Notify)
     }
 
     /// The word for it in configuration and metrics.
@@ -92,6 +122,7 @@ impl DialectKind {
             DialectKind::Collab => "collab",
             DialectKind::Rooms => "rooms",
             DialectKind::Chat => "chat",
+            DialectKind::Notify => "notify",
         }
     }
 }
@@ -127,10 +158,24 @@ pub struct SocketIo {
     pub ping_timeout_ms: u64,
     /// Milliseconds within which a namespace must be joined.
     pub connect_timeout_ms: u64,
+    /// Name of the cookie in which a long-polling handshake gives the session's id, for load balancers; `None`: no cookie.
+    pub cookie: Option<String>,
+    /// True exactly when handshakes of pages whose origin is not allowed are refused, WebSockets too. CORS alone lets them through.
+    pub strict_origin: bool,
+    /// True exactly when requests for the client's files (`{path}socket.io.js`) go to the control plane, which has them.
+    pub bundle: bool,
 }
 
 impl Default for SocketIo {
     fn default() -> Self {
-        SocketIo { path: "/socket.io/".into(), ping_interval_ms: 25_000, ping_timeout_ms: 60_000, connect_timeout_ms: 45_000 }
+        SocketIo {
+            path: "/socket.io/".into(),
+            ping_interval_ms: 25_000,
+            ping_timeout_ms: 60_000,
+            connect_timeout_ms: 45_000,
+            cookie: None,
+            strict_origin: false,
+            bundle: false,
+        }
     }
 }

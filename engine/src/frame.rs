@@ -15,50 +15,110 @@ struct Body {
     header: u8,
     /// The endpoint whose message this is; `None` for control frames, which the message counters leave out.
     endpoint: Option<EndpointId>,
+    mark: Mark,
+}
+
+/// What delivery has to know of an event.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Mark {
+    /// True exactly when it is rather dropped than made to wait.
+    pub volatile: bool,
+    /// The number behind the offset that it ends with, where connections can be recovered: no two events have the same.
+    pub offset: Option<u64>,
+}
+
+/// One Engine.IO packet as polling and older clients need it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Packet<'a> {
+    /// A text message.
+    Text(&'a str),
+    /// A binary message: an attachment of the text before it.
+    Binary(&'a [u8]),
 }
 
 impl Frame {
     /// A text message of an endpoint.
     pub fn text(endpoint: EndpointId, payload: &str) -> Frame {
-        Frame::new(1, payload.as_bytes(), Some(endpoint))
+        Frame::event(endpoint, payload, &[], Mark::default())
+    }
+
+    /// A Socket.IO packet of an endpoint with the attachments that follow it: one frame each, always together.
+    pub fn event(endpoint: EndpointId, text: &str, attachments: &[Vec<u8>], mark: Mark) -> Frame {
+        Frame::new(text, attachments, Some(endpoint), mark)
     }
 
     /// A text frame that is no message: Engine.IO handshake and heartbeat, Socket.IO connect and disconnect.
     pub fn control_text(payload: &str) -> Frame {
-        Frame::new(1, payload.as_bytes(), None)
+        Frame::new(payload, &[], None, Mark::default())
     }
 
     /// A WebSocket control frame, or anything else that is already encoded whole (an HTTP answer).
     pub fn encoded(bytes: Vec<u8>) -> Frame {
-        Frame(Arc::new(Body { bytes: bytes.into(), header: 0, endpoint: None }))
+        Frame(Arc::new(Body { bytes: bytes.into(), header: 0, endpoint: None, mark: Mark::default() }))
     }
 
-    fn new(opcode: u8, payload: &[u8], endpoint: Option<EndpointId>) -> Frame {
-        let (header, header_len) = ws::header(opcode, payload.len());
+    fn new(text: &str, attachments: &[Vec<u8>], endpoint: Option<EndpointId>, mark: Mark) -> Frame {
+        let (header, header_len) = ws::header(1, text.len());
         // The one copy of an outgoing message: it buys a frame that all receivers can share.
-        let mut bytes = Vec::with_capacity(header_len + payload.len());
+        let mut bytes =
+            Vec::with_capacity(header_len + text.len() + attachments.iter().map(|data| data.len() + ws::HEADER_BYTES_MAX).sum::<usize>());
         bytes.extend_from_slice(&header[..header_len]);
-        bytes.extend_from_slice(payload);
-        Frame(Arc::new(Body { bytes: bytes.into(), header: header_len as u8, endpoint }))
+        bytes.extend_from_slice(text.as_bytes());
+        for attachment in attachments {
+            let (header, header_len) = ws::header(2, attachment.len());
+            bytes.extend_from_slice(&header[..header_len]);
+            bytes.extend_from_slice(attachment);
+        }
+        Frame(Arc::new(Body { bytes: bytes.into(), header: header_len as u8, endpoint, mark }))
     }
 
-    /// What is written to the socket.
+    /// What is written to a WebSocket.
     pub fn bytes(&self) -> &[u8] {
         &self.0.bytes
     }
 
-    /// The payload without the WebSocket header.
+    /// What counts as its size: everything but the first WebSocket header.
     pub fn payload(&self) -> &[u8] {
         &self.0.bytes[usize::from(self.0.header)..]
     }
 
-    /// The text of a text frame; `None` for what is encoded for one transport only.
-    pub fn text_payload(&self) -> Option<&str> {
-        if self.0.header == 0 { None } else { std::str::from_utf8(self.payload()).ok() }
+    /// Its Engine.IO packets; none for what is encoded for one transport only.
+    pub fn packets(&self) -> impl Iterator<Item = Packet<'_>> {
+        let mut rest = if self.0.header == 0 { &[][..] } else { &self.0.bytes[..] };
+        std::iter::from_fn(move || {
+            let (is_text, payload, after) = ws::split_own(rest)?;
+            rest = after;
+            Some(if is_text { Packet::Text(std::str::from_utf8(payload).unwrap_or_default()) } else { Packet::Binary(payload) })
+        })
+    }
+
+    /// True exactly when it is encoded for one transport only.
+    pub fn is_encoded(&self) -> bool {
+        self.0.header == 0
     }
 
     /// The endpoint whose message this is, if it is a message.
     pub fn endpoint(&self) -> Option<EndpointId> {
         self.0.endpoint
+    }
+
+    /// What delivery has to know of it.
+    pub fn mark(&self) -> Mark {
+        self.0.mark
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_and_its_attachments_are_one_frame_and_come_apart_again() {
+        let attachments = [vec![], vec![1; 125], vec![2; 126], vec![3; 70_000]];
+        let frame = Frame::event(EndpointId(0), "text", &attachments, Mark::default());
+        let packets: Vec<Packet<'_>> = frame.packets().collect();
+        assert_eq!(packets[0], Packet::Text("text"));
+        assert_eq!(packets[1..], attachments.each_ref().map(|data| Packet::Binary(data)));
+        assert_eq!(Frame::encoded(vec![0x81, 0]).packets().count(), 0);
     }
 }

@@ -175,7 +175,7 @@ pub(crate) mod testing {
     use axum::Router;
     use axum::body::Body;
     use axum::http::{HeaderMap, Method, Request, StatusCode};
-    use engine::config::{AuthMode, DialectKind, Endpoint, Membership};
+    use engine::config::{DialectKind, Endpoint};
     use engine::ids::{EndpointId, ShardId, Sid};
     use engine::stats::ShardStats;
     use engine::{Answer, ConnectionInfo, Question};
@@ -197,22 +197,10 @@ pub(crate) mod testing {
 
     impl FakeHost {
         pub(crate) fn new(shards: usize) -> FakeHost {
-            let endpoint = |name: &str, dialect, bind: &str| Endpoint {
-                name: name.into(),
-                dialect,
-                bind: bind.into(),
-                auth: AuthMode::Token,
-                membership: Membership::Auto,
-                cookies: true,
-                client_publish: true,
-                auto_create: true,
-                require_membership: true,
-                retain: 0,
-            };
             let endpoints = vec![
-                endpoint("community", DialectKind::Community, "/api/community/ws"),
-                endpoint("fabric", DialectKind::Collab, "/ws/fabric"),
-                endpoint("rooms", DialectKind::Rooms, "/"),
+                Endpoint::new("community", DialectKind::Community, "/api/community/ws"),
+                Endpoint::new("fabric", DialectKind::Collab, "/ws/fabric"),
+                Endpoint::new("rooms", DialectKind::Rooms, "/"),
             ];
             FakeHost {
                 stats: (0..shards).map(|_| Arc::new(ShardStats::new(endpoints.len()))).collect(),

@@ -15,7 +15,7 @@ use super::value::{Raw, Value, is_plain_path};
 const NAME_BYTES_MAX: usize = 64;
 
 /// What is served when no table says so: name, dialect, bind.
-const DEFAULTS: [(&str, &str, &str); 7] = [
+const DEFAULTS: [(&str, &str, &str); 8] = [
     ("community", "community", "/api/community/ws"),
     ("fabric", "collab", "/ws/fabric"),
     ("agent", "collab", "/ws/agent"),
@@ -23,6 +23,7 @@ const DEFAULTS: [(&str, &str, &str); 7] = [
     ("notifications", "collab", "/ws/notifications"),
     ("rooms", "rooms", "/"),
     ("chat", "chat", "/chat"),
+    ("notify", "notify", "/notify"),
 ];
 
 /// The endpoints, resolved.
@@ -138,6 +139,13 @@ impl Draft {
         }
     }
 
+    fn integer(&self, key: &str) -> Option<u64> {
+        match self.given.get(key)?.value {
+            Value::Integer(number) => Some(number),
+            _ => None,
+        }
+    }
+
     fn complain(&mut self, key: &str, reason: impl Into<String>) {
         let given = self.given.get(key);
         self.problems.push(Problem {
@@ -168,14 +176,13 @@ impl Draft {
             bind,
             auth,
             membership,
-            cookies: self.boolean("cookies").unwrap_or(true),
+            cookies: self.boolean("cookies").unwrap_or(dialect != DialectKind::Notify),
             client_publish: self.boolean("client_publish").unwrap_or(dev && dialect == DialectKind::Community),
             auto_create: self.boolean("auto_create").unwrap_or(dev && dialect == DialectKind::Rooms),
             require_membership: self.boolean("require_membership").unwrap_or(true),
-            retain: match self.given.get("retain").map(|given| &given.value) {
-                Some(Value::Integer(messages)) => *messages as usize,
-                _ => 0,
-            },
+            retain: self.integer("retain").unwrap_or(0) as usize,
+            recovery_ms: self.integer("recovery_ms").unwrap_or(0),
+            eio3: self.boolean("eio3").unwrap_or(false),
         };
         self.problems.is_empty().then_some(endpoint)
     }
@@ -227,7 +234,7 @@ impl Draft {
         let membership = match (self.text("membership"), dialect) {
             (Some("auto"), _) => Membership::Auto,
             (Some("claims"), _) => Membership::Claims,
-            (Some(_), _) | (None, DialectKind::Rooms | DialectKind::Chat) => Membership::Open,
+            (Some(_), _) | (None, DialectKind::Rooms | DialectKind::Chat | DialectKind::Notify) => Membership::Open,
             (None, DialectKind::Community) => Membership::Auto,
             (None, DialectKind::Collab) if dev => Membership::Open,
             (None, DialectKind::Collab) => Membership::Claims,
@@ -251,6 +258,7 @@ fn dialect(word: &str) -> DialectKind {
         "collab" => DialectKind::Collab,
         "rooms" => DialectKind::Rooms,
         "chat" => DialectKind::Chat,
+        "notify" => DialectKind::Notify,
         other => unreachable!("the table allows no dialect {other:?}"),
     }
 }
@@ -262,6 +270,7 @@ fn applies(key: &str, dialect: DialectKind) -> bool {
         "auto_create" => dialect == DialectKind::Rooms,
         "require_membership" => dialect == DialectKind::Chat,
         "retain" => dialect == DialectKind::Collab,
+        "recovery_ms" | "eio3" => dialect.is_socket_io(),
         _ => true,
     }
 }
@@ -289,6 +298,8 @@ pub(crate) fn described(endpoint: &Endpoint) -> Vec<(&'static str, Value)> {
         ("auto_create", Value::Boolean(endpoint.auto_create)),
         ("require_membership", Value::Boolean(endpoint.require_membership)),
         ("retain", Value::Integer(endpoint.retain as u64)),
+        ("recovery_ms", Value::Integer(endpoint.recovery_ms)),
+        ("eio3", Value::Boolean(endpoint.eio3)),
     ];
     all.into_iter().filter(|(key, _)| applies(key, endpoint.dialect)).collect()
 }

@@ -193,6 +193,24 @@ fn socket_io() -> Vec<Setting> {
             Some(default.connect_timeout_ms),
             "Time to join a namespace.",
         ),
+        Setting::new(
+            "socket_io.cookie",
+            Kind::Word,
+            None,
+            "Name of the cookie in which a long-polling handshake gives the session's id, for load balancers. Unset: no cookie.",
+        ),
+        Setting::new(
+            "socket_io.strict_origin",
+            Kind::Boolean,
+            Some(Value::Boolean(false)),
+            "Refuses handshakes of pages whose origin is not allowed, WebSockets too; otherwise browsers only keep such pages from reading answers.",
+        ),
+        Setting::new(
+            "socket_io.bundle",
+            Kind::File,
+            None,
+            "Folder with the client's files, served as socket.io.js and so on below the path. Unset: none.",
+        ),
     ]
 }
 
@@ -315,9 +333,9 @@ pub(crate) fn endpoint_settings() -> Vec<Setting> {
         ),
         Setting::new(
             "endpoint.dialect",
-            Kind::Choice(&["community", "collab", "rooms", "chat"]),
+            Kind::Choice(&["community", "collab", "rooms", "chat", "notify"]),
             None,
-            "How it talks: community and collab are plain WebSocket, rooms and chat are Socket.IO.",
+            "How it talks: community and collab are plain WebSocket, rooms, chat and notify are Socket.IO.",
         ),
         Setting::new(
             "endpoint.bind",
@@ -335,9 +353,14 @@ pub(crate) fn endpoint_settings() -> Vec<Setting> {
             "endpoint.membership",
             Kind::Choice(&["auto", "open", "claims"]),
             None,
-            "Who may enter a room. open: anyone; claims: whom the token's list names; auto (community only): claims when the token has lists, else open. Default: community auto, collab claims (with --dev open), rooms and chat open.",
+            "Who may enter a room. open: anyone; claims: whom the token's list names; auto (community only): claims when the token has lists, else open. Default: community auto, collab claims (with --dev open), rooms, chat and notify open.",
         ),
-        Setting::new("endpoint.cookies", Kind::Boolean, Some(Value::Boolean(true)), "A session cookie is a place to look for a token."),
+        Setting::new(
+            "endpoint.cookies",
+            Kind::Boolean,
+            None,
+            "A session cookie is a place to look for a token. Default: true, notify false.",
+        ),
         Setting::new(
             "endpoint.client_publish",
             Kind::Boolean,
@@ -362,6 +385,19 @@ pub(crate) fn endpoint_settings() -> Vec<Setting> {
             (0, 100_000),
             Some(0),
             "collab only: update and steps messages of a document kept for those who join later.",
+        ),
+        Setting::number(
+            "endpoint.recovery_ms",
+            "milliseconds",
+            (0, HOUR_MS),
+            Some(0),
+            "Socket.IO only: how long a connection that broke off can be recovered, with the events it missed. 0: not at all. Events then end with an offset, which clients other than socket.io-client hand to their listeners.",
+        ),
+        Setting::new(
+            "endpoint.eio3",
+            Kind::Boolean,
+            Some(Value::Boolean(false)),
+            "Socket.IO only: serves clients of Engine.IO 3 too (socket.io-client 1 and 2).",
         ),
     ]
 }

@@ -65,9 +65,10 @@ fn without_a_word_the_contract_holds() {
         ("notifications", "/ws/notifications", Membership::Claims, AuthMode::Token),
         ("rooms", "/", Membership::Open, AuthMode::Token),
         ("chat", "/chat", Membership::Open, AuthMode::Token),
+        ("notify", "/notify", Membership::Open, AuthMode::Token),
     ];
     assert_eq!(bound, expected);
-    assert!(engine.endpoints.iter().all(|one| one.cookies
+    assert!(engine.endpoints.iter().all(|one| one.cookies == (one.dialect != DialectKind::Notify)
         && !one.client_publish
         && !one.auto_create
         && one.require_membership
@@ -372,7 +373,7 @@ fn dev_opens_the_doors_at_home_only() {
             DialectKind::Community => (AuthMode::Token, Membership::Auto),
             DialectKind::Collab => (AuthMode::Token, Membership::Open),
             DialectKind::Rooms => (AuthMode::None, Membership::Open),
-            DialectKind::Chat => (AuthMode::Token, Membership::Open),
+            DialectKind::Chat | DialectKind::Notify => (AuthMode::Token, Membership::Open),
         };
         assert_eq!((one.auth, one.membership), (auth, membership), "{}", one.name);
         assert_eq!((one.client_publish, one.auto_create), (one.dialect == DialectKind::Community, one.dialect == DialectKind::Rooms));

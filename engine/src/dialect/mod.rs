@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use crate::auth::{AuthFault, Identity, Verifier};
 use crate::config::{DialectKind, Endpoint};
 use crate::fault::{CloseReason, DropReason, Refusal};
-use crate::frame::Frame;
+use crate::frame::{Frame, Mark};
 use crate::ids::{EndpointId, Sid, UserId};
 use crate::json::{Scratch, Value};
 use crate::limits::Limits;
@@ -21,13 +21,16 @@ mod collab;
 mod community;
 mod rooms;
 
+/// The member that makes an object stand for an attachment.
+const PLACEHOLDER: &str = "\"_placeholder\"";
+
 /// The dialect of an endpoint.
 pub fn of(kind: DialectKind) -> &'static dyn Dialect {
     match kind {
         DialectKind::Community => &community::Community,
         DialectKind::Collab => &collab::Collab,
         DialectKind::Rooms => &rooms::Rooms,
-        DialectKind::Chat => &chat::Chat,
+        DialectKind::Chat | DialectKind::Notify => &chat::Chat,
     }
 }
 
@@ -150,6 +153,8 @@ pub struct Cx<'a> {
     pub rate_wait_ms: u64,
     /// Random bytes for message ids.
     pub entropy: &'a RefCell<StdRng>,
+    /// Binary arguments of what the client said; its placeholders number them.
+    pub attachments: &'a [Vec<u8>],
 }
 
 impl Cx<'_> {
@@ -163,6 +168,18 @@ impl Cx<'_> {
     /// A text frame of this endpoint.
     pub fn text(&self, payload: &str) -> Frame {
         Frame::text(self.endpoint_id, payload)
+    }
+
+    /// The attachments that go with a text in which JSON of the client may stand. All of them or none: the client's numbers stay true,
+    /// and receivers do not mind one that nothing points to.
+    fn attachments_of(&self, json: &str) -> &[Vec<u8>] {
+        if !self.attachments.is_empty() && json.contains(PLACEHOLDER) { self.attachments } else { &[] }
+    }
+
+    /// What an event is marked with, so that it can be found again.
+    fn mark(&self) -> Mark {
+        let offset = (self.endpoint.recovery_ms > 0).then(|| rand::Rng::next_u64(&mut *self.entropy.borrow_mut()));
+        Mark { volatile: false, offset }
     }
 
     /// The identity of a fresh token of the same user.
@@ -311,14 +328,19 @@ fn lists(claim: Option<&Vec<String>>, name: &str) -> bool {
     claim.is_some_and(|names| names.iter().any(|n| n == name))
 }
 
-/// A Socket.IO event to the endpoint's namespace.
-fn event(cx: &Cx<'_>, name: &str, argument: &str) -> Frame {
-    cx.text(&sio::event(&cx.endpoint.bind, None, name, argument))
+/// A Socket.IO event to the endpoint's namespace. `arguments` are JSON texts joined by commas.
+fn event(cx: &Cx<'_>, name: &str, arguments: &str) -> Frame {
+    let (attachments, mark) = (cx.attachments_of(arguments), cx.mark());
+    let offset = mark.offset.map(sio::offset_text);
+    let extras = sio::Extras { attachments: attachments.len(), offset: offset.as_deref() };
+    Frame::event(cx.endpoint_id, &sio::event_with(&cx.endpoint.bind, None, name, arguments, extras), attachments, mark)
 }
 
 /// The answer to a Socket.IO event for which the client waits.
 fn acknowledge(cx: &Cx<'_>, ack: &str, answer: &str) -> Act {
-    Act::Send(cx.text(&sio::ack(&cx.endpoint.bind, ack, answer)))
+    let attachments = cx.attachments_of(answer);
+    let text = sio::ack(&cx.endpoint.bind, ack, answer, attachments.len());
+    Act::Send(Frame::event(cx.endpoint_id, &text, attachments, Mark::default()))
 }
 
 /// The answer that says no more than that it worked, if the client waits for one.

@@ -5,27 +5,25 @@
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::hash::BuildHasher as _;
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
 use crate::config::Config;
-use crate::dialect::{self, Act, Cx, Dialect, EnterFault, Entry, Publication};
+use crate::dialect::Act;
 use crate::fault::CloseReason;
-use crate::frame::Frame;
-use crate::ids::{ConnId, EndpointId, LinkKey, Room, ShardId, Sid};
+use crate::ids::{ConnId, LinkKey, ShardId};
 use crate::json::Scratch;
-use crate::limits::{LINKS_PER_SHARD_MAX, TYPING_MS};
-use crate::stats::{EndpointStats, ShardStats};
+use crate::limits::LINKS_PER_SHARD_MAX;
+use crate::stats::ShardStats;
 use crate::time::Now;
 
 pub mod address;
 mod casts;
 mod clock;
+mod flow;
 mod home;
 mod intake;
 mod lifecycle;
@@ -33,6 +31,7 @@ mod links;
 mod membership;
 mod outbox;
 pub mod parcel;
+mod perform;
 mod polling;
 mod questions;
 mod rate;
@@ -42,10 +41,10 @@ mod table;
 use address::Addresses;
 use clock::Wheel;
 use home::{Bounds, Homes};
-use links::{Conn, Heartbeat, Link, State, Typing};
+use links::{Conn, Heartbeat, Link, State};
 use membership::Membership;
 pub use outbox::Span;
-use parcel::{Answer, Enter, Leave, Parcel, Publish};
+use parcel::{Answer, Parcel};
 use rate::Rate;
 use table::Table;
 
@@ -139,6 +138,8 @@ pub struct Shard {
     /// For texts of plain WebSockets and for Socket.IO packets: an event's arguments live in one while the dialect may use the other.
     scratch: Scratch,
     packets: Scratch,
+    /// Binary arguments of the event being heard.
+    attachments: Vec<Vec<u8>>,
     entropy: RefCell<StdRng>,
     acts: Vec<Act>,
     /// Parcels to this shard itself, handled before the call that made them returns.
@@ -184,6 +185,7 @@ impl Shard {
             wheel: Wheel::new(now.ms()),
             scratch: Scratch::default(),
             packets: Scratch::default(),
+            attachments: Vec::new(),
             entropy: RefCell::new(StdRng::from_seed(random)),
             acts: Vec::new(),
             loopback: VecDeque::new(),
@@ -351,349 +353,15 @@ impl Shard {
     pub fn links(&self) -> usize {
         self.links.len()
     }
-
-    /// Performs one act of a connection. The one place where clients' wishes become state.
-    fn perform(&mut self, now: Now, slot: u32, act: Act) {
-        let Some(conn) = self.conns.get(slot) else { return };
-        let (id, endpoint, link) = (self.conn_id(slot, conn), conn.endpoint, conn.link);
-        match act {
-            Act::Send(frame) => self.push(now, link, frame),
-            Act::Publish(publication) => self.publish(endpoint, id, publication),
-            Act::Enter(entry) => self.enter(now, slot, entry),
-            Act::Leave { room, note } => self.leave(now, slot, Room { endpoint, name: room }, note),
-            Act::Recall { room } => {
-                self.hold(slot);
-                self.post(Parcel::Recall { conn: id, room: Room { endpoint, name: room } });
-            }
-            Act::Typing { room, on } => self.types(now, slot, room, on),
-            Act::Refresh(identity) => self.refresh(now, slot, identity),
-            Act::Drop(reason) => self.counters(endpoint).dropped[reason.index()].add(1),
-            Act::Close(reason) => self.disconnect(now, slot, reason, None),
-        }
-    }
-
-    fn publish(&mut self, endpoint: EndpointId, id: ConnId, publication: Publication) {
-        let Publication { room, frame, to_self, keep, hidden_from } = publication;
-        let except = (!to_self).then_some(id);
-        let room = Room { endpoint, name: room };
-        // What a user tells everybody goes by way of his own home, as his coming and going does: neither overtakes the other.
-        let user = self.conns.get(id.slot).filter(|_| room.name.is_empty()).map(|conn| Room::user(endpoint, &conn.profile.user));
-        let to = self.home_of(user.as_ref().unwrap_or(&room));
-        self.post_to(to, Parcel::Publish(Box::new(Publish { room, frame, except, hidden_from, keep, read_ns: self.read_ns })));
-    }
-
-    fn enter(&mut self, now: Now, slot: u32, entry: Entry) {
-        let rooms_max = self.world.config.limits.rooms_per_connection;
-        let Some(conn) = self.conns.get(slot) else { return };
-        let room = Room { endpoint: conn.endpoint, name: entry.room };
-        let again = self.seat_of(conn, &room).is_some();
-        // The user's own room and everybody's do not count.
-        let public = conn.seats.iter().filter(|seat| self.membership.room(seat.room).is_some_and(Room::is_public)).count();
-        if !again && public + conn.entering.len() >= rooms_max {
-            let note = entry.note;
-            return self.consult(now, slot, |dialect, cx, _, acts| {
-                dialect.entered(cx, &room.name, Err(EnterFault::TooMany), note.as_deref(), acts);
-            });
-        }
-        let announce = entry.announce.filter(|_| !again).map(|frame| parcel::Announcement { to: room.clone(), frame });
-        let enter = Enter {
-            conn: self.conn_id(slot, conn),
-            room,
-            presence: conn.profile.presence.clone(),
-            again,
-            create: entry.create,
-            members_max: u32::MAX,
-            announce,
-            history: entry.history,
-            online: entry.online,
-            note: entry.note,
-        };
-        self.ask_home(slot, enter);
-    }
-
-    /// Sends a wish to enter to the room's home; the link waits for the answer.
-    fn ask_home(&mut self, slot: u32, enter: Enter) {
-        let Some(conn) = self.conns.get_mut(slot) else { return };
-        if !enter.again {
-            conn.entering.push(enter.room.clone());
-        }
-        self.hold(slot);
-        self.post(Parcel::Enter(Box::new(enter)));
-    }
-
-    /// Asks the room's home to take the connection out. It keeps its seat until the answer comes, so it misses nothing that the room
-    /// heard before.
-    fn leave(&mut self, now: Now, slot: u32, room: Room, note: Box<str>) {
-        let Some(conn) = self.conns.get(slot) else { return };
-        let is_in = self.seat_of(conn, &room).is_some();
-        if is_in {
-            self.stop_typing_in(now, slot, &room.name);
-        }
-        self.hold(slot);
-        self.send_leave(now, slot, room.clone(), is_in, Some(note));
-        if let Some(conn) = self.conns.get_mut(slot).filter(|_| is_in) {
-            conn.leaving = Some(room);
-        }
-    }
-
-    /// Tells the home that a connection is out, and what others hear if it was the last of its presence.
-    fn send_leave(&mut self, now: Now, slot: u32, room: Room, was_in: bool, note: Option<Box<str>>) {
-        let Some(conn) = self.conns.get(slot) else { return };
-        let leave = self.leave_parcel(now, self.conn_id(slot, conn), conn, room, was_in, note);
-        self.post(leave);
-    }
-
-    fn leave_parcel(&self, now: Now, id: ConnId, conn: &Conn, room: Room, was_in: bool, note: Option<Box<str>>) -> Parcel {
-        let cx = self.context(now, conn, &|_| false);
-        let (to, frame) = if room.is_public() {
-            (room.clone(), self.dialect(conn.endpoint).farewell(&cx, &room.name))
-        } else {
-            (Room::everybody(room.endpoint), self.dialect(conn.endpoint).presence(&cx, false))
-        };
-        let announce = frame.map(|frame| parcel::Announcement { to, frame });
-        Parcel::Leave(Box::new(Leave { conn: id, room, presence: conn.profile.presence.clone(), was_in, announce, note }))
-    }
-
-    fn types(&mut self, now: Now, slot: u32, room: Arc<str>, on: bool) {
-        let Some(conn) = self.conns.get_mut(slot) else { return };
-        conn.typing.retain(|typing| typing.room != room);
-        if on {
-            let until_ms = now.ms() + TYPING_MS;
-            conn.typing.push(Typing { room, until_ms });
-            let link = conn.link;
-            self.arm(link, until_ms);
-        }
-    }
-
-    /// Asks the connection's dialect and performs what it wants.
-    fn consult(&mut self, now: Now, slot: u32, ask: impl FnOnce(&dyn Dialect, &Cx<'_>, &mut Scratch, &mut Vec<Act>)) {
-        let Some(conn) = self.conns.get(slot) else { return };
-        let mut acts = std::mem::take(&mut self.acts);
-        let mut scratch = std::mem::take(&mut self.scratch);
-        let membership = &self.membership;
-        let is_in = |name: &str| {
-            conn.seats.iter().any(|seat| membership.room(seat.room).is_some_and(|room| room.is_public() && *room.name == *name))
-        };
-        ask(self.dialect(conn.endpoint), &self.context(now, conn, &is_in), &mut scratch, &mut acts);
-        for act in acts.drain(..) {
-            self.perform(now, slot, act);
-        }
-        self.scratch = scratch;
-        self.acts = acts;
-    }
-
-    fn context<'a>(&'a self, now: Now, conn: &'a Conn, is_in: &'a dyn Fn(&str) -> bool) -> Cx<'a> {
-        Cx {
-            now,
-            endpoint_id: conn.endpoint,
-            endpoint: &self.world.config.endpoints[usize::from(conn.endpoint.0)],
-            sid: conn.sid,
-            profile: &conn.profile,
-            is_in,
-            verifier: self.world.config.verifier.as_ref(),
-            limits: &self.world.config.limits,
-            rate_wait_ms: self.links.get(conn.link).map_or(0, |link| link.rate.wait_ms(&self.world.config.limits)),
-            entropy: &self.entropy,
-        }
-    }
-
-    fn dialect(&self, endpoint: EndpointId) -> &'static dyn Dialect {
-        dialect::of(self.world.config.endpoints[usize::from(endpoint.0)].dialect)
-    }
-
-    fn counters(&self, endpoint: EndpointId) -> &EndpointStats {
-        &self.stats.endpoints[usize::from(endpoint.0)]
-    }
-
-    fn conn_id(&self, slot: u32, conn: &Conn) -> ConnId {
-        ConnId { shard: self.id, slot, generation: conn.generation }
-    }
-
-    /// Index of the connection's seat in a room.
-    fn seat_of(&self, conn: &Conn, room: &Room) -> Option<usize> {
-        let slot = self.membership.find(room)?;
-        conn.seats.iter().position(|seat| seat.room == slot)
-    }
-
-    fn vacate(&mut self, slot: u32, seat: usize) {
-        let Some(mut seats) = self.conns.get_mut(slot).map(|conn| std::mem::take(&mut conn.seats)) else { return };
-        let conns = &mut self.conns;
-        self.membership.leave(&mut seats, seat, |other, seat, at| {
-            // The other one is never this connection: its seat in this room is the one that goes.
-            if let Some(moved) = conns.get_mut(other).and_then(|conn| conn.seats.get_mut(seat as usize)) {
-                moved.moved_to(at);
-            }
-        });
-        if let Some(conn) = self.conns.get_mut(slot) {
-            conn.seats = seats;
-        }
-    }
-
-    /// The live connection of a public id.
-    fn find(&self, id: Sid) -> Option<u32> {
-        let slot = id.slot();
-        (id.shard() == self.id && self.conns.get(slot).is_some_and(|conn| conn.sid == id)).then_some(slot)
-    }
-
-    fn home_of(&self, room: &Room) -> ShardId {
-        let shards = self.world.config.shards.len();
-        match Sid::parse(room.addressee().unwrap_or(&room.name)) {
-            // A connection's own room lives with it, which is how its name is known to be taken.
-            Some(sid) if usize::from(sid.shard().0) < shards => sid.shard(),
-            _ if room.addressee().is_some() => self.home_of(&room.resolved(false)),
-            _ => ShardId((self.home_hash.hash_one((room.endpoint.0, &*room.name)) % shards as u64) as u8),
-        }
-    }
-
-    /// Sends a parcel to where it belongs.
-    fn post(&mut self, parcel: Parcel) {
-        let to = match &parcel {
-            Parcel::Enter(enter) => self.home_of(&enter.room),
-            Parcel::Leave(leave) => self.home_of(&leave.room),
-            Parcel::Publish(publish) => self.home_of(&publish.room),
-            Parcel::Recall { room, .. } => self.home_of(room),
-            Parcel::Poll(poll) => poll.sid.shard(),
-            Parcel::PollAborted { sid, .. } => sid.shard(),
-            Parcel::PollAnswer { to, .. } => to.shard,
-            Parcel::Entered { conn, .. } | Parcel::Left { conn, .. } | Parcel::Recalled { conn, .. } => conn.shard,
-            // These are made by the control plane or sent with an address.
-            Parcel::Cast(_) | Parcel::Ask { .. } | Parcel::Drain { .. } => self.id,
-        };
-        self.post_to(to, parcel);
-    }
-
-    fn post_to(&mut self, to: ShardId, parcel: Parcel) {
-        if to == self.id {
-            self.loopback.push_back(parcel);
-        } else {
-            self.outgoing.push_back((to, parcel));
-        }
-    }
-
-    /// Handles the parcels this shard sent to itself, until there are none.
-    fn settle(&mut self, now: Now) {
-        loop {
-            while let Some(parcel) = self.loopback.pop_front() {
-                self.receive(now, parcel);
-            }
-            // Their answers are parcels again, for this shard or another.
-            match self.polls.pop() {
-                Some(slot) => self.answer_poll(slot),
-                None if self.slow.is_empty() => return,
-                None => self.cut_slow(now),
-            }
-        }
-    }
-
-    /// The next message of the connection's link waits for one more answer.
-    fn hold(&mut self, conn: u32) {
-        let Some(conn) = self.conns.get_mut(conn) else { return };
-        conn.waiting += 1;
-        if let Some(link) = self.links.get_mut(conn.link) {
-            link.waiting += 1;
-        }
-    }
-
-    /// One of the answers has come. A connection that has ended meanwhile took its share off the link then.
-    fn release(&mut self, id: ConnId) {
-        let Some(conn) = self.conns.get_mut_of(id.slot, id.generation) else { return };
-        conn.waiting -= 1;
-        let link = conn.link;
-        self.unwait(link, 1);
-    }
-
-    /// The link waits for so many answers less.
-    fn unwait(&mut self, slot: u32, answers: u32) {
-        let Some(link) = self.links.get_mut(slot).filter(|_| answers > 0) else { return };
-        link.waiting -= answers;
-        if link.waiting == 0 {
-            let uncorked = std::mem::take(&mut link.corked);
-            self.commands.push_back(Command::Resume(LinkKey { slot, generation: link.generation }));
-            if uncorked {
-                self.mark_dirty(slot);
-            }
-        }
-    }
-
-    /// Queues a frame for one link.
-    fn push(&mut self, now: Now, slot: u32, frame: Frame) {
-        self.push_shared(slot, Rc::new(frame));
-        self.cut_slow(now);
-    }
-
-    /// Queues a frame; a link that is over its bound goes on the list of slow ones.
-    fn push_shared(&mut self, slot: u32, frame: Rc<Frame>) {
-        let Some(link) = self.links.get_mut(slot) else { return };
-        if matches!(link.state, State::Closing { .. }) {
-            return;
-        }
-        self.stats.outbox_bytes.add(frame.bytes().len() as u64);
-        link.outbox.push(frame);
-        // A session whose client does not poll is a reader that reads nothing.
-        let unread = link.polling.as_ref().is_some_and(|polling| polling.poll.is_none() && !polling.is_over);
-        if link.outbox.blocked || unread {
-            if link.outbox.is_over(self.world.config.limits.outbox_bytes) {
-                self.slow.push(slot);
-            }
-        } else {
-            self.mark_dirty(slot);
-        }
-    }
-
-    fn mark_dirty(&mut self, slot: u32) {
-        if let Some(link) = self.links.get(slot)
-            && link.is_polling()
-        {
-            // Without a poll there is nobody to tell; the next one looks for itself.
-            if link.polling.as_ref().is_some_and(|polling| polling.poll.is_some()) {
-                self.polls.push(slot);
-            }
-            return;
-        }
-        if let Some(link) = self.links.get_mut(slot)
-            && !link.outbox.dirty
-            && !link.corked
-        {
-            link.outbox.dirty = true;
-            self.dirty.push_back(slot);
-        }
-    }
-
-    fn cut_slow(&mut self, now: Now) {
-        while let Some(slot) = self.slow.pop() {
-            self.too_slow(now, slot);
-        }
-    }
-
-    /// Makes sure that the link's deadlines are looked at then, or earlier.
-    fn arm(&mut self, slot: u32, at_ms: u64) {
-        if let Some(link) = self.links.get_mut(slot)
-            && at_ms < link.alarm_ms
-        {
-            link.alarm_ms = at_ms;
-            self.wheel.arm(slot, link.generation, at_ms);
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{AuthMode, DialectKind, Endpoint, Io, Membership, SocketIo};
+    use crate::config::{AuthMode, DialectKind, Endpoint, Io, SocketIo};
 
     fn shard(now: Now) -> Shard {
-        let endpoint = Endpoint {
-            name: "rooms".into(),
-            dialect: DialectKind::Rooms,
-            bind: "/".into(),
-            auth: AuthMode::None,
-            membership: Membership::Open,
-            cookies: false,
-            client_publish: false,
-            auto_create: true,
-            require_membership: true,
-            retain: 0,
-        };
+        let endpoint = Endpoint { auth: AuthMode::None, auto_create: true, ..Endpoint::new("rooms", DialectKind::Rooms, "/") };
         let config = Config {
             listen: ([127, 0, 0, 1], 0).into(),
             shards: vec![None],

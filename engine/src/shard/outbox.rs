@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use crate::frame::Frame;
 use crate::limits::{COALESCE_FRAME_BYTES_MAX, COALESCE_WRITE_BYTES_MAX};
+use crate::wire::eio;
 
 /// Frames in the order in which they leave.
 #[derive(Debug, Default)]
@@ -95,26 +96,25 @@ impl Outbox {
         }
     }
 
-    /// Takes the texts of the next frames, at least one and no more than `bytes_max`, joined by `separator`; for long-polling. What is
-    /// encoded for a WebSocket only is left out. Calls `done` for each text; returns the bytes that no longer wait, too.
-    pub(crate) fn take_texts(&mut self, separator: char, bytes_max: usize, mut done: impl FnMut(&Frame)) -> (String, usize) {
-        let (mut texts, mut taken) = (String::new(), 0);
+    /// Takes the packets of the next frames, of at least one and of no more than `bytes_max` bytes, as a long-polling body. What is
+    /// encoded for a WebSocket only is left out. Calls `done` for each frame; returns the bytes that no longer wait, too.
+    pub(crate) fn take_payload(&mut self, bytes_max: usize, mut done: impl FnMut(&Frame)) -> (String, usize) {
+        let (mut body, mut taken) = (String::new(), 0);
         while let Some(frame) = self.frames.front() {
-            if let Some(text) = frame.text_payload() {
-                if !texts.is_empty() && texts.len() + text.len() >= bytes_max {
+            if !frame.is_encoded() {
+                if !body.is_empty() && body.len() + frame.payload().len() >= bytes_max {
                     break;
                 }
-                if !texts.is_empty() {
-                    texts.push(separator);
+                for packet in frame.packets() {
+                    eio::push_packet(&mut body, packet);
                 }
-                texts.push_str(text);
                 done(frame);
             }
             taken += frame.bytes().len();
             self.frames.pop_front();
         }
         self.bytes -= taken;
-        (texts, taken)
+        (body, taken)
     }
 
     /// Hands over all frames, none of which is partly written.

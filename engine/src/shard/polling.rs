@@ -258,7 +258,7 @@ impl Shard {
             return self.respond(poll, 200, TEXT, "6".to_owned());
         }
         let stats = &self.stats;
-        let (mut texts, taken) = outbox.take_texts(eio::SEPARATOR, body_max, |frame| {
+        let (mut texts, taken) = outbox.take_payload(body_max, |frame| {
             if let Some(endpoint) = frame.endpoint() {
                 let counters = &stats.endpoints[usize::from(endpoint.0)];
                 counters.delivered.add(1);
@@ -453,7 +453,7 @@ impl Shard {
             (link.state, link.heartbeat, link.rate, link.peer, link.ticket) = (state, heartbeat, rate, peer, ticket);
             link.waiting += waiting;
             link.polling = polling;
-            for frame in frames.into_iter().filter(|frame| frame.text_payload().is_some()) {
+            for frame in frames.into_iter().filter(|frame| !frame.is_encoded()) {
                 link.outbox.push(frame);
             }
         }

@@ -1,6 +1,10 @@
 //! Engine.IO protocol 4 as it looks inside WebSocket text messages: one character of type, then the data. Binary messages carry no type
 //! character and so never come here. Which packets a client may send when is the session's business, not this file's.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::frame;
 use crate::json;
 
 /// One packet.
@@ -39,6 +43,20 @@ pub fn parse(text: &str) -> Option<Packet<'_>> {
 
 /// Between the packets of one long-polling body.
 pub const SEPARATOR: char = '\u{1e}';
+
+/// Adds a packet to a long-polling body; a binary one as `b` and base64.
+pub fn push_packet(body: &mut String, packet: frame::Packet<'_>) {
+    if !body.is_empty() {
+        body.push(SEPARATOR);
+    }
+    match packet {
+        frame::Packet::Text(text) => body.push_str(text),
+        frame::Packet::Binary(bytes) => {
+            body.push('b');
+            STANDARD.encode_string(bytes, body);
+        }
+    }
+}
 
 /// The body of an error answer: the codes and texts of the protocol.
 pub fn error(code: u8) -> &'static str {

@@ -1,6 +1,9 @@
 //! Socket.IO protocol 5: what stands after Engine.IO's `4`. Reading looks at structure only, `TYPE [N-] [/NAMESPACE,] [ID] [JSON]`; the JSON is
 //! the caller's to parse. The encoders give whole Engine.IO texts, starting with `4`, byte for byte as Node writes them.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
 use crate::json;
 
 /// Binary attachments one packet may announce (`socket.io-parser` since 4.2.6).
@@ -97,11 +100,21 @@ fn split_namespace(text: &str) -> (&str, &str) {
     text.split_once(',').unwrap_or((text, ""))
 }
 
-/// Starts a packet: Engine.IO's `4`, the type, and the namespace unless it is the main one.
 fn start(digit: char, namespace: &str, capacity: usize) -> String {
-    let mut out = String::with_capacity(4 + namespace.len() + capacity);
+    start_with(digit, digit, 0, namespace, capacity)
+}
+
+/// Starts a packet: Engine.IO's `4`, the type, how many attachments follow, and the namespace unless it is the main one.
+fn start_with(plain: char, binary: char, attachments: usize, namespace: &str, capacity: usize) -> String {
+    let mut out = String::with_capacity(8 + namespace.len() + capacity);
     out.push('4');
-    out.push(digit);
+    if attachments > 0 {
+        out.push(binary);
+        out.push_str(&attachments.to_string());
+        out.push('-');
+    } else {
+        out.push(plain);
+    }
     if namespace != "/" {
         out.push_str(namespace);
         out.push(',');
@@ -123,9 +136,23 @@ pub fn connect_error(ns: &str, data_json: &str) -> String {
     out
 }
 
+/// What an event or acknowledgement carries besides its text.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Extras<'a> {
+    /// Binary messages that follow; with any, the packet is one of the binary types.
+    pub attachments: usize,
+    /// Of an event: its last argument, for connection state recovery.
+    pub offset: Option<&'a str>,
+}
+
 /// An event; `args_json` are JSON texts joined by commas, maybe none. With an `id` the client is asked to acknowledge.
 pub fn event(ns: &str, id: Option<u64>, name: &str, args_json: &str) -> String {
-    let mut out = start('2', ns, name.len() + args_json.len() + 26);
+    event_with(ns, id, name, args_json, Extras::default())
+}
+
+/// An event with more than text.
+pub fn event_with(ns: &str, id: Option<u64>, name: &str, args_json: &str, extras: Extras<'_>) -> String {
+    let mut out = start_with('2', '5', extras.attachments, ns, name.len() + args_json.len() + 48);
     if let Some(id) = id {
         out.push_str(&id.to_string());
     }
@@ -135,18 +162,32 @@ pub fn event(ns: &str, id: Option<u64>, name: &str, args_json: &str) -> String {
         out.push(',');
         out.push_str(args_json);
     }
+    if let Some(offset) = extras.offset {
+        out.push(',');
+        json::quote(&mut out, offset);
+    }
     out.push(']');
     out
 }
 
-/// The answer to an event that carried an id, as [`Packet::id_text`] gave it.
-pub fn ack(ns: &str, id_text: &str, args_json: &str) -> String {
-    let mut out = start('3', ns, id_text.len() + args_json.len() + 2);
+/// The answer to an event that carried an id, as [`Packet::id_text`] gave it; `attachments` binary messages follow.
+pub fn ack(ns: &str, id_text: &str, args_json: &str, attachments: usize) -> String {
+    let mut out = start_with('3', '6', attachments, ns, id_text.len() + args_json.len() + 2);
     out.push_str(id_text);
     out.push('[');
     out.push_str(args_json);
     out.push(']');
     out
+}
+
+/// The text of an event's offset.
+pub fn offset_text(offset: u64) -> String {
+    URL_SAFE_NO_PAD.encode(offset.to_be_bytes())
+}
+
+/// The offset that a client gives back; `None` for a text that is none of ours.
+pub fn offset_of(text: &str) -> Option<u64> {
+    URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok().map(u64::from_be_bytes)
 }
 
 /// The server takes the client out of a namespace.
@@ -241,8 +282,11 @@ mod tests {
         assert_eq!(connect_error("/custom?x=1", r#"{"message":"Invalid namespace"}"#), r#"44/custom?x=1,{"message":"Invalid namespace"}"#);
         assert_eq!(event("/", None, "echoed", "1"), r#"42["echoed",1]"#);
         assert_eq!(event("/chat", Some(12), "a\"b", ""), r#"42/chat,12["a\"b"]"#);
-        assert_eq!(ack("/", "0", ""), "430[]");
-        assert_eq!(ack("/chat", "99999999999999999999", r#"{"success":true},1"#), r#"43/chat,99999999999999999999[{"success":true},1]"#);
+        assert_eq!(ack("/", "0", "", 0), "430[]");
+        assert_eq!(ack("/chat", "99999999999999999999", r#"{"success":true},1"#, 0), r#"43/chat,99999999999999999999[{"success":true},1]"#);
+        let extras = Extras { attachments: 2, offset: Some("o") };
+        assert_eq!(event_with("/chat", Some(1), "e", "1", extras), r#"452-/chat,1["e",1,"o"]"#);
+        assert_eq!(ack("/", "7", "null", 1), "461-7[null]");
         assert_eq!((disconnect("/"), disconnect("/chat")), ("41".to_owned(), "41/chat,".to_owned()));
     }
 

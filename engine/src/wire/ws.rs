@@ -11,7 +11,7 @@ use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 use crate::limits::{CLOSE_REASON_BYTES_MAX, FRAGMENTS_MAX};
 
 /// Bytes of the longest header a server writes: two, and eight of length.
-const HEADER_BYTES_MAX: usize = 10;
+pub const HEADER_BYTES_MAX: usize = 10;
 
 /// Bytes of a control frame's payload (RFC 6455 section 5.5).
 const CONTROL_BYTES_MAX: u8 = 125;
@@ -303,6 +303,18 @@ pub fn header(opcode: u8, payload_len: usize) -> ([u8; HEADER_BYTES_MAX], usize)
     header.format(payload_len as u64, &mut rest).expect("an unmasked header is at most 10 bytes, and a slice takes as many as it has");
     let used = HEADER_BYTES_MAX - rest.len();
     (bytes, used)
+}
+
+/// Takes the first of frames that [`header`] began: whether it is text, its payload, and what follows. `None` when nothing is left.
+pub fn split_own(frames: &[u8]) -> Option<(bool, &[u8], &[u8])> {
+    let (&[first, short], rest) = frames.split_first_chunk()?;
+    let (len, rest) = match short {
+        126 => rest.split_first_chunk().map(|(len, rest)| (usize::from(u16::from_be_bytes(*len)), rest))?,
+        127 => rest.split_first_chunk().map(|(len, rest)| (u64::from_be_bytes(*len) as usize, rest))?,
+        len => (usize::from(len), rest),
+    };
+    let (payload, rest) = rest.split_at_checked(len)?;
+    Some((first & 0x0F == 1, payload, rest))
 }
 
 /// A whole frame.

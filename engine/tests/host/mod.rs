@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use engine::config::{AuthMode, Config, DialectKind, Endpoint, Io, Membership, SocketIo};
+use engine::config::{Config, DialectKind, Endpoint, Io, SocketIo};
 use engine::ids::{LinkKey, ShardId};
 use engine::limits::Limits;
 use engine::shard::address::Addresses;
@@ -21,22 +21,7 @@ pub const SECRET: &[u8] = b"a secret for tests only, 32 bytes";
 pub const START_UNIX_MS: u64 = 1_704_067_200_000;
 
 pub fn endpoint(name: &str, dialect: DialectKind, bind: &str) -> Endpoint {
-    Endpoint {
-        name: name.into(),
-        dialect,
-        bind: bind.into(),
-        auth: AuthMode::Token,
-        membership: match dialect {
-            DialectKind::Community => Membership::Auto,
-            DialectKind::Collab => Membership::Claims,
-            DialectKind::Rooms | DialectKind::Chat => Membership::Open,
-        },
-        cookies: true,
-        client_publish: false,
-        require_membership: true,
-        auto_create: true,
-        retain: 0,
-    }
+    Endpoint { auto_create: true, ..Endpoint::new(name, dialect, bind) }
 }
 
 pub fn config(shards: usize, endpoints: Vec<Endpoint>) -> Config {

@@ -1,0 +1,159 @@
+//! What flows through a shard and out of it: where parcels go, what waits for answers, what is queued for which link.
+
+use std::hash::BuildHasher as _;
+use std::rc::Rc;
+
+use super::links::State;
+use super::parcel::Parcel;
+use super::{Command, Shard};
+use crate::frame::Frame;
+use crate::ids::{ConnId, LinkKey, Room, ShardId, Sid};
+use crate::time::Now;
+
+impl Shard {
+    /// The live connection of a public id.
+    pub(super) fn find(&self, id: Sid) -> Option<u32> {
+        let slot = id.slot();
+        (id.shard() == self.id && self.conns.get(slot).is_some_and(|conn| conn.sid == id)).then_some(slot)
+    }
+
+    pub(super) fn home_of(&self, room: &Room) -> ShardId {
+        let shards = self.world.config.shards.len();
+        match Sid::parse(room.addressee().unwrap_or(&room.name)) {
+            // A connection's own room lives with it, which is how its name is known to be taken.
+            Some(sid) if usize::from(sid.shard().0) < shards => sid.shard(),
+            _ if room.addressee().is_some() => self.home_of(&room.resolved(false)),
+            _ => ShardId((self.home_hash.hash_one((room.endpoint.0, &*room.name)) % shards as u64) as u8),
+        }
+    }
+
+    /// Sends a parcel to where it belongs.
+    pub(super) fn post(&mut self, parcel: Parcel) {
+        let to = match &parcel {
+            Parcel::Enter(enter) => self.home_of(&enter.room),
+            Parcel::Leave(leave) => self.home_of(&leave.room),
+            Parcel::Publish(publish) => self.home_of(&publish.room),
+            Parcel::Recall { room, .. } => self.home_of(room),
+            Parcel::Poll(poll) => poll.sid.shard(),
+            Parcel::PollAborted { sid, .. } => sid.shard(),
+            Parcel::PollAnswer { to, .. } => to.shard,
+            Parcel::Entered { conn, .. } | Parcel::Left { conn, .. } | Parcel::Recalled { conn, .. } => conn.shard,
+            // These are made by the control plane or sent with an address.
+            Parcel::Cast(_) | Parcel::Ask { .. } | Parcel::Drain { .. } => self.id,
+        };
+        self.post_to(to, parcel);
+    }
+
+    pub(super) fn post_to(&mut self, to: ShardId, parcel: Parcel) {
+        if to == self.id {
+            self.loopback.push_back(parcel);
+        } else {
+            self.outgoing.push_back((to, parcel));
+        }
+    }
+
+    /// Handles the parcels this shard sent to itself, until there are none.
+    pub(super) fn settle(&mut self, now: Now) {
+        loop {
+            while let Some(parcel) = self.loopback.pop_front() {
+                self.receive(now, parcel);
+            }
+            // Their answers are parcels again, for this shard or another.
+            match self.polls.pop() {
+                Some(slot) => self.answer_poll(slot),
+                None if self.slow.is_empty() => return,
+                None => self.cut_slow(now),
+            }
+        }
+    }
+
+    /// The next message of the connection's link waits for one more answer.
+    pub(super) fn hold(&mut self, conn: u32) {
+        let Some(conn) = self.conns.get_mut(conn) else { return };
+        conn.waiting += 1;
+        if let Some(link) = self.links.get_mut(conn.link) {
+            link.waiting += 1;
+        }
+    }
+
+    /// One of the answers has come. A connection that has ended meanwhile took its share off the link then.
+    pub(super) fn release(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut_of(id.slot, id.generation) else { return };
+        conn.waiting -= 1;
+        let link = conn.link;
+        self.unwait(link, 1);
+    }
+
+    /// The link waits for so many answers less.
+    pub(super) fn unwait(&mut self, slot: u32, answers: u32) {
+        let Some(link) = self.links.get_mut(slot).filter(|_| answers > 0) else { return };
+        link.waiting -= answers;
+        if link.waiting == 0 {
+            let uncorked = std::mem::take(&mut link.corked);
+            self.commands.push_back(Command::Resume(LinkKey { slot, generation: link.generation }));
+            if uncorked {
+                self.mark_dirty(slot);
+            }
+        }
+    }
+
+    /// Queues a frame for one link.
+    pub(super) fn push(&mut self, now: Now, slot: u32, frame: Frame) {
+        self.push_shared(slot, Rc::new(frame));
+        self.cut_slow(now);
+    }
+
+    /// Queues a frame; a link that is over its bound goes on the list of slow ones.
+    pub(super) fn push_shared(&mut self, slot: u32, frame: Rc<Frame>) {
+        let Some(link) = self.links.get_mut(slot) else { return };
+        if matches!(link.state, State::Closing { .. }) {
+            return;
+        }
+        self.stats.outbox_bytes.add(frame.bytes().len() as u64);
+        link.outbox.push(frame);
+        // A session whose client does not poll is a reader that reads nothing.
+        let unread = link.polling.as_ref().is_some_and(|polling| polling.poll.is_none() && !polling.is_over);
+        if link.outbox.blocked || unread {
+            if link.outbox.is_over(self.world.config.limits.outbox_bytes) {
+                self.slow.push(slot);
+            }
+        } else {
+            self.mark_dirty(slot);
+        }
+    }
+
+    pub(super) fn mark_dirty(&mut self, slot: u32) {
+        if let Some(link) = self.links.get(slot)
+            && link.is_polling()
+        {
+            // Without a poll there is nobody to tell; the next one looks for itself.
+            if link.polling.as_ref().is_some_and(|polling| polling.poll.is_some()) {
+                self.polls.push(slot);
+            }
+            return;
+        }
+        if let Some(link) = self.links.get_mut(slot)
+            && !link.outbox.dirty
+            && !link.corked
+        {
+            link.outbox.dirty = true;
+            self.dirty.push_back(slot);
+        }
+    }
+
+    pub(super) fn cut_slow(&mut self, now: Now) {
+        while let Some(slot) = self.slow.pop() {
+            self.too_slow(now, slot);
+        }
+    }
+
+    /// Makes sure that the link's deadlines are looked at then, or earlier.
+    pub(super) fn arm(&mut self, slot: u32, at_ms: u64) {
+        if let Some(link) = self.links.get_mut(slot)
+            && at_ms < link.alarm_ms
+        {
+            link.alarm_ms = at_ms;
+            self.wheel.arm(slot, link.generation, at_ms);
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! What dialects want done becomes state here: every [`Act`] of a connection is performed in this one place.
+
+use std::sync::Arc;
+
+use super::Shard;
+use super::links::{Conn, Typing};
+use super::parcel::{Announcement, Enter, Leave, Parcel, Publish};
+use crate::dialect::{self, Act, Cx, Dialect, EnterFault, Entry, Publication};
+use crate::ids::{ConnId, EndpointId, Room};
+use crate::json::Scratch;
+use crate::limits::TYPING_MS;
+use crate::stats::EndpointStats;
+use crate::time::Now;
+
+impl Shard {
+    /// Performs one act of a connection. The one place where clients' wishes become state.
+    pub(super) fn perform(&mut self, now: Now, slot: u32, act: Act) {
+        let Some(conn) = self.conns.get(slot) else { return };
+        let (id, endpoint, link) = (self.conn_id(slot, conn), conn.endpoint, conn.link);
+        match act {
+            Act::Send(frame) => self.push(now, link, frame),
+            Act::Publish(publication) => self.publish(endpoint, id, publication),
+            Act::Enter(entry) => self.enter(now, slot, entry),
+            Act::Leave { room, note } => self.leave(now, slot, Room { endpoint, name: room }, note),
+            Act::Recall { room } => {
+                self.hold(slot);
+                self.post(Parcel::Recall { conn: id, room: Room { endpoint, name: room } });
+            }
+            Act::Typing { room, on } => self.types(now, slot, room, on),
+            Act::Refresh(identity) => self.refresh(now, slot, identity),
+            Act::Drop(reason) => self.counters(endpoint).dropped[reason.index()].add(1),
+            Act::Close(reason) => self.disconnect(now, slot, reason, None),
+        }
+    }
+
+    pub(super) fn publish(&mut self, endpoint: EndpointId, id: ConnId, publication: Publication) {
+        let Publication { room, frame, to_self, keep, hidden_from } = publication;
+        let except = (!to_self).then_some(id);
+        let room = Room { endpoint, name: room };
+        // What a user tells everybody goes by way of his own home, as his coming and going does: neither overtakes the other.
+        let user = self.conns.get(id.slot).filter(|_| room.name.is_empty()).map(|conn| Room::user(endpoint, &conn.profile.user));
+        let to = self.home_of(user.as_ref().unwrap_or(&room));
+        self.post_to(to, Parcel::Publish(Box::new(Publish { room, frame, except, hidden_from, keep, read_ns: self.read_ns })));
+    }
+
+    pub(super) fn enter(&mut self, now: Now, slot: u32, entry: Entry) {
+        let rooms_max = self.world.config.limits.rooms_per_connection;
+        let Some(conn) = self.conns.get(slot) else { return };
+        let room = Room { endpoint: conn.endpoint, name: entry.room };
+        let again = self.seat_of(conn, &room).is_some();
+        // The user's own room and everybody's do not count.
+        let public = conn.seats.iter().filter(|seat| self.membership.room(seat.room).is_some_and(Room::is_public)).count();
+        if !again && public + conn.entering.len() >= rooms_max {
+            let note = entry.note;
+            return self.consult(now, slot, |dialect, cx, _, acts| {
+                dialect.entered(cx, &room.name, Err(EnterFault::TooMany), note.as_deref(), acts);
+            });
+        }
+        let announce = entry.announce.filter(|_| !again).map(|frame| Announcement { to: room.clone(), frame });
+        let enter = Enter {
+            conn: self.conn_id(slot, conn),
+            room,
+            presence: conn.profile.presence.clone(),
+            again,
+            create: entry.create,
+            members_max: u32::MAX,
+            announce,
+            history: entry.history,
+            online: entry.online,
+            note: entry.note,
+        };
+        self.ask_home(slot, enter);
+    }
+
+    /// Sends a wish to enter to the room's home; the link waits for the answer.
+    pub(super) fn ask_home(&mut self, slot: u32, enter: Enter) {
+        let Some(conn) = self.conns.get_mut(slot) else { return };
+        if !enter.again {
+            conn.entering.push(enter.room.clone());
+        }
+        self.hold(slot);
+        self.post(Parcel::Enter(Box::new(enter)));
+    }
+
+    /// Asks the room's home to take the connection out. It keeps its seat until the answer comes, so it misses nothing that the room
+    /// heard before.
+    pub(super) fn leave(&mut self, now: Now, slot: u32, room: Room, note: Box<str>) {
+        let Some(conn) = self.conns.get(slot) else { return };
+        let is_in = self.seat_of(conn, &room).is_some();
+        if is_in {
+            self.stop_typing_in(now, slot, &room.name);
+        }
+        self.hold(slot);
+        self.send_leave(now, slot, room.clone(), is_in, Some(note));
+        if let Some(conn) = self.conns.get_mut(slot).filter(|_| is_in) {
+            conn.leaving = Some(room);
+        }
+    }
+
+    /// Tells the home that a connection is out, and what others hear if it was the last of its presence.
+    pub(super) fn send_leave(&mut self, now: Now, slot: u32, room: Room, was_in: bool, note: Option<Box<str>>) {
+        let Some(conn) = self.conns.get(slot) else { return };
+        let leave = self.leave_parcel(now, self.conn_id(slot, conn), conn, room, was_in, note);
+        self.post(leave);
+    }
+
+    pub(super) fn leave_parcel(&self, now: Now, id: ConnId, conn: &Conn, room: Room, was_in: bool, note: Option<Box<str>>) -> Parcel {
+        let cx = self.context(now, conn, &|_| false);
+        let (to, frame) = if room.is_public() {
+            (room.clone(), self.dialect(conn.endpoint).farewell(&cx, &room.name))
+        } else {
+            (Room::everybody(room.endpoint), self.dialect(conn.endpoint).presence(&cx, false))
+        };
+        let announce = frame.map(|frame| Announcement { to, frame });
+        Parcel::Leave(Box::new(Leave { conn: id, room, presence: conn.profile.presence.clone(), was_in, announce, note }))
+    }
+
+    pub(super) fn types(&mut self, now: Now, slot: u32, room: Arc<str>, on: bool) {
+        let Some(conn) = self.conns.get_mut(slot) else { return };
+        conn.typing.retain(|typing| typing.room != room);
+        if on {
+            let until_ms = now.ms() + TYPING_MS;
+            conn.typing.push(Typing { room, until_ms });
+            let link = conn.link;
+            self.arm(link, until_ms);
+        }
+    }
+
+    /// Asks the connection's dialect and performs what it wants.
+    pub(super) fn consult(&mut self, now: Now, slot: u32, ask: impl FnOnce(&dyn Dialect, &Cx<'_>, &mut Scratch, &mut Vec<Act>)) {
+        let Some(conn) = self.conns.get(slot) else { return };
+        let mut acts = std::mem::take(&mut self.acts);
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let membership = &self.membership;
+        let is_in = |name: &str| {
+            conn.seats.iter().any(|seat| membership.room(seat.room).is_some_and(|room| room.is_public() && *room.name == *name))
+        };
+        ask(self.dialect(conn.endpoint), &self.context(now, conn, &is_in), &mut scratch, &mut acts);
+        for act in acts.drain(..) {
+            self.perform(now, slot, act);
+        }
+        self.scratch = scratch;
+        self.acts = acts;
+    }
+
+    pub(super) fn context<'a>(&'a self, now: Now, conn: &'a Conn, is_in: &'a dyn Fn(&str) -> bool) -> Cx<'a> {
+        Cx {
+            now,
+            endpoint_id: conn.endpoint,
+            endpoint: &self.world.config.endpoints[usize::from(conn.endpoint.0)],
+            sid: conn.sid,
+            profile: &conn.profile,
+            is_in,
+            verifier: self.world.config.verifier.as_ref(),
+            limits: &self.world.config.limits,
+            rate_wait_ms: self.links.get(conn.link).map_or(0, |link| link.rate.wait_ms(&self.world.config.limits)),
+            entropy: &self.entropy,
+            attachments: &self.attachments,
+        }
+    }
+
+    pub(super) fn dialect(&self, endpoint: EndpointId) -> &'static dyn Dialect {
+        dialect::of(self.world.config.endpoints[usize::from(endpoint.0)].dialect)
+    }
+
+    pub(super) fn counters(&self, endpoint: EndpointId) -> &EndpointStats {
+        &self.stats.endpoints[usize::from(endpoint.0)]
+    }
+
+    pub(super) fn conn_id(&self, slot: u32, conn: &Conn) -> ConnId {
+        ConnId { shard: self.id, slot, generation: conn.generation }
+    }
+
+    /// Index of the connection's seat in a room.
+    pub(super) fn seat_of(&self, conn: &Conn, room: &Room) -> Option<usize> {
+        let slot = self.membership.find(room)?;
+        conn.seats.iter().position(|seat| seat.room == slot)
+    }
+
+    pub(super) fn vacate(&mut self, slot: u32, seat: usize) {
+        let Some(mut seats) = self.conns.get_mut(slot).map(|conn| std::mem::take(&mut conn.seats)) else { return };
+        let conns = &mut self.conns;
+        self.membership.leave(&mut seats, seat, |other, seat, at| {
+            // The other one is never this connection: its seat in this room is the one that goes.
+            if let Some(moved) = conns.get_mut(other).and_then(|conn| conn.seats.get_mut(seat as usize)) {
+                moved.moved_to(at);
+            }
+        });
+        if let Some(conn) = self.conns.get_mut(slot) {
+            conn.seats = seats;
+        }
+    }
+}
