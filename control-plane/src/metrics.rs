@@ -13,6 +13,11 @@
 //! | `rooms` | gauge | endpoint | rooms that exist |
 //! | `history_messages` | gauge | endpoint | messages kept for late joiners |
 //! | `rate_limited_total` | counter | endpoint | messages refused for the rate |
+//! | `recoverable_connections` | gauge | endpoint | connections that broke off and can be recovered |
+//! | `recoveries_total` | counter | endpoint | connections that were recovered |
+//! | `recoveries_refused_total` | counter | endpoint, reason | wishes to recover that were not granted |
+//! | `recovery_events` | gauge | endpoint | events remembered for those who come back |
+//! | `recovery_bytes` | gauge | endpoint | bytes of those |
 //! | `outbox_bytes` | gauge | shard | bytes queued for sockets that take no more |
 //! | `mesh_parcels_total` | counter | shard | parcels sent to other shards |
 //! | `mesh_wakes_total` | counter | shard | other shards woken to fetch them |
@@ -31,7 +36,7 @@
 
 use std::sync::Arc;
 
-use engine::fault::{CloseReason, DropReason, Refusal};
+use engine::fault::{CloseReason, DropReason, RecoveryFault, Refusal};
 use engine::stats::{EndpointStats, HISTOGRAM_BOUNDS_NS, Histogram, ShardStats};
 use prometheus::TextEncoder;
 use prometheus::core::Collector;
@@ -90,6 +95,21 @@ impl Metrics {
             self.by_endpoint("rooms", MetricType::GAUGE, "Rooms that exist.", |it| it.rooms.read()),
             self.by_endpoint("history_messages", MetricType::GAUGE, "Messages kept in histories.", |it| it.history_messages.read()),
             self.by_endpoint("rate_limited_total", MetricType::COUNTER, "Messages refused for the rate.", |it| it.rate_limited.read()),
+            self.by_endpoint("recoverable_connections", MetricType::GAUGE, "Connections that broke off and can be recovered.", |it| {
+                it.recoverable.read()
+            }),
+            self.by_endpoint("recoveries_total", MetricType::COUNTER, "Connections that were recovered.", |it| it.recovered.read()),
+            self.by_reason(
+                "recoveries_refused_total",
+                "Wishes to recover that were not granted.",
+                RecoveryFault::ALL,
+                RecoveryFault::label,
+                |it, reason| it.unrecovered[reason.index()].read(),
+            ),
+            self.by_endpoint("recovery_events", MetricType::GAUGE, "Events remembered for those who come back.", |it| {
+                it.backlog_events.read()
+            }),
+            self.by_endpoint("recovery_bytes", MetricType::GAUGE, "Bytes of those events.", |it| it.backlog_bytes.read()),
         ]
     }
 

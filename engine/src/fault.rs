@@ -104,6 +104,24 @@ labelled! {
 }
 
 labelled! {
+    /// Why a connection was not recovered (`recoveries_refused_total{reason}`).
+    RecoveryFault {
+        /// It is not known, or was away too long.
+        Unknown = "unknown",
+        /// It is here, and answers.
+        InUse = "in_use",
+        /// It was on another shard, and the link was bound already.
+        Elsewhere = "elsewhere",
+        /// What it missed is not remembered whole.
+        Forgotten = "forgotten",
+        /// What it missed is more than may wait for a connection.
+        TooMuch = "too_much",
+        /// Its client is somebody else now.
+        OtherUser = "other_user",
+    }
+}
+
+labelled! {
     /// Why a message was dropped (`messages_dropped_total{reason}`).
     DropReason {
         /// Wrong shape.

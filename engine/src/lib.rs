@@ -117,7 +117,7 @@ pub struct Engine {
     local_addr: SocketAddr,
     io: Io,
     io_note: Option<String>,
-    ports: Vec<Arc<Port<Handover>>>,
+    ports: Vec<Arc<Port<driver::Moved>>>,
     stats: Vec<Arc<ShardStats>>,
     threads: Vec<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
@@ -288,7 +288,7 @@ impl Drop for Engine {
     }
 }
 
-fn lane() -> io::Result<(Arc<Port<Handover>>, Inbox<Handover>, File)> {
+fn lane() -> io::Result<(Arc<Port<driver::Moved>>, Inbox<driver::Moved>, File)> {
     let bell = File::from(driver::sys::eventfd(0)?);
     let (port, inbox) = Port::new(bell.try_clone()?);
     Ok((port, inbox, bell))

@@ -84,6 +84,12 @@ pub const POLLING_GRACE_MS: u64 = 30_000;
 /// Acknowledgements the server waits for on one connection.
 pub const PENDING_ACKS_MAX: usize = 256;
 
+/// Rooms that a recoverable connection has left and that are still remembered: enough for a client that changes rooms every second.
+pub const PAST_STAYS_MAX: usize = 128;
+
+/// Milliseconds a connection has to answer a ping when somebody comes to take it up: a round trip over a bad mobile network.
+pub const TAKEOVER_MS: u64 = 1_500;
+
 const _: () = assert!(COALESCE_FRAME_BYTES_MAX <= COALESCE_WRITE_BYTES_MAX);
 const _: () = assert!(NAME_BYTES_MAX < READ_BUFFER_BYTES);
 
@@ -122,6 +128,12 @@ pub struct Limits {
     pub history_bytes: usize,
     /// Rooms per process, with or without members.
     pub rooms: usize,
+    /// Connections per process that broke off and can be recovered; the one that has been away longest goes first.
+    pub recovery_sessions: usize,
+    /// Events per process that are remembered for them.
+    pub recovery_events: usize,
+    /// Bytes of those.
+    pub recovery_bytes: usize,
 }
 
 impl Default for Limits {
@@ -143,6 +155,9 @@ impl Default for Limits {
             history_age_ms: 24 * 60 * 60 * 1_000,
             history_bytes: 512 * 1024 * 1024,
             rooms: 1_000_000,
+            recovery_sessions: 100_000,
+            recovery_events: 1_000_000,
+            recovery_bytes: 256 * 1024 * 1024,
         }
     }
 }

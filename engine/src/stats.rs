@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::fault::{CloseReason, DropReason, Refusal};
+use crate::fault::{CloseReason, DropReason, RecoveryFault, Refusal};
 
 /// A number that one thread writes and others read; counts up, or moves both ways as a gauge.
 #[derive(Default, Debug)]
@@ -18,6 +18,11 @@ impl Counter {
     /// Subtracts `n` (gauges).
     pub fn sub(&self, n: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_sub(n), Relaxed);
+    }
+
+    /// Sets a gauge.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Relaxed);
     }
 
     /// The value now.
@@ -98,6 +103,16 @@ pub struct EndpointStats {
     pub rate_limited: Counter,
     /// Ended connections by [`CloseReason::index`].
     pub closed: [Counter; CloseReason::ALL.len()],
+    /// Connections that broke off and can be recovered now.
+    pub recoverable: Counter,
+    /// Connections that were recovered.
+    pub recovered: Counter,
+    /// Wishes to recover that were not granted, by [`RecoveryFault::index`].
+    pub unrecovered: [Counter; RecoveryFault::ALL.len()],
+    /// Events remembered for those who come back.
+    pub backlog_events: Counter,
+    /// Bytes of those.
+    pub backlog_bytes: Counter,
     /// Refused handshakes by [`Refusal::index`].
     pub refused: [Counter; Refusal::ALL.len()],
     /// Dropped messages by [`DropReason::index`].

@@ -311,6 +311,21 @@ fn limits() -> Vec<Setting> {
             "Memory for all histories; rooms that have been empty longest lose theirs first.",
         ),
         number("limits.rooms", "rooms", (1, 100_000_000), Some(default.rooms as u64), "Rooms of this process, with or without members."),
+        number(
+            "limits.recovery_sessions",
+            "connections",
+            (1, 100_000_000),
+            Some(default.recovery_sessions as u64),
+            "Connections that broke off and can be recovered; the one that has been away longest goes first.",
+        ),
+        number(
+            "limits.recovery_events",
+            "events",
+            (1, 1_000_000_000),
+            Some(default.recovery_events as u64),
+            "Events remembered for connections that come back.",
+        ),
+        number("limits.recovery_bytes", "bytes", (1, 1 << 40), Some(default.recovery_bytes as u64), "Memory for those events."),
     ]
 }
 

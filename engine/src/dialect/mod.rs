@@ -317,6 +317,10 @@ pub trait Dialect: Sync {
     fn left(&self, cx: &Cx<'_>, room: &str, view: &RoomView, note: &str, acts: &mut Vec<Act>);
     /// Here is what was kept.
     fn recalled(&self, _cx: &Cx<'_>, _room: &str, _kept: &[Arc<str>], _acts: &mut Vec<Act>) {}
+    /// What a room's others hear when a connection that had broken off is in it again.
+    fn welcome(&self, _cx: &Cx<'_>, _room: &str) -> Option<Frame> {
+        None
+    }
     /// What a room's others hear when the last connection of this presence has left it.
     fn farewell(&self, cx: &Cx<'_>, room: &str) -> Option<Frame>;
     /// What a room hears when the server ends a typing state; `true` in the second place when the connection itself hears it too.

@@ -116,6 +116,10 @@ impl Dialect for Rooms {
         succeed(cx, Some(note).filter(|ack| !ack.is_empty()), acts);
     }
 
+    fn welcome(&self, cx: &Cx<'_>, room: &str) -> Option<Frame> {
+        Some(event(cx, "user:joined", &membership(cx, room)))
+    }
+
     fn farewell(&self, cx: &Cx<'_>, room: &str) -> Option<Frame> {
         Some(event(cx, "user:left", &membership(cx, room)))
     }

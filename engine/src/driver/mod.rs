@@ -17,7 +17,7 @@ use crate::config::Io;
 use crate::ids::{LinkKey, ShardId};
 use crate::limits::{ACCEPT_PAUSE_MS, ACCEPTS_PER_TURN, COALESCE_WRITE_BYTES_MAX, READ_BUFFER_BYTES, SENDS_PER_BATCH, TICK_MS};
 use crate::mesh::{Delivery, Inbox, Outlets};
-use crate::shard::{Command, Shard, World, Written};
+use crate::shard::{Command, Luggage, Shard, World, Written};
 use crate::stats::ShardStats;
 use crate::time::Now;
 use crate::{Handover, Notice};
@@ -41,10 +41,10 @@ pub(crate) struct Setup {
     pub(crate) cpu: Option<usize>,
     pub(crate) io: Io,
     pub(crate) listener: TcpListener,
-    pub(crate) inbox: Inbox<Handover>,
+    pub(crate) inbox: Inbox<Moved>,
     /// The eventfd of the inbox.
     pub(crate) bell: File,
-    pub(crate) outlets: Outlets<Handover>,
+    pub(crate) outlets: Outlets<Moved>,
     pub(crate) world: Arc<World>,
     pub(crate) stats: Arc<ShardStats>,
     pub(crate) notices: Sender<Notice>,
@@ -79,6 +79,14 @@ pub(crate) fn run(setup: Setup) -> io::Result<()> {
     }
 }
 
+/// A socket on its way to another shard.
+#[derive(Debug)]
+pub(crate) struct Moved {
+    socket: Handover,
+    /// What it is, if it has said that already.
+    luggage: Option<Box<Luggage>>,
+}
+
 struct Socket {
     stream: TcpStream,
     key: LinkKey,
@@ -95,10 +103,10 @@ struct Driver {
     /// By slot of the link.
     sockets: Vec<Option<Socket>>,
     listener: Option<TcpListener>,
-    inbox: Inbox<Handover>,
+    inbox: Inbox<Moved>,
     /// Kept open: the poller watches it.
     _bell: File,
-    outlets: Outlets<Handover>,
+    outlets: Outlets<Moved>,
     stats: Arc<ShardStats>,
     notices: Sender<Notice>,
     stop: Arc<AtomicBool>,
@@ -313,8 +321,8 @@ impl Driver {
             for parcel in batch.parcels {
                 self.shard.handle_parcel(now, parcel);
             }
-            for Handover { fd, peer, read } in batch.sockets {
-                self.adopt(now, TcpStream::from(fd), peer, read);
+            for moved in batch.sockets {
+                self.adopt(now, moved);
             }
         }
         true
@@ -356,8 +364,12 @@ impl Driver {
     }
 
     /// Takes a socket that another shard accepted, as if this one had, and had read what that one did.
-    fn adopt(&mut self, now: Now, stream: TcpStream, peer: SocketAddr, mut read: Vec<u8>) {
-        if let Some(key) = self.welcome(now, stream, peer) {
+    fn adopt(&mut self, now: Now, Moved { socket: Handover { fd, peer, mut read }, luggage }: Moved) {
+        let key = match luggage {
+            Some(luggage) => self.shard.handle_arrival(now, *luggage),
+            None => self.shard.handle_accept(now, peer),
+        };
+        if let Some(key) = key.and_then(|key| self.register(now, TcpStream::from(fd), key)) {
             self.shard.handle_bytes(now, key, &mut read);
             // What came while it was on its way is told of by nothing else.
             self.list(key);
@@ -369,6 +381,11 @@ impl Driver {
         // Small messages must not wait for acknowledgements of earlier ones. A socket that refuses is already dead and will say so.
         let _ = stream.set_nodelay(true);
         let key = self.shard.handle_accept(now, peer)?;
+        self.register(now, stream, key)
+    }
+
+    /// Watches the socket of a link.
+    fn register(&mut self, now: Now, stream: TcpStream, key: LinkKey) -> Option<LinkKey> {
         let slot = key.slot as usize;
         if self.sockets.len() <= slot {
             self.sockets.resize_with(slot + 1, || None);
@@ -385,7 +402,8 @@ impl Driver {
     /// Does what the shard has asked for.
     fn obey(&mut self) {
         let mut closed: Vec<(TcpStream, bool)> = Vec::new();
-        let mut handed: Vec<(Option<ShardId>, Handover)> = Vec::new();
+        let mut handed: Vec<Handover> = Vec::new();
+        let mut moved: Vec<(ShardId, Moved)> = Vec::new();
         while let Some(command) = self.shard.poll_command() {
             match command {
                 Command::HalfClose(key) => {
@@ -398,10 +416,11 @@ impl Driver {
                 }
                 Command::Close { link, reset } => closed.extend(self.take_socket(link).map(|stream| (stream, reset))),
                 Command::HandOver { link, peer, read } => {
-                    handed.extend(self.take_socket(link).map(|stream| (None, Handover { fd: stream.into(), peer, read })));
+                    handed.extend(self.take_socket(link).map(|stream| Handover { fd: stream.into(), peer, read }));
                 }
-                Command::Move { link, peer, to, read } => {
-                    handed.extend(self.take_socket(link).map(|stream| (Some(to), Handover { fd: stream.into(), peer, read })));
+                Command::Move { link, peer, to, read, luggage } => {
+                    let socket = self.take_socket(link).map(|stream| Handover { fd: stream.into(), peer, read });
+                    moved.extend(socket.map(|socket| (to, Moved { socket, luggage })));
                 }
                 Command::Resume(key) => {
                     let now = self.now();
@@ -410,7 +429,7 @@ impl Driver {
                 }
             }
         }
-        if closed.is_empty() && handed.is_empty() {
+        if closed.is_empty() && handed.is_empty() && moved.is_empty() {
             return;
         }
         // The cancelled polls must reach the kernel before the descriptors are closed.
@@ -420,17 +439,13 @@ impl Driver {
                 let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
             }
         }
-        for (to, socket) in handed {
-            match to {
-                Some(shard) => {
-                    let bytes = socket.read.len();
-                    self.outlets.add_socket(shard, socket, bytes);
-                }
-                None => {
-                    // A full queue means that the control plane is overrun; the drop closes the connection, its client comes again.
-                    let _ = self.notices.try_send(Notice::Handover(socket));
-                }
-            }
+        for (to, moved) in moved {
+            let bytes = moved.socket.read.len() + moved.luggage.as_ref().map_or(0, |luggage| luggage.bytes());
+            self.outlets.add_socket(to, moved, bytes);
+        }
+        for socket in handed {
+            // A full queue means that the control plane is overrun; the drop closes the connection, its client comes again.
+            let _ = self.notices.try_send(Notice::Handover(socket));
         }
     }
 

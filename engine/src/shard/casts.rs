@@ -2,8 +2,9 @@
 
 use std::rc::Rc;
 
+use super::backlog::{Event, To};
 use super::links::Conn;
-use super::parcel::{Announcement, Cast, Enter, Leave, Parcel, Publish};
+use super::parcel::{Announcement, Cast, Enter, Leave, Parcel, Publish, Return};
 use super::{Shard, lifecycle};
 use crate::auth::Identity;
 use crate::dialect::{EnterFault, RoomView};
@@ -39,6 +40,10 @@ impl Shard {
             Parcel::Poll(poll) => self.take_poll(now, *poll),
             Parcel::PollAborted { sid, from } => self.poll_aborted(now, sid, from),
             Parcel::PollAnswer { to, status, content } => self.send_poll_answer(now, to.link, status, &content),
+            Parcel::Return(returning) => self.home_return(now, *returning),
+            Parcel::GiveUp { room, shard } => self.homes.give_up(&room, shard, &self.stats),
+            Parcel::Settle(luggage) => self.take_in(now, *luggage),
+            Parcel::Forget { sid } => drop(self.moved_away.remove(&sid)),
             Parcel::Ask { ask, question } => self.answer(now, ask, question),
             Parcel::Drain { over_ms } => self.drain = Some(lifecycle::Drain::new(now, over_ms, self.links.len())),
         }
@@ -80,14 +85,22 @@ impl Shard {
     }
 
     fn home_leave(&mut self, now: Now, leave: Leave) {
-        let Leave { conn, room, presence, was_in, announce, note } = leave;
-        let last = was_in && self.homes.leave(&room, conn.shard, &presence, &self.stats);
+        let Leave { conn, room, presence, was_in, away, announce, note } = leave;
+        let last = was_in && self.homes.leave(&room, conn.shard, &presence, away, &self.stats);
         if let (true, Some(Announcement { to, frame })) = (last, announce) {
             self.announce(now, conn, to, frame);
         }
         if let Some(note) = note {
             let view = self.homes.view(&room, 0, 0, true, now.unix_ms);
             self.post(Parcel::Left { conn, room, view, note });
+        }
+    }
+
+    fn home_return(&mut self, now: Now, returning: Return) {
+        let Return { conn, room, presence, announce } = returning;
+        let first = self.homes.come_back(&room, &presence, &self.stats);
+        if let (true, Some(Announcement { to, frame })) = (first, announce) {
+            self.announce(now, conn, to, frame);
         }
     }
 
@@ -138,15 +151,19 @@ impl Shard {
         if is_hidden || publish.except == Some(self.conn_id(slot, conn)) {
             return;
         }
-        self.push(now, conn.link, publish.frame);
+        self.say(now, slot, publish.frame);
         self.delivered.push(publish.read_ns);
     }
 
     /// Queues a cast for the members on this shard: a reference count each, nothing is allocated or copied per receiver.
     fn deliver(&mut self, now: Now, cast: &Cast) {
+        let frame = Rc::new(cast.frame.clone());
+        self.remember(now, cast.room.endpoint, || {
+            let (except, hidden_from) = (cast.except, cast.hidden_from.clone());
+            Some(Event { except, hidden_from, ..Event::new(now.ms(), To::Room(cast.room.name.clone()), &frame)? })
+        });
         let Some(room) = self.membership.find(&cast.room) else { return };
         self.membership.arrived(room, cast.seq);
-        let frame = Rc::new(cast.frame.clone());
         let except = cast.except.filter(|except| except.shard == self.id).map(|except| (except.slot, except.generation));
         for i in 0..self.membership.members(room).len() {
             let member = self.membership.members(room)[i];
@@ -174,6 +191,7 @@ impl Shard {
             }
             if outcome.is_ok() {
                 self.membership.join(room, slot, conn.link, &mut conn.seats);
+                self.note_stay(slot, room);
             }
         }
         if room.is_public() {
@@ -207,6 +225,6 @@ impl Shard {
 }
 
 /// Whether the author has blocked the connection's user.
-fn blocks(author: &Identity, conn: &Conn) -> bool {
+pub(super) fn blocks(author: &Identity, conn: &Conn) -> bool {
     author.blocked.binary_search_by(|user| (**user).cmp(&*conn.profile.user)).is_ok()
 }

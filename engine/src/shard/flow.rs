@@ -34,12 +34,14 @@ impl Shard {
             Parcel::Leave(leave) => self.home_of(&leave.room),
             Parcel::Publish(publish) => self.home_of(&publish.room),
             Parcel::Recall { room, .. } => self.home_of(room),
-            Parcel::Poll(poll) => poll.sid.shard(),
-            Parcel::PollAborted { sid, .. } => sid.shard(),
+            Parcel::Poll(poll) => self.shard_of_session(poll.sid),
+            Parcel::PollAborted { sid, .. } => self.shard_of_session(*sid),
+            Parcel::Return(returning) => self.home_of(&returning.room),
+            Parcel::GiveUp { room, .. } => self.home_of(room),
             Parcel::PollAnswer { to, .. } => to.shard,
             Parcel::Entered { conn, .. } | Parcel::Left { conn, .. } | Parcel::Recalled { conn, .. } => conn.shard,
             // These are made by the control plane or sent with an address.
-            Parcel::Cast(_) | Parcel::Ask { .. } | Parcel::Drain { .. } => self.id,
+            Parcel::Cast(_) | Parcel::Settle(_) | Parcel::Forget { .. } | Parcel::Ask { .. } | Parcel::Drain { .. } => self.id,
         };
         self.post_to(to, parcel);
     }

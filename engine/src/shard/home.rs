@@ -45,9 +45,11 @@ struct Kept {
 #[derive(Debug)]
 struct HomeRoom {
     seq: u64,
-    /// Members by shard.
+    /// By shard, the connections for which it wants the room's casts: members, and those that broke off and may come back.
     shards: Box<[u32]>,
     members: u32,
+    /// Those that may come back: nobody sees them, but what is said meanwhile is kept for them where they were.
+    away: u32,
     public: Option<Box<PublicPart>>,
 }
 
@@ -90,18 +92,47 @@ impl Homes {
         members_max: u32,
         stats: &ShardStats,
     ) -> Result<bool, EnterFault> {
+        self.admit(room, create, members_max, stats)?;
+        if let Some(home) = self.rooms.get_mut(room) {
+            home.shards[usize::from(shard.0)] += 1;
+        }
+        Ok(self.appear(room, presence, stats))
+    }
+
+    /// A connection that was away is back; true when it is the first of its presence.
+    pub(crate) fn come_back(&mut self, room: &Room, presence: &UserId, stats: &ShardStats) -> bool {
+        let Some(home) = self.rooms.get_mut(room).filter(|home| home.away > 0) else { return false };
+        home.away -= 1;
+        self.appear(room, presence, stats)
+    }
+
+    /// A connection that was away will not come back.
+    pub(crate) fn give_up(&mut self, room: &Room, shard: ShardId, stats: &ShardStats) {
+        let Some(home) = self.rooms.get_mut(room).filter(|home| home.away > 0) else { return };
+        home.away -= 1;
+        home.shards[usize::from(shard.0)] -= 1;
+        self.tidy(room, stats);
+    }
+
+    /// Makes sure that there is a room with a place.
+    fn admit(&mut self, room: &Room, create: bool, members_max: u32, stats: &ShardStats) -> Result<(), EnterFault> {
         if !self.rooms.contains_key(room) {
             if !create {
                 return Err(EnterFault::NoRoom);
             }
             self.create(room, stats)?;
         }
-        let Some(home) = self.rooms.get_mut(room) else { return Err(EnterFault::NoRoom) };
-        if home.members >= members_max {
-            return Err(EnterFault::UserLimit);
+        match self.rooms.get(room) {
+            Some(home) if home.members < members_max => Ok(()),
+            Some(_) => Err(EnterFault::UserLimit),
+            None => Err(EnterFault::NoRoom),
         }
+    }
+
+    /// One member more; true when it is the first of its presence.
+    fn appear(&mut self, room: &Room, presence: &UserId, stats: &ShardStats) -> bool {
+        let Some(home) = self.rooms.get_mut(room) else { return false };
         home.members += 1;
-        home.shards[usize::from(shard.0)] += 1;
         let of_presence = match &mut home.public {
             Some(public) => {
                 let count = public.present.entry(presence.clone()).or_insert(0);
@@ -113,14 +144,18 @@ impl Homes {
         if of_presence && is_user(room) {
             endpoint(stats, room.endpoint).users.add(1);
         }
-        Ok(of_presence)
+        of_presence
     }
 
-    /// Counts a connection out; true when it was the last of its presence.
-    pub(crate) fn leave(&mut self, room: &Room, shard: ShardId, presence: &UserId, stats: &ShardStats) -> bool {
+    /// Counts a connection out, or `away`; true when it was the last of its presence.
+    pub(crate) fn leave(&mut self, room: &Room, shard: ShardId, presence: &UserId, away: bool, stats: &ShardStats) -> bool {
         let Some(home) = self.rooms.get_mut(room) else { return false };
         home.members -= 1;
-        home.shards[usize::from(shard.0)] -= 1;
+        if away {
+            home.away += 1;
+        } else {
+            home.shards[usize::from(shard.0)] -= 1;
+        }
         let of_presence = match &mut home.public {
             Some(public) => {
                 let left = public.present.get_mut(presence).map_or(0, |count| {
@@ -137,18 +172,22 @@ impl Homes {
         if of_presence && is_user(room) {
             endpoint(stats, room.endpoint).users.sub(1);
         }
-        if home.members == 0 {
-            match home.public.as_mut().filter(|public| !public.history.is_empty()) {
-                None => self.remove(room, stats),
-                Some(public) => {
-                    self.stamps += 1;
-                    public.emptied = self.stamps;
-                    self.empty.push_back((room.clone(), self.stamps));
-                    self.tidy_empty();
-                }
+        self.tidy(room, stats);
+        of_presence
+    }
+
+    /// A room that nobody is in any more goes, or on the list of those that are kept for their history.
+    fn tidy(&mut self, room: &Room, stats: &ShardStats) {
+        let Some(home) = self.rooms.get_mut(room).filter(|home| home.members == 0 && home.away == 0) else { return };
+        match home.public.as_mut().filter(|public| !public.history.is_empty()) {
+            None => self.remove(room, stats),
+            Some(public) => {
+                self.stamps += 1;
+                public.emptied = self.stamps;
+                self.empty.push_back((room.clone(), self.stamps));
+                self.tidy_empty();
             }
         }
-        of_presence
     }
 
     /// True exactly when the room exists.
@@ -260,7 +299,7 @@ impl Homes {
 
     /// The room that this entry of the list of empty rooms is about, if it is still true.
     fn empty_since(&self, room: &Room, stamp: u64) -> Option<&PublicPart> {
-        let home = self.rooms.get(room).filter(|home| home.members == 0)?;
+        let home = self.rooms.get(room).filter(|home| home.members == 0 && home.away == 0)?;
         home.public.as_deref().filter(|public| public.emptied == stamp)
     }
 
@@ -274,7 +313,8 @@ impl Homes {
             self.public_rooms += 1;
             endpoint(stats, room.endpoint).rooms.add(1);
         }
-        let home = HomeRoom { seq: 0, shards: vec![0; self.shards].into(), members: 0, public: room.is_public().then(Box::default) };
+        let home =
+            HomeRoom { seq: 0, shards: vec![0; self.shards].into(), members: 0, away: 0, public: room.is_public().then(Box::default) };
         self.rooms.insert(room.clone(), home);
         Ok(())
     }
@@ -330,8 +370,8 @@ mod tests {
         let first = |homes: &mut Homes, shard| homes.enter(&r, ShardId(shard), &alice, true, u32::MAX, &stats).expect("open");
         assert!(first(&mut homes, 0));
         assert!(!first(&mut homes, 1));
-        assert!(!homes.leave(&r, ShardId(0), &alice, &stats));
-        assert!(homes.leave(&r, ShardId(1), &alice, &stats));
+        assert!(!homes.leave(&r, ShardId(0), &alice, false, &stats));
+        assert!(homes.leave(&r, ShardId(1), &alice, false, &stats));
         assert_eq!(homes.usage().0, 0, "an empty room without history is gone");
         assert_eq!(homes.enter(&r, ShardId(0), &alice, false, 9, &stats), Err(EnterFault::NoRoom));
     }
@@ -387,7 +427,7 @@ mod tests {
         let visit = |homes: &mut Homes, name: &str| {
             homes.enter(&room(name), ShardId(0), &"a".into(), true, u32::MAX, &stats).expect("open");
             homes.publish(&room(name), Some(("m".into(), 9)), 0, &stats, |_, _| {});
-            homes.leave(&room(name), ShardId(0), &"a".into(), &stats);
+            homes.leave(&room(name), ShardId(0), &"a".into(), false, &stats);
         };
         visit(&mut homes, "a");
         visit(&mut homes, "b");
@@ -407,7 +447,7 @@ mod tests {
             let entered = homes.enter(&room(name), ShardId(0), &"a".into(), true, u32::MAX, &stats);
             if entered.is_ok() {
                 homes.publish(&room(name), Some(("m".into(), 9)), now, &stats, |_, _| {});
-                homes.leave(&room(name), ShardId(0), &"a".into(), &stats);
+                homes.leave(&room(name), ShardId(0), &"a".into(), false, &stats);
             }
             entered
         };
@@ -418,7 +458,7 @@ mod tests {
         homes.enter(&room("d"), ShardId(0), &"a".into(), true, u32::MAX, &stats).expect("evicts b");
         homes.enter(&room("e"), ShardId(0), &"a".into(), true, u32::MAX, &stats).expect("evicts c");
         assert_eq!(visit(&mut homes, "f", 3), Err(EnterFault::Full), "rooms with members stay");
-        homes.leave(&room("d"), ShardId(0), &"a".into(), &stats);
+        homes.leave(&room("d"), ShardId(0), &"a".into(), false, &stats);
         visit(&mut homes, "g", 5).expect("d is gone");
         homes.sweep(2_000, &stats);
         assert_eq!(homes.usage(), (1, 0));

@@ -352,6 +352,7 @@ pub(super) fn new_conn(
         opening: Some(Box::new(opening)),
         typing: Vec::new(),
         acks: Acks::default(),
+        recovery: None,
     }
 }
 

@@ -6,12 +6,13 @@ use rand::RngExt as _;
 
 use super::links::{Conn, Heartbeat, Link, State};
 use super::parcel::{Announcement, Enter};
+use super::recovery::NO_LINK;
 use super::{Command, Shard};
 use crate::auth::Identity;
 use crate::dialect::{EnterFault, Publication, Refused};
 use crate::fault::{CloseReason, DropReason};
 use crate::frame::Frame;
-use crate::ids::{ConnId, LinkKey, Room};
+use crate::ids::{ConnId, LinkKey, Room, SidText};
 use crate::time::Now;
 use crate::wire::{eio, http, sio, ws};
 
@@ -59,6 +60,7 @@ impl Shard {
         self.alarms = alarms;
         if now.ms() >= self.swept_ms + SWEEP_MS {
             self.swept_ms = now.ms();
+            self.sweep_memory(now);
             self.homes.sweep(now.unix_ms, &self.stats);
         }
         self.drain_some(now);
@@ -102,6 +104,10 @@ impl Shard {
             self.beat(now, slot);
         }
         for conn in self.conns_of(slot) {
+            if self.challenge_deadline(conn) <= ms {
+                self.give_way(now, conn);
+                continue;
+            }
             self.end_typing(now, conn);
             if self.conns.get(conn).and_then(|conn| conn.profile.expires_unix_ms()).is_some_and(|at| at <= now.unix_ms) {
                 self.disconnect(now, conn, CloseReason::TokenExpired, None);
@@ -122,8 +128,9 @@ impl Shard {
             State::Plain { .. } => u64::MAX,
         };
         let mut next = of_state.min(link.heartbeat.at_ms);
-        for conn in self.conns_of(slot) {
-            let Some(conn) = self.conns.get(conn) else { continue };
+        for slot_of in self.conns_of(slot) {
+            let Some(conn) = self.conns.get(slot_of) else { continue };
+            next = next.min(self.challenge_deadline(slot_of));
             let typing = conn.typing.iter().map(|typing| typing.until_ms).min();
             // The token expires by the wall clock; the alarm is set by the other, and set again if they drifted apart.
             let expiry = conn.profile.expires_unix_ms().map(|at| now.ms() + at.saturating_sub(now.unix_ms));
@@ -143,7 +150,7 @@ impl Shard {
         }
     }
 
-    fn beat(&mut self, now: Now, slot: u32) {
+    pub(super) fn beat(&mut self, now: Now, slot: u32) {
         let socket_io = &self.world.config.socket_io;
         let Some(link) = self.links.get_mut(slot) else { return };
         if link.heartbeat.awaiting {
@@ -155,6 +162,7 @@ impl Shard {
             _ => (PLAIN_PING_MS, Frame::encoded(ws::frame(9, b""))),
         };
         link.heartbeat = Heartbeat { at_ms: now.ms() + wait_ms, awaiting: true, sent_ns: now.ns };
+        self.note_ping(slot);
         self.push(now, slot, ping);
     }
 
@@ -170,6 +178,7 @@ impl Shard {
         self.stats.round_trip_us.add(now.ns.saturating_sub(link.heartbeat.sent_ns) / 1_000);
         if matches!(link.state, State::SocketIo(_)) {
             link.heartbeat.at_ms = now.ms() + interval_ms;
+            self.note_pong(now, slot);
             self.arm_next(now, slot);
         }
     }
@@ -180,6 +189,10 @@ impl Shard {
         let conn = self.conns.get(conn_slot)?;
         debug_assert!(conn.generation == generation && conn.link == slot);
         let endpoint = conn.endpoint;
+        let recovery = self.new_recovery(endpoint, conn_slot);
+        let conn = self.conns.get_mut(conn_slot)?;
+        conn.recovery = recovery;
+        let conn = self.conns.get(conn_slot)?;
         let online = self.dialect(endpoint).presence(&self.context(now, conn, &|_| false), true);
         let enter = Enter {
             conn: self.conn_id(conn_slot, conn),
@@ -221,6 +234,8 @@ impl Shard {
         }
         let everybody = Room::everybody(endpoint);
         self.membership.join(&everybody, slot, link, &mut conn.seats);
+        let pid = conn.recovery.as_ref().map(|recovery| recovery.pid());
+        self.note_stay(slot, &everybody);
         self.counters(endpoint).accepted.add(1);
         match opening.response {
             Some(response) => {
@@ -232,7 +247,7 @@ impl Shard {
             }
             None => {
                 let namespace = &self.world.config.endpoints[usize::from(endpoint.0)].bind;
-                let connected = sio::connect(namespace, sid.text().as_str(), None);
+                let connected = sio::connect(namespace, sid.text().as_str(), pid.map(|pid| pid.text()).as_ref().map(SidText::as_str));
                 self.push(now, link, Frame::control_text(&connected));
             }
         }
@@ -282,6 +297,9 @@ impl Shard {
     pub(super) fn disconnect(&mut self, now: Now, slot: u32, reason: CloseReason, text: Option<&str>) {
         let Some(conn) = self.conns.get(slot) else { return };
         let link = conn.link;
+        if link == NO_LINK {
+            return self.give_up(slot);
+        }
         let is_open = conn.opening.is_none();
         match self.links.get(link).map(|link| &link.state) {
             Some(State::SocketIo(socket)) => {
@@ -316,7 +334,7 @@ impl Shard {
         for conn in self.conns_of(slot) {
             self.end_conn(now, conn, reason);
         }
-        self.leave_session(slot);
+        self.leave_session(now, slot);
         self.finish(slot, matches!(reason, CloseReason::Heartbeat));
     }
 
@@ -349,7 +367,7 @@ impl Shard {
             return self.end_polling(now, slot, peer_done);
         }
         if matches!(self.links.get(slot).map(|link| &link.state), Some(State::Probe { .. })) {
-            self.leave_session(slot);
+            self.leave_session(now, slot);
         }
         if let Some(goodbye) = goodbye {
             self.push_shared(slot, std::rc::Rc::new(Frame::encoded(goodbye)));
@@ -397,6 +415,7 @@ impl Shard {
             if let Some(ticket) = link.ticket {
                 self.world.addresses.close(ticket);
             }
+            self.leave_guesthouse(link.guest);
         }
     }
 
@@ -418,8 +437,22 @@ impl Shard {
         stats.outbox_bytes.sub((before - link.outbox.bytes()) as u64);
     }
 
-    /// Takes a connection out of everything it is in.
+    /// Ends a connection, or keeps it away if its client may come back.
     pub(super) fn end_conn(&mut self, now: Now, slot: u32, reason: CloseReason) {
+        self.sign_off(now, slot, reason);
+        if !self.keep_away(now, slot, reason) {
+            self.remove_conn(now, slot);
+        }
+    }
+
+    /// Ends a connection for good.
+    pub(super) fn end_for_good(&mut self, now: Now, slot: u32, reason: CloseReason) {
+        self.sign_off(now, slot, reason);
+        self.remove_conn(now, slot);
+    }
+
+    /// A connection that ends types no longer and is counted.
+    fn sign_off(&mut self, now: Now, slot: u32, reason: CloseReason) {
         let typing = self.conns.get_mut(slot).map(|conn| std::mem::take(&mut conn.typing)).unwrap_or_default();
         for typing in typing {
             self.tell_typing_stopped(now, slot, &typing.room);
@@ -431,14 +464,16 @@ impl Shard {
         if conn.opening.is_none() {
             counters.closed[reason.index()].add(1);
         }
-        // Public rooms first: others hear that somebody left a room before they hear that he is offline.
-        let mut rooms: Vec<Room> = conn.seats.iter().filter_map(|seat| self.membership.room(seat.room).cloned()).collect();
-        rooms.sort_by_key(|room| !room.is_public());
+    }
+
+    /// Takes a connection out of everything it is in.
+    fn remove_conn(&mut self, now: Now, slot: u32) {
+        let rooms = self.rooms_of(slot);
         while let Some(last) = self.conns.get(slot).and_then(|conn| conn.seats.len().checked_sub(1)) {
             self.vacate(slot, last);
         }
         let leaving = self.conns.get_mut(slot).and_then(|conn| conn.leaving.take());
-        for room in rooms.into_iter().filter(|room| !room.name.is_empty() && leaving.as_ref() != Some(room)) {
+        for room in rooms.into_iter().filter(|room| leaving.as_ref() != Some(room)) {
             self.send_leave(now, slot, room, true, None);
         }
         let Some(id) = self.conns.get(slot).map(|conn| self.conn_id(slot, conn)) else { return };
@@ -447,7 +482,9 @@ impl Shard {
             self.answers.push_back((ask, super::parcel::Answer::Acknowledged(None)));
         }
         self.unlist(&conn, slot);
+        let recovery = conn.recovery.take();
         self.keep_ghost(id, conn);
+        self.dismiss(now, recovery);
     }
 
     /// Takes a connection off its link.

@@ -10,6 +10,7 @@ use super::membership::Seat;
 use super::outbox::Outbox;
 use super::parcel::Requester;
 use super::rate::Rate;
+use super::recovery::Recovery;
 use crate::auth::{AuthFault, Identity};
 use crate::dialect::Profile;
 use crate::ids::{EndpointId, LinkKey, Room, Sid};
@@ -37,6 +38,8 @@ pub(crate) struct Link {
     pub(crate) heartbeat: Heartbeat,
     /// There exactly when the link is a long-polling session, which has no socket of its own (or was one a moment ago).
     pub(crate) polling: Option<Box<Polling>>,
+    /// Id of the long-polling session that it is or was, if that began on another shard.
+    pub(crate) guest: Option<Sid>,
 }
 
 impl fmt::Debug for Link {
@@ -85,6 +88,10 @@ pub(crate) struct SocketIoLink {
     pub(crate) has_tried: bool,
     /// Binary attachments still to come of an event that was dropped.
     pub(crate) attachments_to_skip: usize,
+    /// True exactly when it came from another shard: it goes to no third one.
+    pub(crate) has_moved: bool,
+    /// False exactly when its next CONNECT starts anew, because whom it wanted to replace is alive.
+    pub(crate) may_recover: bool,
     /// What the token of the request's header or query said.
     pub(crate) token: Result<Arc<Identity>, AuthFault>,
     /// What the session cookie said, for endpoints that look at cookies.
@@ -106,6 +113,10 @@ pub(crate) struct Polling {
     pub(crate) inbox: Inbox,
     /// The WebSocket that has probed: polls are answered with nothing, and what is said waits for it.
     pub(crate) probe: Option<LinkKey>,
+    /// WebSockets that ask for the session.
+    pub(crate) probers: u32,
+    /// A packet that is looked at when none of them does any more.
+    pub(crate) held: Option<Box<str>>,
     /// True exactly when that WebSocket has taken over and only the inbox is left.
     pub(crate) is_over: bool,
 }
@@ -121,6 +132,15 @@ pub(crate) struct Inbox {
 impl Inbox {
     pub(crate) fn push(&mut self, body: String) {
         self.bodies.push_back(body);
+    }
+
+    /// Puts a packet back before all others.
+    pub(crate) fn push_front(&mut self, packet: String) {
+        if let Some(first) = self.bodies.front_mut() {
+            first.drain(..self.done);
+        }
+        self.done = 0;
+        self.bodies.push_front(packet);
     }
 
     /// Bytes it holds on to.
@@ -146,6 +166,26 @@ impl Inbox {
 }
 
 impl Link {
+    /// One that has not said yet what it is, and has no deadline.
+    pub(crate) fn new(generation: u32, peer: SocketAddr, rate: Rate) -> Link {
+        Link {
+            generation,
+            state: State::Head { deadline_ms: u64::MAX, welcome: true },
+            peer,
+            ticket: None,
+            outbox: Outbox::default(),
+            partial: Vec::new(),
+            decoder: ws::Decoder::default(),
+            waiting: 0,
+            corked: false,
+            alarm_ms: u64::MAX,
+            rate,
+            heartbeat: Heartbeat::NEVER,
+            polling: None,
+            guest: None,
+        }
+    }
+
     /// True exactly when it is a long-polling session now.
     pub(crate) fn is_polling(&self) -> bool {
         self.polling.as_ref().is_some_and(|polling| !polling.is_over)
@@ -194,6 +234,15 @@ pub(crate) struct Conn {
     pub(crate) typing: Vec<Typing>,
     /// Acknowledgements the back end waits for.
     pub(crate) acks: Acks,
+    /// There exactly when it can be taken up again after it broke off.
+    pub(crate) recovery: Option<Box<Recovery>>,
+}
+
+impl Conn {
+    /// True exactly when it is let in and not away.
+    pub(crate) fn is_here(&self) -> bool {
+        self.opening.is_none() && self.link != super::recovery::NO_LINK
+    }
 }
 
 /// What is left to do when a connection is let in. Its debug form does not show the query, in which a token may be.

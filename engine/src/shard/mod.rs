@@ -14,13 +14,14 @@ use rand::rngs::StdRng;
 use crate::config::Config;
 use crate::dialect::Act;
 use crate::fault::CloseReason;
-use crate::ids::{ConnId, LinkKey, ShardId};
+use crate::ids::{ConnId, LinkKey, ShardId, Sid};
 use crate::json::Scratch;
 use crate::limits::LINKS_PER_SHARD_MAX;
 use crate::stats::ShardStats;
 use crate::time::Now;
 
 pub mod address;
+mod backlog;
 mod casts;
 mod clock;
 mod flow;
@@ -28,6 +29,7 @@ mod home;
 mod intake;
 mod lifecycle;
 mod links;
+mod luggage;
 mod membership;
 mod outbox;
 pub mod parcel;
@@ -35,13 +37,15 @@ mod perform;
 mod polling;
 mod questions;
 mod rate;
+mod recovery;
 mod socket_io;
 mod table;
 
 use address::Addresses;
 use clock::Wheel;
 use home::{Bounds, Homes};
-use links::{Conn, Heartbeat, Link, State};
+use links::{Conn, Link, State};
+pub use luggage::Luggage;
 use membership::Membership;
 pub use outbox::Span;
 use parcel::{Answer, Parcel};
@@ -91,6 +95,8 @@ pub enum Command {
         to: ShardId,
         /// What was read of it.
         read: Vec<u8>,
+        /// What it is, if it has said that already.
+        luggage: Option<Box<Luggage>>,
     },
 }
 
@@ -103,7 +109,7 @@ impl fmt::Debug for Command {
                 f.debug_struct("HandOver").field("link", link).field("peer", peer).field("read_bytes", &read.len()).finish()
             }
             Command::Resume(key) => f.debug_tuple("Resume").field(key).finish(),
-            Command::Move { link, peer, to, read } => {
+            Command::Move { link, peer, to, read, .. } => {
                 let mut shown = f.debug_struct("Move");
                 shown.field("link", link).field("peer", peer).field("to", to).field("read_bytes", &read.len()).finish()
             }
@@ -134,6 +140,10 @@ pub struct Shard {
     ghosts: HashMap<ConnId, (u32, Conn)>,
     membership: Membership,
     homes: Homes,
+    memory: recovery::Memory,
+    /// Long-polling sessions that live on another shard than their id says: where; and those that live here, with their slots.
+    moved_away: HashMap<Sid, ShardId>,
+    guests: HashMap<Sid, u32>,
     wheel: Wheel,
     /// For texts of plain WebSockets and for Socket.IO packets: an event's arguments live in one while the dialect may use the other.
     scratch: Scratch,
@@ -181,6 +191,9 @@ impl Shard {
             conns: Table::new(),
             ghosts: HashMap::new(),
             membership: Membership::new(),
+            memory: recovery::Memory::new(&world.config),
+            moved_away: HashMap::new(),
+            guests: HashMap::new(),
             homes: Homes::new(Bounds::new(&world.config.limits, shards), shards),
             wheel: Wheel::new(now.ms()),
             scratch: Scratch::default(),
@@ -212,21 +225,8 @@ impl Shard {
         let welcome = self.world.addresses.enter();
         let deadline_ms = now.ms() + limits.handshake_ms;
         let rate = Rate::new(limits, now.ms());
-        let inserted = self.links.insert(LINKS_PER_SHARD_MAX, |_, generation| Link {
-            generation,
-            state: State::Head { deadline_ms, welcome },
-            peer,
-            ticket: None,
-            outbox: outbox::Outbox::default(),
-            partial: Vec::new(),
-            decoder: crate::wire::ws::Decoder::default(),
-            waiting: 0,
-            corked: false,
-            alarm_ms: u64::MAX,
-            rate,
-            heartbeat: Heartbeat::NEVER,
-            polling: None,
-        });
+        let state = State::Head { deadline_ms, welcome };
+        let inserted = self.links.insert(LINKS_PER_SHARD_MAX, |_, generation| Link { state, ..Link::new(generation, peer, rate) });
         let Some((slot, generation)) = inserted else {
             self.world.addresses.leave();
             return None;
@@ -316,7 +316,12 @@ impl Shard {
 
     /// The next thing the driver has to do.
     pub fn poll_command(&mut self) -> Option<Command> {
-        let command = self.commands.pop_front()?;
+        let mut command = self.commands.pop_front()?;
+        if let Command::Move { link, read, luggage: Some(_), .. } = &mut command
+            && let Some(link) = self.links.get_mut_of(link.slot, link.generation)
+        {
+            read.append(&mut link.partial);
+        }
         if let Command::Close { link, .. } | Command::HandOver { link, .. } | Command::Move { link, .. } = &command {
             self.forget(*link);
         }

@@ -123,6 +123,18 @@ impl Outbox {
         std::mem::take(&mut self.frames)
     }
 
+    /// Takes everything out, to go to another shard: the frames, and how much of the first is written.
+    pub(crate) fn pack(&mut self) -> (Vec<Frame>, usize) {
+        let frames = self.take_frames().into_iter().map(|frame| Frame::clone(&frame)).collect();
+        (frames, std::mem::take(&mut self.written))
+    }
+
+    /// The opposite of [`Self::pack`].
+    pub(crate) fn unpack(frames: Vec<Frame>, written: usize) -> Outbox {
+        let bytes = frames.iter().map(|frame| frame.bytes().len()).sum::<usize>() - written;
+        Outbox { frames: frames.into_iter().map(Rc::new).collect(), written, bytes, ..Outbox::default() }
+    }
+
     /// Forgets everything but the rest of a frame that is partly on the wire; calls `unsent` for each forgotten frame.
     pub(crate) fn truncate(&mut self, mut unsent: impl FnMut(&Frame)) {
         let keep = usize::from(self.written > 0);

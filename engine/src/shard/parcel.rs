@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::luggage::Luggage;
 use crate::auth::Identity;
 use crate::dialect::{EnterFault, RoomView};
 use crate::frame::Frame;
@@ -75,6 +76,22 @@ pub enum Parcel {
         /// Who asked.
         from: Requester,
     },
+    /// To a room's home: a connection that was away is back.
+    Return(Box<Return>),
+    /// To a room's home: a connection that was away will not come back.
+    GiveUp {
+        /// The room.
+        room: Room,
+        /// Where the connection was.
+        shard: ShardId,
+    },
+    /// To the shard with a session's past: the session itself, to go on there.
+    Settle(Box<Luggage>),
+    /// To the shard that a session's id names: it is over, wherever it was.
+    Forget {
+        /// The session.
+        sid: Sid,
+    },
     /// From the control plane.
     Ask {
         /// The asker's number for it.
@@ -103,7 +120,9 @@ impl Parcel {
             Parcel::Cast(cast) => cast.frame.bytes().len(),
             Parcel::Poll(poll) => poll.post.as_ref().map_or(0, String::len),
             Parcel::PollAnswer { content, .. } => content.1.len(),
-            Parcel::PollAborted { .. } => 0,
+            Parcel::Return(returning) => frame(returning.announce.as_ref().map(|a| &a.frame)),
+            Parcel::Settle(luggage) => luggage.bytes(),
+            Parcel::PollAborted { .. } | Parcel::GiveUp { .. } | Parcel::Forget { .. } => 0,
             Parcel::Entered { .. } | Parcel::Recall { .. } | Parcel::Ask { .. } | Parcel::Drain { .. } => 0,
         }
     }
@@ -176,10 +195,25 @@ pub struct Leave {
     pub presence: UserId,
     /// False exactly when the connection was not in: nothing changes, the answer is all.
     pub was_in: bool,
+    /// True exactly when it may come back: the room's casts go on coming to its shard.
+    pub away: bool,
     /// Told when it was the last of this presence.
     pub announce: Option<Announcement>,
     /// Asks for [`Parcel::Left`]; `None` when the connection has ended.
     pub note: Option<Box<str>>,
+}
+
+/// See [`Parcel::Return`].
+#[derive(Debug)]
+pub struct Return {
+    /// Who.
+    pub conn: ConnId,
+    /// To where.
+    pub room: Room,
+    /// Present as.
+    pub presence: UserId,
+    /// Told when it is the first of this presence.
+    pub announce: Option<Announcement>,
 }
 
 /// See [`Parcel::Publish`].

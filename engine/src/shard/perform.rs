@@ -16,9 +16,9 @@ impl Shard {
     /// Performs one act of a connection. The one place where clients' wishes become state.
     pub(super) fn perform(&mut self, now: Now, slot: u32, act: Act) {
         let Some(conn) = self.conns.get(slot) else { return };
-        let (id, endpoint, link) = (self.conn_id(slot, conn), conn.endpoint, conn.link);
+        let (id, endpoint) = (self.conn_id(slot, conn), conn.endpoint);
         match act {
-            Act::Send(frame) => self.push(now, link, frame),
+            Act::Send(frame) => self.say(now, slot, frame),
             Act::Publish(publication) => self.publish(endpoint, id, publication),
             Act::Enter(entry) => self.enter(now, slot, entry),
             Act::Leave { room, note } => self.leave(now, slot, Room { endpoint, name: room }, note),
@@ -112,7 +112,7 @@ impl Shard {
             (Room::everybody(room.endpoint), self.dialect(conn.endpoint).presence(&cx, false))
         };
         let announce = frame.map(|frame| Announcement { to, frame });
-        Parcel::Leave(Box::new(Leave { conn: id, room, presence: conn.profile.presence.clone(), was_in, announce, note }))
+        Parcel::Leave(Box::new(Leave { conn: id, room, presence: conn.profile.presence.clone(), was_in, away: false, announce, note }))
     }
 
     pub(super) fn types(&mut self, now: Now, slot: u32, room: Arc<str>, on: bool) {
@@ -178,6 +178,11 @@ impl Shard {
     }
 
     pub(super) fn vacate(&mut self, slot: u32, seat: usize) {
+        let room =
+            self.conns.get(slot).filter(|conn| conn.recovery.is_some()).and_then(|conn| self.membership.room(conn.seats.get(seat)?.room));
+        if let Some(room) = room.cloned() {
+            self.note_departure(slot, &room);
+        }
         let Some(mut seats) = self.conns.get_mut(slot).map(|conn| std::mem::take(&mut conn.seats)) else { return };
         let conns = &mut self.conns;
         self.membership.leave(&mut seats, seat, |other, seat, at| {

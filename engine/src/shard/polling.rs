@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use super::links::{Heartbeat, Inbox, Link, Polling, State};
 use super::parcel::{Parcel, Poll, Requester};
 use super::rate::{Rate, Verdict};
-use super::{Command, Shard, outbox};
+use super::{Command, Shard};
 use crate::fault::{CloseReason, Refusal};
 use crate::frame::Frame;
 use crate::ids::{LinkKey, Sid};
@@ -62,7 +62,7 @@ impl Shard {
         if request.query_value("transport").as_deref() != Some("polling") {
             return refuse(self, 3);
         }
-        if sid.shard() == self.id && self.session(sid).is_none() {
+        if self.shard_of_session(sid) == self.id && self.session(sid).is_none() {
             // Told before its body is waited for.
             return refuse(self, 1);
         }
@@ -167,33 +167,36 @@ impl Shard {
 
     fn new_session(&mut self, now: Now, peer: SocketAddr, socket: super::links::SocketIoLink) -> Option<u32> {
         let rate = Rate::new(&self.world.config.limits, now.ms());
-        let polling = Polling { sid: self.session_id(0), poll: None, answered: None, inbox: Inbox::default(), probe: None, is_over: false };
+        let polling = Polling {
+            sid: self.session_id(0),
+            poll: None,
+            answered: None,
+            inbox: Inbox::default(),
+            probe: None,
+            probers: 0,
+            held: None,
+            is_over: false,
+        };
         let inserted = self.links.insert(LINKS_PER_SHARD_MAX, |_, generation| Link {
-            generation,
             state: State::SocketIo(Box::new(socket)),
-            peer,
-            ticket: None,
-            outbox: outbox::Outbox::default(),
-            partial: Vec::new(),
-            decoder: ws::Decoder::default(),
-            waiting: 0,
-            corked: false,
-            alarm_ms: u64::MAX,
-            rate,
-            heartbeat: Heartbeat::NEVER,
             polling: Some(Box::new(polling)),
+            ..Link::new(generation, peer, rate)
         });
         inserted.map(|(slot, _)| slot)
     }
 
     /// The session of an id, if it lives here.
     fn session(&self, sid: Sid) -> Option<u32> {
-        let polling = self.links.get(sid.slot())?.polling.as_ref()?;
-        (polling.sid == sid && !polling.is_over).then_some(sid.slot())
+        let slot = self.guests.get(&sid).copied().unwrap_or(sid.slot());
+        let polling = self.links.get(slot)?.polling.as_ref()?;
+        (polling.sid == sid && !polling.is_over).then_some(slot)
     }
 
     /// A request for a session of this shard.
     pub(super) fn take_poll(&mut self, now: Now, request: Poll) {
+        if self.moved_away.contains_key(&request.sid) {
+            return self.post(Parcel::Poll(Box::new(request)));
+        }
         let Poll { sid, from, post, fatal } = request;
         let Some(slot) = self.session(sid) else { return self.respond(from, 400, JSON, eio::error(1).to_owned()) };
         if let Some(status) = fatal {
@@ -238,6 +241,9 @@ impl Shard {
 
     /// The requester of a poll is gone: so is the client.
     pub(super) fn poll_aborted(&mut self, now: Now, sid: Sid, from: Requester) {
+        if self.moved_away.contains_key(&sid) {
+            return self.post(Parcel::PollAborted { sid, from });
+        }
         let Some(slot) = self.session(sid) else { return };
         let polling = self.links.get_mut(slot).and_then(|link| link.polling.as_mut());
         // One that was answered is aborted only if the answer came too late: what it said is lost.
@@ -311,7 +317,7 @@ impl Shard {
     }
 
     /// A link ends that a session counts on, or that is one.
-    pub(super) fn leave_session(&mut self, slot: u32) {
+    pub(super) fn leave_session(&mut self, now: Now, slot: u32) {
         let Some(link) = self.links.get_mut(slot) else { return };
         let key = LinkKey { slot, generation: link.generation };
         match &link.state {
@@ -321,11 +327,13 @@ impl Shard {
             }
             State::Probe { session, .. } => {
                 let session = *session;
-                if let Some(Link { polling: Some(polling), .. }) = self.links.get_mut_of(session.slot, session.generation)
-                    && polling.probe == Some(key)
-                {
-                    polling.probe = None;
-                    self.polls.push(session.slot);
+                if let Some(Link { polling: Some(polling), .. }) = self.links.get_mut_of(session.slot, session.generation) {
+                    polling.probers -= 1;
+                    if polling.probe == Some(key) {
+                        polling.probe = None;
+                        self.polls.push(session.slot);
+                    }
+                    self.go_on_after_upgrade(now, session.slot);
                 }
             }
             _ => {
@@ -334,6 +342,11 @@ impl Shard {
                 }
             }
         }
+    }
+
+    /// There is no session for this request any more.
+    pub(super) fn respond_gone(&mut self, to: Requester) {
+        self.respond(to, 400, JSON, eio::error(1).to_owned());
     }
 
     fn respond(&mut self, to: Requester, status: u16, kind: &'static str, body: String) {
@@ -384,12 +397,13 @@ impl Shard {
 
     /// A WebSocket asks for a session: it goes to the session's shard, and there is answered.
     fn probe(&mut self, now: Now, key: LinkKey, request: &Request<'_>, sid: Sid, bytes: &[u8]) -> Engine {
-        if sid.shard() != self.id {
+        let owner = self.shard_of_session(sid);
+        if owner != self.id {
             let Some(link) = self.links.get_mut(key.slot) else { return Engine::Taken };
             // From here on its bytes are the other shard's.
             link.waiting += 1;
             let peer = link.peer;
-            self.commands.push_back(Command::Move { link: key, peer, to: sid.shard(), read: bytes.to_vec() });
+            self.commands.push_back(Command::Move { link: key, peer, to: owner, read: bytes.to_vec(), luggage: None });
             return Engine::Taken;
         }
         let session = self.session(sid).and_then(|slot| {
@@ -402,6 +416,9 @@ impl Shard {
         };
         let response = http::switching_protocols(accept, request.first_protocol(), &[]);
         let deadline_ms = now.ms() + UPGRADE_MS;
+        if let Some(polling) = self.links.get_mut(session.slot).and_then(|link| link.polling.as_mut()) {
+            polling.probers += 1;
+        }
         if let Some(link) = self.links.get_mut(key.slot) {
             link.state = State::Probe { session, deadline_ms };
         }
@@ -442,7 +459,7 @@ impl Shard {
         let state = std::mem::replace(&mut old.state, over);
         let (heartbeat, rate, waiting) = (old.heartbeat, old.rate, std::mem::take(&mut old.waiting));
         let frames = old.outbox.take_frames();
-        let (peer, ticket, mut polling) = (old.peer, old.ticket.take(), old.polling.take());
+        let (peer, ticket, guest, mut polling) = (old.peer, old.ticket.take(), old.guest.take(), old.polling.take());
         if let Some(poll) = polling.as_mut().and_then(|polling| polling.poll.take()) {
             self.respond(poll, 200, TEXT, "6".to_owned());
         }
@@ -451,6 +468,7 @@ impl Shard {
         }
         if let Some(link) = self.links.get_mut(slot) {
             (link.state, link.heartbeat, link.rate, link.peer, link.ticket) = (state, heartbeat, rate, peer, ticket);
+            link.guest = guest;
             link.waiting += waiting;
             link.polling = polling;
             for frame in frames.into_iter().filter(|frame| !frame.is_encoded()) {
@@ -470,6 +488,7 @@ impl Shard {
         self.finish(session, false);
         self.mark_dirty(slot);
         self.arm_next(now, slot);
+        self.go_on_after_upgrade(now, slot);
         self.drain_inbox(now, slot);
     }
 }

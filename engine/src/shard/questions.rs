@@ -5,6 +5,7 @@ use std::collections::BinaryHeap;
 use super::Shard;
 use super::links::Conn;
 use super::parcel::{Answer, ConnectionInfo, Question};
+use super::recovery::NO_LINK;
 use crate::fault::CloseReason;
 use crate::ids::{EndpointId, Room, SidText};
 use crate::time::Now;
@@ -19,7 +20,7 @@ impl Shard {
                 Answer::Connections(slots.filter_map(|slot| self.conns.get(slot)).map(|conn| self.info(conn)).collect())
             }
             Question::Connection { id } => {
-                let conn = self.find(id).and_then(|slot| self.conns.get(slot)).filter(|conn| conn.opening.is_none());
+                let conn = self.find(id).and_then(|slot| self.conns.get(slot)).filter(|conn| conn.is_here());
                 Answer::Connections(conn.map(|conn| self.info(conn)).into_iter().collect())
             }
             Question::CloseConnection { id, reason } => {
@@ -81,8 +82,9 @@ impl Shard {
             let Some(room) = self.membership.find(&Room::user(endpoint, user)) else { continue };
             let slots: Vec<u32> = self.membership.members(room).iter().map(|member| member.conn).collect();
             for slot in slots {
+                // Whoever is away is not disconnected, but will not come back either.
+                closed += u64::from(self.conns.get(slot).is_some_and(|conn| conn.link != NO_LINK));
                 self.disconnect(now, slot, CloseReason::Admin, reason);
-                closed += 1;
             }
         }
         closed
@@ -135,7 +137,7 @@ impl Page {
 
     /// Takes a connection that is let in, if it is among the first.
     fn consider(&mut self, slot: u32, conn: &Conn) {
-        if conn.opening.is_none() {
+        if conn.is_here() {
             self.offer(conn.sid.text(), slot);
         }
     }

@@ -8,9 +8,10 @@ use super::intake::new_conn;
 use super::links::{Heartbeat, Link, Opening, SocketIoLink, State};
 use super::parcel::Answer;
 use super::rate::Verdict;
+use super::recovery::{Comeback, Verdict as ComebackVerdict};
 use crate::auth::AuthFault;
-use crate::dialect::{Hello, Said};
-use crate::fault::{CloseReason, DropReason, Refusal};
+use crate::dialect::{Hello, Profile, Refused, Said};
+use crate::fault::{CloseReason, DropReason, RecoveryFault, Refusal};
 use crate::frame::Frame;
 use crate::ids::{EndpointId, Sid};
 use crate::json::{Doc, Scratch, Value};
@@ -54,6 +55,8 @@ impl Shard {
             conns: Vec::new(),
             connect_deadline_ms: u64::MAX,
             attachments_to_skip: 0,
+            has_moved: false,
+            may_recover: true,
             has_tried: false,
             token: self.token_of_request(now, request),
             cookie: self.token_of_cookie(now, request),
@@ -104,7 +107,7 @@ impl Shard {
         let taken = match (packet.kind, joined) {
             // Each costs the verification of a token, so those beyond the first are under the rate of messages.
             (sio::Kind::Connect, None) if self.tried_before(slot) && self.rate(now, slot) != Verdict::Within => Err(Refuse),
-            (sio::Kind::Connect, None) => self.connect(now, slot, &packet, &mut scratch),
+            (sio::Kind::Connect, None) => self.connect(now, slot, text, &packet, &mut scratch),
             (sio::Kind::Connect, Some(_)) | (_, None) | (sio::Kind::ConnectError, _) => Err(Refuse),
             (sio::Kind::Disconnect, Some(conn)) => self.leave_namespace(now, slot, conn, packet.payload),
             (sio::Kind::Event, Some(conn)) => self.take_event(now, slot, conn, &packet, &mut scratch, bytes),
@@ -132,37 +135,33 @@ impl Shard {
         self.conns.get(conn).is_some_and(|conn| self.world.config.endpoints[usize::from(conn.endpoint.0)].bind == namespace)
     }
 
-    fn connect(&mut self, now: Now, slot: u32, packet: &sio::Packet<'_>, scratch: &mut Scratch) -> Result<(), Refuse> {
+    fn connect(&mut self, now: Now, slot: u32, text: &str, packet: &sio::Packet<'_>, scratch: &mut Scratch) -> Result<(), Refuse> {
         let auth = if packet.payload.is_empty() { None } else { Some(scratch.parse(packet.payload).map_err(|_| Refuse)?) };
-        if auth.as_ref().is_some_and(|auth| !auth.root().is_object()) {
+        let auth = auth.as_ref().map(Doc::root);
+        if auth.is_some_and(|auth| !auth.is_object()) {
             return Err(Refuse);
         }
         let Some(Link { state: State::SocketIo(socket), .. }) = self.links.get(slot) else { return Ok(()) };
         let too_many = socket.conns.len() >= NAMESPACES_PER_LINK_MAX;
-        let Some(endpoint_id) = self.endpoint_of_namespace(packet.namespace).filter(|_| !too_many) else {
+        let Some(endpoint) = self.endpoint_of_namespace(packet.namespace).filter(|_| !too_many) else {
             self.stats.unrouted().refused[Refusal::Namespace.index()].add(1);
             let error = sio::connect_error(packet.namespace, r#"{"message":"Invalid namespace"}"#);
             self.push(now, slot, Frame::control_text(&error));
             return Ok(());
         };
-        let world = self.world.clone();
-        let endpoint = &world.config.endpoints[usize::from(endpoint_id.0)];
-        let token = match auth.as_ref().and_then(|auth| auth.root().get("token")).filter(|token| !token.is_null()) {
-            Some(token) => token.as_str().map_or(Err(AuthFault::Invalid), |token| self.verify(now, token)),
-            None => {
-                let from_request = fresh(&socket.token, now);
-                let cookies = from_request == Err(AuthFault::Missing) && endpoint.cookies;
-                if cookies { fresh(&socket.cookie, now) } else { from_request }
+        if let Some(comeback) = Comeback::asked(auth) {
+            match self.may_come_back(now, slot, endpoint, &comeback, &format!("4{text}")) {
+                ComebackVerdict::Granted { conn, from } if self.come_back(now, slot, endpoint, auth, conn, from) => return Ok(()),
+                ComebackVerdict::Wait | ComebackVerdict::Moving => return Ok(()),
+                ComebackVerdict::Granted { .. } | ComebackVerdict::Refused => {}
             }
-        };
+        }
         let sid = Sid::new(self.id, self.conns.next_slot(), self.random_id());
-        let query = socket.query.to_string();
-        let auth = auth.as_ref().map(Doc::root);
-        match self.dialect(endpoint_id).admit(&Hello { now, endpoint, sid, query: &query, auth, token }) {
-            Err(refused) => self.refuse(now, slot, endpoint_id, refused, None),
-            Ok(profile) => {
+        match self.admit(now, slot, endpoint, sid, auth) {
+            Err(refused) => self.refuse(now, slot, endpoint, refused, None),
+            Ok((profile, query)) => {
                 let opening = Opening { response: None, query };
-                let opened = self.open_conn(now, slot, |_, generation| new_conn(generation, slot, endpoint_id, sid, profile, opening, now));
+                let opened = self.open_conn(now, slot, |_, generation| new_conn(generation, slot, endpoint, sid, profile, opening, now));
                 if let (Some(conn), Some(Link { state: State::SocketIo(socket), .. })) = (opened, self.links.get_mut(slot)) {
                     socket.conns.push(conn);
                     socket.connect_deadline_ms = u64::MAX;
@@ -172,11 +171,55 @@ impl Shard {
         Ok(())
     }
 
+    /// Who the client of a link would be under this id, and the query of its request.
+    fn admit(&self, now: Now, slot: u32, endpoint_id: EndpointId, sid: Sid, auth: Option<Value<'_>>) -> Result<(Profile, String), Refused> {
+        let endpoint = &self.world.config.endpoints[usize::from(endpoint_id.0)];
+        let socket = match self.links.get(slot).map(|link| &link.state) {
+            Some(State::SocketIo(socket)) => Some(socket),
+            _ => None,
+        };
+        let token = match (auth.and_then(|auth| auth.get("token")).filter(|token| !token.is_null()), socket) {
+            (Some(token), _) => token.as_str().map_or(Err(AuthFault::Invalid), |token| self.verify(now, token)),
+            (None, Some(socket)) => {
+                let from_request = fresh(&socket.token, now);
+                let cookies = from_request == Err(AuthFault::Missing) && endpoint.cookies;
+                if cookies { fresh(&socket.cookie, now) } else { from_request }
+            }
+            (None, None) => Err(AuthFault::Missing),
+        };
+        let query = socket.map_or("", |socket| &socket.query);
+        let profile = self.dialect(endpoint_id).admit(&Hello { now, endpoint, sid, query, auth, token })?;
+        Ok((profile, query.to_owned()))
+    }
+
+    /// Takes a connection up again for its client, who must still be the same user; false when he starts anew.
+    fn come_back(&mut self, now: Now, slot: u32, endpoint: EndpointId, auth: Option<Value<'_>>, conn: u32, from: u64) -> bool {
+        let Some((sid, user)) = self.conns.get(conn).map(|conn| (conn.sid, conn.profile.user.clone())) else { return false };
+        let profile = match self.admit(now, slot, endpoint, sid, auth) {
+            Ok((profile, _)) if profile.user == user => profile,
+            Ok(_) => {
+                // The past belongs to somebody else, who may still come for it.
+                self.refuse_comeback(endpoint, RecoveryFault::OtherUser);
+                return false;
+            }
+            Err(refused) => {
+                self.refuse(now, slot, endpoint, refused, None);
+                return true;
+            }
+        };
+        let is_up = self.take_up(now, slot, conn, from, profile).is_some();
+        if !is_up {
+            self.give_up(conn);
+            self.refuse_comeback(endpoint, RecoveryFault::TooMuch);
+        }
+        is_up
+    }
+
     fn leave_namespace(&mut self, now: Now, slot: u32, conn: u32, payload: &str) -> Result<(), Refuse> {
         if !payload.is_empty() {
             return Err(Refuse);
         }
-        self.end_conn(now, conn, CloseReason::Client);
+        self.end_for_good(now, conn, CloseReason::Client);
         self.expect_namespace(now, slot);
         Ok(())
     }
@@ -232,7 +275,7 @@ impl Shard {
     /// Emits an event to one connection and remembers who waits for the acknowledgement; false when it cannot.
     pub(super) fn emit_with_ack(&mut self, now: Now, id: Sid, event: &str, args: &str, ask: u64) -> bool {
         let Some(slot) = self.find(id) else { return false };
-        let Some(conn) = self.conns.get_mut(slot) else { return false };
+        let Some(conn) = self.conns.get_mut(slot).filter(|conn| conn.is_here()) else { return false };
         let endpoint: EndpointId = conn.endpoint;
         let bound = &self.world.config.endpoints[usize::from(endpoint.0)];
         if !bound.dialect.is_socket_io() || conn.acks.pending.len() >= PENDING_ACKS_MAX {

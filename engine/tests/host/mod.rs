@@ -217,12 +217,17 @@ impl Host {
                     self.shards[shard].handle_resume(self.now, key);
                     continue;
                 }
-                Command::Move { link, peer, to, read } => {
+                Command::Move { link, peer, to, read, luggage } => {
                     let Some(client) = self.client_of(shard, link) else { continue };
                     let to = usize::from(to.0);
-                    let link = self.shards[to].handle_accept(self.now, peer).expect("a table with room");
+                    let arrived = match luggage {
+                        Some(luggage) => self.shards[to].handle_arrival(self.now, *luggage),
+                        None => self.shards[to].handle_accept(self.now, peer),
+                    };
+                    let link = arrived.expect("a table with room");
                     (self.clients[client].shard, self.clients[client].link) = (to, link);
                     self.shards[to].handle_bytes(self.now, link, &mut read.clone());
+                    self.pump(to);
                     continue;
                 }
                 // The peer of a test ends its side as soon as ours has ended.

@@ -1,0 +1,503 @@
+//! Connection state recovery (Socket.IO 4.6): a connection that broke off stays, away, in its place in the table and in its rooms'
+//! indexes, so that its id stays its own and the rooms' homes go on casting to this shard; what is said meanwhile is in the backlog.
+//! A client that comes back with the connection's secret id and the offset of the last event it heard gets the events after that,
+//! then its CONNECT, and goes on. What cannot be given without a gap is not given at all: the client starts anew.
+//!
+//! Unlike Node's: a session has one connection at any time. Who comes back while the old one still seems to live waits until that one
+//! has answered a ping (then the newcomer is a copy, and starts anew) or has not (then it takes over).
+
+use std::sync::Arc;
+
+use super::Shard;
+use super::backlog::{Backlog, Bounds, Event, To};
+use super::links::{Conn, Link, State};
+use super::parcel::{Announcement, Leave, Parcel, Return};
+use crate::dialect::Profile;
+use crate::fault::{CloseReason, RecoveryFault};
+use crate::frame::Frame;
+use crate::ids::{ConnId, EndpointId, LinkKey, Room, Sid};
+use crate::limits::{PAST_STAYS_MAX, TAKEOVER_MS};
+use crate::time::Now;
+use crate::wire::sio;
+
+/// Slot of no link: where the connections are that are away.
+pub(super) const NO_LINK: u32 = u32::MAX;
+
+/// What a connection has that can be recovered.
+#[derive(Debug)]
+pub(crate) struct Recovery {
+    /// The secret with which its client comes back.
+    pid: Sid,
+    /// The rooms it is and was in, by the backlog's positions.
+    stays: Vec<Stay>,
+    /// Before this position it is not known any more what it was entitled to.
+    floor: u64,
+    /// The client has everything before this position: it answered a ping that was sent after it.
+    heard: u64,
+    /// The same for the ping that is on its way.
+    pinged: u64,
+    /// Until when it can come back, monotonic milliseconds; 0 while it is here.
+    away_until_ms: u64,
+    /// Somebody who says that he is this client.
+    challenger: Option<Box<Challenger>>,
+}
+
+#[derive(Debug)]
+struct Stay {
+    room: Arc<str>,
+    from: u64,
+    /// `u64::MAX` while it is in.
+    to: u64,
+}
+
+/// A link whose CONNECT waits for the old connection's answer to a ping.
+#[derive(Debug)]
+struct Challenger {
+    link: LinkKey,
+    packet: Box<str>,
+    deadline_ms: u64,
+}
+
+/// What the endpoints of a shard remember.
+#[derive(Debug)]
+pub(super) struct Memory {
+    /// By endpoint; `None` where nothing is recovered.
+    endpoints: Vec<Option<Remembered>>,
+}
+
+#[derive(Debug)]
+struct Remembered {
+    backlog: Backlog,
+    /// Connections that are away, the first to be given up in front; an entry may be out of date.
+    away: std::collections::VecDeque<(u64, ConnId)>,
+    window_ms: u64,
+    sessions_max: usize,
+}
+
+impl Memory {
+    pub(super) fn new(config: &crate::config::Config) -> Memory {
+        let shards = config.shards.len();
+        let remembering = config.endpoints.iter().filter(|endpoint| endpoint.recovery_ms > 0).count().max(1);
+        let (limits, share) = (&config.limits, shards * remembering);
+        let of_endpoint = |endpoint: &crate::config::Endpoint| {
+            let bounds =
+                Bounds { age_ms: endpoint.recovery_ms, events: limits.recovery_events / share, bytes: limits.recovery_bytes / share };
+            (endpoint.recovery_ms > 0).then(|| Remembered {
+                backlog: Backlog::new(bounds),
+                away: std::collections::VecDeque::new(),
+                window_ms: endpoint.recovery_ms,
+                sessions_max: (limits.recovery_sessions / share).max(1),
+            })
+        };
+        Memory { endpoints: config.endpoints.iter().map(of_endpoint).collect() }
+    }
+
+    fn of(&mut self, endpoint: EndpointId) -> Option<&mut Remembered> {
+        self.endpoints[usize::from(endpoint.0)].as_mut()
+    }
+}
+
+/// What a client asks that comes back.
+pub(super) struct Comeback {
+    pub(super) pid: Sid,
+    pub(super) offset: u64,
+}
+
+impl Comeback {
+    /// What the CONNECT's payload says; `None` when it does not ask, or not in our words.
+    pub(super) fn asked(auth: Option<crate::json::Value<'_>>) -> Option<Comeback> {
+        let auth = auth?;
+        let pid = Sid::parse(auth.get("pid")?.as_str()?)?;
+        Some(Comeback { pid, offset: sio::offset_of(auth.get("offset")?.as_str()?)? })
+    }
+}
+
+/// What becomes of a wish to come back.
+pub(super) enum Verdict {
+    /// This connection is taken up again, from this position of the backlog on.
+    Granted { conn: u32, from: u64 },
+    /// The old connection is asked first.
+    Wait,
+    /// The link goes to the shard that remembers.
+    Moving,
+    /// It starts anew.
+    Refused,
+}
+
+impl Shard {
+    /// What a new connection of the endpoint has, if it can be recovered.
+    pub(super) fn new_recovery(&mut self, endpoint: EndpointId, slot: u32) -> Option<Box<Recovery>> {
+        let pid = Sid::new(self.id, slot, self.random_id());
+        let next = self.memory.of(endpoint)?.backlog.next();
+        let (stays, challenger) = (Vec::new(), None);
+        Some(Box::new(Recovery { pid, stays, floor: next, heard: next, pinged: next, away_until_ms: 0, challenger }))
+    }
+
+    /// The connection is in a room from now on.
+    pub(super) fn note_stay(&mut self, slot: u32, room: &Room) {
+        let Some(remembered) = self.memory.of(room.endpoint) else { return };
+        let Some(recovery) = self.conns.get_mut(slot).and_then(|conn| conn.recovery.as_mut()) else { return };
+        let (first, next) = (remembered.backlog.first(), remembered.backlog.next());
+        recovery.stays.retain(|stay| stay.to > first);
+        recovery.stays.push(Stay { room: room.name.clone(), from: next, to: u64::MAX });
+        // Whoever goes in and out all the time is not remembered further back than this.
+        let past = recovery.stays.iter().filter(|stay| stay.to < u64::MAX).count();
+        if past > PAST_STAYS_MAX
+            && let Some(oldest) = recovery.stays.iter().position(|stay| stay.to < u64::MAX)
+        {
+            recovery.floor = recovery.floor.max(recovery.stays.remove(oldest).to);
+        }
+    }
+
+    /// The connection is in a room no longer.
+    pub(super) fn note_departure(&mut self, slot: u32, room: &Room) {
+        let Some(remembered) = self.memory.of(room.endpoint) else { return };
+        let next = remembered.backlog.next();
+        let Some(recovery) = self.conns.get_mut(slot).and_then(|conn| conn.recovery.as_mut()) else { return };
+        if let Some(stay) = recovery.stays.iter_mut().find(|stay| stay.to == u64::MAX && stay.room == room.name) {
+            stay.to = next;
+        }
+    }
+
+    /// Remembers an event that is delivered here; `make` completes it.
+    pub(super) fn remember(&mut self, now: Now, endpoint: EndpointId, make: impl FnOnce() -> Option<Event>) {
+        let Some(remembered) = self.memory.of(endpoint) else { return };
+        let Some(event) = make() else { return };
+        remembered.backlog.push(event);
+        remembered.backlog.expire(now.ms());
+    }
+
+    /// Queues an event for one connection, and remembers it where it can be recovered.
+    pub(super) fn say(&mut self, now: Now, slot: u32, frame: Frame) {
+        let Some(conn) = self.conns.get(slot) else { return };
+        let (id, link, endpoint) = (self.conn_id(slot, conn), conn.link, conn.endpoint);
+        let frame = std::rc::Rc::new(frame);
+        self.remember(now, endpoint, || Event::new(now.ms(), To::Conn(id), &frame));
+        self.push_shared(link, frame);
+        self.cut_slow(now);
+    }
+
+    /// A ping goes out: whoever answers it has heard everything before it.
+    pub(super) fn note_ping(&mut self, link: u32) {
+        for slot in self.conns_of(link) {
+            let Some(conn) = self.conns.get_mut(slot) else { continue };
+            let (Some(remembered), Some(recovery)) = (self.memory.of(conn.endpoint), &mut conn.recovery) else { continue };
+            recovery.pinged = remembered.backlog.next();
+        }
+    }
+
+    /// The ping was answered; so the link lives, and whoever wanted to take it over is somebody else.
+    pub(super) fn note_pong(&mut self, now: Now, link: u32) {
+        for slot in self.conns_of(link) {
+            let Some(recovery) = self.conns.get_mut(slot).and_then(|conn| conn.recovery.as_mut()) else { continue };
+            recovery.heard = recovery.pinged;
+            if let Some(challenger) = recovery.challenger.take() {
+                self.answer_challenger(now, *challenger, false);
+            }
+        }
+    }
+
+    /// When the old connections of a link have had their time to answer; `u64::MAX`: nobody asks.
+    pub(super) fn challenge_deadline(&self, slot: u32) -> u64 {
+        let challenger = self.conns.get(slot).and_then(|conn| conn.recovery.as_ref()?.challenger.as_ref());
+        challenger.map_or(u64::MAX, |challenger| challenger.deadline_ms)
+    }
+
+    /// The old connection did not answer: it is away, and the newcomer takes it up.
+    pub(super) fn give_way(&mut self, now: Now, slot: u32) {
+        let Some(link) = self.conns.get(slot).map(|conn| conn.link) else { return };
+        self.end_conn(now, slot, CloseReason::Transport);
+        if self.conns_of(link).is_empty() {
+            self.lose(now, link, CloseReason::Transport);
+        }
+    }
+
+    /// The connection has ended for good: whoever wanted to take it up starts anew.
+    pub(super) fn dismiss(&mut self, now: Now, recovery: Option<Box<Recovery>>) {
+        if let Some(challenger) = recovery.and_then(|recovery| recovery.challenger) {
+            self.answer_challenger(now, *challenger, true);
+        }
+    }
+
+    fn answer_challenger(&mut self, now: Now, challenger: Challenger, granted: bool) {
+        let Challenger { link, packet, .. } = challenger;
+        let Some(Link { state: State::SocketIo(socket), .. }) = self.links.get_mut_of(link.slot, link.generation) else { return };
+        socket.may_recover = granted;
+        self.take_packet(now, link.slot, &packet);
+        self.unwait(link.slot, 1);
+    }
+
+    /// Keeps a connection that ends, away, if its client may come back; false when it ends for good.
+    pub(super) fn keep_away(&mut self, now: Now, slot: u32, reason: CloseReason) -> bool {
+        let is_cut = matches!(reason, CloseReason::Transport | CloseReason::Client | CloseReason::Heartbeat | CloseReason::SlowReader);
+        let Some(conn) = self.conns.get(slot) else { return false };
+        let is_settled = conn.opening.is_none() && conn.waiting == 0 && conn.entering.is_empty() && conn.leaving.is_none();
+        if !is_cut || !is_settled || conn.recovery.is_none() || conn.link == NO_LINK {
+            return false;
+        }
+        let (endpoint, id) = (conn.endpoint, self.conn_id(slot, conn));
+        let Some(remembered) = self.memory.of(endpoint) else { return false };
+        let until_ms = now.ms() + remembered.window_ms;
+        remembered.away.push_back((until_ms, id));
+        let surplus = if remembered.away.len() > remembered.sessions_max { remembered.away.pop_front() } else { None };
+        self.counters(endpoint).recoverable.add(1);
+        self.step_away(now, slot);
+        let challenger = self.conns.get_mut(slot).and_then(|conn| conn.recovery.as_mut()).and_then(|recovery| {
+            recovery.away_until_ms = until_ms;
+            recovery.challenger.take()
+        });
+        if let Some((until_ms, id)) = surplus {
+            self.give_up_if(id, until_ms);
+        }
+        if let Some(challenger) = challenger {
+            self.answer_challenger(now, *challenger, true);
+        }
+        true
+    }
+
+    /// The connection leaves its rooms for everybody to see, but keeps its places.
+    fn step_away(&mut self, now: Now, slot: u32) {
+        let Some(conn) = self.conns.get_mut(slot) else { return };
+        for (_, ask) in std::mem::take(&mut conn.acks.pending) {
+            self.answers.push_back((ask, super::parcel::Answer::Acknowledged(None)));
+        }
+        for room in self.rooms_of(slot) {
+            let Some(conn) = self.conns.get(slot) else { return };
+            let id = self.conn_id(slot, conn);
+            if let Parcel::Leave(leave) = self.leave_parcel(now, id, conn, room, true, None) {
+                self.post(Parcel::Leave(Box::new(Leave { away: true, ..*leave })));
+            }
+        }
+        let Some(conn) = self.conns.get_mut(slot) else { return };
+        let link = std::mem::replace(&mut conn.link, NO_LINK);
+        let was_polling = std::mem::take(&mut conn.is_polling);
+        let endpoint = conn.endpoint;
+        for seat in &conn.seats {
+            self.membership.relink(*seat, NO_LINK);
+        }
+        if was_polling {
+            self.counters(endpoint).polling.sub(1);
+        }
+        if let Some(Link { state: State::SocketIo(socket), .. }) = self.links.get_mut(link) {
+            socket.conns.retain(|other| *other != slot);
+        }
+    }
+
+    /// The rooms of a connection that have a home; public ones first: others hear that somebody left a room before they hear that he is
+    /// offline.
+    pub(super) fn rooms_of(&self, slot: u32) -> Vec<Room> {
+        let seats = self.conns.get(slot).map_or(&[][..], |conn| &conn.seats);
+        let mut rooms: Vec<Room> = seats.iter().filter_map(|seat| self.membership.room(seat.room).cloned()).collect();
+        rooms.retain(|room| !room.name.is_empty());
+        rooms.sort_by_key(|room| !room.is_public());
+        rooms
+    }
+
+    /// Gives up the connections that were away too long, and events that nobody needs any more.
+    pub(super) fn sweep_memory(&mut self, now: Now) {
+        for index in 0..self.memory.endpoints.len() {
+            while let Some((until_ms, id)) = self.memory.endpoints[index].as_mut().and_then(|remembered| {
+                remembered.backlog.expire(now.ms());
+                remembered.away.pop_front_if(|(until_ms, _)| *until_ms <= now.ms())
+            }) {
+                self.give_up_if(id, until_ms);
+            }
+            if let Some(remembered) = &self.memory.endpoints[index] {
+                let (events, bytes) = remembered.backlog.usage();
+                let counters = &self.stats.endpoints[index];
+                counters.backlog_events.set(events as u64);
+                counters.backlog_bytes.set(bytes as u64);
+            }
+        }
+    }
+
+    fn give_up_if(&mut self, id: ConnId, until_ms: u64) {
+        let conn = self.conns.get_mut_of(id.slot, id.generation);
+        if conn.and_then(|conn| conn.recovery.as_ref()).is_some_and(|recovery| recovery.away_until_ms == until_ms) {
+            self.give_up(id.slot);
+        }
+    }
+
+    /// The connection that is away will not come back.
+    pub(super) fn give_up(&mut self, slot: u32) {
+        let Some(conn) = self.conns.get(slot).filter(|conn| conn.link == NO_LINK) else { return };
+        let endpoint = conn.endpoint;
+        let rooms = self.rooms_of(slot);
+        while let Some(last) = self.conns.get(slot).and_then(|conn| conn.seats.len().checked_sub(1)) {
+            self.vacate(slot, last);
+        }
+        for room in rooms {
+            self.post(Parcel::GiveUp { room, shard: self.id });
+        }
+        self.conns.remove(slot);
+        self.counters(endpoint).recoverable.sub(1);
+    }
+
+    /// Whether the client of a link may take a connection up again.
+    pub(super) fn may_come_back(&mut self, now: Now, link: u32, endpoint: EndpointId, comeback: &Comeback, packet: &str) -> Verdict {
+        let Some(Link { state: State::SocketIo(socket), .. }) = self.links.get_mut(link) else { return Verdict::Refused };
+        // An answer counts once.
+        let may_recover = std::mem::replace(&mut socket.may_recover, true);
+        let (is_free, has_moved) = (socket.conns.is_empty(), socket.has_moved);
+        let shard = comeback.pid.shard();
+        if !may_recover {
+            return self.refuse_comeback(endpoint, RecoveryFault::InUse);
+        }
+        if shard != self.id {
+            // The link can go there as long as nothing else is on it.
+            if !is_free || has_moved || usize::from(shard.0) >= self.world.config.shards.len() {
+                return self.refuse_comeback(endpoint, RecoveryFault::Elsewhere);
+            }
+            return if self.send_link(link, shard, packet) {
+                Verdict::Moving
+            } else {
+                self.refuse_comeback(endpoint, RecoveryFault::Elsewhere)
+            };
+        }
+        let conn = comeback.pid.slot();
+        let found = self.conns.get(conn).filter(|conn| conn.endpoint == endpoint);
+        let Some(recovery) = found.and_then(|conn| conn.recovery.as_ref()).filter(|recovery| recovery.pid == comeback.pid) else {
+            return self.refuse_comeback(endpoint, RecoveryFault::Unknown);
+        };
+        if recovery.away_until_ms == 0 {
+            return self.challenge(now, conn, link, packet);
+        }
+        if recovery.away_until_ms <= now.ms() {
+            self.give_up(conn);
+            return self.refuse_comeback(endpoint, RecoveryFault::Unknown);
+        }
+        match self.position_of(conn, comeback.offset) {
+            Some(from) => Verdict::Granted { conn, from },
+            None => {
+                self.give_up(conn);
+                self.refuse_comeback(endpoint, RecoveryFault::Forgotten)
+            }
+        }
+    }
+
+    pub(super) fn refuse_comeback(&self, endpoint: EndpointId, fault: RecoveryFault) -> Verdict {
+        self.counters(endpoint).unrecovered[fault.index()].add(1);
+        Verdict::Refused
+    }
+
+    /// Asks the old connection whether it lives; the newcomer waits.
+    fn challenge(&mut self, now: Now, conn: u32, link: u32, packet: &str) -> Verdict {
+        let Some(old) = self.conns.get_mut(conn) else { return Verdict::Refused };
+        let (endpoint, old_link) = (old.endpoint, old.link);
+        let is_settled = old.opening.is_none() && old.waiting == 0;
+        let Some(recovery) = old.recovery.as_mut().filter(|recovery| recovery.challenger.is_none() && is_settled) else {
+            return self.refuse_comeback(endpoint, RecoveryFault::InUse);
+        };
+        let Some(newcomer) = self.links.get_mut(link) else { return Verdict::Refused };
+        newcomer.waiting += 1;
+        let deadline_ms = now.ms() + TAKEOVER_MS;
+        let key = LinkKey { slot: link, generation: newcomer.generation };
+        recovery.challenger = Some(Box::new(Challenger { link: key, packet: packet.into(), deadline_ms }));
+        if self.links.get(old_link).is_some_and(|old| !old.heartbeat.awaiting) {
+            self.beat(now, old_link);
+        }
+        self.arm(old_link, deadline_ms);
+        Verdict::Wait
+    }
+
+    /// Where the events begin that the connection's client has not heard.
+    fn position_of(&mut self, conn: u32, offset: u64) -> Option<u64> {
+        let conn = self.conns.get(conn)?;
+        let (recovery, backlog) = (conn.recovery.as_ref()?, &self.memory.of(conn.endpoint)?.backlog);
+        // Whatever was heard after the last answered ping is in the backlog; so an event that is not there was heard before that.
+        let from = backlog.find(offset).map_or(recovery.heard, |heard| heard + 1);
+        (from >= recovery.floor && from >= backlog.first()).then_some(from)
+    }
+
+    /// Takes the connection up on a link: what it missed, its CONNECT, and from now on everything as it comes. `None` when that would be
+    /// more than may wait for a connection.
+    pub(super) fn take_up(&mut self, now: Now, link: u32, slot: u32, from: u64, profile: Profile) -> Option<()> {
+        let conn = self.conns.get(slot)?;
+        let (endpoint, sid, missed) = (conn.endpoint, conn.sid, self.missed(slot, from)?);
+        let is_polling = self.links.get(link)?.is_polling();
+        let conn = self.conns.get_mut(slot)?;
+        (conn.link, conn.profile, conn.is_polling) = (link, profile, is_polling);
+        for seat in &conn.seats {
+            self.membership.relink(*seat, link);
+        }
+        let recovery = conn.recovery.as_mut()?;
+        recovery.away_until_ms = 0;
+        let pid = recovery.pid;
+        let counters = &self.stats.endpoints[usize::from(endpoint.0)];
+        counters.recoverable.sub(1);
+        counters.recovered.add(1);
+        counters.connections.add(1);
+        counters.accepted.add(1);
+        if is_polling {
+            counters.polling.add(1);
+        }
+        if let Some(Link { state: State::SocketIo(socket), .. }) = self.links.get_mut(link) {
+            socket.conns.push(slot);
+            socket.connect_deadline_ms = u64::MAX;
+        }
+        for frame in missed {
+            self.push_shared(link, frame);
+        }
+        let namespace = &self.world.config.endpoints[usize::from(endpoint.0)].bind;
+        let connected = sio::connect(namespace, sid.text().as_str(), Some(pid.text().as_str()));
+        self.push(now, link, Frame::control_text(&connected));
+        self.return_to_rooms(now, slot);
+        self.arm_next(now, link);
+        Some(())
+    }
+
+    /// The events from a position on that the connection was entitled to; `None` when they are too much.
+    fn missed(&mut self, slot: u32, from: u64) -> Option<Vec<std::rc::Rc<Frame>>> {
+        // Half of what may wait for a connection: coming back must not be what makes it a slow reader.
+        let bytes_max = self.world.config.limits.outbox_bytes / 2;
+        let conn = self.conns.get(slot)?;
+        let id = self.conn_id(slot, conn);
+        let endpoint = conn.endpoint;
+        let events = self.memory.of(endpoint)?.backlog.since(from);
+        let conn = self.conns.get(slot)?;
+        let recovery = conn.recovery.as_ref()?;
+        let mut missed = Vec::new();
+        let mut bytes = 0;
+        for (position, event) in events.filter(|(position, event)| recovery.is_entitled(id, conn, *position, event)) {
+            debug_assert!(position >= from);
+            let Some(frame) = &event.frame else { continue };
+            bytes += frame.bytes().len();
+            missed.push(frame.clone());
+        }
+        (bytes <= bytes_max).then_some(missed)
+    }
+
+    /// Tells the rooms' homes, and with them the others, that the connection is back.
+    fn return_to_rooms(&mut self, now: Now, slot: u32) {
+        let mut rooms = self.rooms_of(slot);
+        // He is online before he is in a room.
+        rooms.reverse();
+        for room in rooms {
+            let Some(conn) = self.conns.get(slot) else { return };
+            let cx = self.context(now, conn, &|_| false);
+            let dialect = self.dialect(conn.endpoint);
+            let announcement = if room.is_public() {
+                dialect.welcome(&cx, &room.name).map(|frame| Announcement { to: room.clone(), frame })
+            } else {
+                dialect.presence(&cx, true).map(|frame| Announcement { to: Room::everybody(conn.endpoint), frame })
+            };
+            let (conn, presence) = (self.conn_id(slot, conn), conn.profile.presence.clone());
+            self.post(Parcel::Return(Box::new(Return { conn, room, presence, announce: announcement })));
+        }
+    }
+}
+
+impl Recovery {
+    pub(super) fn pid(&self) -> Sid {
+        self.pid
+    }
+
+    /// Whether the connection got the event, or would have.
+    fn is_entitled(&self, id: ConnId, conn: &Conn, position: u64, event: &Event) -> bool {
+        let is_for_it = match &event.to {
+            To::Conn(only) => *only == id,
+            To::Room(room) => self.stays.iter().any(|stay| stay.room == *room && stay.from <= position && position < stay.to),
+        };
+        is_for_it && event.except != Some(id) && !event.hidden_from.as_ref().is_some_and(|author| super::casts::blocks(author, conn))
+    }
+}

@@ -1,0 +1,496 @@
+//! Connection state recovery on a host of three shards without sockets: whoever comes back comes to any of them.
+
+mod host;
+
+use engine::config::{Config, DialectKind};
+use engine::fault::RecoveryFault;
+use engine::shard::parcel::{Parcel, Question};
+use host::{Got, Host, masked};
+use serde_json::{Value, json};
+
+const WINDOW_MS: u64 = 120_000;
+const POLLING: &str = "/socket.io/?EIO=4&transport=polling";
+
+fn config() -> Config {
+    let mut rooms = host::endpoint("rooms", DialectKind::Rooms, "/");
+    rooms.recovery_ms = WINDOW_MS;
+    host::config(3, vec![rooms, host::endpoint("chat", DialectKind::Chat, "/chat")])
+}
+
+fn host() -> Host {
+    Host::new(config(), 11)
+}
+
+/// One who remembers what the library does: his ids, and the last argument of the last event.
+struct Client {
+    at: usize,
+    user: &'static str,
+    sid: String,
+    pid: String,
+    offset: String,
+    /// Events, without their offsets.
+    heard: Vec<Value>,
+    recovered: bool,
+}
+
+impl Client {
+    fn come(host: &mut Host, shard: usize, user: &'static str) -> Client {
+        let at = open(host, shard);
+        let mut client =
+            Client { at, user, sid: String::new(), pid: String::new(), offset: String::new(), heard: Vec::new(), recovered: false };
+        host.say(at, &client.connect());
+        client.listen(host);
+        assert_eq!((client.sid.len(), client.pid.len()), (20, 20));
+        client
+    }
+
+    fn connect(&self) -> String {
+        let mut auth = json!({"token": host::token(&json!({"sub": self.user, "exp": 4_000_000_000_u64}))});
+        if !self.pid.is_empty() {
+            (auth["pid"], auth["offset"]) = (json!(self.pid), json!(self.offset));
+        }
+        format!("40{auth}")
+    }
+
+    /// Breaks off and comes back to a shard.
+    fn return_to(&mut self, host: &mut Host, shard: usize) {
+        self.at = open(host, shard);
+        host.say(self.at, &self.connect());
+        self.listen(host);
+    }
+
+    fn break_off(&mut self, host: &mut Host) {
+        self.listen(host);
+        host.hang_up(self.at);
+        host.settle();
+        self.heard.clear();
+    }
+
+    fn listen(&mut self, host: &mut Host) {
+        host.settle();
+        for text in host.texts(self.at) {
+            self.hear(&text);
+        }
+    }
+
+    fn hear(&mut self, text: &str) {
+        if let Some(connected) = text.strip_prefix("40") {
+            let connected: Value = serde_json::from_str(connected).expect("an object");
+            let (sid, pid) = (connected["sid"].as_str().expect("sid"), connected["pid"].as_str().expect("pid"));
+            self.recovered = self.pid == pid;
+            assert_eq!(self.recovered, self.sid == sid, "both or none stay");
+            (self.sid, self.pid) = (sid.into(), pid.into());
+            self.heard.push(json!("CONNECT"));
+        } else if let Some(event) = text.strip_prefix("42") {
+            let mut event: Vec<Value> = serde_json::from_str(event).expect("an array");
+            self.offset = event.pop().and_then(|offset| offset.as_str().map(str::to_owned)).expect("the offset is last");
+            assert_eq!(self.offset.len(), 11);
+            self.heard.push(match event[0].as_str() {
+                Some("message") => event[1]["content"].clone(),
+                _ => json!([event[0], event[1]["userId"]]),
+            });
+        }
+    }
+
+    fn join(&mut self, host: &mut Host) {
+        host.say(self.at, r#"42["room:join",{"roomId":"r"}]"#);
+        self.listen(host);
+    }
+
+    fn tell(&mut self, host: &mut Host, content: &str) {
+        host.say(self.at, &format!(r#"42["message",{{"roomId":"r","content":"{content}"}}]"#));
+        self.listen(host);
+    }
+
+    fn take(&mut self, host: &mut Host) -> Vec<Value> {
+        self.listen(host);
+        std::mem::take(&mut self.heard)
+    }
+}
+
+fn open(host: &mut Host, shard: usize) -> usize {
+    let at = host.connect(shard, &Host::upgrade_head("/socket.io/?EIO=4&transport=websocket", ""));
+    host.settle();
+    host.texts(at);
+    at
+}
+
+fn counts(host: &Host, of: impl Fn(&engine::stats::EndpointStats) -> u64) -> u64 {
+    host.stats.iter().map(|stats| of(&stats.endpoints[0])).sum()
+}
+
+fn refused(host: &Host, fault: RecoveryFault) -> u64 {
+    counts(host, |stats| stats.unrecovered[fault.index()].read())
+}
+
+fn pair(host: &mut Host) -> (Client, Client) {
+    let (mut alice, mut bob) = (Client::come(host, 0, "alice"), Client::come(host, 1, "bob"));
+    alice.join(host);
+    bob.join(host);
+    bob.tell(host, "hello");
+    alice.take(host);
+    bob.take(host);
+    (alice, bob)
+}
+
+#[test]
+fn what_was_missed_comes_in_order_and_once_on_every_shard() {
+    for shard in 0..3 {
+        let mut host = host();
+        let (mut alice, mut bob) = pair(&mut host);
+        alice.break_off(&mut host);
+        let sid = alice.sid.clone();
+        assert_eq!(bob.take(&mut host).len(), 2, "she left the room and went offline");
+        assert_eq!(counts(&host, |stats| stats.recoverable.read()), 1);
+        for content in ["one", "two", "three"] {
+            bob.tell(&mut host, content);
+        }
+        // What is said where she was not, or to somebody else, is not hers.
+        host.say(bob.at, r#"42["room:join",{"roomId":"s"}]"#);
+        host.say(bob.at, r#"42["message",{"roomId":"s","content":"elsewhere"}]"#);
+        host.say(bob.at, r#"42["message",{"roomId":"nowhere","content":"to nobody"}]"#);
+        bob.take(&mut host);
+        alice.return_to(&mut host, shard);
+        // Of the three her coming back is not told to her, and her own going was before it.
+        assert_eq!(alice.heard, [json!("one"), json!("two"), json!("three"), json!("CONNECT")], "shard {shard}");
+        assert!(alice.recovered && alice.sid == sid);
+        // The two come from different homes, so in any order.
+        let told = bob.take(&mut host);
+        assert!(told.len() == 2 && told.contains(&json!(["user:status", "alice"])) && told.contains(&json!(["user:joined", "alice"])));
+        alice.take(&mut host);
+        bob.tell(&mut host, "four");
+        alice.tell(&mut host, "five");
+        assert_eq!(alice.take(&mut host), [json!("four"), json!("five")]);
+        assert_eq!(bob.take(&mut host), [json!("four"), json!("five")]);
+        // Again, and with nothing missed.
+        alice.break_off(&mut host);
+        alice.return_to(&mut host, (shard + 1) % 3);
+        assert!(alice.recovered && alice.take(&mut host) == [json!("CONNECT")]);
+        bob.tell(&mut host, "six");
+        assert_eq!(alice.take(&mut host), [json!("six")]);
+        assert_eq!((counts(&host, |stats| stats.recovered.read()), counts(&host, |stats| stats.recoverable.read())), (2, 0));
+        assert_eq!(counts(&host, |stats| stats.connections.read()), 2);
+    }
+}
+
+/// Sends a request to a shard and gives the body of its answer.
+fn ask(host: &mut Host, shard: usize, method: &str, target: &str, body: &str) -> usize {
+    let head = format!("{method} {target} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let client = host.connect(shard, &head);
+    host.settle();
+    client
+}
+
+fn answered(host: &mut Host, client: usize) -> (u16, String) {
+    host.settle();
+    let found = host.take(client).into_iter().find_map(|got| if let Got::Http(status, body) = got { Some((status, body)) } else { None });
+    found.expect("an answer")
+}
+
+#[test]
+fn a_polling_session_goes_where_its_past_is_and_its_requests_find_it() {
+    for shard in 0..3 {
+        let mut host = host();
+        let (mut alice, mut bob) = pair(&mut host);
+        alice.break_off(&mut host);
+        bob.tell(&mut host, "missed");
+        let request = |host: &mut Host, at: usize, method: &str, target: &str, body: &str| {
+            let client = ask(host, at, method, target, body);
+            answered(host, client)
+        };
+        let session = format!("{POLLING}&sid={}", &request(&mut host, shard, "GET", POLLING, "").1[9..29]);
+        // A poll waits already when the session moves.
+        let poll = ask(&mut host, 1, "GET", &session, "");
+        assert_eq!(request(&mut host, 2, "POST", &session, &alice.connect()), (200, "ok".into()));
+        let mut heard = answered(&mut host, poll).1;
+        if !heard.contains("40{") {
+            heard = heard + "\u{1e}" + &request(&mut host, shard, "GET", &session, "").1;
+        }
+        for packet in heard.split('\u{1e}') {
+            alice.hear(packet);
+        }
+        assert_eq!(alice.heard, [json!("missed"), json!("CONNECT")], "shard {shard}: {heard}");
+        assert!(alice.recovered);
+        // Both directions, from every shard.
+        for at in 0..3 {
+            let poll = ask(&mut host, at, "GET", &session, "");
+            bob.tell(&mut host, "live");
+            assert!(answered(&mut host, poll).1.contains("live"), "{at}");
+            let said = r#"42["message",{"roomId":"r","content":"said"}]"#;
+            assert_eq!(request(&mut host, at, "POST", &session, said).1, "ok");
+            assert!(request(&mut host, at, "GET", &session, "").1.contains("said"));
+        }
+        // The upgrade finds it as well.
+        let socket = host.connect(2, &Host::upgrade_head(&session.replace("polling", "websocket"), ""));
+        host.settle();
+        host.say(socket, "2probe");
+        host.settle();
+        assert_eq!(host.texts(socket), ["3probe"], "shard {shard}");
+        host.say(socket, "5");
+        bob.tell(&mut host, "upgraded");
+        host.settle();
+        assert!(host.texts(socket).iter().any(|text| text.contains("upgraded")));
+        host.hang_up(socket);
+        host.settle();
+        assert_eq!(request(&mut host, 1, "GET", &session, "").0, 400, "nothing shows the way any more");
+        host.advance(2 * WINDOW_MS);
+        assert_eq!(counts(&host, |stats| stats.recoverable.read()), 0);
+    }
+}
+
+#[test]
+fn a_connect_during_an_upgrade_waits_for_its_end() {
+    for shard in 1..3 {
+        let mut host = host();
+        let (mut alice, mut bob) = pair(&mut host);
+        alice.break_off(&mut host);
+        bob.tell(&mut host, "missed");
+        let opened = ask(&mut host, shard, "GET", POLLING, "");
+        let session = format!("{POLLING}&sid={}", &answered(&mut host, opened).1[9..29]);
+        let socket = host.connect(shard, &Host::upgrade_head(&session.replace("polling", "websocket"), ""));
+        host.settle();
+        let post = ask(&mut host, shard, "POST", &session, &alice.connect());
+        assert_eq!(answered(&mut host, post).1, "ok");
+        host.say(socket, "2probe");
+        host.settle();
+        assert_eq!(host.texts(socket), ["3probe"]);
+        // Behind the upgrade, in the same breath: it belongs to the connection.
+        host.write(socket, &[masked(1, b"5"), masked(1, br#"42["message",{"roomId":"r","content":"first words"}]"#)].concat());
+        alice.at = socket;
+        alice.listen(&mut host);
+        assert_eq!(alice.heard[..2], [json!("missed"), json!("CONNECT")], "shard {shard}");
+        assert!(alice.recovered && alice.heard.contains(&json!("first words")), "{:?}", alice.heard);
+        assert!(bob.take(&mut host).contains(&json!("first words")));
+    }
+}
+
+#[test]
+fn an_upgrade_that_comes_to_nothing_lets_the_connect_go_on() {
+    let mut host = host();
+    let (mut alice, _bob) = pair(&mut host);
+    alice.break_off(&mut host);
+    let opened = ask(&mut host, 1, "GET", POLLING, "");
+    let session = format!("{POLLING}&sid={}", &answered(&mut host, opened).1[9..29]);
+    let socket = host.connect(1, &Host::upgrade_head(&session.replace("polling", "websocket"), ""));
+    host.settle();
+    let post = ask(&mut host, 2, "POST", &session, &alice.connect());
+    assert_eq!(answered(&mut host, post).1, "ok");
+    host.hang_up(socket);
+    host.settle();
+    let poll = ask(&mut host, 2, "GET", &session, "");
+    let heard = answered(&mut host, poll).1;
+    alice.hear(heard.rsplit('\u{1e}').next().expect("a packet"));
+    assert!(alice.recovered, "{heard}");
+}
+
+#[test]
+fn a_half_open_connection_is_taken_over_and_a_living_one_is_not() {
+    for shard in 0..3 {
+        let mut host = host();
+        let (mut alice, mut bob) = pair(&mut host);
+        // Her old connection is dead and has not been told: what is said goes there.
+        let old = alice.at;
+        bob.tell(&mut host, "into the void");
+        let mut copy =
+            Client { at: 0, heard: Vec::new(), sid: alice.sid.clone(), pid: alice.pid.clone(), offset: alice.offset.clone(), ..alice };
+        alice.at = open(&mut host, shard);
+        host.say(alice.at, &alice.connect());
+        alice.listen(&mut host);
+        assert_eq!(alice.heard, [] as [Value; 0], "the old one is asked first");
+        host.advance(2_000);
+        alice.listen(&mut host);
+        assert_eq!(alice.take(&mut host), [json!("into the void"), json!("CONNECT")], "shard {shard}");
+        assert!(alice.recovered);
+        assert!(matches!(host.take(old).last(), Some(Got::End(_))), "the old one is closed");
+        bob.tell(&mut host, "to the new one");
+        assert_eq!(alice.take(&mut host), [json!("to the new one")]);
+        // Somebody with her ids comes while she is there: he starts anew, and she notices nothing but a ping.
+        copy.at = open(&mut host, (shard + 1) % 3);
+        host.say(copy.at, &copy.connect());
+        host.settle();
+        assert!(host.texts(alice.at).contains(&"2".to_owned()));
+        host.say(alice.at, "3");
+        copy.listen(&mut host);
+        assert!(!copy.recovered && copy.sid != alice.sid, "shard {shard}");
+        bob.tell(&mut host, "still here");
+        assert_eq!(alice.take(&mut host), [json!("still here")]);
+        assert_eq!(refused(&host, RecoveryFault::InUse), 1);
+    }
+}
+
+#[test]
+fn a_restore_is_single_use() {
+    let mut host = host();
+    let (mut alice, _bob) = pair(&mut host);
+    alice.break_off(&mut host);
+    let mut copy =
+        Client { at: 0, heard: Vec::new(), sid: alice.sid.clone(), pid: alice.pid.clone(), offset: alice.offset.clone(), ..alice };
+    alice.return_to(&mut host, 1);
+    assert!(alice.recovered);
+    copy.at = open(&mut host, 2);
+    host.say(copy.at, &copy.connect());
+    host.settle();
+    host.say(alice.at, "3");
+    copy.listen(&mut host);
+    assert!(!copy.recovered && copy.heard == [json!("CONNECT")]);
+}
+
+#[test]
+fn what_cannot_be_given_whole_is_not_given() {
+    let mut host = host();
+    let (mut alice, mut bob) = pair(&mut host);
+    // Nothing of it is known: neither offset nor connection.
+    let (pid, offset) = (alice.pid.clone(), alice.offset.clone());
+    alice.break_off(&mut host);
+    alice.pid = "AAAAAAAAAAAAAAAAAAAA".into();
+    alice.return_to(&mut host, 1);
+    assert!(!alice.recovered);
+    assert_eq!(refused(&host, RecoveryFault::Unknown), 1);
+    // Too late.
+    (alice.pid, alice.offset, alice.sid) = (pid, offset, String::new());
+    host.hang_up(alice.at);
+    host.advance(WINDOW_MS + 2_000);
+    alice.return_to(&mut host, 0);
+    assert!(!alice.recovered);
+    assert_eq!(refused(&host, RecoveryFault::Unknown), 2);
+    // Said goodbye.
+    alice.join(&mut host);
+    bob.tell(&mut host, "x");
+    host.say(alice.at, "41");
+    alice.listen(&mut host);
+    host.hang_up(alice.at);
+    alice.return_to(&mut host, 0);
+    assert!(!alice.recovered);
+    // Without an offset nobody can say what is missing.
+    let mut carol = Client::come(&mut host, 2, "carol");
+    carol.break_off(&mut host);
+    carol.return_to(&mut host, 2);
+    assert!(!carol.recovered);
+}
+
+#[test]
+fn a_quiet_client_recovers_although_its_last_event_is_long_forgotten() {
+    let mut host = host();
+    let (mut alice, mut bob) = pair(&mut host);
+    for _ in 0..12 {
+        host.advance(25_500);
+        host.say(alice.at, "3");
+        host.say(bob.at, "3");
+    }
+    alice.break_off(&mut host);
+    bob.tell(&mut host, "at last");
+    alice.return_to(&mut host, 1);
+    assert!(alice.recovered);
+    assert_eq!(alice.heard, [json!("at last"), json!("CONNECT")]);
+}
+
+#[test]
+fn kicks_and_other_users_revoke_the_past() {
+    let mut host = host();
+    let (mut alice, _bob) = pair(&mut host);
+    alice.break_off(&mut host);
+    let mut thief = Client {
+        at: 0,
+        user: "mallory",
+        heard: Vec::new(),
+        pid: alice.pid.clone(),
+        sid: String::new(),
+        offset: alice.offset.clone(),
+        ..alice
+    };
+    thief.return_to(&mut host, 1);
+    assert!(!thief.recovered);
+    assert_eq!(refused(&host, RecoveryFault::OtherUser), 1);
+    alice.return_to(&mut host, 2);
+    assert!(alice.recovered, "the thief changed nothing");
+    alice.break_off(&mut host);
+    let now = host.now;
+    for shard in &mut host.shards {
+        let question = Question::CloseUser { endpoint: None, user: "alice".into(), reason: None };
+        shard.handle_parcel(now, Parcel::Ask { ask: 1, question });
+    }
+    host.settle();
+    alice.return_to(&mut host, 0);
+    assert!(!alice.recovered);
+    assert_eq!(counts(&host, |stats| stats.recoverable.read()), 0);
+}
+
+#[test]
+fn memory_is_bounded_by_sessions_events_bytes_and_what_may_wait() {
+    let mut config = config();
+    (config.limits.recovery_sessions, config.limits.recovery_events) = (6, 30);
+    config.limits.outbox_bytes = 20_000;
+    let mut host = Host::new(config, 3);
+    let mut bob = Client::come(&mut host, 1, "bob");
+    bob.join(&mut host);
+    let users = ["u0", "u1", "u2", "u3", "u4"];
+    let mut clients: Vec<Client> = users.into_iter().map(|user| Client::come(&mut host, 0, user)).collect();
+    for client in &mut clients {
+        client.join(&mut host);
+    }
+    bob.tell(&mut host, "hello");
+    for client in &mut clients {
+        client.break_off(&mut host);
+    }
+    assert_eq!(counts(&host, |stats| stats.recoverable.read()), 2, "two a shard: the first to go are the first to be given up");
+    clients[0].return_to(&mut host, 0);
+    clients[4].return_to(&mut host, 0);
+    assert_eq!((clients[0].recovered, clients[4].recovered), (false, true));
+    // More events than are remembered.
+    for client in &mut clients[3..] {
+        client.break_off(&mut host);
+    }
+    for n in 0..11 {
+        bob.tell(&mut host, &format!("m{n}"));
+    }
+    clients[4].return_to(&mut host, 1);
+    assert!(!clients[4].recovered);
+    assert_eq!(refused(&host, RecoveryFault::Forgotten), 1);
+    // More bytes than may wait for a connection.
+    clients[4].join(&mut host);
+    bob.tell(&mut host, "hello");
+    clients[4].break_off(&mut host);
+    for _ in 0..3 {
+        bob.tell(&mut host, &"x".repeat(4_000));
+    }
+    clients[4].return_to(&mut host, 0);
+    assert!(!clients[4].recovered);
+    assert_eq!(refused(&host, RecoveryFault::TooMuch), 1);
+}
+
+#[test]
+fn a_link_that_is_bound_to_a_shard_cannot_go_to_its_past() {
+    let mut host = host();
+    let (mut alice, _bob) = pair(&mut host);
+    alice.break_off(&mut host);
+    for shard in [1, 0] {
+        alice.at = open(&mut host, shard);
+        let token = host::token(&json!({"sub": "alice", "exp": 4_000_000_000_u64}));
+        host.say(alice.at, &format!("40/chat,{}", json!({"token": token})));
+        host.settle();
+        host.texts(alice.at);
+        let (sid, pid) = (alice.sid.clone(), alice.pid.clone());
+        host.say(alice.at, &alice.connect());
+        alice.listen(&mut host);
+        assert_eq!(alice.recovered, shard == 0);
+        assert_eq!(refused(&host, RecoveryFault::Elsewhere), 1);
+        // On its own shard it could have been taken up, and still can.
+        (alice.sid, alice.pid) = (sid, pid);
+    }
+}
+
+#[test]
+fn endpoints_without_recovery_neither_offer_nor_remember_it() {
+    let mut host = host();
+    let at = open(&mut host, 0);
+    let token = host::token(&json!({"sub": "alice", "exp": 4_000_000_000_u64}));
+    host.say(at, &format!("40/chat,{}", json!({"token": token, "pid": "AAAAAAAAAAAAAAAAAAAA", "offset": "AAAAAAAAAAA"})));
+    host.say(at, r#"42/chat,["join-room",{"room":"r"}]"#);
+    host.settle();
+    let texts = host.texts(at);
+    assert!(texts[0].starts_with("40/chat,{\"sid\":") && !texts[0].contains("pid"), "{texts:?}");
+    assert!(texts[1].ends_with("\"memberCount\":1}]"), "{texts:?}");
+    host.hang_up(at);
+    host.settle();
+    assert_eq!(host.stats.iter().map(|stats| stats.endpoints[1].recoverable.read()).sum::<u64>(), 0);
+}
