@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::address::Ticket;
+use super::assembly::Assembly;
 use super::membership::Seat;
 use super::outbox::Outbox;
 use super::parcel::Requester;
@@ -83,8 +84,8 @@ pub(crate) struct SocketIoLink {
     pub(crate) connect_deadline_ms: u64,
     /// True exactly when it has asked for a namespace.
     pub(crate) has_tried: bool,
-    /// Binary attachments still to come of an event that was dropped.
-    pub(crate) attachments_to_skip: usize,
+    /// The packet whose attachments are still to come, if there is one.
+    pub(crate) assembly: Option<Box<Assembly>>,
     /// What the token of the request's header or query said.
     pub(crate) token: Result<Arc<Identity>, AuthFault>,
     /// What the session cookie said, for endpoints that look at cookies.
