@@ -35,6 +35,7 @@ scripts! {
     rooms_page: "rooms_page.mjs", STANDARD;
     chat_page: "chat_page.mjs", STANDARD;
     transports: "transports.mjs", STANDARD;
+    binary: "binary.mjs", STANDARD;
     admin: "admin.mjs", STANDARD;
     expiry: "expiry.mjs", STANDARD;
     rate: "rate.mjs", Setup { limits: "rate_messages = 20\nrate_window_ms = 500\n", ..STANDARD };

@@ -300,6 +300,30 @@ impl<'d> Value<'d> {
         if self.is_array() { self.children() } else { Children::none(self.view) }
     }
 
+    /// Shows this value and everything inside it to `look`, each before what is inside it, in the order of the text. Where the answer is
+    /// false, it is not looked into.
+    pub fn visit(self, mut look: impl FnMut(Value<'d>) -> bool) {
+        let mut open = Vec::new();
+        let mut next = Some(self);
+        loop {
+            match next {
+                Some(value) if look(value) => open.push((value.is_object(), value.children())),
+                _ => {}
+            }
+            let Some((is_object, nodes)) = open.last_mut() else { return };
+            let has_key = !*is_object || nodes.next_key().is_some();
+            next = if has_key { nodes.next() } else { None };
+            if next.is_none() {
+                open.pop();
+            }
+        }
+    }
+
+    /// Where it stands in the text of its document.
+    pub fn range(self) -> std::ops::Range<usize> {
+        self.view.start(self.at)..self.end
+    }
+
     fn children(self) -> Children<'d> {
         // The last child ends where the blanks before the closing bracket begin.
         let end = trimmed_end(self.view.text.as_bytes(), self.end.saturating_sub(1));

@@ -275,3 +275,151 @@ fn an_answer_that_comes_too_late_ends_the_session() {
     host.settle();
     assert_eq!(request(&mut host, 1, "GET", &session, ""), refused(1));
 }
+
+/// Sessions on two shards, in one room.
+fn two_in_a_room(host: &mut Host) -> [String; 2] {
+    [0, 1].map(|shard| {
+        let session = open(host, shard);
+        request(host, 2, "POST", &session, "40\u{1e}42[\"room:join\",{\"roomId\":\"r\"}]");
+        request(host, 1 - shard, "GET", &session, "");
+        session
+    })
+}
+
+#[test]
+fn attachments_come_in_later_posts_and_go_in_whole_frames() {
+    let mut host = host();
+    let [ann, bob] = two_in_a_room(&mut host);
+    // The others' coming.
+    let poll = send(&mut host, 1, "GET", &ann, "");
+    let _ = answer(&mut host, poll);
+    let edit =
+        "452-3[\"document:edit\",{\"roomId\":\"r\",\"changes\":[{\"_placeholder\":true,\"num\":1},{\"_placeholder\":true,\"num\":0}]}]";
+    assert_eq!(request(&mut host, 1, "POST", &ann, edit), (200, "ok".into()));
+    // The heartbeat may come in between.
+    assert_eq!(request(&mut host, 2, "POST", &ann, "3"), (200, "ok".into()));
+    assert_eq!(request(&mut host, 2, "POST", &ann, "bAP8="), (200, "ok".into()));
+    let poll = send(&mut host, 0, "GET", &bob, "");
+    assert_eq!(answer(&mut host, poll), None, "an attachment is missing");
+    assert_eq!(request(&mut host, 0, "POST", &ann, "b\u{1e}421[\"typing\",{\"roomId\":\"r\",\"isTyping\":false}]"), (200, "ok".into()));
+    let (_, heard) = answer(&mut host, poll).expect("the edit");
+    let heard = if heard.contains("typing") { heard } else { format!("{heard}\u{1e}{}", request(&mut host, 1, "GET", &bob, "").1) };
+    let packets: Vec<&str> = heard.split('\u{1e}').collect();
+    assert!(packets[0].starts_with("452-[\"document:edit\",{") && packets[0].ends_with("{\"_placeholder\":true,\"num\":0}]}]"), "{heard}");
+    assert_eq!(packets[1..3], ["bAP8=", "b"]);
+    assert!(packets[3].starts_with("42[\"typing\""), "{heard}");
+    // Nothing waited at the session itself but its answers.
+    let poll = send(&mut host, 1, "GET", &ann, "");
+    assert_eq!(answer(&mut host, poll), Some((200, "433[{\"success\":true}]\u{1e}431[{\"success\":true}]".into())));
+}
+
+#[test]
+fn a_message_is_heard_as_binary_by_poll_and_websocket() {
+    let mut host = host();
+    let [ann, bob] = two_in_a_room(&mut host);
+    let socket = host.connect(2, &Host::upgrade_head("/socket.io/?EIO=4&transport=websocket", ""));
+    host.say(socket, "40");
+    host.say(socket, "42[\"room:join\",{\"roomId\":\"r\"}]");
+    host.settle();
+    host.take(socket);
+    request(&mut host, 1, "GET", &bob, "");
+    host.say(socket, "451-0[\"message\",{\"roomId\":\"r\",\"content\":\"x\",\"metadata\":{\"_placeholder\":true,\"num\":0}}]");
+    host.frame(socket, 2, &[1, 2, 3]);
+    host.settle();
+    let got = host.take(socket);
+    assert!(
+        matches!(&got[..], [Got::Text(ack), Got::Binary(one), Got::Text(event), Got::Binary(two)]
+        if ack.starts_with("461-0[") && event.starts_with("451-[\"message\",") && one == two && one == &[1, 2, 3]),
+        "{got:?}"
+    );
+    for session in [&ann, &bob] {
+        let mut heard = String::new();
+        while !heard.contains("451-") {
+            heard = request(&mut host, 0, "GET", session, "").1;
+        }
+        assert!(heard.ends_with("\u{1e}bAQID"), "{heard}");
+    }
+}
+
+#[test]
+fn what_is_no_base64_ends_the_session() {
+    for bad in ["bAQI", "bA-I=", "b AQI=", "bAQI==", "bAQIDA"] {
+        let mut host = host();
+        let session = open(&mut host, 0);
+        request(&mut host, 1, "POST", &session, &format!("40\u{1e}451-[\"x\"]\u{1e}{bad}"));
+        assert!(request(&mut host, 1, "GET", &session, "").1.ends_with("\u{1e}1"), "{bad}");
+        assert_eq!(request(&mut host, 1, "GET", &session, ""), refused(1), "{bad}");
+    }
+}
+
+#[test]
+fn attachments_of_one_packet_are_together_no_longer_than_a_message() {
+    use base64::Engine as _;
+    let mut host = host();
+    let attachment = |bytes: usize| format!("b{}", base64::engine::general_purpose::STANDARD.encode(vec![7; bytes]));
+    for (last, closes) in [(490, false), (491, true)] {
+        let session = open(&mut host, 0);
+        request(&mut host, 1, "POST", &session, "40");
+        request(&mut host, 1, "GET", &session, "");
+        // 11 bytes of text, then two attachments in a body each.
+        request(&mut host, 1, "POST", &session, "452-[\"abc\"]");
+        request(&mut host, 1, "POST", &session, &attachment(499));
+        request(&mut host, 1, "POST", &session, &attachment(last));
+        let poll = send(&mut host, 1, "GET", &session, "");
+        assert_eq!(answer(&mut host, poll), closes.then(|| (200, "1".to_owned())), "{last}");
+    }
+}
+
+#[test]
+fn an_upgrade_carries_a_packet_that_is_not_all_there() {
+    let mut host = host();
+    let session = open(&mut host, 0);
+    request(&mut host, 1, "POST", &session, "40\u{1e}420[\"room:join\",{\"roomId\":\"r\"}]");
+    while !request(&mut host, 1, "GET", &session, "").1.contains("430[") {}
+    request(
+        &mut host,
+        1,
+        "POST",
+        &session,
+        "452-1[\"message\",{\"roomId\":\"r\",\"content\":\"x\",\"metadata\":{\"_placeholder\":true,\"num\":1}}]\u{1e}b",
+    );
+    let socket = probe(&mut host, 1, &session);
+    host.say(socket, "5");
+    host.frame(socket, 2, &[9]);
+    host.settle();
+    let got = host.take(socket);
+    assert!(
+        matches!(&got[..], [Got::Text(ack), Got::Binary(one), Got::Binary(two), Got::Text(_), ..]
+        if ack.starts_with("462-1[{\"success\":true") && one.is_empty() && two == &[9]),
+        "{got:?}"
+    );
+}
+
+#[test]
+fn attachments_for_a_namespace_that_was_left_are_nobodys() {
+    let namespace = |bind: &str| {
+        let mut endpoint = host::endpoint(bind, DialectKind::Rooms, bind);
+        endpoint.auth = AuthMode::None;
+        endpoint
+    };
+    let mut host = Host::new(host::config(2, vec![namespace("/"), namespace("/b")]), 1);
+    let client = host.connect(0, &Host::upgrade_head("/socket.io/?EIO=4&transport=websocket", ""));
+    host.say(client, "40");
+    host.say(client, "40/b,");
+    host.settle();
+    let texts = host.texts(client);
+    let connected = texts.iter().find(|text| text.starts_with("40{")).expect("connected to the main namespace");
+    let id = engine::ids::Sid::parse(&connected[10..30]).expect("a connection's id");
+    host.say(client, "452-[\"message\",{}]");
+    host.frame(client, 2, &[1]);
+    let question = engine::Question::CloseConnection { id, reason: None };
+    host.shards[0].handle_parcel(host.now, engine::shard::parcel::Parcel::Ask { ask: 1, question });
+    host.frame(client, 2, &[2]);
+    host.say(client, "42/b,5[\"room:join\",{\"roomId\":\"r\"}]");
+    host.settle();
+    let texts = host.texts(client);
+    assert!(texts.contains(&"41".to_owned()) && texts.iter().any(|text| text.starts_with("43/b,5[{\"success\":true")), "{texts:?}");
+    host.frame(client, 2, &[3]);
+    host.settle();
+    assert!(!host.clients[client].open, "the packet was over");
+}

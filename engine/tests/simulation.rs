@@ -295,6 +295,7 @@ impl Simulation {
                     Got::Close(..) | Got::End(_) => self.guests[client].closed = true,
                     Got::Http(status, body) => assert_eq!(status, 101, "{body}"),
                     Got::Pong => {}
+                    Got::Binary(_) => panic!("nobody says anything binary here"),
                 }
             }
         }

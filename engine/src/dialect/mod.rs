@@ -176,6 +176,11 @@ impl Cx<'_> {
         if !self.attachments.is_empty() && json.contains(PLACEHOLDER) { self.attachments } else { &[] }
     }
 
+    /// JSON of the client in the form in which it can be kept without its attachments; `None` where it has none and stays as it is.
+    fn without_attachments(&self, value: Value<'_>) -> Option<String> {
+        (!self.attachments_of(value.raw()).is_empty()).then(|| sio::spelled_out(value, self.attachments))
+    }
+
     /// What an event is marked with, so that it can be found again.
     fn mark(&self) -> Mark {
         let offset = (self.endpoint.recovery_ms > 0).then(|| rand::Rng::next_u64(&mut *self.entropy.borrow_mut()));

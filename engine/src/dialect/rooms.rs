@@ -179,21 +179,28 @@ fn message(cx: &Cx<'_>, argument: Option<Value<'_>>, ack: Option<&str>, acts: &m
     if !["text", "image", "file"].contains(&kind) {
         return None;
     }
-    let message = Object::with_capacity(content.raw().len() + 300)
-        .str("id", &cx.message_id().to_string())
-        .str("roomId", room)
-        .str("userId", &cx.profile.user)
-        .str("username", display_name(cx))
-        .raw("content", content.raw())
-        .str("type", kind)
-        .opt_raw("metadata", argument.get("metadata").map(Value::raw))
-        .str("timestamp", &cx.now.rfc3339())
-        .finish();
+    let id = cx.message_id().to_string();
+    let with_metadata = |metadata: Option<&str>| {
+        Object::with_capacity(content.raw().len() + metadata.map_or(0, str::len) + 300)
+            .str("id", &id)
+            .str("roomId", room)
+            .str("userId", &cx.profile.user)
+            .str("username", display_name(cx))
+            .raw("content", content.raw())
+            .str("type", kind)
+            .opt_raw("metadata", metadata)
+            .str("timestamp", &cx.now.rfc3339())
+            .finish()
+    };
+    let metadata = argument.get("metadata");
+    let message = with_metadata(metadata.map(Value::raw));
+    // History is JSON for whoever asks for it, binary data included; only those who are here now get it as it came.
+    let kept = metadata.and_then(|metadata| cx.without_attachments(metadata)).map(|spelled_out| with_metadata(Some(&spelled_out)));
     let frame = event(cx, "message", &message);
     if let Some(ack) = ack {
         acts.push(acknowledge(cx, ack, &Object::new().bool("success", true).raw("message", &message).finish()));
     }
-    let keep = Some((message.into(), usize::MAX));
+    let keep = Some((kept.unwrap_or(message).into(), usize::MAX));
     acts.push(Act::Publish(Publication { room: room.into(), frame, to_self: true, keep, hidden_from: None }));
     Some(())
 }

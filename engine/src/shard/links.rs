@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::address::Ticket;
+use super::assembly::Assembly;
 use super::membership::Seat;
 use super::outbox::Outbox;
 use super::parcel::Requester;
@@ -86,8 +87,8 @@ pub(crate) struct SocketIoLink {
     pub(crate) connect_deadline_ms: u64,
     /// True exactly when it has asked for a namespace.
     pub(crate) has_tried: bool,
-    /// Binary attachments still to come of an event that was dropped.
-    pub(crate) attachments_to_skip: usize,
+    /// The packet whose attachments are still to come, if there is one.
+    pub(crate) assembly: Option<Box<Assembly>>,
     /// True exactly when it came from another shard: it goes to no third one.
     pub(crate) has_moved: bool,
     /// False exactly when its next CONNECT starts anew, because whom it wanted to replace is alive.

@@ -21,6 +21,7 @@ use crate::stats::ShardStats;
 use crate::time::Now;
 
 pub mod address;
+mod assembly;
 mod backlog;
 mod casts;
 mod clock;
@@ -148,7 +149,7 @@ pub struct Shard {
     /// For texts of plain WebSockets and for Socket.IO packets: an event's arguments live in one while the dialect may use the other.
     scratch: Scratch,
     packets: Scratch,
-    /// Binary arguments of the event being heard.
+    /// Binary arguments of the packet being heard; empty at all other times.
     attachments: Vec<Vec<u8>>,
     entropy: RefCell<StdRng>,
     acts: Vec<Act>,

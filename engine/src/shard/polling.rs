@@ -378,12 +378,13 @@ impl Shard {
                 return;
             }
             let Some(packet) = polling.inbox.next() else { break };
-            // Messages are held against the rate where they are heard; everything else here, or a body of a million nothings were free.
-            if !packet.starts_with('4') && self.rate(now, slot) != Verdict::Within {
+            // Messages are held against the rate where they are heard, their attachments with them; everything else here, or a body of a
+            // million nothings were free.
+            if !packet.starts_with(['4', 'b']) && self.rate(now, slot) != Verdict::Within {
                 continue;
             }
             if packet.starts_with('b') {
-                self.take_attachment(now, slot);
+                self.take_attachment(now, slot, eio::attachment(&packet));
             } else {
                 self.take_packet(now, slot, &packet);
             }

@@ -11,7 +11,7 @@ use super::rate::Verdict;
 use super::recovery::{Comeback, Verdict as ComebackVerdict};
 use crate::auth::AuthFault;
 use crate::dialect::{Hello, Profile, Refused, Said};
-use crate::fault::{CloseReason, DropReason, RecoveryFault, Refusal};
+use crate::fault::{CloseReason, RecoveryFault, Refusal};
 use crate::frame::Frame;
 use crate::ids::{EndpointId, Sid};
 use crate::json::{Doc, Scratch, Value};
@@ -24,7 +24,7 @@ use crate::wire::{eio, sio, ws};
 const RESERVED_EVENTS: [&str; 6] = ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"];
 
 /// The packet closes the transport.
-struct Refuse;
+pub(super) struct Refuse;
 
 impl Shard {
     /// A WebSocket request for the Engine.IO path.
@@ -54,9 +54,9 @@ impl Shard {
         SocketIoLink {
             conns: Vec::new(),
             connect_deadline_ms: u64::MAX,
-            attachments_to_skip: 0,
             has_moved: false,
             may_recover: true,
+            assembly: None,
             has_tried: false,
             token: self.token_of_request(now, request),
             cookie: self.token_of_cookie(now, request),
@@ -85,24 +85,13 @@ impl Shard {
         }
     }
 
-    /// A binary message of a Socket.IO link.
-    pub(super) fn take_attachment(&mut self, now: Now, slot: u32) {
-        if let Some(Link { state: State::SocketIo(socket), .. }) = self.links.get_mut(slot)
-            && socket.attachments_to_skip > 0
-        {
-            socket.attachments_to_skip -= 1;
-            return;
-        }
-        self.close_link(now, slot, CloseReason::Protocol, Some(ws::empty_close_frame()));
-    }
-
     fn take_message_packet(&mut self, now: Now, slot: u32, text: &str, bytes: usize) -> Result<(), Refuse> {
         let packet = sio::parse(text).map_err(|_| Refuse)?;
         let Some(Link { state: State::SocketIo(socket), .. }) = self.links.get(slot) else { return Ok(()) };
-        if socket.attachments_to_skip > 0 {
+        if socket.assembly.is_some() {
             return Err(Refuse);
         }
-        let joined = socket.conns.iter().copied().find(|conn| self.is_in_namespace(*conn, packet.namespace));
+        let joined = self.joined(slot, packet.namespace);
         let mut scratch = std::mem::take(&mut self.packets);
         let taken = match (packet.kind, joined) {
             // Each costs the verification of a token, so those beyond the first are under the rate of messages.
@@ -111,13 +100,11 @@ impl Shard {
             (sio::Kind::Connect, Some(_)) | (_, None) | (sio::Kind::ConnectError, _) => Err(Refuse),
             (sio::Kind::Disconnect, Some(conn)) => self.leave_namespace(now, slot, conn, packet.payload),
             (sio::Kind::Event, Some(conn)) => self.take_event(now, slot, conn, &packet, &mut scratch, bytes),
-            // Acknowledgements over the rate are not looked at, like pings.
-            (sio::Kind::Ack, Some(_)) if self.rate(now, slot) != Verdict::Within => Ok(()),
-            (sio::Kind::Ack, Some(conn)) => self.take_ack(conn, &packet, &mut scratch),
-            (sio::Kind::BinaryEvent | sio::Kind::BinaryAck, Some(conn)) => {
-                self.skip_attachments(slot, conn, packet.attachments);
-                Ok(())
-            }
+            (sio::Kind::Ack, Some(conn)) => self.take_ack(now, slot, conn, &packet, &mut scratch),
+            // Looked at now, as in Node, so that what can never be heard is not waited for; and again when all is there.
+            (sio::Kind::BinaryEvent | sio::Kind::BinaryAck, Some(_)) => fits(&packet, &mut scratch).map(|()| {
+                self.begin_assembly(slot, text, packet.attachments, bytes);
+            }),
         };
         self.packets = scratch;
         taken
@@ -129,6 +116,12 @@ impl Shard {
             Some(Link { state: State::SocketIo(socket), .. }) => std::mem::replace(&mut socket.has_tried, true),
             _ => false,
         }
+    }
+
+    /// The link's connection in a namespace.
+    pub(super) fn joined(&self, slot: u32, namespace: &str) -> Option<u32> {
+        let Some(Link { state: State::SocketIo(socket), .. }) = self.links.get(slot) else { return None };
+        socket.conns.iter().copied().find(|conn| self.is_in_namespace(*conn, namespace))
     }
 
     fn is_in_namespace(&self, conn: u32, namespace: &str) -> bool {
@@ -224,7 +217,8 @@ impl Shard {
         Ok(())
     }
 
-    fn take_event(
+    /// An event, whole. Its binary arguments, if it has any, are [`Shard::attachments`].
+    pub(super) fn take_event(
         &mut self,
         now: Now,
         slot: u32,
@@ -240,36 +234,47 @@ impl Shard {
         }
         let doc = scratch.parse(packet.payload).map_err(|_| Refuse)?;
         let args = doc.root();
-        let first = args.items().next().ok_or(Refuse)?;
-        let name = event_name(first).ok_or(Refuse)?;
+        let name = args.items().next().and_then(event_name).ok_or(Refuse)?;
+        self.check_placeholders(args)?;
         // As the client wrote it: its number may be larger than any of ours.
         let ack = (!packet.id_text.is_empty()).then_some(packet.id_text);
         self.hear(now, slot, conn, Said::Event { name, args, ack }, bytes);
         Ok(())
     }
 
-    fn take_ack(&mut self, conn: u32, packet: &sio::Packet<'_>, scratch: &mut Scratch) -> Result<(), Refuse> {
+    /// An acknowledgement, whole, as [`Self::take_event`] takes an event.
+    pub(super) fn take_ack(
+        &mut self,
+        now: Now,
+        slot: u32,
+        conn: u32,
+        packet: &sio::Packet<'_>,
+        scratch: &mut Scratch,
+    ) -> Result<(), Refuse> {
+        if self.rate(now, slot) != Verdict::Within {
+            // Not looked at, like a ping.
+            return Ok(());
+        }
         let doc = scratch.parse(packet.payload).map_err(|_| Refuse)?;
         if !doc.root().is_array() {
             return Err(Refuse);
         }
+        self.check_placeholders(doc.root())?;
         let (Some(id), Some(conn)) = (packet.id, self.conns.get_mut(conn)) else { return Ok(()) };
         // An id nobody waits for is no fault: it may have been answered twice.
         if let Some(waited) = conn.acks.pending.iter().position(|(pending, _)| *pending == id) {
             let (_, ask) = conn.acks.pending.swap_remove(waited);
-            self.answers.push_back((ask, Answer::Acknowledged(Some(packet.payload.to_owned()))));
+            let answer =
+                if self.attachments.is_empty() { packet.payload.to_owned() } else { sio::spelled_out(doc.root(), &self.attachments) };
+            self.answers.push_back((ask, Answer::Acknowledged(Some(answer))));
         }
         Ok(())
     }
 
-    /// Binary events have no listener in any dialect of today: they are dropped whole, and counted.
-    fn skip_attachments(&mut self, slot: u32, conn: u32, attachments: usize) {
-        if let Some(endpoint) = self.conns.get(conn).map(|conn| conn.endpoint) {
-            self.counters(endpoint).dropped[DropReason::Invalid.index()].add(1);
-        }
-        if let Some(Link { state: State::SocketIo(socket), .. }) = self.links.get_mut(slot) {
-            socket.attachments_to_skip = attachments;
-        }
+    /// Refuses a packet with attachments that names one which is not there. Without any, what looks like a placeholder is data.
+    fn check_placeholders(&self, args: Value<'_>) -> Result<(), Refuse> {
+        let fit = self.attachments.is_empty() || sio::placeholders_fit(args, self.attachments.len());
+        if fit { Ok(()) } else { Err(Refuse) }
     }
 
     /// Emits an event to one connection and remembers who waits for the acknowledgement; false when it cannot.
@@ -288,6 +293,19 @@ impl Shard {
         self.push(now, link, Frame::text(endpoint, &text));
         true
     }
+}
+
+/// Refuses the text of a binary packet whose JSON is none that a packet of its type may have.
+fn fits(packet: &sio::Packet<'_>, scratch: &mut Scratch) -> Result<(), Refuse> {
+    if packet.payload.is_empty() {
+        return Ok(());
+    }
+    let doc = scratch.parse(packet.payload).map_err(|_| Refuse)?;
+    let fits = match packet.kind {
+        sio::Kind::BinaryAck => doc.root().is_array(),
+        _ => doc.root().items().next().and_then(event_name).is_some(),
+    };
+    if fits { Ok(()) } else { Err(Refuse) }
 }
 
 /// The name of an event: a string that is not the library's own, or a number as its text.

@@ -58,6 +58,11 @@ pub fn push_packet(body: &mut String, packet: frame::Packet<'_>) {
     }
 }
 
+/// The attachment that a packet of a long-polling body is, `b` and base64; `None` when it is something else.
+pub fn attachment(packet: &str) -> Option<Vec<u8>> {
+    STANDARD.decode(packet.strip_prefix('b')?).ok()
+}
+
 /// The body of an error answer: the codes and texts of the protocol.
 pub fn error(code: u8) -> &'static str {
     match code {
@@ -113,6 +118,19 @@ mod tests {
         for text in ["", "abc", "bAQID", "7", "é", " 2", "\u{0}"] {
             assert_eq!(parse(text), None, "{text:?}");
         }
+    }
+
+    #[test]
+    fn attachments_are_base64_to_the_letter() {
+        assert_eq!(attachment("bAQID"), Some(vec![1, 2, 3]));
+        assert_eq!(attachment("b"), Some(vec![]));
+        assert_eq!(attachment("b+/8="), Some(vec![0xfb, 0xff]));
+        for text in ["", "AQID", "bAQI", "bAQ", "b-_8=", "bAQID=", "bAQID\n", "b AQID", "bAR==", "bé"] {
+            assert_eq!(attachment(text), None, "{text:?}");
+        }
+        let mut body = String::new();
+        push_packet(&mut body, frame::Packet::Binary(&[0xfb, 0xff]));
+        assert_eq!(body, "b+/8=");
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! Socket.IO protocol 5: what stands after Engine.IO's `4`. Reading looks at structure only, `TYPE [N-] [/NAMESPACE,] [ID] [JSON]`; the JSON is
 //! the caller's to parse. The encoders give whole Engine.IO texts, starting with `4`, byte for byte as Node writes them.
 
+use std::fmt::Write as _;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::json;
+use crate::json::{self, Value};
 
 /// Binary attachments one packet may announce (`socket.io-parser` since 4.2.6).
 pub const ATTACHMENTS_MAX: usize = 10;
@@ -180,6 +182,59 @@ pub fn ack(ns: &str, id_text: &str, args_json: &str, attachments: usize) -> Stri
     out
 }
 
+/// The number of the attachment that an object stands for; `None` inside when it is no number, nothing when it stands for none.
+fn placeholder(value: Value<'_>) -> Option<Option<u64>> {
+    // Asked of every object, so what it is not must cost nothing: `get` looks at its own members only.
+    (value.get("_placeholder")?.as_bool() == Some(true)).then(|| value.get("num").and_then(Value::as_u64))
+}
+
+/// True exactly when every placeholder in the value stands for one of so many attachments.
+pub fn placeholders_fit(value: Value<'_>, attachments: usize) -> bool {
+    let mut fit = true;
+    value.visit(|value| match placeholder(value) {
+        Some(number) => {
+            fit &= number.is_some_and(|number| number < attachments as u64);
+            false
+        }
+        None => fit,
+    });
+    fit
+}
+
+/// The value's text with its binary data written as `JSON.stringify` writes a `Buffer`, for readers that know no attachments. One that
+/// is mentioned again is `null` there, which no client does: a text of 30 bytes a mention must not become megabytes each time.
+pub fn spelled_out(value: Value<'_>, attachments: &[Vec<u8>]) -> String {
+    let (text, start) = (value.raw(), value.range().start);
+    let mut out = String::with_capacity(text.len() + attachments.iter().map(|data| 32 + data.len() * 4).sum::<usize>());
+    let (mut done, mut told) = (0, [false; ATTACHMENTS_MAX]);
+    value.visit(|value| {
+        let Some(number) = placeholder(value) else { return true };
+        let number = number.map_or(usize::MAX, |number| number as usize);
+        let range = value.range();
+        out.push_str(&text[done..range.start - start]);
+        done = range.end - start;
+        match (attachments.get(number), told.get_mut(number)) {
+            (Some(data), Some(told)) if !*told => {
+                *told = true;
+                push_buffer(&mut out, data);
+            }
+            _ => out.push_str("null"),
+        }
+        false
+    });
+    out.push_str(&text[done..]);
+    out
+}
+
+fn push_buffer(out: &mut String, data: &[u8]) {
+    out.push_str(r#"{"type":"Buffer","data":["#);
+    for (at, byte) in data.iter().enumerate() {
+        // A `String` takes whatever is written.
+        let _ = if at > 0 { write!(out, ",{byte}") } else { write!(out, "{byte}") };
+    }
+    out.push_str("]}");
+}
+
 /// The text of an event's offset.
 pub fn offset_text(offset: u64) -> String {
     URL_SAFE_NO_PAD.encode(offset.to_be_bytes())
@@ -288,6 +343,49 @@ mod tests {
         assert_eq!(event_with("/chat", Some(1), "e", "1", extras), r#"452-/chat,1["e",1,"o"]"#);
         assert_eq!(ack("/", "7", "null", 1), "461-7[null]");
         assert_eq!((disconnect("/"), disconnect("/chat")), ("41".to_owned(), "41/chat,".to_owned()));
+    }
+
+    #[test]
+    fn placeholders_are_found_wherever_they_are() {
+        let mut scratch = json::Scratch::default();
+        for (text, attachments, fit) in [
+            (r#"["e",{"_placeholder":true,"num":0}]"#, 1, true),
+            (r#"["e",{"a":[{"b":{ "num" : 1.0, "x":[{}], "_placeholder" : true }}]}]"#, 2, true),
+            (r#"["e",{"_placeholder":true,"num":1}]"#, 1, false),
+            (r#"["e",{"_placeholder":true,"num":-1}]"#, 1, false),
+            (r#"["e",{"_placeholder":true,"num":0.5}]"#, 1, false),
+            (r#"["e",{"_placeholder":true,"num":"0"}]"#, 1, false),
+            (r#"["e",{"_placeholder":true}]"#, 1, false),
+            (r#"["e",[],{"x":{}},{"_placeholder":true,"num":0},{"_placeholder":true,"num":7}]"#, 1, false),
+            // The last of several members counts, as for the receivers.
+            (r#"["e",{"_placeholder":true,"num":0,"num":9}]"#, 1, false),
+            (r#"["e",{"_placeholder":false,"num":9},{"_placeholder":1},{"num":9},"_placeholder"]"#, 1, true),
+        ] {
+            let doc = scratch.parse(text).expect("JSON");
+            assert_eq!(placeholders_fit(doc.root(), attachments), fit, "{text}");
+        }
+    }
+
+    #[test]
+    fn binary_data_is_spelled_out_as_node_does() {
+        let mut scratch = json::Scratch::default();
+        let attachments = [vec![], vec![0, 7, 255]];
+        for (text, spelled) in [
+            (
+                r#" [ {"_placeholder":true,"num":1} , [{"a":{"num":0,"_placeholder":true}, "b" : 1e+100}] ] "#,
+                r#"[ {"type":"Buffer","data":[0,7,255]} , [{"a":{"type":"Buffer","data":[]}, "b" : 1e+100}] ]"#,
+            ),
+            (r#"{"_placeholder":true,"num":0}"#, r#"{"type":"Buffer","data":[]}"#),
+            (r#"[{"_placeholder":true,"num":0},{"_placeholder":true,"num":0},1]"#, r#"[{"type":"Buffer","data":[]},null,1]"#),
+            (r#"[{"_placeholder":true,"num":2}]"#, "[null]"),
+            (r#""é""#, r#""é""#),
+        ] {
+            let doc = scratch.parse(text).expect("JSON");
+            assert_eq!(spelled_out(doc.root(), &attachments), spelled);
+        }
+        let doc = scratch.parse(r#"{"a":1,"b":[{"_placeholder":true,"num":0}]}"#).expect("JSON");
+        let inside = doc.root().get("b").expect("a member");
+        assert_eq!(spelled_out(inside, &attachments), r#"[{"type":"Buffer","data":[]}]"#);
     }
 
     proptest::proptest! {

@@ -50,6 +50,7 @@ pub enum Got {
     /// An HTTP answer: status and body. 101 has an empty body.
     Http(u16, String),
     Text(String),
+    Binary(Vec<u8>),
     Ping,
     Pong,
     Close(Option<u16>, String),
@@ -344,6 +345,7 @@ fn server_frame(bytes: &[u8], got: &mut VecDeque<Got>) -> usize {
     let payload = &bytes[start..start + length];
     got.push_back(match first {
         0x81 => Got::Text(String::from_utf8(payload.to_vec()).expect("server text is UTF-8")),
+        0x82 => Got::Binary(payload.to_vec()),
         0x88 if payload.is_empty() => Got::Close(None, String::new()),
         0x88 => {
             let code = u16::from_be_bytes([payload[0], payload[1]]);

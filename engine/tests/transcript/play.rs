@@ -418,6 +418,8 @@ fn told(got: &[Got], handed_over: bool) -> Vec<String> {
             Got::Http(status, body) if body.is_empty() => format!("http {status}"),
             Got::Http(status, body) => format!("http {status} {body}"),
             Got::Text(text) => format!("< {text}"),
+            Got::Binary(bytes) if bytes.is_empty() => "< binary".into(),
+            Got::Binary(bytes) => format!("< binary {}", bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()),
             Got::Ping => "ping".into(),
             Got::Pong => "pong".into(),
             Got::Close(None, _) => "closed".into(),
