@@ -39,7 +39,7 @@ impl Shard {
             Parcel::Cast(cast) => self.deliver(now, &cast),
             Parcel::Poll(poll) => self.take_poll(now, *poll),
             Parcel::PollAborted { sid, from } => self.poll_aborted(now, sid, from),
-            Parcel::PollAnswer { to, status, content } => self.send_poll_answer(now, to.link, status, &content),
+            Parcel::PollAnswer { to, status, content } => self.send_poll_answer(now, to, status, &content),
             Parcel::Return(returning) => self.home_return(now, *returning),
             Parcel::GiveUp { room, shard } => self.homes.give_up(&room, shard, &self.stats),
             Parcel::Settle(luggage) => self.take_in(now, *luggage),

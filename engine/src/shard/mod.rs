@@ -2,10 +2,11 @@
 //! in through `handle_*`, writes, parcels and commands go out through `poll_*` and `transmit`; there is no socket, no clock, no lock and
 //! no await in here. Everything that changes state is an [`Act`](crate::dialect::Act) and ends in [`Shard::perform`].
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use rand::SeedableRng as _;
@@ -16,7 +17,7 @@ use crate::dialect::Act;
 use crate::fault::CloseReason;
 use crate::ids::{ConnId, LinkKey, ShardId, Sid};
 use crate::json::Scratch;
-use crate::limits::LINKS_PER_SHARD_MAX;
+use crate::limits::{LINKS_PER_SHARD_MAX, PIPELINED_BYTES_MAX};
 use crate::stats::ShardStats;
 use crate::time::Now;
 
@@ -25,6 +26,7 @@ mod assembly;
 mod backlog;
 mod casts;
 mod clock;
+mod engine_http;
 mod flow;
 mod home;
 mod intake;
@@ -41,6 +43,7 @@ mod rate;
 mod recovery;
 mod socket_io;
 mod table;
+mod upgraded;
 
 use address::Addresses;
 use clock::Wheel;
@@ -52,6 +55,7 @@ pub use outbox::Span;
 use parcel::{Answer, Parcel};
 use rate::Rate;
 use table::Table;
+use upgraded::Upgraded;
 
 /// What all shards of a process share; nothing in it changes but counters.
 #[derive(Debug)]
@@ -161,6 +165,11 @@ pub struct Shard {
     dirty: VecDeque<u32>,
     /// Long-polling sessions that have something to say.
     polls: Vec<u32>,
+    /// Counts the requests for sessions.
+    requests: u32,
+    /// Bytes of unfinished request bodies.
+    bodies: Rc<Cell<usize>>,
+    upgraded: Upgraded,
     /// Links over their bound, and links whose socket failed, to be ended when no list or batch is being walked.
     slow: Vec<u32>,
     failed: Vec<LinkKey>,
@@ -208,6 +217,9 @@ impl Shard {
             answers: VecDeque::new(),
             dirty: VecDeque::new(),
             polls: Vec::new(),
+            requests: 0,
+            bodies: Rc::default(),
+            upgraded: Upgraded::default(),
             slow: Vec::new(),
             failed: Vec::new(),
             delivered: Vec::new(),
@@ -226,7 +238,7 @@ impl Shard {
         let welcome = self.world.addresses.enter();
         let deadline_ms = now.ms() + limits.handshake_ms;
         let rate = Rate::new(limits, now.ms());
-        let state = State::Head { deadline_ms, welcome };
+        let state = State::Head { deadline_ms, idle: false, welcome };
         let inserted = self.links.insert(LINKS_PER_SHARD_MAX, |_, generation| Link { state, ..Link::new(generation, peer, rate) });
         let Some((slot, generation)) = inserted else {
             self.world.addresses.leave();
@@ -297,9 +309,12 @@ impl Shard {
             self.mark_dirty(key.slot);
             return Written::More;
         }
-        if let State::Closing { peer_done, .. } = link.state {
-            let command = if peer_done { Command::Close { link: key, reset: false } } else { Command::HalfClose(key) };
-            self.commands.push_back(command);
+        match link.state {
+            State::Closing { peer_done: true, .. } => self.commands.push_back(Command::Close { link: key, reset: false }),
+            State::Closing { .. } => self.commands.push_back(Command::HalfClose(key)),
+            // The request that came before this answer was written.
+            State::Head { .. } if !link.partial.is_empty() => self.commands.push_back(Command::Resume(key)),
+            _ => {}
         }
         Written::All
     }
@@ -352,7 +367,8 @@ impl Shard {
 
     /// True exactly when the link's bytes should not be read now: an answer must come first.
     pub fn is_waiting(&self, key: LinkKey) -> bool {
-        self.links.get(key.slot).is_some_and(|link| link.generation == key.generation && link.waiting > 0)
+        let link = self.links.get(key.slot).filter(|link| link.generation == key.generation);
+        link.is_some_and(|link| link.waiting > 0 || (link.is_answering() && link.partial.len() > PIPELINED_BYTES_MAX))
     }
 
     /// Number of links, whatever their state.
