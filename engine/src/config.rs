@@ -30,6 +30,13 @@ pub struct Config {
     pub verifier: Option<Verifier>,
 }
 
+impl Config {
+    /// True exactly when some endpoint serves clients of Engine.IO 3.
+    pub fn serves_eio3(&self) -> bool {
+        self.endpoints.iter().any(|endpoint| endpoint.eio3)
+    }
+}
+
 /// Kernel interface of a shard.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Io {

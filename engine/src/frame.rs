@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::ids::EndpointId;
-use crate::wire::ws;
+use crate::wire::{eio3, ws};
 
 /// Bytes of one whole unfragmented WebSocket frame, header included. Server frames are not masked, so every receiver gets the same bytes.
 #[derive(Clone, Debug)]
@@ -16,6 +16,7 @@ struct Body {
     /// The endpoint whose message this is; `None` for control frames, which the message counters leave out.
     endpoint: Option<EndpointId>,
     mark: Mark,
+    has_attachments: bool,
 }
 
 /// What delivery has to know of an event.
@@ -54,7 +55,7 @@ impl Frame {
 
     /// A WebSocket control frame, or anything else that is already encoded whole (an HTTP answer).
     pub fn encoded(bytes: Vec<u8>) -> Frame {
-        Frame(Arc::new(Body { bytes: bytes.into(), header: 0, endpoint: None, mark: Mark::default() }))
+        Frame(Arc::new(Body { bytes: bytes.into(), header: 0, endpoint: None, mark: Mark::default(), has_attachments: false }))
     }
 
     fn new(text: &str, attachments: &[Vec<u8>], endpoint: Option<EndpointId>, mark: Mark) -> Frame {
@@ -69,7 +70,24 @@ impl Frame {
             bytes.extend_from_slice(&header[..header_len]);
             bytes.extend_from_slice(attachment);
         }
-        Frame(Arc::new(Body { bytes: bytes.into(), header: header_len as u8, endpoint, mark }))
+        Frame(Arc::new(Body { bytes: bytes.into(), header: header_len as u8, endpoint, mark, has_attachments: !attachments.is_empty() }))
+    }
+
+    /// The same with the type byte before each attachment, for a WebSocket of Engine.IO 3. A copy each: old clients are few.
+    pub fn marked(&self) -> Frame {
+        let (mut text, mut attachments) = ("", Vec::new());
+        for packet in self.packets() {
+            match packet {
+                Packet::Text(own) => text = own,
+                Packet::Binary(data) => attachments.push([&[eio3::MESSAGE], data].concat()),
+            }
+        }
+        Frame::new(text, &attachments, self.0.endpoint, self.0.mark)
+    }
+
+    /// True exactly when attachments follow its text.
+    pub fn has_attachments(&self) -> bool {
+        self.0.has_attachments
     }
 
     /// What is written to a WebSocket.

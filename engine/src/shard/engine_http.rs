@@ -17,7 +17,7 @@ use crate::limits::{BODIES_BYTES_MAX, GZIP_BYTES_MIN, KEEP_ALIVE_MS, UPGRADE_MS}
 use crate::time::Now;
 use crate::wire::body::{Body, BodyFault, gzip};
 use crate::wire::http::{self, Framing, Request, Response};
-use crate::wire::{eio, ws};
+use crate::wire::{eio, eio3, ws};
 
 /// What became of a request for the Engine.IO path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,6 +43,8 @@ pub(crate) struct Reply {
     without_body: bool,
     /// True exactly when the answer opens a session.
     greets: bool,
+    /// True exactly when the request speaks Engine.IO 3.
+    is_old: bool,
 }
 
 /// A POST whose body is being read.
@@ -51,6 +53,7 @@ pub(crate) struct Post {
     sid: Sid,
     reply: Reply,
     body: Body,
+    is_binary: bool,
     held: Held,
     pub(crate) deadline_ms: u64,
 }
@@ -91,6 +94,7 @@ impl Reply {
             gzip: request.accepts_gzip(),
             without_body: request.method == "HEAD",
             greets: false,
+            is_old: version(request) == 3,
         }
     }
 }
@@ -109,11 +113,12 @@ impl Shard {
         let transport = request.query_value("transport");
         let Some(transport @ ("polling" | "websocket")) = transport.as_deref() else { return refuse(self, 0) };
         let Some(sid) = request.query_value("sid") else {
-            return match (request.method, request.query_value("EIO").as_deref()) {
-                ("GET", _) if self.is_strange(request) => refuse(self, 4),
-                ("GET", Some("4")) if is_websocket == (transport == "websocket") => Engine::Handshake,
-                ("GET", Some("4")) => refuse(self, 3),
-                ("GET", _) => refuse(self, 5),
+            let is_spoken = version(request) == 4 || self.world.config.serves_eio3();
+            return match request.method {
+                "GET" if self.is_strange(request) => refuse(self, 4),
+                "GET" if !is_spoken => refuse(self, 5),
+                "GET" if is_websocket == (transport == "websocket") => Engine::Handshake,
+                "GET" => refuse(self, 3),
                 _ => refuse(self, 2),
             };
         };
@@ -205,8 +210,9 @@ impl Shard {
         let is_binary = request.header("content-type").is_some_and(|kind| kind.starts_with("application/octet-stream"));
         // Proxies cut bodies into chunks of a kilobyte or more, each of which costs some ten bytes.
         let framing_max = limits.head_bytes + limits.message_bytes / 64;
+        let is_old = version(request) == 3 && self.world.config.serves_eio3();
         let body = match request.framing() {
-            _ if is_binary => Err(BodyFault::Malformed),
+            _ if is_binary && !is_old => Err(BodyFault::Malformed),
             Framing::None => Err(BodyFault::Malformed),
             framing => Body::new(framing, limits.message_bytes, framing_max),
         };
@@ -221,12 +227,12 @@ impl Shard {
         // A client that needs longer than a pong may take has lost its session anyway.
         let deadline_ms = now.ms() + self.world.config.socket_io.ping_timeout_ms;
         if body.is_done() {
-            self.finish_post(now, key, sid, reply, body);
+            self.finish_post(now, key, sid, reply, body, is_binary);
             return Engine::Taken;
         }
         let held = Held { total: self.bodies.clone(), bytes: 0 };
         if let Some(link) = self.links.get_mut(key.slot) {
-            link.state = State::Body(Box::new(Post { sid, reply, body, held, deadline_ms }));
+            link.state = State::Body(Box::new(Post { sid, reply, body, is_binary, held, deadline_ms }));
         }
         self.arm(key.slot, deadline_ms);
         if request.expects_continue() && !is_sent {
@@ -251,10 +257,10 @@ impl Shard {
         // Overwritten by the wait for the answer at once.
         let taken = std::mem::replace(state, State::Closing { deadline_ms: u64::MAX, peer_done: false, impatient: false });
         let State::Body(post) = taken else { return bytes.len() };
-        let Post { sid, mut reply, body, .. } = *post;
+        let Post { sid, mut reply, body, is_binary, .. } = *post;
         match fed {
             Ok(used) => {
-                self.finish_post(now, key, sid, reply, body);
+                self.finish_post(now, key, sid, reply, body, is_binary);
                 used
             }
             Err(fault) => {
@@ -266,8 +272,14 @@ impl Shard {
         }
     }
 
-    fn finish_post(&mut self, now: Now, key: LinkKey, sid: Sid, reply: Reply, body: Body) {
-        let call = String::from_utf8(body.into_data()).map_or(Call::Fatal(400), Call::Say);
+    fn finish_post(&mut self, now: Now, key: LinkKey, sid: Sid, reply: Reply, body: Body, is_binary: bool) {
+        let data = body.into_data();
+        let said = match reply.is_old && self.world.config.serves_eio3() {
+            true if is_binary => eio3::read_binary(&data).ok(),
+            true => std::str::from_utf8(&data).ok().and_then(|text| eio3::read_text(text).ok()),
+            false => String::from_utf8(data).ok(),
+        };
+        let call = said.map_or(Call::Fatal(400), Call::Say);
         self.ask_session(now, key, sid, reply, call);
     }
 
@@ -341,7 +353,7 @@ impl Shard {
             self.world.addresses.leave();
             return self.refuse_http(now, key.slot, Refusal::Full, 503, request.header("origin"));
         };
-        let sid = self.session_id(slot);
+        let sid = self.id_of_session(slot);
         let ticket = self.links.get_mut(key.slot).and_then(|link| link.ticket.take());
         let from = self.await_session(key, sid, Reply { greets: true, ..Reply::to(request) }, u64::MAX);
         if let Some(Link { polling: Some(polling), ticket: kept, .. }) = self.links.get_mut(slot) {
@@ -352,6 +364,7 @@ impl Shard {
         }
         self.greet_socket_io(now, slot, sid.text().as_str(), &["websocket"]);
         self.expect_namespace(now, slot);
+        self.join_main(now, slot);
     }
 
     /// The answer of a session for a request that came here.
@@ -364,6 +377,8 @@ impl Shard {
             return;
         }
         let (sid, reply) = (*sid, std::mem::take(reply));
+        let translated = (reply.is_old && *kind == TEXT).then(|| eio3::write(body));
+        let body = translated.as_ref().unwrap_or(body);
         let mut extra = Vec::new();
         if status == 200 {
             extra.push(("Cache-Control", "no-store".to_owned()));
@@ -430,6 +445,11 @@ impl Shard {
             self.arm(slot, begun_ms);
         }
     }
+}
+
+/// The version of Engine.IO that a request speaks; as in Node whatever does not say 4 is 3.
+pub(super) fn version(request: &Request<'_>) -> u8 {
+    if request.query_value("EIO").as_deref() == Some("4") { 4 } else { 3 }
 }
 
 fn is_client_file(request: &Request<'_>) -> bool {

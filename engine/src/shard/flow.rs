@@ -111,6 +111,10 @@ impl Shard {
         if matches!(link.state, State::Closing { .. }) {
             return;
         }
+        let frame = match &link.state {
+            State::SocketIo(socket) if frame.has_attachments() && socket.old.is_some() && !link.is_polling() => Rc::new(frame.marked()),
+            _ => frame,
+        };
         self.stats.outbox_bytes.add(frame.bytes().len() as u64);
         link.outbox.push(frame);
         // A session whose client does not poll is a reader that reads nothing.

@@ -147,7 +147,10 @@ impl Shard {
             (Message::Binary(bytes), Some(conn)) => self.hear(now, slot, conn, Said::Binary, bytes.len()),
             (Message::Text(text), None) => self.take_packet(now, slot, text),
             // The copy buys a buffer that outlives the read: the rest of the packet may come later.
-            (Message::Binary(bytes), None) => self.take_attachment(now, slot, Some(bytes.to_vec())),
+            (Message::Binary(bytes), None) => {
+                let attachment = self.unmarked(slot, bytes);
+                self.take_attachment(now, slot, attachment);
+            }
             (Message::Ping(payload), _) => {
                 // Pings cost as much as messages, so they are under the same bound; one too many is not answered.
                 if self.rate(now, slot) == Verdict::Within {

@@ -251,7 +251,10 @@ impl Shard {
             }
             None => {
                 let namespace = &self.world.config.endpoints[usize::from(endpoint.0)].bind;
-                let connected = sio::connect(namespace, sid.text().as_str(), pid.map(|pid| pid.text()).as_ref().map(SidText::as_str));
+                let connected = match self.is_old(link) {
+                    true => sio::connect_old(namespace),
+                    false => sio::connect(namespace, sid.text().as_str(), pid.map(|pid| pid.text()).as_ref().map(SidText::as_str)),
+                };
                 self.push(now, link, Frame::control_text(&connected));
             }
         }
@@ -285,7 +288,7 @@ impl Shard {
             Refused::Connect { data, refusal } => {
                 self.counters(endpoint).refused[refusal.index()].add(1);
                 let namespace = self.world.config.endpoints[usize::from(endpoint.0)].bind.clone();
-                self.push(now, link, Frame::control_text(&sio::connect_error(&namespace, &data)));
+                self.refuse_namespace(now, link, &namespace, &data);
                 self.expect_namespace(now, link);
             }
         }
@@ -606,7 +609,13 @@ impl Shard {
         let (interval, timeout) = (config.socket_io.ping_interval_ms, config.socket_io.ping_timeout_ms);
         let open = eio::open_packet(sid, upgrades, interval, timeout, config.limits.message_bytes);
         if let Some(link) = self.links.get_mut(slot) {
-            link.heartbeat = Heartbeat::starting(now.ms() + interval);
+            link.heartbeat = match &link.state {
+                // It pings, not we.
+                State::SocketIo(socket) if socket.old.is_some() => {
+                    Heartbeat { at_ms: now.ms() + interval + timeout, awaiting: true, sent_ns: now.ns }
+                }
+                _ => Heartbeat::starting(now.ms() + interval),
+            };
         }
         self.push(now, slot, Frame::control_text(&open));
         self.arm_next(now, slot);

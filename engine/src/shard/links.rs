@@ -9,6 +9,7 @@ use super::address::Ticket;
 use super::assembly::Assembly;
 use super::engine_http::{Post, Reply};
 use super::membership::Seat;
+use super::old_clients::Old;
 use super::outbox::Outbox;
 use super::parcel::Requester;
 use super::rate::Rate;
@@ -92,6 +93,8 @@ pub(crate) struct SocketIoLink {
     pub(crate) connect_deadline_ms: u64,
     /// True exactly when it has asked for a namespace.
     pub(crate) has_tried: bool,
+    /// There exactly when the client speaks Engine.IO 3.
+    pub(crate) old: Option<Old>,
     /// The packet whose attachments are still to come, if there is one.
     pub(crate) assembly: Option<Box<Assembly>>,
     /// True exactly when it came from another shard: it goes to no third one.

@@ -34,6 +34,7 @@ mod lifecycle;
 mod links;
 mod luggage;
 mod membership;
+mod old_clients;
 mod outbox;
 pub mod parcel;
 mod perform;

@@ -304,8 +304,10 @@ impl Shard {
             }
             link.waiting += waiting;
             link.polling = polling;
+            let is_old = matches!(&link.state, State::SocketIo(socket) if socket.old.is_some());
             for frame in frames.into_iter().filter(|frame| !frame.is_encoded()) {
-                link.outbox.push(frame);
+                let is_marked = is_old && frame.has_attachments();
+                link.outbox.push(if is_marked { std::rc::Rc::new(frame.marked()) } else { frame });
             }
         }
         if let Some(own) = own_ticket {

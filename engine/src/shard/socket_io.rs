@@ -4,8 +4,10 @@
 use std::borrow::Cow;
 
 use super::Shard;
+use super::engine_http::version;
 use super::intake::new_conn;
 use super::links::{Heartbeat, Link, Opening, SocketIoLink, State};
+use super::old_clients::Old;
 use super::parcel::Answer;
 use super::rate::Verdict;
 use super::recovery::{Comeback, Verdict as ComebackVerdict};
@@ -29,10 +31,11 @@ pub(super) struct Refuse;
 impl Shard {
     /// A WebSocket request for the Engine.IO path.
     pub(super) fn open_socket_io(&mut self, now: Now, slot: u32, request: &Request<'_>, response: Vec<u8>) {
-        let wrong = match (request.query_value("transport").as_deref(), request.query_value("sid"), request.query_value("EIO").as_deref()) {
-            (Some("websocket"), _, Some("4")) => None,
-            (Some("websocket"), _, _) => Some("Unsupported protocol version"),
-            (Some("polling"), _, _) => Some("Bad request"),
+        let is_spoken = version(request) == 4 || self.world.config.serves_eio3();
+        let wrong = match request.query_value("transport").as_deref() {
+            Some("websocket") if is_spoken => None,
+            Some("websocket") => Some("Unsupported protocol version"),
+            Some("polling") => Some("Bad request"),
             _ => Some("Transport unknown"),
         };
         if let Some(message) = wrong {
@@ -45,9 +48,10 @@ impl Shard {
             link.heartbeat = Heartbeat::NEVER;
         }
         self.push(now, slot, Frame::encoded(response));
-        let sid = self.session_id(slot);
+        let sid = self.id_of_session(slot);
         self.greet_socket_io(now, slot, sid.text().as_str(), &[]);
         self.expect_namespace(now, slot);
+        self.join_main(now, slot);
     }
 
     pub(super) fn new_socket(&self, now: Now, request: &Request<'_>) -> SocketIoLink {
@@ -58,6 +62,7 @@ impl Shard {
             may_recover: true,
             assembly: None,
             has_tried: false,
+            old: (version(request) == 3).then(Old::default),
             token: self.token_of_request(now, request),
             cookie: self.token_of_cookie(now, request),
             query: without_token(request.query),
@@ -68,6 +73,10 @@ impl Shard {
     pub(super) fn take_packet(&mut self, now: Now, slot: u32, text: &str) {
         let taken = match eio::parse(text) {
             Some(eio::Packet::Message(rest)) => self.take_message_packet(now, slot, rest, text.len()),
+            Some(eio::Packet::Ping(data)) if self.is_old(slot) => {
+                self.answer_old_ping(now, slot, data);
+                Ok(())
+            }
             Some(eio::Packet::Pong(_)) => {
                 self.pong(now, slot);
                 Ok(())
@@ -86,10 +95,13 @@ impl Shard {
     }
 
     fn take_message_packet(&mut self, now: Now, slot: u32, text: &str, bytes: usize) -> Result<(), Refuse> {
-        let packet = sio::parse(text).map_err(|_| Refuse)?;
-        let Some(Link { state: State::SocketIo(socket), .. }) = self.links.get(slot) else { return Ok(()) };
+        let mut packet = sio::parse(text).map_err(|_| Refuse)?;
+        let Some(Link { state: State::SocketIo(socket), .. }) = self.links.get_mut(slot) else { return Ok(()) };
         if socket.assembly.is_some() {
             return Err(Refuse);
+        }
+        if let Some(old) = socket.old.as_mut().filter(|_| packet.kind == sio::Kind::Connect) {
+            packet.namespace = old.split_query(packet.namespace);
         }
         let joined = self.joined(slot, packet.namespace);
         let mut scratch = std::mem::take(&mut self.packets);
@@ -136,20 +148,21 @@ impl Shard {
         }
         let Some(Link { state: State::SocketIo(socket), .. }) = self.links.get(slot) else { return Ok(()) };
         let too_many = socket.conns.len() >= NAMESPACES_PER_LINK_MAX;
-        let Some(endpoint) = self.endpoint_of_namespace(packet.namespace).filter(|_| !too_many) else {
+        let is_old = socket.old.is_some();
+        let serves = |endpoint: &EndpointId| !too_many && (!is_old || self.world.config.endpoints[usize::from(endpoint.0)].eio3);
+        let Some(endpoint) = self.endpoint_of_namespace(packet.namespace).filter(serves) else {
             self.stats.unrouted().refused[Refusal::Namespace.index()].add(1);
-            let error = sio::connect_error(packet.namespace, r#"{"message":"Invalid namespace"}"#);
-            self.push(now, slot, Frame::control_text(&error));
+            self.refuse_namespace(now, slot, packet.namespace, r#"{"message":"Invalid namespace"}"#);
             return Ok(());
         };
-        if let Some(comeback) = Comeback::asked(auth) {
+        if let Some(comeback) = Comeback::asked(auth).filter(|_| !is_old) {
             match self.may_come_back(now, slot, endpoint, &comeback, &format!("4{text}")) {
                 ComebackVerdict::Granted { conn, from } if self.come_back(now, slot, endpoint, auth, conn, from) => return Ok(()),
                 ComebackVerdict::Wait | ComebackVerdict::Moving => return Ok(()),
                 ComebackVerdict::Granted { .. } | ComebackVerdict::Refused => {}
             }
         }
-        let sid = Sid::new(self.id, self.conns.next_slot(), self.random_id());
+        let sid = self.promised_id(slot).unwrap_or_else(|| Sid::new(self.id, self.conns.next_slot(), self.random_id()));
         match self.admit(now, slot, endpoint, sid, auth) {
             Err(refused) => self.refuse(now, slot, endpoint, refused, None),
             Ok((profile, query)) => {
@@ -171,8 +184,12 @@ impl Shard {
             Some(State::SocketIo(socket)) => Some(socket),
             _ => None,
         };
+        let asked = socket.and_then(|socket| socket.old.as_ref()).map_or("", |old| &old.query);
         let token = match (auth.and_then(|auth| auth.get("token")).filter(|token| !token.is_null()), socket) {
             (Some(token), _) => token.as_str().map_or(Err(AuthFault::Invalid), |token| self.verify(now, token)),
+            (None, Some(_)) if http::query_value(asked, "token").is_some() => {
+                self.verify(now, &http::query_value(asked, "token").unwrap_or_default())
+            }
             (None, Some(socket)) => {
                 let from_request = fresh(&socket.token, now);
                 let cookies = from_request == Err(AuthFault::Missing) && endpoint.cookies;
@@ -180,9 +197,12 @@ impl Shard {
             }
             (None, None) => Err(AuthFault::Missing),
         };
-        let query = socket.map_or("", |socket| &socket.query);
-        let profile = self.dialect(endpoint_id).admit(&Hello { now, endpoint, sid, query, auth, token })?;
-        Ok((profile, query.to_owned()))
+        let mut query = without_token(asked).into_string();
+        if let Some(socket) = socket.filter(|socket| !socket.query.is_empty()) {
+            query.extend(if query.is_empty() { "" } else { "&" }.chars().chain(socket.query.chars()));
+        }
+        let profile = self.dialect(endpoint_id).admit(&Hello { now, endpoint, sid, query: &query, auth, token })?;
+        Ok((profile, query))
     }
 
     /// Takes a connection up again for its client, who must still be the same user; false when he starts anew.

@@ -2,10 +2,11 @@
 //! machine over borrowed bytes; it knows no socket, no clock, no connection and no dialect.
 //!
 //! A plain WebSocket connection passes [`http`], then [`ws`]; a Socket.IO one has [`eio`] and [`sio`] inside its WebSocket text messages, or in
-//! the bodies of requests, which [`body`] reads.
+//! the bodies of requests, which [`body`] reads and, for old clients, [`eio3`] translates.
 
 pub mod body;
 pub mod eio;
+pub mod eio3;
 pub mod http;
 pub mod sio;
 pub mod ws;

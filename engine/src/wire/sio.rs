@@ -131,6 +131,11 @@ pub fn connect(ns: &str, sid: &str, pid: Option<&str>) -> String {
     out
 }
 
+/// The answer to a CONNECT of a client of Engine.IO 3, which knows its id already.
+pub fn connect_old(ns: &str) -> String {
+    start('0', ns, 0)
+}
+
 /// The refusal of a CONNECT; `data_json` is the whole object, `{"message":…}`.
 pub fn connect_error(ns: &str, data_json: &str) -> String {
     let mut out = start('4', ns, data_json.len());
