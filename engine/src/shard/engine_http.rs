@@ -190,7 +190,7 @@ impl Shard {
         self.requests = self.requests.wrapping_add(1);
         let number = self.requests;
         if let Some(link) = self.links.get_mut(key.slot) {
-            link.state = State::Polled { sid, number, reply, deadline_ms };
+            link.state = State::Polled { sid, number, reply: Box::new(reply), deadline_ms };
         }
         self.arm(key.slot, deadline_ms);
         Requester { shard: self.id, link: key, number }
@@ -359,7 +359,7 @@ impl Shard {
         if *number != to.number {
             return;
         }
-        let (sid, reply) = (*sid, std::mem::take(reply));
+        let (sid, reply) = (*sid, std::mem::take(&mut **reply));
         let mut extra = Vec::new();
         if status == 200 {
             extra.push(("Cache-Control", "no-store".to_owned()));
