@@ -144,6 +144,7 @@ fn terms(settings: &Settings) -> Terms {
         admission: admission(settings),
         relay: if settings.redis_url.is_some() { Relay::Down } else { Relay::NotConfigured },
         origins: if settings.any_origin { Origins::Any } else { Origins::Listed(settings.engine.origins.clone()) },
+        bundle: settings.bundle.clone(),
         dev: settings.dev.then(|| Dev { secret: settings.dev_secret.clone() }),
     }
 }

@@ -28,6 +28,7 @@ pub use problem::{Problem, Problems};
 pub use sources::{Environment, Flags};
 pub use value::ControlListen;
 
+use crate::http::bundle::Bundle;
 use crate::secret::Secret;
 use problem::Origin;
 use sources::{Gathered, Given};
@@ -54,6 +55,8 @@ pub struct Settings {
     pub drain: Duration,
     /// True exactly when pages of any origin may connect, without cookies; those listed by name are in [`Config::origins`].
     pub any_origin: bool,
+    /// The Socket.IO client's files, where they are served.
+    pub bundle: Option<Bundle>,
     /// What the operator should know though it stops nothing; a line each.
     pub warnings: Vec<String>,
 }
@@ -77,6 +80,7 @@ impl Settings {
         let admin_token = admin_token(&mut gathered, environment);
         let verifier = verifier(&mut gathered, token_secret, flags.dev);
         check_relations(&mut gathered);
+        let bundle = bundle(&mut gathered);
         note_unfinished(&mut gathered);
         if !gathered.problems.is_empty() {
             return Err(Problems(gathered.problems));
@@ -91,6 +95,7 @@ impl Settings {
             redis_url: gathered.text("redis.url").map(str::to_owned),
             drain: Duration::from_secs(gathered.integer("server.drain_seconds").unwrap_or_default()),
             any_origin: any_origin(&gathered, flags.dev),
+            bundle,
             warnings: gathered.warnings,
         })
     }
@@ -246,6 +251,22 @@ fn check_relations(gathered: &mut Gathered) {
         gathered.complain("socket_io.path", format!("must not contain the path of endpoint {name}"));
     }
     check_retained(gathered);
+    check_cookie(gathered);
+}
+
+/// Anything but a token of RFC 6265 would end the name early, or the header.
+fn check_cookie(gathered: &mut Gathered) {
+    let is_token = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte));
+    if gathered.text("socket_io.cookie").is_some_and(|name| !is_token(name)) {
+        gathered.complain("socket_io.cookie", "must be a cookie's name: letters, digits and !#$%&'*+-.^_`|~");
+    }
+}
+
+/// The client's files, read now: what is wrong with them stops the start.
+fn bundle(gathered: &mut Gathered) -> Option<Bundle> {
+    let folder = PathBuf::from(gathered.text("socket_io.bundle")?);
+    let path = gathered.text("socket_io.path").unwrap_or_default().to_owned();
+    Bundle::read(&folder, &path).map_err(|fault| gathered.complain("socket_io.bundle", fault.to_string())).ok()
 }
 
 /// No room keeps more than its bound, so an endpoint that wants more would silently get less.

@@ -16,6 +16,10 @@ use support::{ADMIN_TOKEN, SECRET, Server, Setup, aloud};
 const SCRIPT_TIME: Duration = Duration::from_secs(240);
 const STANDARD: Setup = Setup { limits: "", dev: false, descriptors: None };
 
+/// The lines end the section of limits and begin another.
+const HTTP: &str =
+    concat!("[socket_io]\ncookie = 'io'\nbundle = '", env!("CARGO_TARGET_TMPDIR"), "/../clients/node_modules/socket.io-client/dist'\n");
+
 /// Defines one test for each script: its name, how the server is set up.
 macro_rules! scripts {
     ($($test:ident: $script:literal, $setup:expr;)+) => { $(
@@ -36,6 +40,7 @@ scripts! {
     chat_page: "chat_page.mjs", STANDARD;
     transports: "transports.mjs", STANDARD;
     binary: "binary.mjs", STANDARD;
+    http: "http.mjs", Setup { limits: HTTP, ..STANDARD };
     admin: "admin.mjs", STANDARD;
     expiry: "expiry.mjs", STANDARD;
     rate: "rate.mjs", Setup { limits: "rate_messages = 20\nrate_window_ms = 500\n", ..STANDARD };

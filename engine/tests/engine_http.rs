@@ -8,6 +8,8 @@ use engine::config::{AuthMode, Config, DialectKind};
 use engine::fault::Refusal;
 use engine::limits::{KEEP_ALIVE_MS, PIPELINED_BYTES_MAX};
 use host::{Got, Host};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
 use serde_json::json;
 
 const PATH: &str = "/socket.io/?EIO=4&transport=polling";
@@ -155,6 +157,52 @@ fn requests_sent_ahead_are_answered_in_their_order() {
     }
     // The HTTP server gets what was not used, from the first byte of its request on.
     assert_eq!(String::from_utf8_lossy(&whole.clients[other].unread), ahead[5..].concat());
+}
+
+/// Requests of several sessions, cut anywhere, over connections of all shards, with every parcel between them delayed at random: each
+/// connection gets its own answers, in the order of its requests.
+#[test]
+fn answers_never_change_places() {
+    for seed in 0..40 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut host = Host::new(config(), seed);
+        let sessions: Vec<String> = (0..4).map(|number| open(&mut host, number % 3).1).collect();
+        let mut clients = Vec::new();
+        for number in 0..6 {
+            let (mut bytes, mut expected) = (String::new(), Vec::new());
+            for _ in 0..random.random_range(1..12) {
+                let session = &sessions[random.random_range(0..sessions.len())];
+                let (request, answer) = match random.random_range(0..5) {
+                    0 => (request("POST", session, &[], "6\u{1e}6"), "200 ok"),
+                    1 => (
+                        format!("POST {session} HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n6\r\n0\r\n\r\n"),
+                        "200 ok",
+                    ),
+                    2 => (request("PUT", session, &[], ""), r#"400 {"code":3,"message":"Bad request"}"#),
+                    3 => (get(&format!("{PATH}&sid=AQAAAAAAAAAAAAAAAAAA"), &[]), r#"400 {"code":1,"message":"Session ID unknown"}"#),
+                    _ => (get("/socket.io/?EIO=4", &[]), r#"400 {"code":0,"message":"Transport unknown"}"#),
+                };
+                bytes += &request;
+                expected.push(answer);
+            }
+            clients.push((host.connect(number % 3, ""), bytes.into_bytes(), expected));
+        }
+        while clients.iter().any(|(_, bytes, _)| !bytes.is_empty()) {
+            let (client, bytes, _) = &mut clients[random.random_range(0..6)];
+            let cut = random.random_range(0..=bytes.len().min(200));
+            host.write(*client, &bytes.drain(..cut).collect::<Vec<_>>());
+            host.pump(random.random_range(0..3));
+            host.step(random.random_range(0..3), random.random_range(0..3));
+        }
+        host.settle();
+        for (client, _, expected) in &clients {
+            let answers = host.clients[*client].answers.iter();
+            let heard: Vec<_> = answers.map(|(head, body)| format!("{} {}", &head[9..12], String::from_utf8_lossy(body))).collect();
+            assert_eq!(&heard, expected, "seed {seed}");
+        }
+        host.advance(3 * KEEP_ALIVE_MS);
+        assert_eq!(links(&host), 0, "seed {seed}");
+    }
 }
 
 #[test]

@@ -37,6 +37,7 @@ on_both!(
     who_reads_nothing_is_cut,
     an_idle_shard_wakes_for_every_message,
     plain_http_is_handed_over,
+    http_connections_stay_until_another_server_needs_them,
     draining_says_goodbye_to_everybody,
     dropping_the_engine_ends_everything,
 );
@@ -225,6 +226,60 @@ fn plain_http_is_handed_over(io: Io) {
     client.read_to_string(&mut answer).expect("the answer, then the end");
     assert_eq!(answer, "HTTP/1.1 204 No Content\r\n\r\n");
     live.community().ping();
+}
+
+fn http_connections_stay_until_another_server_needs_them(io: Io) {
+    let Some(live) = Live::start(config(io, 2)) else { return };
+    let mut kept = live.stream();
+    let mut ask = |request: &str| {
+        kept.write_all(request.as_bytes()).expect("a live socket");
+        http_answer(&mut kept)
+    };
+    let polling = "/socket.io/?EIO=4&transport=polling";
+    let opened: Vec<String> = (0..8)
+        .map(|_| {
+            let greeting = ask(&format!("GET {polling} HTTP/1.1\r\nHost: test\r\n\r\n"));
+            greeting.split('"').nth(3).expect("its id").to_owned()
+        })
+        .collect();
+    for sid in &opened {
+        let session = format!("{polling}&sid={sid} HTTP/1.1\r\nHost: test\r\n");
+        assert!(ask(&format!("POST {session}Transfer-Encoding: chunked\r\n\r\n2\r\n40\r\n0\r\n\r\n")).ends_with("ok"));
+        assert!(ask(&format!("GET {session}\r\n")).contains("\r\n\r\n40{"));
+    }
+    // A poll that waits on another connection ends with it, and its session too. Nobody came online after the last.
+    let aborted = format!("GET {polling}&sid={} HTTP/1.1\r\nHost: test\r\n\r\n", opened[7]);
+    (&live.stream()).write_all(aborted.as_bytes()).expect("a live socket");
+    let end = Instant::now() + PATIENCE;
+    let nothing = format!("POST {}Content-Length: 1\r\n\r\n6", &aborted[4..aborted.len() - 2]);
+    loop {
+        let mut stream = live.stream();
+        stream.write_all(nothing.as_bytes()).expect("a live socket");
+        if http_answer(&mut stream).contains("Session ID unknown") {
+            break;
+        }
+        assert!(Instant::now() < end, "the session lives on");
+    }
+    // What comes ahead waits for the answer, then goes to whoever serves it.
+    let other = "GET /other HTTP/1.1\r\nHost: test\r\n\r\n";
+    assert!(ask(&format!("GET /socket.io/ HTTP/1.1\r\nHost: test\r\n\r\n{other}")).contains("Transport unknown"));
+    let handover = live.handover();
+    assert_eq!(String::from_utf8_lossy(&handover.read), other);
+    assert_eq!(handover.peer, kept.local_addr().expect("a connected socket"));
+}
+
+/// One whole answer, head and body.
+fn http_answer(stream: &mut TcpStream) -> String {
+    let (mut heard, mut byte) = (Vec::new(), [0]);
+    while !heard.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte).expect("a whole head");
+        heard.push(byte[0]);
+    }
+    let head = String::from_utf8(heard).expect("a head is text");
+    let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")?.parse().ok()).expect("a length");
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).expect("a whole body");
+    head + &String::from_utf8(body).expect("text")
 }
 
 fn draining_says_goodbye_to_everybody(io: Io) {

@@ -2,6 +2,7 @@
 //! receives and does not speak itself. Both are axum routers over one [`App`]; neither knows how the other is reached.
 
 pub mod admin;
+pub mod bundle;
 pub mod connection;
 pub mod listener;
 pub mod prefixed;
@@ -20,6 +21,7 @@ use crate::bridge::{Gathered, Host, Pending};
 use crate::metrics::Metrics;
 use crate::secret::Secret;
 use crate::token::Claims;
+use bundle::Bundle;
 use rates::{Rates, Sample};
 
 /// The room of the demo page.
@@ -49,6 +51,8 @@ pub struct Terms {
     pub relay: Relay,
     /// Origins that browsers may call the public part from.
     pub origins: Origins,
+    /// The Socket.IO client's files.
+    pub bundle: Option<Bundle>,
     /// What only `--dev` serves.
     pub dev: Option<Dev>,
 }
@@ -254,6 +258,7 @@ pub(crate) mod testing {
             admission: Admission::Token(Secret::new(TOKEN.as_bytes()).expect("not empty")),
             relay: Relay::NotConfigured,
             origins: Origins::Listed(Vec::new()),
+            bundle: None,
             dev: None,
         }
     }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `GET /api/community/ws/health` | the community server's health document |
 //! | a WebSocket path without an upgrade | 426 |
+//! | a file of the Socket.IO client | that file, where a folder with them is configured |
 //! | `GET /`, `GET /dev/token?sub=` | the demo page and its tokens, only in `--dev` |
 //! | anything else | 404 |
 
@@ -72,14 +73,14 @@ fn refusal(status: StatusCode, code: &str, message: &str) -> Response {
     (status, Json(json!({"success": false, "error": {"code": code, "message": message}}))).into_response()
 }
 
-/// What every answer carries: no guessing of its type, no cache, and whether other sites may read it.
+/// What every answer carries: no guessing of its type, no cache unless it says so itself, and whether other sites may read it.
 async fn finish(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let origin = request.headers().get(header::ORIGIN).cloned();
     let readable_elsewhere = !request.uri().path().starts_with("/dev/");
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     if readable_elsewhere {
         allow_origin(&app.terms.origins, origin, headers);
     }
@@ -114,6 +115,9 @@ async fn health(State(app): State<Arc<App>>) -> (StatusCode, Json<Value>) {
 }
 
 async fn unserved(State(app): State<Arc<App>>, request: Request) -> Response {
+    if let Some(file) = app.terms.bundle.as_ref().and_then(|bundle| bundle.answer(&request)) {
+        return file;
+    }
     let path = request.uri().path();
     let upgrades = app.host.endpoints().iter().any(|endpoint| !endpoint.dialect.is_socket_io() && endpoint.bind == path);
     match (upgrades, request.method()) {

@@ -203,7 +203,7 @@ fn socket_io() -> Vec<Setting> {
             "socket_io.strict_origin",
             Kind::Boolean,
             Some(Value::Boolean(false)),
-            "Refuses handshakes of pages whose origin is not allowed, WebSockets too; otherwise browsers only keep such pages from reading answers.",
+            "Refuses handshakes of pages whose origin is not allowed, WebSockets too; otherwise browsers only keep such pages from reading answers. The server's own origin must be allowed too.",
         ),
         Setting::new(
             "socket_io.bundle",

@@ -285,6 +285,23 @@ fn what_the_engine_could_not_keep_is_told() {
 }
 
 #[test]
+fn names_of_cookies_and_folders_of_files_are_checked() {
+    let settings = load("[socket_io]\ncookie = 'io.sid-1'", &[]).expect("a good name");
+    assert_eq!(settings.engine.socket_io.cookie.as_deref(), Some("io.sid-1"));
+    for bad in ["a b", "a;b", "a=b", "\u{e9}", "a,b", "\\"] {
+        let said = complaints(&format!("[socket_io]\ncookie = '{bad}'"), &[]);
+        assert!(said.contains("must be a cookie's name") && said.lines().count() == 1, "{bad}: {said}");
+    }
+    let folder = Scratch::named("socket.io.js", "io");
+    let file = |folder: &Path| format!("[socket_io]\nbundle = '{}'", folder.display());
+    let settings = load(&file(folder.directory()), &[]).expect("a good folder");
+    assert!(settings.bundle.is_some() && settings.engine.socket_io.bundle);
+    for bad in [folder.path(), &folder.directory().join("nothing")] {
+        assert!(complaints(&file(bad), &[]).contains("socket_io.bundle"), "{}", bad.display());
+    }
+}
+
+#[test]
 fn secrets_come_from_the_strongest_place() {
     let in_file = Scratch::file("secret of the file\n");
     let path = in_file.path().to_str().expect("UTF-8");

@@ -199,7 +199,7 @@ impl Shard {
         self.requests = self.requests.wrapping_add(1);
         let number = self.requests;
         if let Some(link) = self.links.get_mut(key.slot) {
-            link.state = State::Polled { sid, number, reply, deadline_ms };
+            link.state = State::Polled { sid, number, reply: Box::new(reply), deadline_ms };
         }
         self.arm(key.slot, deadline_ms);
         Requester { shard: self.id, link: key, number }
@@ -376,7 +376,7 @@ impl Shard {
         if *number != to.number {
             return;
         }
-        let (sid, reply) = (*sid, std::mem::take(reply));
+        let (sid, reply) = (*sid, std::mem::take(&mut **reply));
         let translated = (reply.is_old && *kind == TEXT).then(|| eio3::write(body));
         let body = translated.as_ref().unwrap_or(body);
         let mut extra = Vec::new();

@@ -569,7 +569,8 @@ impl Shard {
                 Some((State::Closing { .. }, true)) => self.finish(slot, false),
                 // A request is answered by its session's end.
                 Some((State::Closing { .. } | State::Polled { .. }, false)) => {}
-                Some((State::Head { idle: true, .. }, _)) => self.finish(slot, false),
+                // It has nothing to hear, unless an answer is still being written.
+                Some((State::Head { idle: true, .. }, _)) => self.say_goodbye(now, slot, None, false),
                 _ => {
                     drain.closed += 1;
                     self.send_away(now, slot);

@@ -70,8 +70,8 @@ pub(crate) enum State {
     SocketIo(Box<SocketIoLink>),
     /// Reading the body of a POST.
     Body(Box<Post>),
-    /// An HTTP request of a long-polling session, waiting for the session's answer.
-    Polled { sid: Sid, number: u32, reply: Reply, deadline_ms: u64 },
+    /// An HTTP request of a long-polling session, waiting for the session's answer. Boxed is what would make every link larger.
+    Polled { sid: Sid, number: u32, reply: Box<Reply>, deadline_ms: u64 },
     /// A WebSocket that is to take over a long-polling session of this shard.
     Probe { session: LinkKey, deadline_ms: u64 },
     /// Saying goodbye; what still comes in is thrown away.
