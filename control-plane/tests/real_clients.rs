@@ -37,6 +37,7 @@ scripts! {
     transports: "transports.mjs", STANDARD;
     binary: "binary.mjs", STANDARD;
     admin: "admin.mjs", STANDARD;
+    emits: "emits.mjs", STANDARD;
     expiry: "expiry.mjs", STANDARD;
     rate: "rate.mjs", Setup { limits: "rate_messages = 20\nrate_window_ms = 500\n", ..STANDARD };
     browser: "page_chat.mjs", Setup { dev: true, ..STANDARD };

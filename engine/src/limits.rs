@@ -84,6 +84,13 @@ pub const POLLING_GRACE_MS: u64 = 30_000;
 /// Acknowledgements the server waits for on one connection.
 pub const PENDING_ACKS_MAX: usize = 256;
 
+/// Emits of the back end that wait for acknowledgements on one shard: more than a few HTTP requests bring, whose clients may have hung up.
+/// Beyond it the one that would end first ends at once.
+pub const EMITS_WAITING_MAX: usize = 4096;
+
+/// Bytes of acknowledgements that are kept of one emit on one shard; what comes after that is counted only. One message must fit.
+pub const ACK_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 const _: () = assert!(COALESCE_FRAME_BYTES_MAX <= COALESCE_WRITE_BYTES_MAX);
 const _: () = assert!(NAME_BYTES_MAX < READ_BUFFER_BYTES);
 

@@ -24,6 +24,7 @@ pub mod address;
 mod assembly;
 mod casts;
 mod clock;
+mod emits;
 mod flow;
 mod home;
 mod intake;
@@ -41,6 +42,7 @@ mod table;
 
 use address::Addresses;
 use clock::Wheel;
+use emits::Emits;
 use home::{Bounds, Homes};
 use links::{Conn, Heartbeat, Link, State};
 use membership::Membership;
@@ -135,6 +137,7 @@ pub struct Shard {
     ghosts: HashMap<ConnId, (u32, Conn)>,
     membership: Membership,
     homes: Homes,
+    emits: Emits,
     wheel: Wheel,
     /// For texts of plain WebSockets and for Socket.IO packets: an event's arguments live in one while the dialect may use the other.
     scratch: Scratch,
@@ -183,6 +186,7 @@ impl Shard {
             ghosts: HashMap::new(),
             membership: Membership::new(),
             homes: Homes::new(Bounds::new(&world.config.limits, shards), shards),
+            emits: Emits::default(),
             wheel: Wheel::new(now.ms()),
             scratch: Scratch::default(),
             packets: Scratch::default(),
@@ -342,7 +346,7 @@ impl Shard {
     /// When [`Self::handle_timeouts`] has something to do next, monotonic milliseconds.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<u64> {
-        self.wheel.next_ms()
+        self.wheel.next_ms().into_iter().chain(self.emits.next_ms()).min()
     }
 
     /// True exactly when the link's bytes should not be read now: an answer must come first.
