@@ -94,14 +94,17 @@ impl Pending {
 
     /// Asks all shards and waits for their answers, at most [`ANSWER_WAIT`].
     pub async fn ask(&self, host: &dyn Host, question: Question) -> Gathered {
+        self.begin(host, question).answers(Duration::ZERO).await
+    }
+
+    /// Asks all shards. Questions reach each of them in the order in which they were begun.
+    pub fn begin(&self, host: &dyn Host, question: Question) -> Asked<'_> {
         let (complete, completed) = oneshot::channel();
         let shards = host.stats().len();
         let entry = Entry { pending: self, ask: self.next.fetch_add(1, Relaxed) };
         self.lock().insert(entry.ask, Gathering { missing: shards, answers: Vec::with_capacity(shards), complete: Some(complete) });
         host.ask(entry.ask, question);
-        let _ = tokio::time::timeout(ANSWER_WAIT, completed).await;
-        let question = self.lock().remove(&entry.ask);
-        question.map_or(Gathered { answers: Vec::new(), missing: shards }, |it| Gathered { answers: it.answers, missing: it.missing })
+        Asked { entry, shards, completed }
     }
 
     /// Takes one shard's answer. One that nobody waits for any more is dropped.
@@ -116,6 +119,23 @@ impl Pending {
             // The asker may have hung up in this moment; then its entry goes with it.
             let _ = complete.send(());
         }
+    }
+}
+
+/// A question that all shards have been asked. Dropped, it is forgotten.
+pub struct Asked<'a> {
+    entry: Entry<'a>,
+    shards: usize,
+    completed: oneshot::Receiver<()>,
+}
+
+impl Asked<'_> {
+    /// Waits for the answers, at most [`ANSWER_WAIT`] longer than the shards themselves wait for something.
+    pub async fn answers(self, shards_wait: Duration) -> Gathered {
+        let Asked { entry, shards, completed } = self;
+        let _ = tokio::time::timeout(ANSWER_WAIT + shards_wait, completed).await;
+        let question = entry.pending.lock().remove(&entry.ask);
+        question.map_or(Gathered { answers: Vec::new(), missing: shards }, |it| Gathered { answers: it.answers, missing: it.missing })
     }
 }
 

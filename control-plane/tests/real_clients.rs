@@ -42,6 +42,7 @@ scripts! {
     binary: "binary.mjs", STANDARD;
     http: "http.mjs", Setup { limits: HTTP, ..STANDARD };
     admin: "admin.mjs", STANDARD;
+    emits: "emits.mjs", STANDARD;
     expiry: "expiry.mjs", STANDARD;
     rate: "rate.mjs", Setup { limits: "rate_messages = 20\nrate_window_ms = 500\n", ..STANDARD };
     browser: "page_chat.mjs", Setup { dev: true, ..STANDARD };

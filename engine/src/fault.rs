@@ -136,5 +136,7 @@ labelled! {
         Unsent = "unsent",
         /// The room was gone when the message reached its home.
         NoRoom = "no_room",
+        /// Volatile, and the connection's transport took nothing at that moment.
+        Volatile = "volatile",
     }
 }

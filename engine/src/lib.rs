@@ -38,7 +38,7 @@ use ids::ShardId;
 use mesh::{Inbox, Outlets, Port};
 use shard::World;
 use shard::address::Addresses;
-pub use shard::parcel::{Answer, ConnectionInfo, Question};
+pub use shard::parcel::{Answer, ConnectionInfo, Emit, Emitted, Question, Selection, Target};
 use stats::ShardStats;
 
 /// Something the engine tells.

@@ -104,6 +104,12 @@ pub const PAST_STAYS_MAX: usize = 128;
 
 /// Milliseconds a connection has to answer a ping when somebody comes to take it up: a round trip over a bad mobile network.
 pub const TAKEOVER_MS: u64 = 1_500;
+/// Emits of the back end that wait for acknowledgements on one shard: more than a few HTTP requests bring, whose clients may have hung up.
+/// Beyond it the one that would end first ends at once.
+pub const EMITS_WAITING_MAX: usize = 4096;
+
+/// Bytes of acknowledgements that are kept of one emit on one shard; what comes after that is counted only. One message must fit.
+pub const ACK_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 const _: () = assert!(COALESCE_FRAME_BYTES_MAX <= COALESCE_WRITE_BYTES_MAX);
 const _: () = assert!(NAME_BYTES_MAX < READ_BUFFER_BYTES);

@@ -8,11 +8,12 @@ use std::fs;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd as _;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use engine::config::Io;
-use engine::{Answer, Notice, Question};
+use engine::ids::EndpointId;
+use engine::{Answer, Emit, Emitted, Notice, Question, Selection, Target};
 use sockets::{Client, Flood, Live, PATIENCE, config};
 use tungstenite::protocol::frame::coding::CloseCode;
 
@@ -77,24 +78,27 @@ fn acknowledgements_go_both_ways(io: Io) {
     assert!(answer.starts_with(r#"43817[{"success":true,"#), "{answer}");
 
     let owner = usize::from(client.shard().0);
-    let question = Question::Emit { id: client.sid(), event: "sure?".into(), args: r#"{"really":true}"#.into() };
+    let to = Selection { endpoint: EndpointId(1), targets: vec![Target::Connection(client.sid())], except: Vec::new() };
+    let (event, args) = ("sure?".into(), r#"{"really":true}"#.into());
+    let question = Question::Emit(Arc::new(Emit { to, event, args, volatile: false, ack_ms: Some(10_000), offset: 0 }));
     live.engine.ask(7, &question);
     let (other, early) = live.answer(7);
     assert_ne!(usize::from(other.0), owner, "the owner waits for the client");
-    assert!(matches!(early, Answer::Acknowledged(None)), "{early:?}");
+    assert!(matches!(early, Answer::Emitted(Emitted { recipients: 0, .. })), "{early:?}");
     let event = client.hear_start("42");
     let number =
         event.strip_prefix("42").and_then(|rest| rest.strip_suffix(r#"["sure?",{"really":true}]"#)).expect("the event with a number");
     client.say(&format!(r#"43{number}["yes",{{"n":1}}]"#));
     let (shard, answer) = live.answer(7);
     assert_eq!(usize::from(shard.0), owner);
-    assert!(matches!(&answer, Answer::Acknowledged(Some(args)) if args == r#"["yes",{"n":1}]"#), "{answer:?}");
+    let Answer::Emitted(Emitted { recipients: 1, acks: 1, answers }) = answer else { panic!("{answer:?}") };
+    assert_eq!(answers, [r#"["yes",{"n":1}]"#]);
 
     live.engine.ask(8, &question);
     client.hear_start("42");
     drop(client);
     for answer in live.answers(8) {
-        assert!(matches!(answer, Answer::Acknowledged(None)), "a connection that ended answers nothing: {answer:?}");
+        assert!(matches!(answer, Answer::Emitted(Emitted { acks: 0, .. })), "a connection that ended answers nothing: {answer:?}");
     }
 }
 

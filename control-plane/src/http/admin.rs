@@ -7,6 +7,7 @@
 //! | `GET /v1/connections?endpoint=&user=&room=&limit=&cursor=` | connections that match all filters, by id |
 //! | `GET`, `DELETE /v1/connections/{id}?reason=` | one connection; close it |
 //! | `GET`, `DELETE /v1/users/{id}?reason=` | a user's connections; close them |
+//! | `POST /v1/emit`, `/v1/batch` | an event to connections, see [`super::emit`]; many of them |
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,7 +16,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -25,14 +26,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::problem::{Params, Problem, Segment};
-use super::{Admission, App, Relay, monotonic_ms};
+use super::{Admission, App, Relay, emit, monotonic_ms};
 use crate::bridge::Gathered;
 
 /// Time to make an answer.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
 
-/// Bytes of a request body. No call of today takes one.
-const BODY_BYTES_MAX: u64 = 64 * 1024;
+/// Bytes of a request body, where a call does not say otherwise. None of the others takes one.
+const BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// Entries of a list, when the call says nothing and at most.
 const LIST_DEFAULT: usize = 100;
@@ -54,6 +55,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/connections", get(connections))
         .route("/v1/connections/{id}", get(connection).delete(close_connection))
         .route("/v1/users/{id}", get(user).delete(close_user))
+        .route(emit::EMIT, post(emit::emit))
+        .route(emit::BATCH, post(emit::batch))
         .fallback(|| async { Problem::not_found("no such path") })
         .method_not_allowed_fallback(|| async {
             Problem { status: StatusCode::METHOD_NOT_ALLOWED, detail: "the path does not take this method".into() }
@@ -65,12 +68,16 @@ pub fn router(app: Arc<App>) -> Router {
 
 /// Keeps a request within its bounds, and answers out of caches.
 async fn bound(request: Request, next: Next) -> Response {
+    let (bytes_max, time) = match request.uri().path() {
+        emit::EMIT => (emit::EMIT_BYTES_MAX, emit::ANSWER_TIME),
+        emit::BATCH => (emit::BATCH_BYTES_MAX, emit::ANSWER_TIME),
+        _ => (BODY_BYTES_MAX, ANSWER_TIME),
+    };
     let body_bytes = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if body_bytes.is_some_and(|bytes| bytes > BODY_BYTES_MAX) {
-        let detail = format!("a body has at most {BODY_BYTES_MAX} bytes");
-        return Problem { status: StatusCode::PAYLOAD_TOO_LARGE, detail }.into_response();
+    if body_bytes.is_some_and(|bytes| bytes > bytes_max as u64) {
+        return Problem::too_large(bytes_max).into_response();
     }
-    let answer = tokio::time::timeout(ANSWER_TIME, next.run(request)).await;
+    let answer = tokio::time::timeout(time, next.run(request)).await;
     let mut response = answer.unwrap_or_else(|_| Problem::unavailable("the answer took too long").into_response());
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
@@ -222,7 +229,7 @@ async fn close_user(State(app): State<Arc<App>>, Segment(id): Segment, Params(qu
 }
 
 /// 200, saying so when shards are missing in it.
-fn answer(missing: usize, body: Value) -> Response {
+pub(super) fn answer(missing: usize, body: Value) -> Response {
     let mut response = Json(body).into_response();
     if missing > 0 {
         response.headers_mut().insert(INCOMPLETE, HeaderValue::from(missing));
@@ -247,7 +254,7 @@ fn name(text: String, what: &str) -> Result<String, Problem> {
     }
 }
 
-fn endpoint_named(app: &App, name: &str) -> Result<EndpointId, Problem> {
+pub(super) fn endpoint_named(app: &App, name: &str) -> Result<EndpointId, Problem> {
     let index = app.host.endpoints().iter().position(|endpoint| endpoint.name == name);
     let id = index.and_then(|index| u8::try_from(index).ok()).map(EndpointId);
     id.ok_or_else(|| Problem::not_found("no such endpoint"))
@@ -268,7 +275,7 @@ fn after_cursor(cursor: &str) -> Result<String, Problem> {
 fn connections_of(gathered: Gathered) -> Vec<ConnectionInfo> {
     let lists = gathered.answers.into_iter().filter_map(|answer| match answer {
         Answer::Connections(list) => Some(list),
-        Answer::Closed(_) | Answer::Acknowledged(_) => None,
+        Answer::Closed(_) | Answer::Emitted(_) => None,
     });
     let mut found: Vec<ConnectionInfo> = lists.flatten().collect();
     // The order of the ids' texts, as within each shard's list.
@@ -338,8 +345,18 @@ mod tests {
     #[tokio::test]
     async fn nothing_under_v1_is_said_without_the_token() {
         let (_, router) = quiet(1);
-        let paths =
-            ["/v1", "/v1/", "/v1/stats", "/v1/connections", "/v1/connections/x", "/v1/users/x", "/v1/users/x?reason=y", "/v1/nothing"];
+        let paths = [
+            "/v1",
+            "/v1/",
+            "/v1/emit",
+            "/v1/batch",
+            "/v1/stats",
+            "/v1/connections",
+            "/v1/connections/x",
+            "/v1/users/x",
+            "/v1/users/x?reason=y",
+            "/v1/nothing",
+        ];
         let wrong = [
             None,
             Some(""),
@@ -486,7 +503,7 @@ mod tests {
             Some(match question {
                 Question::Connections { .. } | Question::Connection { .. } => Answer::Connections(Vec::new()),
                 Question::CloseConnection { .. } | Question::CloseUser { .. } => Answer::Closed(shard as u64),
-                Question::Emit { .. } => Answer::Acknowledged(None),
+                Question::Disconnect { .. } | Question::Emit(_) => Answer::Closed(0),
             })
         });
         let id = connection(0, 1, "alice").id;

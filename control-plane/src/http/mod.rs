@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod bundle;
 pub mod connection;
+pub mod emit;
 pub mod listener;
 pub mod prefixed;
 pub mod problem;
@@ -22,6 +23,7 @@ use crate::metrics::Metrics;
 use crate::secret::Secret;
 use crate::token::Claims;
 use bundle::Bundle;
+use emit::Recent;
 use rates::{Rates, Sample};
 
 /// The room of the demo page.
@@ -41,6 +43,8 @@ pub struct App {
     /// What was configured.
     pub terms: Terms,
     rates: Mutex<Rates>,
+    /// Emits that have an id.
+    recent: Mutex<Recent>,
 }
 
 /// What the settings mean for HTTP.
@@ -111,7 +115,7 @@ impl Dev {
 impl App {
     /// An app that has measured nothing yet.
     pub fn new(host: Arc<dyn Host>, pending: Arc<Pending>, terms: Terms) -> App {
-        App { metrics: Metrics::new(host.clone()), host, pending, terms, rates: Mutex::default() }
+        App { metrics: Metrics::new(host.clone()), host, pending, terms, rates: Mutex::default(), recent: Mutex::default() }
     }
 
     /// Asks all shards.
@@ -127,6 +131,10 @@ impl App {
 
     fn rates(&self) -> MutexGuard<'_, Rates> {
         self.rates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The counters that rates are made of, over all shards and endpoints.
@@ -303,11 +311,16 @@ pub(crate) mod testing {
 
     /// One request with these headers and no body.
     pub(crate) async fn call(router: &Router, method: Method, path: &str, headers: &[(&str, &str)]) -> Heard {
+        call_with(router, method, path, headers, "").await
+    }
+
+    /// One request with a body.
+    pub(crate) async fn call_with(router: &Router, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Heard {
         let mut request = Request::builder().method(method).uri(path);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request.body(Body::empty()).expect("a request");
+        let request = request.body(Body::from(body.to_owned())).expect("a request");
         let response = router.clone().oneshot(request).await.expect("infallible");
         let (head, body) = response.into_parts();
         let body = axum::body::to_bytes(body, 1 << 20).await.expect("a body");

@@ -32,6 +32,16 @@ impl Problem {
         Problem { status: StatusCode::NOT_FOUND, detail: detail.into() }
     }
 
+    /// 409: not while something else is as it is.
+    pub fn conflict(detail: impl Into<String>) -> Problem {
+        Problem { status: StatusCode::CONFLICT, detail: detail.into() }
+    }
+
+    /// 413: more than we take.
+    pub fn too_large(bytes_max: usize) -> Problem {
+        Problem { status: StatusCode::PAYLOAD_TOO_LARGE, detail: format!("a body has at most {bytes_max} bytes") }
+    }
+
     /// 503: we cannot tell now; the same call may succeed later.
     pub fn unavailable(detail: impl Into<String>) -> Problem {
         Problem { status: StatusCode::SERVICE_UNAVAILABLE, detail: detail.into() }

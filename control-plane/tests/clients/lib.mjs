@@ -265,8 +265,9 @@ export function http(port, method, path, { headers = {}, body } = {}) {
   return within(answered, `${method} ${path}`);
 }
 
-export async function admin(method, path, { bearer = ADMIN_TOKEN } = {}) {
-  const answer = await http(CONTROL, method, path, { headers: bearer === null ? {} : { authorization: `Bearer ${bearer}` } });
+export async function admin(method, path, { bearer = ADMIN_TOKEN, body } = {}) {
+  const text = body === undefined || typeof body === "string" ? body : JSON.stringify(body);
+  const answer = await http(CONTROL, method, path, { headers: bearer === null ? {} : { authorization: `Bearer ${bearer}` }, body: text });
   try { answer.json = JSON.parse(answer.text); } catch { answer.json = undefined; }
   return answer;
 }

@@ -168,6 +168,13 @@ fn with_client_id(text: &str, root: Value<'_>, client: &str) -> String {
     out
 }
 
+/// What the back end says: its event is the type, beside the members of its data.
+pub(super) fn emitted(event: &str, data: &str, scratch: &mut Scratch) -> String {
+    let out = Object::with_capacity(data.len() + event.len() + 16).str("type", event);
+    let Ok(doc) = scratch.parse(data) else { return out.finish() };
+    doc.root().members().filter(|member| member.key != "type").fold(out, |out, member| out.raw(member.key, member.value.raw())).finish()
+}
+
 fn synced(document: &str, kept: Option<&[Arc<str>]>) -> String {
     let synced = Object::new().str("type", "synced").str("documentId", document);
     match kept {
@@ -197,6 +204,18 @@ mod tests {
         let mut scratch = Scratch::default();
         let doc = scratch.parse(text).expect("valid JSON");
         with_client_id(text, doc.root(), "me")
+    }
+
+    #[test]
+    fn the_back_end_has_the_type_and_nothing_else_changes() {
+        let mut scratch = Scratch::default();
+        for (data, heard) in [
+            ("", r#"{"type":"t"}"#),
+            ("[1]", r#"{"type":"t"}"#),
+            (r#" {"n" : 1e+100, "type":"other","s":"\u00e9"} "#, r#"{"type":"t","n":1e+100,"s":"\u00e9"}"#),
+        ] {
+            assert_eq!(emitted("t", data, &mut scratch), heard);
+        }
     }
 
     #[test]

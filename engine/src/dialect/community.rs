@@ -284,7 +284,13 @@ fn online(channel: Channel<'_>, view: &RoomView) -> String {
 }
 
 fn frame(cx: &Cx<'_>, kind: &str, payload: &str) -> Frame {
-    cx.text(&Object::with_capacity(payload.len() + 40).str("type", kind).raw("payload", payload).finish())
+    cx.text(&emitted(kind, payload))
+}
+
+/// What the back end says; without data its payload is empty, as a client's may be missing.
+pub(super) fn emitted(event: &str, data: &str) -> String {
+    let payload = if data.is_empty() { "{}" } else { data };
+    Object::with_capacity(payload.len() + 40).str("type", event).raw("payload", payload).finish()
 }
 
 fn send(cx: &Cx<'_>, kind: &str, payload: &str) -> Act {

@@ -339,10 +339,38 @@ fn lists(claim: Option<&Vec<String>>, name: &str) -> bool {
 
 /// A Socket.IO event to the endpoint's namespace. `arguments` are JSON texts joined by commas.
 fn event(cx: &Cx<'_>, name: &str, arguments: &str) -> Frame {
-    let (attachments, mark) = (cx.attachments_of(arguments), cx.mark());
-    let offset = mark.offset.map(sio::offset_text);
+    let said = Emission { event: name, args: arguments, ack: None, mark: cx.mark() };
+    event_frame(cx.endpoint_id, cx.endpoint, &said, cx.attachments_of(arguments))
+}
+
+fn event_frame(endpoint_id: EndpointId, endpoint: &Endpoint, said: &Emission<'_>, attachments: &[Vec<u8>]) -> Frame {
+    let offset = said.mark.offset.map(sio::offset_text);
     let extras = sio::Extras { attachments: attachments.len(), offset: offset.as_deref() };
-    Frame::event(cx.endpoint_id, &sio::event_with(&cx.endpoint.bind, None, name, arguments, extras), attachments, mark)
+    let text = sio::event_with(&endpoint.bind, said.ack, said.event, said.args, extras);
+    Frame::event(endpoint_id, &text, attachments, said.mark)
+}
+
+/// An event of the server's own will.
+#[derive(Clone, Copy, Debug)]
+pub struct Emission<'a> {
+    /// Its name.
+    pub event: &'a str,
+    /// Its arguments: JSON texts joined by commas.
+    pub args: &'a str,
+    /// The acknowledgement that is asked for.
+    pub ack: Option<u64>,
+    /// What delivery has to know of it.
+    pub mark: Mark,
+}
+
+/// What the back end says, as the clients of the endpoint's dialect hear it. A plain dialect has neither acknowledgements nor offsets.
+pub fn emission(endpoint_id: EndpointId, endpoint: &Endpoint, said: &Emission<'_>, scratch: &mut Scratch) -> Frame {
+    let text = match endpoint.dialect {
+        DialectKind::Community => community::emitted(said.event, said.args),
+        DialectKind::Collab => collab::emitted(said.event, said.args, scratch),
+        DialectKind::Rooms | DialectKind::Chat | DialectKind::Notify => return event_frame(endpoint_id, endpoint, said, &[]),
+    };
+    Frame::event(endpoint_id, &text, &[], Mark { offset: None, ..said.mark })
 }
 
 /// The answer to a Socket.IO event for which the client waits.

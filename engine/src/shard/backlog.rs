@@ -27,6 +27,8 @@ pub(crate) enum To {
     Room(Arc<str>),
     /// This connection alone.
     Conn(ConnId),
+    /// These connections, in the order of their ids.
+    These(Box<[ConnId]>),
 }
 
 /// One event.
@@ -52,7 +54,8 @@ impl Event {
     }
 
     fn bytes(&self) -> usize {
-        size_of::<Event>() + self.frame.as_ref().map_or(0, |frame| frame.bytes().len())
+        let list = if let To::These(list) = &self.to { size_of_val(&**list) } else { 0 };
+        size_of::<Event>() + list + self.frame.as_ref().map_or(0, |frame| frame.bytes().len())
     }
 }
 

@@ -134,12 +134,12 @@ impl Shard {
         }
         for (shard, seq) in casts {
             let (room, frame, hidden_from) = (room.clone(), frame.clone(), hidden_from.clone());
-            self.post_to(shard, Parcel::Cast(Box::new(Cast { room, seq, frame, except, hidden_from, read_ns })));
+            self.post_to(shard, Parcel::Cast(Box::new(Cast { room, seq, frame, except, hidden_from, read_ns, emit: None })));
         }
     }
 
     /// The open connection whose own room this is, or who is addressed by it.
-    fn connection_of(&self, room: &Room) -> Option<u32> {
+    pub(super) fn connection_of(&self, room: &Room) -> Option<u32> {
         let slot = self.find(Sid::parse(room.addressee().unwrap_or(&room.name))?)?;
         self.conns.get(slot).is_some_and(|conn| conn.endpoint == room.endpoint && conn.opening.is_none()).then_some(slot)
     }
@@ -157,6 +157,9 @@ impl Shard {
 
     /// Queues a cast for the members on this shard: a reference count each, nothing is allocated or copied per receiver.
     fn deliver(&mut self, now: Now, cast: &Cast) {
+        if let Some((ask, emit)) = &cast.emit {
+            return self.deliver_emit_cast(now, cast, *ask, emit);
+        }
         let frame = Rc::new(cast.frame.clone());
         self.remember(now, cast.room.endpoint, || {
             let (except, hidden_from) = (cast.except, cast.hidden_from.clone());

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::engine_http::{Engine, pairs};
-use super::links::{Acks, Conn, Opening, State};
+use super::links::{Conn, Opening, State};
 use super::rate::Verdict;
 use super::socket_io::without_token;
 use super::{Command, Shard};
@@ -370,7 +370,7 @@ pub(super) fn new_conn(
         leaving: None,
         opening: Some(Box::new(opening)),
         typing: Vec::new(),
-        acks: Acks::default(),
+        acks: Vec::new(),
         recovery: None,
     }
 }

@@ -63,6 +63,7 @@ impl Shard {
             self.sweep_memory(now);
             self.homes.sweep(now.unix_ms, &self.stats);
         }
+        self.end_waiting_emits(now);
         self.drain_some(now);
         self.settle(now);
     }
@@ -112,6 +113,7 @@ impl Shard {
                 continue;
             }
             self.end_typing(now, conn);
+            self.forget_late_acks(now, conn);
             if self.conns.get(conn).and_then(|conn| conn.profile.expires_unix_ms()).is_some_and(|at| at <= now.unix_ms) {
                 self.disconnect(now, conn, CloseReason::TokenExpired, None);
             }
@@ -486,8 +488,8 @@ impl Shard {
         }
         let Some(id) = self.conns.get(slot).map(|conn| self.conn_id(slot, conn)) else { return };
         let Some(mut conn) = self.conns.remove(slot) else { return };
-        for (_, ask) in std::mem::take(&mut conn.acks.pending) {
-            self.answers.push_back((ask, super::parcel::Answer::Acknowledged(None)));
+        for ack in std::mem::take(&mut conn.acks) {
+            self.acknowledged(ack, None);
         }
         self.unlist(&conn, slot);
         let recovery = conn.recovery.take();

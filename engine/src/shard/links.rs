@@ -251,7 +251,7 @@ pub(crate) struct Conn {
     /// Rooms it types in.
     pub(crate) typing: Vec<Typing>,
     /// Acknowledgements the back end waits for.
-    pub(crate) acks: Acks,
+    pub(crate) acks: Vec<PendingAck>,
     /// There exactly when it can be taken up again after it broke off.
     pub(crate) recovery: Option<Box<Recovery>>,
 }
@@ -285,12 +285,13 @@ pub(crate) struct Typing {
     pub(crate) until_ms: u64,
 }
 
-/// Acknowledgement ids of one connection, counted per namespace as the Node server does.
-#[derive(Debug, Default)]
-pub(crate) struct Acks {
-    pub(crate) next: u64,
-    /// Id on the wire, number of the asker.
-    pub(crate) pending: Vec<(u64, u64)>,
+/// An acknowledgement that an emit waits for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PendingAck {
+    /// Number of the emit.
+    pub(crate) ask: u64,
+    /// Nobody waits for it any more then.
+    pub(crate) deadline_ms: u64,
 }
 
 #[cfg(test)]

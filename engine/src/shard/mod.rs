@@ -26,6 +26,7 @@ mod assembly;
 mod backlog;
 mod casts;
 mod clock;
+mod emits;
 mod engine_http;
 mod flow;
 mod home;
@@ -48,6 +49,7 @@ mod upgraded;
 
 use address::Addresses;
 use clock::Wheel;
+use emits::Emits;
 use home::{Bounds, Homes};
 use links::{Conn, Link, State};
 pub use luggage::Luggage;
@@ -150,6 +152,7 @@ pub struct Shard {
     /// Long-polling sessions that live on another shard than their id says: where; and those that live here, with their slots.
     moved_away: HashMap<Sid, ShardId>,
     guests: HashMap<Sid, u32>,
+    emits: Emits,
     wheel: Wheel,
     /// For texts of plain WebSockets and for Socket.IO packets: an event's arguments live in one while the dialect may use the other.
     scratch: Scratch,
@@ -206,6 +209,7 @@ impl Shard {
             moved_away: HashMap::new(),
             guests: HashMap::new(),
             homes: Homes::new(Bounds::new(&world.config.limits, shards), shards),
+            emits: Emits::default(),
             wheel: Wheel::new(now.ms()),
             scratch: Scratch::default(),
             packets: Scratch::default(),
@@ -363,7 +367,7 @@ impl Shard {
     /// When [`Self::handle_timeouts`] has something to do next, monotonic milliseconds.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<u64> {
-        self.wheel.next_ms()
+        self.wheel.next_ms().into_iter().chain(self.emits.next_ms()).min()
     }
 
     /// True exactly when the link's bytes should not be read now: an answer must come first.

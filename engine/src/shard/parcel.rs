@@ -126,6 +126,7 @@ impl Parcel {
             Parcel::Return(returning) => frame(returning.announce.as_ref().map(|a| &a.frame)),
             Parcel::Settle(luggage) => luggage.bytes(),
             Parcel::PollAborted { .. } | Parcel::GiveUp { .. } | Parcel::Forget { .. } => 0,
+            Parcel::Ask { question: Question::Emit(emit), .. } => emit.bytes(),
             Parcel::Entered { .. } | Parcel::Recall { .. } | Parcel::Ask { .. } | Parcel::Drain { .. } => 0,
         }
     }
@@ -264,6 +265,68 @@ pub struct Cast {
     pub hidden_from: Option<Arc<Identity>>,
     /// When it was read, monotonic nanoseconds.
     pub read_ns: u64,
+    /// The back end's emit that it is, and its number: then it goes to every shard, and each answers.
+    pub emit: Option<(u64, Arc<Emit>)>,
+}
+
+/// Connections of one endpoint that the back end means.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    /// The endpoint.
+    pub endpoint: EndpointId,
+    /// Who is meant; who is meant several times is meant once.
+    pub targets: Vec<Target>,
+    /// Who is not, however else he is meant.
+    pub except: Vec<Target>,
+}
+
+/// Some of an endpoint's connections.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Target {
+    /// The members of the room of this name; a user's and everybody's are rooms too. A connection is in a room that is named by its id.
+    Room(Arc<str>),
+    /// One connection.
+    Connection(Sid),
+}
+
+impl Target {
+    /// Everybody.
+    pub fn all() -> Target {
+        Target::Room("".into())
+    }
+
+    /// A user's connections.
+    pub fn user(user: &str) -> Target {
+        Target::Room(Room::user(EndpointId(0), user).name)
+    }
+
+    fn bytes(&self) -> usize {
+        std::mem::size_of::<Target>() + if let Target::Room(name) = self { name.len() } else { 0 }
+    }
+}
+
+/// An event of the back end.
+#[derive(Clone, Debug)]
+pub struct Emit {
+    /// Whom it is for.
+    pub to: Selection,
+    /// Its name.
+    pub event: String,
+    /// Its arguments: raw JSON texts joined by commas. Dialects of plain WebSockets have one.
+    pub args: String,
+    /// True exactly when it is rather dropped than made to wait.
+    pub volatile: bool,
+    /// Milliseconds to wait for acknowledgements; `None` where none are asked for.
+    pub ack_ms: Option<u64>,
+    /// A random number, by which connections that can be recovered find it again.
+    pub offset: u64,
+}
+
+impl Emit {
+    fn bytes(&self) -> usize {
+        let of_list = |list: &[Target]| list.iter().map(Target::bytes).sum::<usize>();
+        self.event.len() + self.args.len() + of_list(&self.to.targets) + of_list(&self.to.except)
+    }
 }
 
 /// What the control plane wants of every shard.
@@ -287,14 +350,14 @@ pub enum Question {
         /// Its id.
         id: Sid,
     },
-    /// Emit an event to one Socket.IO connection and wait for its acknowledgement.
-    Emit {
-        /// Its id.
-        id: Sid,
-        /// Name of the event.
-        event: String,
-        /// Its arguments: raw JSON texts joined by commas.
-        args: String,
+    /// Emit an event.
+    Emit(Arc<Emit>),
+    /// End connections; what their clients see is a disconnect by the server.
+    Disconnect {
+        /// Which.
+        from: Selection,
+        /// True exactly when the other namespaces of their transports end with them.
+        transport: bool,
     },
     /// Close this one connection.
     CloseConnection {
@@ -319,10 +382,21 @@ pub enum Question {
 pub enum Answer {
     /// To [`Question::Connections`] and [`Question::Connection`].
     Connections(Vec<ConnectionInfo>),
-    /// To [`Question::Emit`]: the raw JSON array of the acknowledgement; `None` when the connection is not here or ended first.
-    Acknowledged(Option<String>),
+    /// To [`Question::Emit`].
+    Emitted(Emitted),
     /// How many connections were closed.
     Closed(u64),
+}
+
+/// What became of an event on one shard.
+#[derive(Clone, Default, Debug)]
+pub struct Emitted {
+    /// Connections it was queued for.
+    pub recipients: u64,
+    /// Those of them that acknowledged it in time.
+    pub acks: u64,
+    /// What they said, raw JSON arrays, as far as [`crate::limits::ACK_BYTES_MAX`] allows.
+    pub answers: Vec<String>,
 }
 
 /// What the admin API tells of a connection.

@@ -31,13 +31,9 @@ impl Shard {
                 Answer::Closed(u64::from(found.is_some()))
             }
             Question::CloseUser { endpoint, user, reason } => Answer::Closed(self.close_user(now, endpoint, &user, reason.as_deref())),
-            Question::Emit { id, event, args } => {
-                if self.emit_with_ack(now, id, &event, &args, ask) {
-                    // The client's acknowledgement, or its end, answers.
-                    return;
-                }
-                Answer::Acknowledged(None)
-            }
+            // It is answered when it has been delivered here, or acknowledged.
+            Question::Emit(emit) => return self.emit(now, ask, &emit),
+            Question::Disconnect { from, transport } => Answer::Closed(self.disconnect_selected(now, &from, transport)),
         };
         self.answers.push_back((ask, answer));
     }

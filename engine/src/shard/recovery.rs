@@ -159,6 +159,11 @@ impl Shard {
         }
     }
 
+    /// True exactly when connections of the endpoint can be recovered.
+    pub(super) fn remembers(&self, endpoint: EndpointId) -> bool {
+        self.memory.endpoints[usize::from(endpoint.0)].is_some()
+    }
+
     /// Remembers an event that is delivered here; `make` completes it.
     pub(super) fn remember(&mut self, now: Now, endpoint: EndpointId, make: impl FnOnce() -> Option<Event>) {
         let Some(remembered) = self.memory.of(endpoint) else { return };
@@ -258,8 +263,8 @@ impl Shard {
     /// The connection leaves its rooms for everybody to see, but keeps its places.
     fn step_away(&mut self, now: Now, slot: u32) {
         let Some(conn) = self.conns.get_mut(slot) else { return };
-        for (_, ask) in std::mem::take(&mut conn.acks.pending) {
-            self.answers.push_back((ask, super::parcel::Answer::Acknowledged(None)));
+        for ack in std::mem::take(&mut conn.acks) {
+            self.acknowledged(ack, None);
         }
         for room in self.rooms_of(slot) {
             let Some(conn) = self.conns.get(slot) else { return };
@@ -496,6 +501,7 @@ impl Recovery {
     fn is_entitled(&self, id: ConnId, conn: &Conn, position: u64, event: &Event) -> bool {
         let is_for_it = match &event.to {
             To::Conn(only) => *only == id,
+            To::These(list) => list.binary_search(&id).is_ok(),
             To::Room(room) => self.stays.iter().any(|stay| stay.room == *room && stay.from <= position && position < stay.to),
         };
         is_for_it && event.except != Some(id) && !event.hidden_from.as_ref().is_some_and(|author| super::casts::blocks(author, conn))

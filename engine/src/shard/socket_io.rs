@@ -4,11 +4,11 @@
 use std::borrow::Cow;
 
 use super::Shard;
+use super::emits;
 use super::engine_http::version;
 use super::intake::new_conn;
 use super::links::{Heartbeat, Link, Opening, SocketIoLink, State};
 use super::old_clients::Old;
-use super::parcel::Answer;
 use super::rate::Verdict;
 use super::recovery::{Comeback, Verdict as ComebackVerdict};
 use crate::auth::AuthFault;
@@ -17,13 +17,10 @@ use crate::fault::{CloseReason, RecoveryFault, Refusal};
 use crate::frame::Frame;
 use crate::ids::{EndpointId, Sid};
 use crate::json::{Doc, Scratch, Value};
-use crate::limits::{NAMESPACES_PER_LINK_MAX, PENDING_ACKS_MAX};
+use crate::limits::NAMESPACES_PER_LINK_MAX;
 use crate::time::Now;
 use crate::wire::http::{self, Request};
 use crate::wire::{eio, sio, ws};
-
-/// Events that only the library itself emits.
-const RESERVED_EVENTS: [&str; 6] = ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"];
 
 /// The packet closes the transport.
 pub(super) struct Refuse;
@@ -281,12 +278,12 @@ impl Shard {
         }
         self.check_placeholders(doc.root())?;
         let (Some(id), Some(conn)) = (packet.id, self.conns.get_mut(conn)) else { return Ok(()) };
-        // An id nobody waits for is no fault: it may have been answered twice.
-        if let Some(waited) = conn.acks.pending.iter().position(|(pending, _)| *pending == id) {
-            let (_, ask) = conn.acks.pending.swap_remove(waited);
+        // An id nobody waits for is no fault: it may have been answered twice, or too late.
+        if let Some(waited) = conn.acks.iter().position(|ack| emits::wire_id(ack.ask) == id) {
+            let ack = conn.acks.swap_remove(waited);
             let answer =
                 if self.attachments.is_empty() { packet.payload.to_owned() } else { sio::spelled_out(doc.root(), &self.attachments) };
-            self.answers.push_back((ask, Answer::Acknowledged(Some(answer))));
+            self.acknowledged(ack, Some(answer));
         }
         Ok(())
     }
@@ -295,23 +292,6 @@ impl Shard {
     fn check_placeholders(&self, args: Value<'_>) -> Result<(), Refuse> {
         let fit = self.attachments.is_empty() || sio::placeholders_fit(args, self.attachments.len());
         if fit { Ok(()) } else { Err(Refuse) }
-    }
-
-    /// Emits an event to one connection and remembers who waits for the acknowledgement; false when it cannot.
-    pub(super) fn emit_with_ack(&mut self, now: Now, id: Sid, event: &str, args: &str, ask: u64) -> bool {
-        let Some(slot) = self.find(id) else { return false };
-        let Some(conn) = self.conns.get_mut(slot).filter(|conn| conn.is_here()) else { return false };
-        let endpoint: EndpointId = conn.endpoint;
-        let bound = &self.world.config.endpoints[usize::from(endpoint.0)];
-        if !bound.dialect.is_socket_io() || conn.acks.pending.len() >= PENDING_ACKS_MAX {
-            return false;
-        }
-        let wire_id = conn.acks.next;
-        conn.acks.next += 1;
-        conn.acks.pending.push((wire_id, ask));
-        let (link, text) = (conn.link, sio::event(&bound.bind, Some(wire_id), event, args));
-        self.push(now, link, Frame::text(endpoint, &text));
-        true
     }
 }
 
@@ -331,7 +311,7 @@ fn fits(packet: &sio::Packet<'_>, scratch: &mut Scratch) -> Result<(), Refuse> {
 /// The name of an event: a string that is not the library's own, or a number as its text.
 fn event_name<'a>(first: Value<'a>) -> Option<&'a str> {
     match first.as_str() {
-        Some(name) => (!RESERVED_EVENTS.contains(&name)).then_some(name),
+        Some(name) => (!sio::RESERVED_EVENTS.contains(&name)).then_some(name),
         None => first.as_f64().map(|_| first.raw()),
     }
 }

@@ -11,6 +11,9 @@ use crate::json::{self, Value};
 /// Binary attachments one packet may announce (`socket.io-parser` since 4.2.6).
 pub const ATTACHMENTS_MAX: usize = 10;
 
+/// Events that only the library itself emits.
+pub const RESERVED_EVENTS: [&str; 6] = ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"];
+
 /// Type of a packet; the discriminant is its digit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {

@@ -2,11 +2,12 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
+use std::sync::Arc;
 
-use engine::Answer;
 use engine::config::{AuthMode, Config, DialectKind, Endpoint, Membership};
-use engine::ids::Sid;
-use engine::shard::parcel::{Parcel, Question};
+use engine::ids::{EndpointId, Sid};
+use engine::shard::parcel::Parcel;
+use engine::{Answer, Emit, Emitted, Question, Selection, Target};
 
 use super::pattern::{self, Captured};
 use super::script::{self, Deed, Expect, Line, Meaning, Wanted};
@@ -276,13 +277,35 @@ impl<'a> Play<'a> {
         Ok(())
     }
 
-    /// `ID EVENT ARGUMENTS`.
+    /// `[endpoint=N] [except=NAME,...] [volatile] [ack=TIME] WHO,... EVENT [ARGUMENTS]`, see the README.
     fn emit(&mut self, what: &str) -> Result<(), String> {
         let what = pattern::fill(what, &self.captured, 0)?;
-        let mut words = what.splitn(3, ' ');
-        let (id, event, args) = (words.next().unwrap_or_default(), words.next().unwrap_or_default(), words.next().unwrap_or_default());
-        let id = Sid::parse(id).ok_or("not an id")?;
-        self.ask(&Question::Emit { id, event: event.into(), args: args.into() });
+        let mut rest = what.as_str();
+        let mut emit = Emit {
+            to: Selection { endpoint: EndpointId(0), targets: Vec::new(), except: Vec::new() },
+            event: String::new(),
+            args: String::new(),
+            volatile: false,
+            ack_ms: None,
+            offset: 0x0102_0304_0506_0708,
+        };
+        let targets = |names: &str| -> Vec<Target> { names.split(',').map(target).collect() };
+        loop {
+            let (word, after) = rest.split_once(' ').unwrap_or((rest, ""));
+            match word.split_once('=') {
+                Some(("endpoint", index)) => emit.to.endpoint = EndpointId(index.parse().map_err(|_| "not an index")?),
+                Some(("except", rooms)) => emit.to.except = targets(rooms),
+                Some(("ack", time)) => emit.ack_ms = Some(script::milliseconds(time).ok_or("not a time")?),
+                _ if word == "volatile" => emit.volatile = true,
+                _ => {
+                    let (event, args) = after.split_once(' ').unwrap_or((after, ""));
+                    (emit.to.targets, emit.event, emit.args) = (targets(word), event.into(), args.into());
+                    break;
+                }
+            }
+            rest = after;
+        }
+        self.ask(&Question::Emit(Arc::new(emit)));
         Ok(())
     }
 
@@ -436,7 +459,7 @@ fn told(got: &[Got], handed_over: bool) -> Vec<String> {
 
 fn tell_answers(answers: &[Answer]) -> String {
     let mut connections = Vec::new();
-    let (mut closed, mut acknowledged) = (None, None);
+    let (mut closed, mut emitted) = (None, None);
     for answer in answers {
         match answer {
             Answer::Connections(found) => {
@@ -447,13 +470,32 @@ fn tell_answers(answers: &[Answer]) -> String {
                 }));
             }
             Answer::Closed(count) => closed = Some(closed.unwrap_or(0) + count),
-            Answer::Acknowledged(answer) => acknowledged = acknowledged.or(answer.clone()),
+            Answer::Emitted(here) => {
+                let all = emitted.get_or_insert_with(Emitted::default);
+                (all.recipients, all.acks) = (all.recipients + here.recipients, all.acks + here.acks);
+                all.answers.extend(here.answers.iter().cloned());
+            }
         }
     }
-    match closed {
-        Some(count) => format!("{count} closed"),
-        None if connections.is_empty() => acknowledged.unwrap_or_else(|| "nothing".into()),
-        None => connections.join("; "),
+    match (closed, emitted) {
+        (Some(count), _) => format!("{count} closed"),
+        (_, Some(Emitted { recipients, acks, mut answers })) => {
+            answers.sort_unstable();
+            let told = [format!("to {recipients}, {acks} acknowledged")];
+            told.into_iter().chain(answers).collect::<Vec<_>>().join(" ")
+        }
+        _ if connections.is_empty() => "nothing".into(),
+        _ => connections.join("; "),
+    }
+}
+
+/// Who is meant by `all`, `room:NAME`, `user:NAME`, or a connection's id.
+fn target(word: &str) -> Target {
+    match (word.split_once(':'), Sid::parse(word)) {
+        (Some(("user", name)), _) => Target::user(name),
+        (Some(("room", name)), _) => Target::Room(name.into()),
+        (_, Some(id)) => Target::Connection(id),
+        _ => Target::all(),
     }
 }
 

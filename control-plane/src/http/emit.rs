@@ -1,0 +1,529 @@
+//! `POST /v1/emit`: an event of the back end to connections of an endpoint, and `POST /v1/batch`, many of them.
+//!
+//! | member | is |
+//! |---|---|
+//! | `endpoint` | its name |
+//! | `to` | `{all:true}`, or lists of names: `{rooms}`, `{users}` or `{connections}` |
+//! | `except` | ids of connections that do not get it, or rooms whose members do not |
+//! | `event`, `data` or `args` | its name, and its argument or the list of them (plain WebSocket: `data` only) |
+//! | `volatile` | true: rather dropped than made to wait |
+//! | `ack` | `{timeoutMs}`: acknowledgements are asked for and counted until then |
+//! | `id` | delivered once however often it is sent within five minutes |
+//!
+//! The arguments go out as they stand in the body, so that no number changes on its way.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+use engine::config::{DialectKind, Endpoint};
+use engine::ids::{Sid, checked_name};
+use engine::json::{Scratch, Value};
+use engine::wire::sio::RESERVED_EVENTS;
+use engine::{Answer, Emit, Emitted, Question, Selection, Target};
+use serde_json::json;
+
+use super::admin::{answer, endpoint_named};
+use super::problem::Problem;
+use super::{App, monotonic_ms};
+use crate::bridge::{Asked, Gathered};
+
+/// Paths.
+pub const EMIT: &str = "/v1/emit";
+/// See [`EMIT`].
+pub const BATCH: &str = "/v1/batch";
+
+/// Bytes of one emit: as much as a message of a client may have by default.
+pub const EMIT_BYTES_MAX: usize = 1_000_000;
+
+/// Bytes of a batch.
+pub const BATCH_BYTES_MAX: usize = 8_000_000;
+
+/// Time to answer: the longest wait for acknowledgements, and some for everything else.
+pub const ANSWER_TIME: Duration = Duration::from_millis(ACK_MS_MAX + 5_000);
+
+/// Milliseconds to wait for acknowledgements: as long as a connection of the admin part lives.
+const ACK_MS_MAX: u64 = 60_000;
+
+/// Emits of one batch (contract).
+const BATCH_MAX: usize = 1_000;
+
+/// Emits of a batch under way at once: less than a lane to a shard takes, so that none is lost when they come faster than it turns.
+const UNDER_WAY_MAX: usize = 128;
+
+/// Milliseconds for which an id is known (contract).
+const ID_AGE_MS: u64 = 5 * 60 * 1_000;
+
+/// Ids that are known; each takes up to half a kilobyte. Beyond it the oldest are forgotten early.
+const IDS_MAX: usize = 100_000;
+
+/// The first member of `to` says who is meant.
+const TARGETS: [&str; 4] = ["all", "rooms", "users", "connections"];
+
+const MEMBERS: [&str; 9] = ["endpoint", "to", "except", "event", "data", "args", "volatile", "id", "ack"];
+
+/// `POST /v1/emit`.
+pub async fn emit(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
+    let body = body(request, EMIT_BYTES_MAX).await?;
+    let order = {
+        let mut scratch = Scratch::default();
+        let doc = scratch.parse(&body).map_err(|_| Problem::bad_request("the body is not JSON"))?;
+        Order::read(&app, doc.root())?
+    };
+    let outcome = unstoppable(async move { Outcome::of(perform(&app, vec![order]).await.pop()) }).await?;
+    outcome.map(|outcome| outcome.response())
+}
+
+/// `POST /v1/batch`: everything is checked before the first is sent.
+pub async fn batch(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
+    let body = body(request, BATCH_BYTES_MAX).await?;
+    let orders = {
+        let mut scratch = Scratch::default();
+        let doc = scratch.parse(&body).map_err(|_| Problem::bad_request("the body is not JSON"))?;
+        if !doc.root().is_array() || doc.root().items().count() > BATCH_MAX {
+            return Err(Problem::bad_request(format!("the body is a list of at most {BATCH_MAX}")));
+        }
+        let read = |(at, item)| {
+            Order::read(&app, item).map_err(|problem| Problem { detail: format!("number {at}: {}", problem.detail), ..problem })
+        };
+        doc.root().items().enumerate().map(read).collect::<Result<Vec<_>, _>>()?
+    };
+    let outcomes = unstoppable(async move { perform(&app, orders).await }).await?;
+    let missing = outcomes.iter().flatten().map(|outcome| outcome.missing).max().unwrap_or(0);
+    let results = outcomes.into_iter().map(|outcome| match outcome {
+        Ok(outcome) => outcome.json(),
+        Err(problem) => json!({"status": problem.status.as_u16(), "detail": problem.detail}),
+    });
+    Ok(answer(missing, json!({"results": results.collect::<Vec<_>>()})))
+}
+
+async fn body(request: Request, bytes_max: usize) -> Result<String, Problem> {
+    // The limit is the only thing that goes wrong here but the client's going away, which nobody hears of.
+    let bytes = axum::body::to_bytes(request.into_body(), bytes_max).await.map_err(|_| Problem::too_large(bytes_max))?;
+    String::from_utf8(bytes.into()).map_err(|_| Problem::bad_request("the body is not UTF-8"))
+}
+
+/// Goes on when the client hangs up: what has been delivered must be remembered, or its retry would be delivered again.
+async fn unstoppable<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T, Problem> {
+    tokio::spawn(work).await.map_err(|_| Problem::unavailable("the server is stopping"))
+}
+
+/// What a body asks for.
+struct Order {
+    emit: Emit,
+    id: Option<Arc<str>>,
+}
+
+impl Order {
+    fn read(app: &App, body: Value<'_>) -> Result<Order, Problem> {
+        if !body.is_object() {
+            return Err(Problem::bad_request("an emit is an object"));
+        }
+        if let Some(member) = body.members().find(|member| !MEMBERS.contains(&member.key)) {
+            return Err(Problem::bad_request(format!("an emit has no member {:?}", member.key)));
+        }
+        let endpoint_id = endpoint_named(app, text(body, "endpoint")?)?;
+        let endpoint = &app.host.endpoints()[usize::from(endpoint_id.0)];
+        let event = text(body, "event")?;
+        if RESERVED_EVENTS.contains(&event) {
+            return Err(Problem::bad_request(format!("event: {event} is an event of the library's own")));
+        }
+        let ack_ms = ack_ms(body)?;
+        if ack_ms.is_some() && !endpoint.dialect.is_socket_io() {
+            return Err(Problem::bad_request("ack: the endpoint's clients do not acknowledge"));
+        }
+        let to = Selection { endpoint: endpoint_id, targets: targets(body)?, except: except(body)? };
+        let args = args(body, endpoint)?;
+        let id = body.get("id").map(|_| name(text(body, "id")?, "id").map(Arc::from)).transpose()?;
+        let emit = Emit { to, event: event.to_owned(), args, volatile: flag(body, "volatile")?, ack_ms, offset: rand::random() };
+        Ok(Order { emit, id })
+    }
+}
+
+fn text<'a>(body: Value<'a>, key: &str) -> Result<&'a str, Problem> {
+    let value = body.get(key).ok_or_else(|| Problem::bad_request(format!("{key} is missing")))?;
+    value.as_exact_str().ok_or_else(|| Problem::bad_request(format!("{key} is a text")))
+}
+
+fn flag(body: Value<'_>, key: &str) -> Result<bool, Problem> {
+    let value = body.get(key).map_or(Some(false), Value::as_bool);
+    value.ok_or_else(|| Problem::bad_request(format!("{key} is true or false")))
+}
+
+fn name<'a>(text: &'a str, what: &str) -> Result<&'a str, Problem> {
+    checked_name(text).map_err(|fault| Problem::bad_request(format!("{what}: {fault}")))
+}
+
+/// The name of a room; a user's own begins with what no client can write.
+fn room<'a>(text: &'a str, what: &str) -> Result<&'a str, Problem> {
+    name(text.strip_prefix("\u{1}u:").unwrap_or(text), what).map(|_| text)
+}
+
+/// The texts of a list.
+fn texts<'a>(list: Value<'a>, what: &str) -> Result<Vec<&'a str>, Problem> {
+    let wrong = || Problem::bad_request(format!("{what} is a list of texts"));
+    if !list.is_array() {
+        return Err(wrong());
+    }
+    list.items().map(|item| item.as_exact_str().ok_or_else(wrong)).collect()
+}
+
+fn targets(body: Value<'_>) -> Result<Vec<Target>, Problem> {
+    let wrong = || Problem::bad_request("to is {all:true} or an object with one of rooms, users and connections, a list");
+    let to = body.get("to").filter(|to| to.is_object()).ok_or_else(wrong)?;
+    let mut members = to.members();
+    let member = members.next().filter(|member| TARGETS.contains(&member.key)).ok_or_else(wrong)?;
+    if members.next().is_some() {
+        return Err(wrong());
+    }
+    if member.key == "all" {
+        return if member.value.as_bool() == Some(true) { Ok(vec![Target::all()]) } else { Err(wrong()) };
+    }
+    let what = format!("to.{}", member.key);
+    let listed = texts(member.value, &what)?;
+    match member.key {
+        "rooms" => listed.into_iter().map(|text| room(text, &what).map(|name| Target::Room(name.into()))).collect(),
+        "users" => listed.into_iter().map(|text| name(text, &what).map(Target::user)).collect(),
+        // Any other text is the id of no connection.
+        _ => Ok(listed.into_iter().filter_map(Sid::parse).map(Target::Connection).collect()),
+    }
+}
+
+fn except(body: Value<'_>) -> Result<Vec<Target>, Problem> {
+    let Some(list) = body.get("except") else { return Ok(Vec::new()) };
+    // A connection is in the room of its id.
+    texts(list, "except")?.into_iter().map(|text| room(text, "except").map(|name| Target::Room(name.into()))).collect()
+}
+
+fn ack_ms(body: Value<'_>) -> Result<Option<u64>, Problem> {
+    let Some(ack) = body.get("ack") else { return Ok(None) };
+    let timeout = ack.get("timeoutMs").filter(|_| ack.members().count() == 1).and_then(Value::as_u64);
+    let timeout = timeout.filter(|ms| (1..=ACK_MS_MAX).contains(ms));
+    timeout.map(Some).ok_or_else(|| Problem::bad_request(format!("ack is {{timeoutMs}}, 1 to {ACK_MS_MAX}")))
+}
+
+/// The event's arguments, JSON texts with commas between them.
+fn args(body: Value<'_>, endpoint: &Endpoint) -> Result<String, Problem> {
+    let (data, args) = (body.get("data"), body.get("args"));
+    match (data, args) {
+        (Some(_), Some(_)) => Err(Problem::bad_request("an emit has data or args, not both")),
+        (_, Some(_)) if !endpoint.dialect.is_socket_io() => Err(Problem::bad_request("args: the endpoint's events have data")),
+        (_, Some(args)) if !args.is_array() => Err(Problem::bad_request("args is a list")),
+        (Some(data), _) if endpoint.dialect == DialectKind::Collab && !data.is_object() => {
+            Err(Problem::bad_request("data: the endpoint's events are objects"))
+        }
+        (Some(data), _) => Ok(data.raw().to_owned()),
+        (None, Some(args)) => Ok(args.items().map(Value::raw).collect::<Vec<_>>().join(",")),
+        (None, None) => Ok(String::new()),
+    }
+}
+
+/// What came of an emit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Outcome {
+    recipients: u64,
+    acks: Option<u64>,
+    /// Shards that did not answer in time.
+    missing: usize,
+}
+
+impl Outcome {
+    /// What an emit came to; that there is one is certain where one was asked for.
+    fn of(outcome: Option<Result<Outcome, Problem>>) -> Result<Outcome, Problem> {
+        outcome.unwrap_or_else(|| Err(Problem::unavailable("nothing was sent")))
+    }
+
+    fn sum(gathered: &Gathered, with_acks: bool) -> Outcome {
+        let here =
+            |answer: &Answer| if let Answer::Emitted(Emitted { recipients, acks, .. }) = answer { (*recipients, *acks) } else { (0, 0) };
+        let (recipients, acks) = gathered.answers.iter().map(here).fold((0, 0), |sum, here| (sum.0 + here.0, sum.1 + here.1));
+        Outcome { recipients, acks: with_acks.then_some(acks), missing: gathered.missing }
+    }
+
+    fn json(self) -> serde_json::Value {
+        let mut body = json!({"recipients": self.recipients});
+        if let Some(acks) = self.acks {
+            body["acks"] = acks.into();
+        }
+        body
+    }
+
+    fn response(self) -> Response {
+        answer(self.missing, self.json())
+    }
+}
+
+/// How far one of several emits has come.
+enum Step<'a> {
+    UnderWay {
+        asked: Asked<'a>,
+        id: Option<Arc<str>>,
+        ack_ms: Option<u64>,
+    },
+    /// The same id was sent before, here or in another request.
+    Sent(Arc<str>),
+    Done(Outcome),
+}
+
+/// Sends all in order; what came of each.
+async fn perform(app: &App, orders: Vec<Order>) -> Vec<Result<Outcome, Problem>> {
+    let mut outcomes = Vec::with_capacity(orders.len());
+    let mut steps = VecDeque::new();
+    for order in orders {
+        if steps.len() >= UNDER_WAY_MAX
+            && let Some(step) = steps.pop_front()
+        {
+            outcomes.push(finish(app, step).await);
+        }
+        steps.push_back(begin(app, order));
+    }
+    while let Some(step) = steps.pop_front() {
+        outcomes.push(finish(app, step).await);
+    }
+    outcomes
+}
+
+fn begin(app: &App, order: Order) -> Step<'_> {
+    let Order { emit, id } = order;
+    if let Some(id) = &id {
+        match app.recent().claim(id, monotonic_ms()) {
+            Claim::First => {}
+            Claim::UnderWay => return Step::Sent(id.clone()),
+            Claim::Done(outcome) => return Step::Done(outcome),
+        }
+    }
+    let ack_ms = emit.ack_ms;
+    Step::UnderWay { asked: app.pending.begin(&*app.host, Question::Emit(Arc::new(emit))), id, ack_ms }
+}
+
+async fn finish(app: &App, step: Step<'_>) -> Result<Outcome, Problem> {
+    match step {
+        Step::Done(outcome) => Ok(outcome),
+        // Earlier in the same batch: it is done by now.
+        Step::Sent(id) => app.recent().outcome(&id).ok_or_else(|| Problem::conflict("id: the same is under way")),
+        Step::UnderWay { asked, id, ack_ms } => {
+            let gathered = asked.answers(Duration::from_millis(ack_ms.unwrap_or(0))).await;
+            let outcome = Outcome::sum(&gathered, ack_ms.is_some());
+            if let Some(id) = id {
+                app.recent().done(&id, outcome);
+            }
+            Ok(outcome)
+        }
+    }
+}
+
+/// Ids of the last emits, so that a retry is harmless: what came of each is told again.
+#[derive(Default)]
+pub struct Recent {
+    outcomes: HashMap<Arc<str>, Option<Outcome>>,
+    /// When each was claimed, oldest first.
+    order: VecDeque<(u64, Arc<str>)>,
+}
+
+/// Whose an id is.
+#[derive(PartialEq, Eq, Debug)]
+enum Claim {
+    First,
+    UnderWay,
+    Done(Outcome),
+}
+
+impl Recent {
+    fn claim(&mut self, id: &Arc<str>, now_ms: u64) -> Claim {
+        while self.order.front().is_some_and(|(at_ms, _)| now_ms.saturating_sub(*at_ms) > ID_AGE_MS || self.order.len() >= IDS_MAX) {
+            if let Some((_, id)) = self.order.pop_front() {
+                self.outcomes.remove(&id);
+            }
+        }
+        match self.outcomes.get(id) {
+            Some(Some(outcome)) => Claim::Done(*outcome),
+            Some(None) => Claim::UnderWay,
+            None => {
+                self.outcomes.insert(id.clone(), None);
+                self.order.push_back((now_ms, id.clone()));
+                Claim::First
+            }
+        }
+    }
+
+    fn done(&mut self, id: &str, outcome: Outcome) {
+        if let Some(known) = self.outcomes.get_mut(id) {
+            *known = Some(outcome);
+        }
+    }
+
+    fn outcome(&self, id: &str) -> Option<Outcome> {
+        self.outcomes.get(id).copied().flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use axum::Router;
+    use axum::http::{Method, StatusCode};
+
+    use super::super::testing::{FakeHost, Heard, app, call_with, connection};
+    use super::*;
+    use crate::bridge::Pending;
+
+    type Asked = Arc<Mutex<Vec<Arc<Emit>>>>;
+
+    /// Two shards that answer every emit with two recipients and one acknowledgement each.
+    fn router() -> (Asked, Router) {
+        let asked = Asked::default();
+        let (list, pending) = (asked.clone(), Arc::new(Pending::default()));
+        let host = FakeHost::new(2).answering(&pending, move |shard, question| {
+            let Question::Emit(emit) = question else { return None };
+            if shard == 0 {
+                list.lock().expect("one thread").push(emit.clone());
+            }
+            Some(Answer::Emitted(Emitted { recipients: 2, acks: 1, answers: Vec::new() }))
+        });
+        (asked, super::super::admin::router(Arc::new(app(Arc::new(host), pending))))
+    }
+
+    async fn post(router: &Router, path: &str, body: &str) -> Heard {
+        call_with(router, Method::POST, path, &[("authorization", "Bearer correct horse")], body).await
+    }
+
+    #[tokio::test]
+    async fn an_emit_reaches_the_engine_word_by_word() {
+        let (asked, router) = router();
+        let id = connection(1, 5, "alice").id.to_string();
+        let body = format!(
+            r#" {{"endpoint":"rooms","to":{{"rooms":["r","\u0001u:alice","{id}"]}},"except":["{id}","s"],"event":"e",
+                "args":[1e+100, {{"a" : -0}}],"volatile":true,"ack":{{"timeoutMs":5}}}} "#
+        );
+        let heard = post(&router, EMIT, &body).await;
+        assert_eq!((heard.status, heard.json()), (StatusCode::OK, json!({"recipients": 4, "acks": 2})));
+        let named = |names: &[&str]| names.iter().map(|name| Target::Room((*name).into())).collect::<Vec<_>>();
+        for (to, targets) in [
+            (r#"{"all":true}"#.to_owned(), vec![Target::all()]),
+            (r#"{"users":["bob","é"]}"#.into(), vec![Target::user("bob"), Target::user("é")]),
+            (format!(r#"{{"connections":["{id}","r"]}}"#), vec![Target::Connection(Sid::parse(&id).expect("an id"))]),
+            (r#"{"rooms":[]}"#.into(), vec![]),
+        ] {
+            let heard = post(&router, EMIT, &format!(r#"{{"endpoint":"rooms","to":{to},"event":"e","data":"x"}}"#)).await;
+            assert_eq!((heard.status, heard.json()), (StatusCode::OK, json!({"recipients": 4})), "{to}");
+            let emit = asked.lock().expect("one thread").pop().expect("asked");
+            assert_eq!((&emit.to.targets, emit.args.as_str(), emit.ack_ms, emit.volatile), (&targets, r#""x""#, None, false), "{to}");
+        }
+        let emit = asked.lock().expect("one thread").pop().expect("asked");
+        assert_eq!((emit.to.targets.clone(), emit.to.except.clone()), (named(&["r", "\u{1}u:alice", &id]), named(&[&id, "s"])));
+        assert_eq!((emit.args.as_str(), emit.ack_ms, emit.volatile), (r#"1e+100,{"a" : -0}"#, Some(5), true));
+    }
+
+    #[tokio::test]
+    async fn wrong_emits_are_problems_and_reach_nobody() {
+        let (asked, router) = router();
+        let with = |member: &str| format!(r#"{{"endpoint":"rooms","to":{{"all":true}},"event":"e",{member}}}"#);
+        let to = |to: &str| format!(r#"{{"endpoint":"rooms","event":"e","to":{to}}}"#);
+        let mut bad = vec![
+            String::new(),
+            "[]".into(),
+            "{".into(),
+            r#"{"to":{"all":true},"event":"e"}"#.into(),
+            r#"{"endpoint":"rooms","event":"e"}"#.into(),
+            r#"{"endpoint":"rooms","to":{"all":true}}"#.into(),
+            r#"{"endpoint":1,"to":{"all":true},"event":"e"}"#.into(),
+            r#"{"endpoint":"rooms","to":{"all":true},"event":7}"#.into(),
+            r#"{"endpoint":"community","to":{"all":true},"event":"e","args":[1]}"#.into(),
+            r#"{"endpoint":"community","to":{"all":true},"event":"e","ack":{"timeoutMs":5}}"#.into(),
+            r#"{"endpoint":"fabric","to":{"all":true},"event":"e","data":[1]}"#.into(),
+        ];
+        bad.extend(RESERVED_EVENTS.map(|event| format!(r#"{{"endpoint":"rooms","to":{{"all":true}},"event":"{event}"}}"#)));
+        bad.extend(
+            ["[]", "{}", r#"{"all":false}"#, r#"{"all":true,"rooms":[]}"#, r#"{"room":["r"]}"#, r#"{"rooms":"r"}"#, r#"{"rooms":[1]}"#]
+                .map(to),
+        );
+        bad.extend(
+            [r#"{"rooms":[""]}"#, r#"{"rooms":["a\nb"]}"#, r#"{"rooms":["\u0001t:x"]}"#, r#"{"users":[""]}"#, r#"{"users":["\u0001u:x"]}"#]
+                .map(to),
+        );
+        bad.extend(
+            [
+                r#""data":1,"args":[]"#,
+                r#""args":{}"#,
+                r#""volatile":1"#,
+                r#""ack":{}"#,
+                r#""ack":{"timeoutMs":0}"#,
+                r#""ack":{"timeoutMs":60001}"#,
+                r#""ack":{"timeoutMs":"5"}"#,
+                r#""ack":{"timeoutMs":5,"x":1}"#,
+                r#""ack":5"#,
+                r#""id":"""#,
+                r#""id":5"#,
+                r#""except":"x""#,
+                r#""except":[{}]"#,
+                r#""colour":"red""#,
+            ]
+            .map(with),
+        );
+        for body in bad {
+            let heard = post(&router, EMIT, &body).await;
+            assert_eq!((heard.status, heard.header("content-type")), (StatusCode::BAD_REQUEST, "application/problem+json"), "{body}");
+            let heard = post(&router, BATCH, &format!("[{},{body}]", with(r#""data":1"#))).await;
+            // An empty text is no item, and a list may end with a comma nowhere.
+            assert_eq!(heard.status, StatusCode::BAD_REQUEST, "{body}");
+        }
+        let unknown = post(&router, EMIT, r#"{"endpoint":"nothing","to":{"all":true},"event":"e"}"#).await;
+        assert_eq!(unknown.status, StatusCode::NOT_FOUND);
+        let large = post(&router, EMIT, &with(&format!(r#""data":"{}""#, "x".repeat(EMIT_BYTES_MAX)))).await;
+        assert_eq!(large.status, StatusCode::PAYLOAD_TOO_LARGE);
+        let many = format!("[{}1]", "1,".repeat(BATCH_MAX));
+        assert_eq!(post(&router, BATCH, &many).await.status, StatusCode::BAD_REQUEST);
+        assert_eq!(call_with(&router, Method::GET, EMIT, &[("authorization", "Bearer correct horse")], "").await.status, 405);
+        assert!(asked.lock().expect("one thread").is_empty(), "nothing was sent");
+    }
+
+    #[tokio::test]
+    async fn an_id_is_delivered_once() {
+        let (asked, router) = router();
+        let body = r#"{"endpoint":"rooms","to":{"all":true},"event":"e","id":"one","ack":{"timeoutMs":5}}"#;
+        for _ in 0..3 {
+            assert_eq!(post(&router, EMIT, body).await.json(), json!({"recipients": 4, "acks": 2}));
+        }
+        assert_eq!(asked.lock().expect("one thread").len(), 1);
+        let other = body.replace("one", "two");
+        let batch = post(&router, BATCH, &format!("[{body},{other},{other}]")).await;
+        let told = json!({"recipients": 4, "acks": 2});
+        assert_eq!((batch.status, batch.json()), (StatusCode::OK, json!({"results": [told, told, told]})));
+        assert_eq!(asked.lock().expect("one thread").len(), 2);
+        assert_eq!(post(&router, BATCH, "[]").await.json(), json!({"results": []}));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_retry_of_what_is_under_way_is_a_conflict_also_after_its_client_has_gone() {
+        let pending = Arc::new(Pending::default());
+        let host = FakeHost::new(2).answering(&pending, |shard, _| (shard == 0).then(|| Answer::Emitted(Emitted::default())));
+        let router = super::super::admin::router(Arc::new(app(Arc::new(host), pending)));
+        let body = r#"{"endpoint":"rooms","to":{"all":true},"event":"e","id":"one","ack":{"timeoutMs":3000}}"#;
+        let hung_up = tokio::time::timeout(Duration::from_millis(10), post(&router, EMIT, body)).await;
+        assert!(hung_up.is_err(), "a shard is silent");
+        assert_eq!(post(&router, EMIT, body).await.status, StatusCode::CONFLICT);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let heard = post(&router, EMIT, body).await;
+        assert_eq!((heard.status, heard.json()), (StatusCode::OK, json!({"recipients": 0, "acks": 0})));
+        assert_eq!(heard.header("uringcast-missing-shards"), "1");
+    }
+
+    #[test]
+    fn ids_are_known_for_five_minutes_and_are_bounded() {
+        let mut recent = Recent::default();
+        let outcome = Outcome { recipients: 1, acks: None, missing: 0 };
+        let id = |number: usize| Arc::<str>::from(number.to_string());
+        assert_eq!((recent.claim(&id(0), 0), recent.claim(&id(0), 1)), (Claim::First, Claim::UnderWay));
+        recent.done("0", outcome);
+        assert_eq!(recent.claim(&id(0), ID_AGE_MS), Claim::Done(outcome));
+        assert_eq!(recent.claim(&id(0), ID_AGE_MS + 1), Claim::First);
+        for number in 1..=IDS_MAX {
+            assert_eq!(recent.claim(&id(number), ID_AGE_MS + 2), Claim::First);
+        }
+        assert_eq!((recent.outcomes.len(), recent.order.len()), (IDS_MAX, IDS_MAX));
+        assert_eq!(recent.claim(&id(0), ID_AGE_MS + 3), Claim::First, "the oldest made way");
+    }
+}

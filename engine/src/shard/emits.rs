@@ -1,0 +1,269 @@
+//! What the back end says to many connections at once, and has done to them. An emit to one room (a user and everybody are rooms) goes
+//! through that room's home, so it has its place in the room's one order; an emit to several has no one order to be in and is delivered by
+//! every shard as it comes, and one to a connection by the shard that is its home anyway. In any case each shard answers once: how many got
+//! it and, where that was asked for, how many acknowledged it in time.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::Shard;
+use super::backlog::{Event, To};
+use super::links::{Conn, PendingAck};
+use super::parcel::{Answer, Cast, Emit, Emitted, Parcel, Selection, Target};
+use crate::dialect;
+use crate::fault::{CloseReason, DropReason};
+use crate::frame::{Frame, Mark};
+use crate::ids::{Room, ShardId};
+use crate::limits::{ACK_BYTES_MAX, EMITS_WAITING_MAX, PENDING_ACKS_MAX};
+use crate::time::Now;
+use crate::wire::{sio, ws};
+
+/// Clients in other languages read an acknowledgement's id as a signed number of 32 bits.
+const WIRE_ID_MASK: u64 = 0x7fff_ffff;
+
+/// The acknowledgement id that clients see of an emit. All of its receivers see the same, as with the Node server.
+pub(super) fn wire_id(ask: u64) -> u64 {
+    ask & WIRE_ID_MASK
+}
+
+/// Emits that wait for acknowledgements, by deadline and number.
+#[derive(Default, Debug)]
+pub(super) struct Emits(BTreeMap<(u64, u64), Waiting>);
+
+#[derive(Debug)]
+struct Waiting {
+    emitted: Emitted,
+    /// Acknowledgements that may still come.
+    missing: u64,
+    /// Bytes of [`Emitted::answers`].
+    bytes: usize,
+}
+
+impl Emits {
+    /// When the next of them has waited long enough.
+    pub(super) fn next_ms(&self) -> Option<u64> {
+        self.0.first_key_value().map(|((deadline_ms, _), _)| *deadline_ms)
+    }
+
+    /// Notes an acknowledgement, or that it will not come. The emit's answer, if this was the last.
+    fn take(&mut self, ack: PendingAck, said: Option<String>) -> Option<Emitted> {
+        let key = (ack.deadline_ms, ack.ask);
+        // Gone, if it was the first to go when there were too many.
+        let waiting = self.0.get_mut(&key)?;
+        waiting.missing -= 1;
+        if let Some(said) = said {
+            waiting.emitted.acks += 1;
+            waiting.bytes += said.len();
+            if waiting.bytes <= ACK_BYTES_MAX {
+                waiting.emitted.answers.push(said);
+            }
+        }
+        if waiting.missing > 0 { None } else { self.0.remove(&key).map(|waiting| waiting.emitted) }
+    }
+
+    /// The first emit that has waited until then.
+    fn expire(&mut self, now_ms: u64) -> Option<(u64, Emitted)> {
+        let first = self.0.first_entry().filter(|first| first.key().0 <= now_ms)?;
+        let ((_, ask), waiting) = first.remove_entry();
+        Some((ask, waiting.emitted))
+    }
+}
+
+impl Shard {
+    /// The back end emits. Every shard is told.
+    pub(super) fn emit(&mut self, now: Now, ask: u64, emit: &Arc<Emit>) {
+        match &emit.to.targets[..] {
+            _ if usize::from(emit.to.endpoint.0) >= self.world.config.endpoints.len() => {
+                self.answers.push_back((ask, Answer::Emitted(Emitted::default())));
+            }
+            [Target::Room(only)] => {
+                let room = Room { endpoint: emit.to.endpoint, name: only.clone() };
+                // What its home casts comes to this shard too, and then it is answered.
+                if self.home_of(&room) == self.id {
+                    self.cast_emit(now, ask, emit, &room);
+                }
+            }
+            _ => {
+                let frame = self.frame_of(ask, emit);
+                self.deliver_emit(now, ask, emit, frame);
+            }
+        }
+    }
+
+    /// The home of the only room that is meant: gives the emit its number, and casts it to all shards, since all answer.
+    fn cast_emit(&mut self, now: Now, ask: u64, emit: &Arc<Emit>, room: &Room) {
+        let frame = self.frame_of(ask, emit);
+        // 0 where there is no such room, which has no members then but may be the name of a connection.
+        let mut seq = 0;
+        let _ = self.homes.publish(room, None, now.unix_ms, &self.stats, |_, number| seq = number);
+        for shard in 0..self.world.config.shards.len() {
+            let (room, frame, emit) = (room.clone(), frame.clone(), Some((ask, emit.clone())));
+            let cast = Cast { room, seq, frame, except: None, hidden_from: None, read_ns: now.ns, emit };
+            self.post_to(ShardId(shard as u8), Parcel::Cast(Box::new(cast)));
+        }
+    }
+
+    /// An emit from the home of its room.
+    pub(super) fn deliver_emit_cast(&mut self, now: Now, cast: &Cast, ask: u64, emit: &Emit) {
+        if let Some(room) = self.membership.find(&cast.room).filter(|_| cast.seq > 0) {
+            self.membership.arrived(room, cast.seq);
+        }
+        self.deliver_emit(now, ask, emit, cast.frame.clone());
+        self.delivered.push(cast.read_ns);
+    }
+
+    fn frame_of(&mut self, ask: u64, emit: &Emit) -> Frame {
+        let world = self.world.clone();
+        let endpoint = &world.config.endpoints[usize::from(emit.to.endpoint.0)];
+        let ack = emit.ack_ms.map(|_| wire_id(ask));
+        // As in Node, what is to be acknowledged cannot be made up for: its asker waits for now.
+        let offset = (endpoint.recovery_ms > 0 && ack.is_none()).then_some(emit.offset);
+        let mark = Mark { volatile: emit.volatile, offset };
+        let said = dialect::Emission { event: &emit.event, args: &emit.args, ack, mark };
+        dialect::emission(emit.to.endpoint, endpoint, &said, &mut self.scratch)
+    }
+
+    /// Queues an emit for those it is for on this shard, and answers or waits for their acknowledgements.
+    fn deliver_emit(&mut self, now: Now, ask: u64, emit: &Emit, frame: Frame) {
+        let is_socket_io = self.world.config.endpoints[usize::from(emit.to.endpoint.0)].dialect.is_socket_io();
+        let deadline_ms = emit.ack_ms.filter(|_| is_socket_io).map(|ack_ms| now.ms().saturating_add(ack_ms));
+        let (frame, mut recipients) = (Rc::new(frame), 0);
+        let meant = self.selected(&emit.to);
+        if self.remembers(emit.to.endpoint) {
+            let mut ids: Vec<_> = meant.iter().filter_map(|slot| self.conns.get(*slot).map(|conn| self.conn_id(*slot, conn))).collect();
+            ids.sort_unstable();
+            self.remember(now, emit.to.endpoint, || Event::new(now.ms(), To::These(ids.into()), &frame));
+        }
+        for slot in meant {
+            let Some(link) = self.conns.get(slot).filter(|conn| conn.is_here()).map(|conn| conn.link) else { continue };
+            if frame.mark().volatile && !self.takes_now(link) {
+                self.counters(emit.to.endpoint).dropped[DropReason::Volatile.index()].add(1);
+                continue;
+            }
+            if let Some(deadline_ms) = deadline_ms {
+                self.expect_ack(now, slot, PendingAck { ask, deadline_ms });
+            }
+            self.push_shared(link, frame.clone());
+            recipients += 1;
+        }
+        let emitted = Emitted { recipients, ..Emitted::default() };
+        match deadline_ms.filter(|_| recipients > 0) {
+            Some(deadline_ms) => self.wait_for_acks((deadline_ms, ask), emitted),
+            None => self.answers.push_back((ask, Answer::Emitted(emitted))),
+        }
+        // Only now: who is cut here is one of those that are waited for.
+        self.cut_slow(now);
+    }
+
+    /// Slots of the connections here that are meant, each once.
+    fn selected(&self, who: &Selection) -> Vec<u32> {
+        let slots = |targets: &[Target]| {
+            let mut slots = Vec::new();
+            for target in targets {
+                let (room, members) = match target {
+                    Target::Connection(id) => (Room::named(who.endpoint, id.text().as_str()), None),
+                    Target::Room(name) => {
+                        let room = Room { endpoint: who.endpoint, name: name.clone() };
+                        let found = self.membership.find(&room);
+                        (room, found)
+                    }
+                };
+                let members = members.map_or(&[][..], |found| self.membership.members(found));
+                slots.extend(members.iter().map(|member| member.conn).chain(self.connection_of(&room)));
+            }
+            slots.sort_unstable();
+            slots
+        };
+        let (mut meant, barred) = (slots(&who.targets), slots(&who.except));
+        meant.dedup();
+        meant.retain(|slot| barred.binary_search(slot).is_err());
+        meant
+    }
+
+    /// True exactly when what is queued for the link now goes out at once.
+    fn takes_now(&self, slot: u32) -> bool {
+        self.links.get(slot).is_some_and(|link| {
+            let has_reader = link.polling.as_ref().is_none_or(|polling| polling.is_over || polling.poll.is_some());
+            has_reader && link.outbox.is_empty() && !link.outbox.blocked && !link.corked
+        })
+    }
+
+    /// From now on the connection's acknowledgement counts. Of too many the one that would be given up first makes way.
+    fn expect_ack(&mut self, now: Now, slot: u32, ack: PendingAck) {
+        self.forget_late_acks(now, slot);
+        let Some(conn) = self.conns.get_mut(slot) else { return };
+        let full = conn.acks.len() >= PENDING_ACKS_MAX;
+        let first = conn.acks.iter().enumerate().min_by_key(|(_, ack)| ack.deadline_ms).map(|(at, _)| at);
+        let given_up = first.filter(|_| full).map(|at| conn.acks.swap_remove(at));
+        conn.acks.push(ack);
+        if let Some(given_up) = given_up {
+            self.acknowledged(given_up, None);
+        }
+    }
+
+    /// Nobody waits any more for what has not come by now.
+    pub(super) fn forget_late_acks(&mut self, now: Now, slot: u32) {
+        let Some(conn) = self.conns.get_mut(slot).filter(|conn| !conn.acks.is_empty()) else { return };
+        // Their emits are answered by the clock.
+        conn.acks.retain(|ack| ack.deadline_ms > now.ms());
+        if conn.acks.is_empty() {
+            conn.acks = Vec::new();
+        }
+    }
+
+    fn wait_for_acks(&mut self, key: (u64, u64), emitted: Emitted) {
+        if self.emits.0.len() >= EMITS_WAITING_MAX
+            && let Some((ask, emitted)) = self.emits.expire(u64::MAX)
+        {
+            self.answers.push_back((ask, Answer::Emitted(emitted)));
+        }
+        self.emits.0.insert(key, Waiting { missing: emitted.recipients, emitted, bytes: 0 });
+    }
+
+    /// An acknowledgement that was waited for has come, or (`None`) will not come any more.
+    pub(super) fn acknowledged(&mut self, ack: PendingAck, said: Option<String>) {
+        if let Some(emitted) = self.emits.take(ack, said) {
+            self.answers.push_back((ack.ask, Answer::Emitted(emitted)));
+        }
+    }
+
+    /// Answers the emits that have waited long enough.
+    pub(super) fn end_waiting_emits(&mut self, now: Now) {
+        while let Some((ask, emitted)) = self.emits.expire(now.ms()) {
+            self.answers.push_back((ask, Answer::Emitted(emitted)));
+        }
+    }
+
+    /// Ends the connections that are meant, or their whole transports; returns how many were meant.
+    pub(super) fn disconnect_selected(&mut self, now: Now, who: &Selection, transport: bool) -> u64 {
+        let mut ended = 0;
+        for slot in self.selected(who) {
+            // Whoever is away is not disconnected, but will not come back either.
+            ended += u64::from(self.conns.get(slot).is_some_and(Conn::is_here));
+            if transport {
+                self.leave_all_namespaces(now, slot);
+            }
+            self.disconnect(now, slot, CloseReason::Admin, None);
+        }
+        ended
+    }
+
+    /// Takes the connection's transport out of all its namespaces and closes it, as Node's `disconnect(true)` does. A plain connection has
+    /// none.
+    fn leave_all_namespaces(&mut self, now: Now, slot: u32) {
+        let Some(conn) = self.conns.get(slot) else { return };
+        let link = conn.link;
+        let is_plain = !self.world.config.endpoints[usize::from(conn.endpoint.0)].dialect.is_socket_io();
+        if is_plain {
+            return;
+        }
+        for slot in self.conns_of(link) {
+            let Some(conn) = self.conns.get(slot) else { continue };
+            let namespace = &self.world.config.endpoints[usize::from(conn.endpoint.0)].bind;
+            let goodbye = Frame::control_text(&sio::disconnect(namespace));
+            self.push(now, link, goodbye);
+        }
+        self.close_link(now, link, CloseReason::Admin, Some(ws::empty_close_frame()));
+    }
+}
