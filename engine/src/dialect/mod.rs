@@ -19,6 +19,7 @@ use crate::wire::sio;
 mod chat;
 mod collab;
 mod community;
+mod echo;
 mod rooms;
 
 /// The member that makes an object stand for an attachment.
@@ -31,6 +32,7 @@ pub fn of(kind: DialectKind) -> &'static dyn Dialect {
         DialectKind::Collab => &collab::Collab,
         DialectKind::Rooms => &rooms::Rooms,
         DialectKind::Chat | DialectKind::Notify => &chat::Chat,
+        DialectKind::Echo => &echo::Echo,
     }
 }
 

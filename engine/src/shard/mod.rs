@@ -24,6 +24,7 @@ pub mod address;
 mod assembly;
 mod casts;
 mod clock;
+mod echo;
 mod flow;
 mod home;
 mod intake;
@@ -156,6 +157,8 @@ pub struct Shard {
     failed: Vec<LinkKey>,
     /// Read times of the casts delivered here since they were last asked for.
     delivered: Vec<u64>,
+    /// Connections that a test profile has not greeted yet, and when it will.
+    late: Vec<(u64, ConnId)>,
     /// Time of the read being handled.
     read_ns: u64,
     drain: Option<lifecycle::Drain>,
@@ -183,7 +186,7 @@ impl Shard {
             ghosts: HashMap::new(),
             membership: Membership::new(),
             homes: Homes::new(Bounds::new(&world.config.limits, shards), shards),
-            wheel: Wheel::new(now.ms()),
+            wheel: Wheel::new(now.ms(), lifecycle::tick_ms(&world.config.socket_io)),
             scratch: Scratch::default(),
             packets: Scratch::default(),
             attachments: Vec::new(),
@@ -198,6 +201,7 @@ impl Shard {
             slow: Vec::new(),
             failed: Vec::new(),
             delivered: Vec::new(),
+            late: Vec::new(),
             read_ns: now.ns,
             drain: None,
             alarms: Vec::new(),

@@ -201,6 +201,11 @@ impl Shard {
             self.respond(from, status, HTML, String::new());
             return self.lose(now, slot, reason);
         }
+        if self.is_silent(now, slot) {
+            // The tick that ends it is on its way.
+            self.respond(from, 400, JSON, eio::error(1).to_owned());
+            return self.lose(now, slot, CloseReason::Heartbeat);
+        }
         match post {
             Some(body) => self.take_post(now, slot, from, body),
             None => self.wait_with_poll(now, slot, from),
@@ -398,10 +403,14 @@ impl Shard {
             let is_free = link.polling.as_ref().is_some_and(|polling| polling.probe.is_none());
             (is_free && matches!(link.state, State::SocketIo(_))).then_some(LinkKey { slot, generation: link.generation })
         });
-        let (Some(session), Ok(accept)) = (session, request.websocket_key()) else {
-            return self.refuse_engine_io(now, key.slot, request, if session.is_some() { 3 } else { 1 });
-        };
+        let Ok(accept) = request.websocket_key() else { return self.refuse_engine_io(now, key.slot, request, 3) };
         let response = http::switching_protocols(accept, request.first_protocol(), &[]);
+        let Some(session) = session else {
+            // It went, or has a WebSocket already, which is not remembered here; of the latter Node tells in this way.
+            self.push(now, key.slot, Frame::encoded(response));
+            self.close_link(now, key.slot, CloseReason::Protocol, Some(ws::empty_close_frame()));
+            return Engine::Taken;
+        };
         let deadline_ms = now.ms() + UPGRADE_MS;
         if let Some(link) = self.links.get_mut(key.slot) {
             link.state = State::Probe { session, deadline_ms };
