@@ -98,6 +98,8 @@ labelled! {
         Full = "full",
         /// The server is stopping.
         Stopping = "stopping",
+        /// A page whose origin is not allowed, where that is asked for.
+        Origin = "origin",
         /// A Socket.IO namespace that is not served.
         Namespace = "namespace",
     }

@@ -81,6 +81,21 @@ pub const UPGRADE_MS: u64 = 10_000;
 /// Milliseconds a closed long-polling session waits for the poll that is told so.
 pub const POLLING_GRACE_MS: u64 = 30_000;
 
+/// Milliseconds an HTTP connection may be silent between two requests. Longer than the 60 s after which proxies give up idle connections
+/// by default: whoever may still send must not find the connection just closed.
+pub const KEEP_ALIVE_MS: u64 = 75_000;
+
+/// Bytes kept of requests that come before the answer to an earlier one; with more the socket is not read until that is given. No
+/// browser and no usual proxy sends ahead, so one head is plenty.
+pub const PIPELINED_BYTES_MAX: usize = 16 * 1024;
+
+/// Bytes of unfinished request bodies one shard holds: their senders have shown nothing but a session's name, which may be made up. At
+/// least one message is always held.
+pub const BODIES_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Bytes from which on a long-polling answer is compressed, as in Node: below it gzip saves no packet.
+pub const GZIP_BYTES_MIN: usize = 1_024;
+
 /// Acknowledgements the server waits for on one connection.
 pub const PENDING_ACKS_MAX: usize = 256;
 

@@ -18,7 +18,9 @@ fn host() -> Host {
 /// Sends a request to a shard; the answer is taken by [`answer`].
 fn send(host: &mut Host, shard: usize, method: &str, target: &str, body: &str) -> usize {
     let length = if method == "POST" { format!("Content-Length: {}\r\n", body.len()) } else { String::new() };
-    let request = format!("{method} {target} HTTP/1.1\r\nHost: test\r\nOrigin: https://app.example.com\r\n{length}\r\n{body}");
+    // Node's clients make a new connection for each request.
+    let head = "Host: test\r\nConnection: close\r\nOrigin: https://app.example.com\r\n";
+    let request = format!("{method} {target} HTTP/1.1\r\n{head}{length}\r\n{body}");
     let client = host.connect(shard, &request);
     host.settle();
     client
@@ -167,7 +169,11 @@ fn an_upgrade_keeps_order_and_loses_nothing() {
         let heard: Vec<String> = host.texts(socket);
         let order: Vec<_> = heard.iter().filter_map(|text| ["one", "two", "three"].into_iter().find(|word| text.contains(word))).collect();
         assert_eq!(order, ["one", "two", "three"], "{heard:?}");
-        assert_eq!(request(&mut host, 1, "GET", &session, ""), refused(1), "the session is the WebSocket's now");
+        assert_eq!(request(&mut host, 1, "GET", &session, ""), refused(3), "the session is the WebSocket's now");
+        assert_eq!(request(&mut host, 2, "POST", &session, "41"), refused(3));
+        let second = host.connect(2, &Host::upgrade_head(&session.replace("polling", "websocket"), ""));
+        host.settle();
+        assert_eq!(host.take(second), [Got::Http(101, String::new()), Got::Close(None, String::new()), Got::End(false)]);
         assert_eq!(polling(&host), 0);
         // Casts, heartbeat and goodbye reach it there.
         host.advance(26_000);

@@ -55,14 +55,18 @@ impl Addresses {
         self.total.fetch_sub(1, Relaxed);
     }
 
-    /// Counts a handshake from an address and the connection it may become.
-    pub fn open(&self, address: IpAddr, now_ms: u64) -> Result<Ticket, Refusal> {
-        // An IPv6 customer owns a /64, so that is what is bounded.
-        let index = match address.to_canonical() {
+    /// The counter of an address. An IPv6 customer owns a /64, so that is what is bounded.
+    fn index(&self, address: IpAddr) -> usize {
+        let hash = match address.to_canonical() {
             IpAddr::V4(v4) => self.hasher.hash_one(v4.octets()),
             IpAddr::V6(v6) => self.hasher.hash_one(&v6.octets()[..8]),
-        } as usize
-            % COUNTERS;
+        };
+        hash as usize % COUNTERS
+    }
+
+    /// Counts a handshake from an address and the connection it may become.
+    pub fn open(&self, address: IpAddr, now_ms: u64) -> Result<Ticket, Refusal> {
+        let index = self.index(address);
         let window = now_ms / WINDOW_MS;
         let counter = &self.handshakes[index];
         let seen = counter.load(Relaxed);
@@ -77,6 +81,17 @@ impl Addresses {
             return Err(Refusal::AddressLimit);
         }
         Ok(Ticket(index as u32))
+    }
+
+    /// Counts a connection that stays after its HTTP answer. Only while half of the address's places are free: what merely stays must
+    /// never keep newcomers out. `None`: it has to close.
+    pub fn stay(&self, address: IpAddr) -> Option<Ticket> {
+        let index = self.index(address);
+        if self.open[index].fetch_add(1, Relaxed) >= self.per_address_max / 2 {
+            self.open[index].fetch_sub(1, Relaxed);
+            return None;
+        }
+        Some(Ticket(index as u32))
     }
 
     /// The connection has gone.
@@ -103,6 +118,20 @@ mod tests {
         assert_eq!(doors.open(a, 0), Err(Refusal::AddressLimit), "five handshakes in ten seconds");
         doors.close(first);
         doors.open(a, 10_000).expect("the next window");
+    }
+
+    #[test]
+    fn who_merely_stays_leaves_half_of_the_places() {
+        let doors = Addresses::new(&Limits { connections_per_address: 4, ..Limits::default() }, 10);
+        let address: IpAddr = [127, 0, 0, 1].into();
+        let kept = [doors.stay(address), doors.stay(address)].map(|ticket| ticket.expect("half is free"));
+        assert_eq!(doors.stay(address), None);
+        let newcomers = [doors.open(address, 0), doors.open(address, 0)].map(|ticket| ticket.expect("the other half"));
+        assert!(doors.open(address, 0).is_err());
+        for ticket in kept.into_iter().chain(newcomers) {
+            doors.close(ticket);
+        }
+        assert!(doors.stay(address).is_some());
     }
 
     #[test]

@@ -38,7 +38,7 @@ impl Shard {
             Parcel::Cast(cast) => self.deliver(now, &cast),
             Parcel::Poll(poll) => self.take_poll(now, *poll),
             Parcel::PollAborted { sid, from } => self.poll_aborted(now, sid, from),
-            Parcel::PollAnswer { to, status, content } => self.send_poll_answer(now, to.link, status, &content),
+            Parcel::PollAnswer { to, status, content } => self.send_poll_answer(now, to, status, &content),
             Parcel::Ask { ask, question } => self.answer(now, ask, question),
             Parcel::Drain { over_ms } => self.drain = Some(lifecycle::Drain::new(now, over_ms, self.links.len())),
         }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::engine_http::{Engine, pairs};
 use super::links::{Acks, Conn, Opening, State};
 use super::rate::Verdict;
 use super::socket_io::without_token;
@@ -20,8 +21,6 @@ use crate::wire::ws::{self, Message, Step, WsFault};
 
 /// Chunks of one session cookie. The libraries cut at about 4 kB, and a token has at most [`crate::limits::TOKEN_BYTES_MAX`].
 const COOKIE_CHUNKS_MAX: usize = 8;
-
-use super::polling::Engine;
 
 /// What one look at a link's bytes came to.
 enum Look {
@@ -87,7 +86,9 @@ impl Shard {
             let Some(link) = self.links.get_mut_of(key.slot, key.generation) else { return bytes.len() };
             let look = match link.state {
                 _ if link.waiting > 0 => Look::Wait,
+                _ if link.is_answering() => Look::Wait,
                 State::Head { welcome, .. } => self.read_head(now, key, welcome, &bytes[used..]),
+                State::Body(_) => Look::Consumed(self.read_body(now, key, &bytes[used..])),
                 State::Plain { .. } | State::SocketIo(_) | State::Probe { .. } => self.read_frame(now, key, &mut bytes[used..]),
                 State::Closing { .. } | State::Polled { .. } => Look::Gone,
             };
@@ -187,40 +188,49 @@ impl Shard {
 
     fn read_head(&mut self, now: Now, key: LinkKey, welcome: bool, bytes: &[u8]) -> Look {
         match http::parse(bytes, self.world.config.limits.head_bytes) {
-            Head::Incomplete => Look::Wait,
+            Head::Incomplete => {
+                self.begin_head(now, key.slot);
+                Look::Wait
+            }
             Head::Bad { status } => {
                 self.refuse_unrouted(now, key.slot, Refusal::BadRequest, status, "");
                 Look::Gone
             }
             Head::Complete { bytes: head, request } => {
-                if request.path.starts_with(&*self.world.config.socket_io.path) {
-                    match self.read_engine_io(now, key, &request, bytes, head) {
-                        Engine::Handshake => {}
-                        Engine::Wait => return Look::Wait,
-                        Engine::Taken => return Look::Gone,
-                        Engine::Probing => return Look::Consumed(head),
-                    }
+                let is_engine_io = request.path.starts_with(&*self.world.config.socket_io.path);
+                let engine = is_engine_io.then(|| self.read_engine_io(now, key, &request, bytes, head));
+                match engine {
+                    Some(Engine::Taken) => return Look::Consumed(head),
+                    Some(Engine::Moved) => return Look::Gone,
+                    Some(Engine::Handshake | Engine::File) | None => {}
                 }
-                if let Err((refusal, status)) = self.let_in(now, key.slot, welcome, &request) {
-                    self.refuse_unrouted(now, key.slot, refusal, status, refusal.label());
+                let client = match self.let_in(now, key.slot, welcome, &request) {
+                    Ok(client) => client,
+                    Err((refusal, status)) => {
+                        let origin = request.header("origin").filter(|_| is_engine_io);
+                        self.refuse_http(now, key.slot, refusal, status, origin);
+                        return Look::Gone;
+                    }
+                };
+                if request.wants_websocket() {
+                    if let Some(link) = self.links.get_mut(key.slot) {
+                        link.peer = client;
+                    }
+                    self.upgrade(now, key.slot, &request);
+                } else if engine == Some(Engine::Handshake) {
+                    self.open_polling(now, key, &request, client);
+                } else {
+                    self.hand_over(key, client, bytes);
                     return Look::Gone;
                 }
-                if !request.wants_websocket() {
-                    if request.path.starts_with(&*self.world.config.socket_io.path) {
-                        self.open_polling(now, key, &request);
-                    } else {
-                        self.hand_over(key, bytes);
-                    }
-                    return Look::Gone;
-                }
-                self.upgrade(now, key.slot, &request);
                 Look::Consumed(head)
             }
         }
     }
 
-    /// Counts the handshake against the bounds of process and address.
-    fn let_in(&mut self, now: Now, slot: u32, welcome: bool, request: &Request<'_>) -> Result<(), (Refusal, u16)> {
+    /// Counts the handshake against the bounds of process and address, and says whose it is: the next one that comes from a proxy over the
+    /// same connection may be somebody else's.
+    fn let_in(&mut self, now: Now, slot: u32, welcome: bool, request: &Request<'_>) -> Result<SocketAddr, (Refusal, u16)> {
         if self.drain.is_some() {
             return Err((Refusal::Stopping, 503));
         }
@@ -228,14 +238,15 @@ impl Shard {
             return Err((Refusal::Full, 503));
         }
         let Some(link) = self.links.get_mut(slot) else { return Err((Refusal::Full, 503)) };
-        if self.world.config.trusted_proxies.contains(&link.peer.ip().to_canonical())
-            && let Some(client) = forwarded_for(request, &self.world.config.trusted_proxies)
-        {
-            link.peer = SocketAddr::new(client, 0);
+        let is_proxy = self.world.config.trusted_proxies.contains(&link.peer.ip().to_canonical());
+        let behind = forwarded_for(request, &self.world.config.trusted_proxies).filter(|_| is_proxy);
+        let client = behind.map_or(link.peer, |client| SocketAddr::new(client, 0));
+        let ticket = self.world.addresses.open(client.ip(), now.ms()).map_err(|refusal| (refusal, 429))?;
+        // The one it stayed with after an earlier request is given back.
+        if let Some(old) = link.ticket.replace(ticket) {
+            self.world.addresses.close(old);
         }
-        let ticket = self.world.addresses.open(link.peer.ip(), now.ms()).map_err(|refusal| (refusal, 429))?;
-        link.ticket = Some(ticket);
-        Ok(())
+        Ok(client)
     }
 
     fn refuse_unrouted(&mut self, now: Now, slot: u32, refusal: Refusal, status: u16, body: &str) {
@@ -243,11 +254,10 @@ impl Shard {
         self.answer_http(now, slot, http::response(status, "text/plain", &[], body));
     }
 
-    fn hand_over(&mut self, key: LinkKey, bytes: &[u8]) {
+    fn hand_over(&mut self, key: LinkKey, peer: SocketAddr, bytes: &[u8]) {
         let Some(link) = self.links.get_mut(key.slot) else { return };
         // From here on its bytes are the HTTP server's: nothing more is read or looked at until the driver has taken the socket.
         link.waiting += 1;
-        let peer = link.peer;
         self.stats.handed_over.add(1);
         self.commands.push_back(Command::HandOver { link: key, peer, read: bytes.to_vec() });
     }
@@ -271,7 +281,8 @@ impl Shard {
                 self.open_plain(now, slot, EndpointId(index as u8), request, response);
             }
             _ => {
-                let response = http::switching_protocols(key, request.first_protocol(), &[]);
+                let headers = self.cross_origin(request.header("origin"));
+                let response = http::switching_protocols(key, request.first_protocol(), &pairs(&headers));
                 self.open_socket_io(now, slot, request, response);
             }
         }
@@ -307,10 +318,14 @@ impl Shard {
         }
     }
 
-    /// The token of the session cookie. Against cross-site hijacking it counts only from an origin that is listed by name.
+    /// The token of the session cookie. Against cross-site hijacking it counts only from an origin that is listed by name, or where the
+    /// browser says that page and server are of one: it names no origin then, except on WebSockets.
     pub(super) fn token_of_cookie(&self, now: Now, request: &Request<'_>) -> Result<Arc<Identity>, AuthFault> {
-        let listed = request.header("origin").is_some_and(|origin| self.world.config.origins.iter().any(|allowed| allowed == origin));
-        let cookie = listed.then(|| auth::session_cookie_names().iter().find_map(|name| session_cookie(request, name))).flatten();
+        let counts = match request.headers("origin").next() {
+            Some(origin) => origin.is_some_and(|origin| self.world.config.origins.iter().any(|allowed| allowed == origin)),
+            None => request.header("sec-fetch-site") == Some("same-origin") && !request.wants_websocket(),
+        };
+        let cookie = counts.then(|| auth::session_cookie_names().iter().find_map(|name| session_cookie(request, name))).flatten();
         cookie.map_or(Err(AuthFault::Missing), |token| self.verify(now, &token))
     }
 

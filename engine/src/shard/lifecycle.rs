@@ -98,7 +98,10 @@ impl Shard {
         let Some(link) = self.links.get(slot) else { return };
         let ms = now.ms();
         match &link.state {
+            // Nothing was begun, so nothing is said; an answer that was not taken in that time is not taken any more.
+            State::Head { deadline_ms, idle: true, .. } if *deadline_ms <= ms => return self.finish(slot, !link.outbox.is_empty()),
             State::Head { deadline_ms, .. } if *deadline_ms <= ms => return self.head_timeout(now, slot),
+            State::Body(post) if post.deadline_ms <= ms => return self.head_timeout(now, slot),
             State::Probe { deadline_ms, .. } | State::Polled { deadline_ms, .. } if *deadline_ms <= ms => {
                 return self.lose(now, slot, CloseReason::Transport);
             }
@@ -129,6 +132,7 @@ impl Shard {
             | State::Polled { deadline_ms, .. }
             | State::Probe { deadline_ms, .. } => *deadline_ms,
             State::SocketIo(socket) => socket.connect_deadline_ms,
+            State::Body(post) => post.deadline_ms,
             State::Plain { .. } => u64::MAX,
         };
         let mut next = of_state.min(link.heartbeat.at_ms);
@@ -347,7 +351,7 @@ impl Shard {
             // Its next request is told that there is no such session.
             return self.lose(now, slot, CloseReason::SlowReader);
         }
-        if matches!(link.state, State::Closing { .. }) {
+        if matches!(link.state, State::Closing { .. } | State::Head { .. }) {
             return self.finish(slot, true);
         }
         for conn in self.conns_of(slot) {
@@ -412,6 +416,7 @@ impl Shard {
             return;
         }
         debug_assert!(self.conns_of(key.slot).is_empty(), "a link is forgotten after its connections");
+        self.upgraded.forget(key);
         if let Some(link) = self.links.remove(key.slot) {
             self.world.addresses.leave();
             if let Some(ticket) = link.ticket {
@@ -542,7 +547,9 @@ impl Shard {
             match self.links.get(slot).map(|link| (&link.state, link.is_polling())) {
                 // A session in its grace has had its goodbye.
                 Some((State::Closing { .. }, true)) => self.finish(slot, false),
-                Some((State::Closing { .. }, false)) => {}
+                // A request is answered by its session's end.
+                Some((State::Closing { .. } | State::Polled { .. }, false)) => {}
+                Some((State::Head { idle: true, .. }, _)) => self.finish(slot, false),
                 _ => {
                     drain.closed += 1;
                     self.send_away(now, slot);
@@ -556,7 +563,7 @@ impl Shard {
     fn send_away(&mut self, now: Now, slot: u32) {
         let entering = |conn: &u32| self.conns.get(*conn).is_some_and(|conn| conn.opening.is_some());
         let goodbye = match self.links.get(slot).map(|link| &link.state) {
-            Some(State::Head { .. } | State::Polled { .. }) => http::response(503, "text/plain", &[], ""),
+            Some(State::Head { .. } | State::Body(_)) => http::response(503, "text/plain", &[], ""),
             Some(State::Plain { conn }) if entering(conn) => http::response(503, "text/plain", &[], ""),
             Some(State::SocketIo(_)) => ws::empty_close_frame(),
             _ => ws::close_frame(1001, ""),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::address::Ticket;
 use super::assembly::Assembly;
+use super::engine_http::{Post, Reply};
 use super::membership::Seat;
 use super::outbox::Outbox;
 use super::parcel::Requester;
@@ -51,9 +52,11 @@ impl fmt::Debug for Link {
 /// What a link is doing.
 #[derive(Debug)]
 pub(crate) enum State {
-    /// Reading the request head.
+    /// Reading a request head; never looked at while an earlier answer is still being written.
     Head {
         deadline_ms: u64,
+        /// True exactly when a request was answered and nothing of the next is here.
+        idle: bool,
         /// False exactly when the process was full when it came: it is told so.
         welcome: bool,
     },
@@ -61,8 +64,10 @@ pub(crate) enum State {
     Plain { conn: u32 },
     /// A Socket.IO WebSocket.
     SocketIo(Box<SocketIoLink>),
+    /// Reading the body of a POST.
+    Body(Box<Post>),
     /// An HTTP request of a long-polling session, waiting for the session's answer.
-    Polled { sid: Sid, origin: Option<Box<str>>, deadline_ms: u64 },
+    Polled { sid: Sid, number: u32, reply: Reply, deadline_ms: u64 },
     /// A WebSocket that is to take over a long-polling session of this shard.
     Probe { session: LinkKey, deadline_ms: u64 },
     /// Saying goodbye; what still comes in is thrown away.
@@ -147,6 +152,15 @@ impl Inbox {
 }
 
 impl Link {
+    /// True exactly when the answer to an HTTP request is due or being written: what comes next waits.
+    pub(crate) fn is_answering(&self) -> bool {
+        match self.state {
+            State::Polled { .. } => true,
+            State::Head { .. } => !self.outbox.is_empty(),
+            _ => false,
+        }
+    }
+
     /// True exactly when it is a long-polling session now.
     pub(crate) fn is_polling(&self) -> bool {
         self.polling.as_ref().is_some_and(|polling| !polling.is_over)

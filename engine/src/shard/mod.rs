@@ -2,10 +2,11 @@
 //! in through `handle_*`, writes, parcels and commands go out through `poll_*` and `transmit`; there is no socket, no clock, no lock and
 //! no await in here. Everything that changes state is an [`Act`](crate::dialect::Act) and ends in [`Shard::perform`].
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use rand::SeedableRng as _;
@@ -16,7 +17,7 @@ use crate::dialect::Act;
 use crate::fault::CloseReason;
 use crate::ids::{ConnId, LinkKey, ShardId};
 use crate::json::Scratch;
-use crate::limits::LINKS_PER_SHARD_MAX;
+use crate::limits::{LINKS_PER_SHARD_MAX, PIPELINED_BYTES_MAX};
 use crate::stats::ShardStats;
 use crate::time::Now;
 
@@ -25,6 +26,7 @@ mod assembly;
 mod casts;
 mod clock;
 mod echo;
+mod engine_http;
 mod flow;
 mod home;
 mod intake;
@@ -39,6 +41,7 @@ mod questions;
 mod rate;
 mod socket_io;
 mod table;
+mod upgraded;
 
 use address::Addresses;
 use clock::Wheel;
@@ -49,6 +52,7 @@ pub use outbox::Span;
 use parcel::{Answer, Parcel};
 use rate::Rate;
 use table::Table;
+use upgraded::Upgraded;
 
 /// What all shards of a process share; nothing in it changes but counters.
 #[derive(Debug)]
@@ -152,6 +156,11 @@ pub struct Shard {
     dirty: VecDeque<u32>,
     /// Long-polling sessions that have something to say.
     polls: Vec<u32>,
+    /// Counts the requests for sessions.
+    requests: u32,
+    /// Bytes of unfinished request bodies.
+    bodies: Rc<Cell<usize>>,
+    upgraded: Upgraded,
     /// Links over their bound, and links whose socket failed, to be ended when no list or batch is being walked.
     slow: Vec<u32>,
     failed: Vec<LinkKey>,
@@ -198,6 +207,9 @@ impl Shard {
             answers: VecDeque::new(),
             dirty: VecDeque::new(),
             polls: Vec::new(),
+            requests: 0,
+            bodies: Rc::default(),
+            upgraded: Upgraded::default(),
             slow: Vec::new(),
             failed: Vec::new(),
             delivered: Vec::new(),
@@ -219,7 +231,7 @@ impl Shard {
         let rate = Rate::new(limits, now.ms());
         let inserted = self.links.insert(LINKS_PER_SHARD_MAX, |_, generation| Link {
             generation,
-            state: State::Head { deadline_ms, welcome },
+            state: State::Head { deadline_ms, idle: false, welcome },
             peer,
             ticket: None,
             outbox: outbox::Outbox::default(),
@@ -301,9 +313,12 @@ impl Shard {
             self.mark_dirty(key.slot);
             return Written::More;
         }
-        if let State::Closing { peer_done, .. } = link.state {
-            let command = if peer_done { Command::Close { link: key, reset: false } } else { Command::HalfClose(key) };
-            self.commands.push_back(command);
+        match link.state {
+            State::Closing { peer_done: true, .. } => self.commands.push_back(Command::Close { link: key, reset: false }),
+            State::Closing { .. } => self.commands.push_back(Command::HalfClose(key)),
+            // The request that came before this answer was written.
+            State::Head { .. } if !link.partial.is_empty() => self.commands.push_back(Command::Resume(key)),
+            _ => {}
         }
         Written::All
     }
@@ -351,7 +366,8 @@ impl Shard {
 
     /// True exactly when the link's bytes should not be read now: an answer must come first.
     pub fn is_waiting(&self, key: LinkKey) -> bool {
-        self.links.get(key.slot).is_some_and(|link| link.generation == key.generation && link.waiting > 0)
+        let link = self.links.get(key.slot).filter(|link| link.generation == key.generation);
+        link.is_some_and(|link| link.waiting > 0 || (link.is_answering() && link.partial.len() > PIPELINED_BYTES_MAX))
     }
 
     /// Number of links, whatever their state.

@@ -101,7 +101,10 @@ impl Parcel {
             Parcel::Recalled { kept, .. } => kept.iter().map(|text| text.len()).sum(),
             Parcel::Publish(publish) => publish.frame.bytes().len(),
             Parcel::Cast(cast) => cast.frame.bytes().len(),
-            Parcel::Poll(poll) => poll.post.as_ref().map_or(0, String::len),
+            Parcel::Poll(poll) => match &poll.call {
+                Call::Say(body) => body.len(),
+                Call::Listen | Call::Fatal(_) | Call::Unknown => 0,
+            },
             Parcel::PollAnswer { content, .. } => content.1.len(),
             Parcel::PollAborted { .. } => 0,
             Parcel::Entered { .. } | Parcel::Recall { .. } | Parcel::Ask { .. } | Parcel::Drain { .. } => 0,
@@ -118,13 +121,15 @@ pub struct Announcement {
     pub frame: Frame,
 }
 
-/// A socket with an HTTP request, on the shard that accepted it.
+/// An HTTP request, on the shard whose socket it came by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Requester {
     /// Where.
     pub shard: ShardId,
     /// Which link there.
     pub link: LinkKey,
+    /// Which of its requests, counted over the shard's.
+    pub number: u32,
 }
 
 /// See [`Parcel::Poll`].
@@ -134,10 +139,21 @@ pub struct Poll {
     pub sid: Sid,
     /// Who wants the answer.
     pub from: Requester,
-    /// Body of a POST; `None` for a GET.
-    pub post: Option<String>,
+    /// What for.
+    pub call: Call,
+}
+
+/// What a request wants of a long-polling session.
+#[derive(Debug)]
+pub enum Call {
+    /// GET: what is said to it.
+    Listen,
+    /// POST: to say this.
+    Say(String),
     /// Nothing but trouble: the session ends, and this is the answer's status.
-    pub fatal: Option<u16>,
+    Fatal(u16),
+    /// A method that no session knows.
+    Unknown,
 }
 
 /// See [`Parcel::Enter`].

@@ -1,171 +1,28 @@
 //! Engine.IO long-polling: a session without a socket of its own. Its link holds connections and outbox like any other; the HTTP requests
-//! that read and write it come to any shard and travel to the session's as parcels, because its id names that shard. Each request is a
-//! connection of its own here (`Connection: close`). A WebSocket that asks for a session is moved to the session's shard and takes its place.
+//! that read and write it come to any shard (`engine_http`) and travel to the session's as parcels, because its id names that shard. A WebSocket
+//! that asks for a session is moved to the session's shard and takes its place.
 
 use std::net::SocketAddr;
 
 use super::links::{Heartbeat, Inbox, Link, Polling, State};
-use super::parcel::{Parcel, Poll, Requester};
+use super::parcel::{Call, Parcel, Poll, Requester};
 use super::rate::{Rate, Verdict};
-use super::{Command, Shard, outbox};
-use crate::fault::{CloseReason, Refusal};
+use super::{Shard, outbox};
+use crate::fault::CloseReason;
 use crate::frame::Frame;
 use crate::ids::{LinkKey, Sid};
-use crate::limits::{LINKS_PER_SHARD_MAX, POLLING_GRACE_MS, UPGRADE_MS};
+use crate::limits::{LINKS_PER_SHARD_MAX, POLLING_GRACE_MS};
 use crate::time::Now;
 use crate::wire::eio;
-use crate::wire::http::{self, Request};
 use crate::wire::ws::{self, Message};
 
-/// What became of a request for the Engine.IO path.
-pub(super) enum Engine {
-    /// It opens a session.
-    Handshake,
-    /// Its body is not all there.
-    Wait,
-    /// It was answered, sent on or moved.
-    Taken,
-    /// It is a WebSocket that takes over a session.
-    Probing,
-}
-
-const JSON: &str = "application/json";
-const TEXT: &str = "text/plain; charset=UTF-8";
-const HTML: &str = "text/html";
+pub(super) const JSON: &str = "application/json";
+pub(super) const TEXT: &str = "text/plain; charset=UTF-8";
+pub(super) const HTML: &str = "text/html";
 
 impl Shard {
-    /// Looks at a request for the Engine.IO path, in the protocol's order of checks. `bytes` is all that was read, `head` the head's length.
-    pub(super) fn read_engine_io(&mut self, now: Now, key: LinkKey, request: &Request<'_>, bytes: &[u8], head: usize) -> Engine {
-        let refuse = |shard: &mut Shard, code| shard.refuse_engine_io(now, key.slot, request, code);
-        if request.method == "OPTIONS" {
-            return self.preflight(now, key.slot, request);
-        }
-        let is_websocket = request.wants_websocket();
-        match request.query_value("transport").as_deref() {
-            Some("polling" | "websocket") => {}
-            _ => return refuse(self, 0),
-        }
-        let Some(sid) = request.query_value("sid") else {
-            return match (request.method, request.query_value("EIO").as_deref(), request.query_value("transport").as_deref()) {
-                ("GET", Some("4"), Some("websocket")) if is_websocket => Engine::Handshake,
-                ("GET", Some("4"), Some("polling")) if !is_websocket => Engine::Handshake,
-                ("GET", Some("4"), _) => refuse(self, 3),
-                ("GET", _, _) => refuse(self, 5),
-                _ => refuse(self, 2),
-            };
-        };
-        let shards = self.world.config.shards.len();
-        let Some(sid) = Sid::parse(&sid).filter(|sid| usize::from(sid.shard().0) < shards) else { return refuse(self, 1) };
-        if is_websocket {
-            return self.probe(now, key, request, sid, bytes);
-        }
-        if request.query_value("transport").as_deref() != Some("polling") {
-            return refuse(self, 3);
-        }
-        if sid.shard() == self.id && self.session(sid).is_none() {
-            // Told before its body is waited for.
-            return refuse(self, 1);
-        }
-        let (post, fatal) = match request.method {
-            "GET" => (None, None),
-            "POST" => match self.body(request, &bytes[head..]) {
-                Body::Incomplete => return Engine::Wait,
-                Body::Text(text) => (Some(text), None),
-                Body::Bad(status) => (None, Some(status)),
-            },
-            _ => return refuse(self, 3),
-        };
-        let origin = request.header("origin").map(Into::into);
-        let socket_io = &self.world.config.socket_io;
-        // A poll is answered by the next heartbeat at the latest.
-        let deadline_ms = now.ms() + socket_io.ping_interval_ms + socket_io.ping_timeout_ms + UPGRADE_MS;
-        if let Some(link) = self.links.get_mut(key.slot) {
-            link.state = State::Polled { sid, origin, deadline_ms };
-        }
-        self.arm(key.slot, deadline_ms);
-        self.post(Parcel::Poll(Box::new(Poll { sid, from: Requester { shard: self.id, link: key }, post, fatal })));
-        Engine::Taken
-    }
-
-    fn body(&self, request: &Request<'_>, bytes: &[u8]) -> Body {
-        let length = request.header("content-length").and_then(|length| length.parse::<usize>().ok());
-        let is_binary = request.header("content-type").is_some_and(|kind| kind.starts_with("application/octet-stream"));
-        match length {
-            _ if is_binary => Body::Bad(400),
-            None => Body::Bad(400),
-            Some(length) if length > self.world.config.limits.message_bytes => Body::Bad(413),
-            Some(length) if bytes.len() < length => Body::Incomplete,
-            Some(length) => match std::str::from_utf8(&bytes[..length]) {
-                Ok(text) => Body::Text(text.to_owned()),
-                Err(_) => Body::Bad(400),
-            },
-        }
-    }
-
-    fn refuse_engine_io(&mut self, now: Now, slot: u32, request: &Request<'_>, code: u8) -> Engine {
-        self.stats.unrouted().refused[Refusal::BadRequest.index()].add(1);
-        if request.wants_websocket() {
-            let text = eio::error(code).split('"').nth(5).unwrap_or_default();
-            self.answer_http(now, slot, http::response(400, HTML, &[], text));
-        } else {
-            let headers = self.cross_origin(request.header("origin"));
-            self.answer_http(now, slot, http::response(400, JSON, &pairs(&headers), eio::error(code)));
-        }
-        Engine::Taken
-    }
-
-    /// What lets a page of another origin read the answer.
-    fn cross_origin(&self, origin: Option<&str>) -> Vec<(&'static str, String)> {
-        let config = &self.world.config;
-        match origin {
-            Some(origin) if config.origins.iter().any(|listed| listed == origin) => vec![
-                ("Access-Control-Allow-Origin", origin.to_owned()),
-                ("Vary", "Origin".to_owned()),
-                ("Access-Control-Allow-Credentials", "true".to_owned()),
-            ],
-            Some(_) if config.any_origin => vec![("Access-Control-Allow-Origin", "*".to_owned())],
-            _ => Vec::new(),
-        }
-    }
-
-    fn preflight(&mut self, now: Now, slot: u32, request: &Request<'_>) -> Engine {
-        let mut headers = self.cross_origin(request.header("origin"));
-        if !headers.is_empty() {
-            headers.push(("Access-Control-Allow-Methods", "GET,HEAD,PUT,PATCH,POST,DELETE".to_owned()));
-            if let Some(wanted) = request.header("access-control-request-headers") {
-                headers.push(("Access-Control-Allow-Headers", wanted.to_owned()));
-            }
-        }
-        self.answer_http(now, slot, http::response(204, HTML, &pairs(&headers), ""));
-        Engine::Taken
-    }
-
-    /// Opens a long-polling session on this shard and answers its handshake.
-    pub(super) fn open_polling(&mut self, now: Now, key: LinkKey, request: &Request<'_>) {
-        let socket = self.new_socket(now, request);
-        let Some(peer) = self.links.get(key.slot).map(|link| link.peer) else { return };
-        let session = if self.world.addresses.enter() { self.new_session(now, peer, socket) } else { None };
-        let Some(slot) = session else {
-            self.world.addresses.leave();
-            return self.answer_http(now, key.slot, http::response(503, HTML, &[], ""));
-        };
-        let sid = self.session_id(slot);
-        let ticket = self.links.get_mut(key.slot).and_then(|link| link.ticket.take());
-        if let Some(Link { polling: Some(polling), ticket: kept, .. }) = self.links.get_mut(slot) {
-            // The session holds the address's place from now on, not the request.
-            *kept = ticket;
-            polling.sid = sid;
-            polling.poll = Some(Requester { shard: self.id, link: key });
-        }
-        let origin = request.header("origin").map(Into::into);
-        if let Some(link) = self.links.get_mut(key.slot) {
-            link.state = State::Polled { sid, origin, deadline_ms: u64::MAX };
-        }
-        self.greet_socket_io(now, slot, sid.text().as_str(), &["websocket"]);
-        self.expect_namespace(now, slot);
-    }
-
-    fn new_session(&mut self, now: Now, peer: SocketAddr, socket: super::links::SocketIoLink) -> Option<u32> {
+    /// A session of a client of this address; it has no id yet.
+    pub(super) fn new_session(&mut self, now: Now, peer: SocketAddr, socket: super::links::SocketIoLink) -> Option<u32> {
         let rate = Rate::new(&self.world.config.limits, now.ms());
         let polling = Polling { sid: self.session_id(0), poll: None, answered: None, inbox: Inbox::default(), probe: None, is_over: false };
         let inserted = self.links.insert(LINKS_PER_SHARD_MAX, |_, generation| Link {
@@ -186,29 +43,47 @@ impl Shard {
         inserted.map(|(slot, _)| slot)
     }
 
-    /// The session of an id, if it lives here.
-    fn session(&self, sid: Sid) -> Option<u32> {
-        let polling = self.links.get(sid.slot())?.polling.as_ref()?;
-        (polling.sid == sid && !polling.is_over).then_some(sid.slot())
+    /// The session of an id, if it lives here; else the protocol's error: 3 when a WebSocket has taken it over, 1 when there is none.
+    pub(super) fn session(&self, sid: Sid) -> Result<u32, u8> {
+        let polling = self.links.get(sid.slot()).and_then(|link| link.polling.as_ref());
+        if polling.is_some_and(|polling| polling.sid == sid && !polling.is_over) {
+            return Ok(sid.slot());
+        }
+        let lives_on = self.upgraded.get(sid).is_some_and(|link| {
+            self.links.holds(link.slot, link.generation)
+                && self.links.get(link.slot).is_some_and(|link| matches!(link.state, State::SocketIo(_)))
+        });
+        Err(if lives_on { 3 } else { 1 })
+    }
+
+    /// The session, if a WebSocket may take it over: none has probed yet, and it is not being told goodbye.
+    pub(super) fn free_session(&self, slot: u32) -> Option<LinkKey> {
+        let link = self.links.get(slot)?;
+        let is_free = link.polling.as_ref().is_some_and(|polling| polling.probe.is_none());
+        (is_free && matches!(link.state, State::SocketIo(_))).then_some(LinkKey { slot, generation: link.generation })
     }
 
     /// A request for a session of this shard.
     pub(super) fn take_poll(&mut self, now: Now, request: Poll) {
-        let Poll { sid, from, post, fatal } = request;
-        let Some(slot) = self.session(sid) else { return self.respond(from, 400, JSON, eio::error(1).to_owned()) };
-        if let Some(status) = fatal {
-            let reason = if status == 413 { CloseReason::Oversize } else { CloseReason::Protocol };
-            self.respond(from, status, HTML, String::new());
-            return self.lose(now, slot, reason);
-        }
+        let Poll { sid, from, call } = request;
+        let slot = match self.session(sid) {
+            Ok(slot) => slot,
+            Err(code) => return self.respond(from, 400, JSON, eio::error(code).to_owned()),
+        };
         if self.is_silent(now, slot) {
             // The tick that ends it is on its way.
             self.respond(from, 400, JSON, eio::error(1).to_owned());
             return self.lose(now, slot, CloseReason::Heartbeat);
         }
-        match post {
-            Some(body) => self.take_post(now, slot, from, body),
-            None => self.wait_with_poll(now, slot, from),
+        match call {
+            Call::Listen => self.wait_with_poll(now, slot, from),
+            Call::Say(body) => self.take_post(now, slot, from, body),
+            Call::Unknown => self.respond(from, 400, JSON, eio::error(3).to_owned()),
+            Call::Fatal(status) => {
+                let reason = if status == 413 { CloseReason::Oversize } else { CloseReason::Protocol };
+                self.respond(from, status, HTML, String::new());
+                self.lose(now, slot, reason);
+            }
         }
     }
 
@@ -243,7 +118,7 @@ impl Shard {
 
     /// The requester of a poll is gone: so is the client.
     pub(super) fn poll_aborted(&mut self, now: Now, sid: Sid, from: Requester) {
-        let Some(slot) = self.session(sid) else { return };
+        let Ok(slot) = self.session(sid) else { return };
         let polling = self.links.get_mut(slot).and_then(|link| link.polling.as_mut());
         // One that was answered is aborted only if the answer came too late: what it said is lost.
         if polling.is_some_and(|polling| polling.poll.take_if(|poll| *poll == from).is_some() || polling.answered == Some(from)) {
@@ -320,8 +195,8 @@ impl Shard {
         let Some(link) = self.links.get_mut(slot) else { return };
         let key = LinkKey { slot, generation: link.generation };
         match &link.state {
-            State::Polled { sid, .. } => {
-                let (sid, from) = (*sid, Requester { shard: self.id, link: key });
+            State::Polled { sid, number, .. } => {
+                let (sid, from) = (*sid, Requester { shard: self.id, link: key, number: *number });
                 self.post(Parcel::PollAborted { sid, from });
             }
             State::Probe { session, .. } => {
@@ -343,23 +218,6 @@ impl Shard {
 
     fn respond(&mut self, to: Requester, status: u16, kind: &'static str, body: String) {
         self.post(Parcel::PollAnswer { to, status, content: (kind, body) });
-    }
-
-    /// The answer of a session for a request that came here.
-    pub(super) fn send_poll_answer(&mut self, now: Now, link: LinkKey, status: u16, (kind, body): &(&'static str, String)) {
-        let Some(Link { state: State::Polled { origin, .. }, .. }) = self.links.get_mut_of(link.slot, link.generation) else { return };
-        let origin = origin.take();
-        let mut headers = self.cross_origin(origin.as_deref());
-        if *kind == TEXT {
-            headers.push(("Cache-Control", "no-store".to_owned()));
-        }
-        self.answer_http(now, link.slot, http::response(status, kind, &pairs(&headers), body));
-        // What was said is in this answer and nowhere else: a slow line gets as long as a heartbeat would give it.
-        let socket_io = &self.world.config.socket_io;
-        let patience_ms = now.ms() + socket_io.ping_interval_ms + socket_io.ping_timeout_ms;
-        if let Some(Link { state: State::Closing { deadline_ms, .. }, .. }) = self.links.get_mut_of(link.slot, link.generation) {
-            *deadline_ms = patience_ms;
-        }
     }
 
     /// Handles the packets of POSTs, one after the other, as far as no answer must come first.
@@ -386,38 +244,6 @@ impl Shard {
         {
             link.polling = None;
         }
-    }
-
-    /// A WebSocket asks for a session: it goes to the session's shard, and there is answered.
-    fn probe(&mut self, now: Now, key: LinkKey, request: &Request<'_>, sid: Sid, bytes: &[u8]) -> Engine {
-        if sid.shard() != self.id {
-            let Some(link) = self.links.get_mut(key.slot) else { return Engine::Taken };
-            // From here on its bytes are the other shard's.
-            link.waiting += 1;
-            let peer = link.peer;
-            self.commands.push_back(Command::Move { link: key, peer, to: sid.shard(), read: bytes.to_vec() });
-            return Engine::Taken;
-        }
-        let session = self.session(sid).and_then(|slot| {
-            let link = self.links.get(slot)?;
-            let is_free = link.polling.as_ref().is_some_and(|polling| polling.probe.is_none());
-            (is_free && matches!(link.state, State::SocketIo(_))).then_some(LinkKey { slot, generation: link.generation })
-        });
-        let Ok(accept) = request.websocket_key() else { return self.refuse_engine_io(now, key.slot, request, 3) };
-        let response = http::switching_protocols(accept, request.first_protocol(), &[]);
-        let Some(session) = session else {
-            // It went, or has a WebSocket already, which is not remembered here; of the latter Node tells in this way.
-            self.push(now, key.slot, Frame::encoded(response));
-            self.close_link(now, key.slot, CloseReason::Protocol, Some(ws::empty_close_frame()));
-            return Engine::Taken;
-        };
-        let deadline_ms = now.ms() + UPGRADE_MS;
-        if let Some(link) = self.links.get_mut(key.slot) {
-            link.state = State::Probe { session, deadline_ms };
-        }
-        self.arm(key.slot, deadline_ms);
-        self.push(now, key.slot, Frame::encoded(response));
-        Engine::Probing
     }
 
     /// What a WebSocket says that wants to take over a session: `2probe`, then `5`.
@@ -459,13 +285,22 @@ impl Shard {
         if let Some(polling) = &mut polling {
             polling.is_over = true;
         }
+        let mut own_ticket = None;
         if let Some(link) = self.links.get_mut(slot) {
-            (link.state, link.heartbeat, link.rate, link.peer, link.ticket) = (state, heartbeat, rate, peer, ticket);
+            (link.state, link.heartbeat, link.rate, link.peer) = (state, heartbeat, rate, peer);
+            // The session's place at its address is enough for both.
+            own_ticket = std::mem::replace(&mut link.ticket, ticket);
+            if let Some(polling) = &polling {
+                self.upgraded.add(polling.sid, LinkKey { slot, generation: link.generation });
+            }
             link.waiting += waiting;
             link.polling = polling;
             for frame in frames.into_iter().filter(|frame| !frame.is_encoded()) {
                 link.outbox.push(frame);
             }
+        }
+        if let Some(own) = own_ticket {
+            self.world.addresses.close(own);
         }
         for conn in self.conns_of(slot) {
             let Some(conn) = self.conns.get_mut(conn) else { continue };
@@ -482,15 +317,4 @@ impl Shard {
         self.arm_next(now, slot);
         self.drain_inbox(now, slot);
     }
-}
-
-enum Body {
-    Incomplete,
-    Text(String),
-    /// The session ends with this status.
-    Bad(u16),
-}
-
-fn pairs<'a>(headers: &'a [(&'static str, String)]) -> Vec<(&'a str, &'a str)> {
-    headers.iter().map(|(name, value)| (*name, value.as_str())).collect()
 }

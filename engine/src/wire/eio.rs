@@ -69,6 +69,7 @@ pub fn error(code: u8) -> &'static str {
         0 => r#"{"code":0,"message":"Transport unknown"}"#,
         1 => r#"{"code":1,"message":"Session ID unknown"}"#,
         2 => r#"{"code":2,"message":"Bad handshake method"}"#,
+        4 => r#"{"code":4,"message":"Forbidden"}"#,
         5 => r#"{"code":5,"message":"Unsupported protocol version"}"#,
         _ => r#"{"code":3,"message":"Bad request"}"#,
     }

@@ -1,5 +1,6 @@
 //! HTTP/1.1 request heads, and the few responses that the engine writes itself. httparse reads the syntax; on top of it stands what keeps two
-//! readers of one request from seeing two requests: line ends, lengths and the headers that decide may not be ambiguous. Bodies are not read here.
+//! readers of one request from seeing two requests: line ends, lengths and the headers that decide may not be ambiguous. Bodies are read by
+//! `body`.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
@@ -7,6 +8,19 @@ use std::fmt::{self, Write as _};
 use tungstenite::handshake::derive_accept_key;
 
 use crate::limits::HEADERS_MAX;
+
+/// How a head tells where its body ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Framing {
+    /// There is none.
+    None,
+    /// After so many bytes.
+    Sized(usize),
+    /// With the last chunk.
+    Chunked,
+    /// Nobody can tell.
+    Unclear,
+}
 
 /// What [`parse`] found.
 #[derive(Debug)]
@@ -90,6 +104,55 @@ impl<'b> Request<'b> {
             0 => self.minor_version == 0,
             hosts => hosts == 1,
         }
+    }
+
+    /// Where the body ends.
+    pub fn framing(&self) -> Framing {
+        let mut encodings = self.fields("Transfer-Encoding");
+        match (encodings.next(), encodings.next()) {
+            // No other coding can be told from its end, and HTTP/1.0 knew none.
+            (Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") && self.minor_version == 1 => Framing::Chunked,
+            (Some(_), _) => Framing::Unclear,
+            (None, _) => match self.header("Content-Length") {
+                // All digits, so that one that cannot be read is one that is too large.
+                Some(length) => Framing::Sized(length.parse().unwrap_or(usize::MAX)),
+                None => Framing::None,
+            },
+        }
+    }
+
+    /// True exactly when nothing but the next request can follow the head.
+    pub fn is_bodiless(&self) -> bool {
+        matches!(self.framing(), Framing::None | Framing::Sized(0))
+    }
+
+    /// True exactly when the client waits to be told before it sends the body.
+    pub fn expects_continue(&self) -> bool {
+        self.minor_version == 1 && self.lists("Expect", "100-continue")
+    }
+
+    /// True exactly when the client would send its next request over the same connection.
+    pub fn persists(&self) -> bool {
+        !self.lists("Connection", "close") && (self.minor_version == 1 || self.lists("Connection", "keep-alive"))
+    }
+
+    /// True exactly when the answer may be compressed with gzip: it is named, or else everything is, and not with a weight of 0.
+    pub fn accepts_gzip(&self) -> bool {
+        let lines = self.fields("Accept-Encoding").filter_map(|line| std::str::from_utf8(line).ok());
+        let (mut gzip, mut rest) = (None, None);
+        for item in lines.flat_map(|line| line.split(',')) {
+            let mut parts = item.split(';').map(str::trim);
+            let coding = parts.next().unwrap_or_default();
+            let refused = parts.filter_map(|part| part.split_once('=')).any(|(name, value)| {
+                name.trim().eq_ignore_ascii_case("q") && value.trim().parse::<f32>().map_or(true, |weight| weight <= 0.0)
+            });
+            match coding {
+                "*" => rest = rest.or(Some(!refused)),
+                coding if coding.eq_ignore_ascii_case("gzip") || coding.eq_ignore_ascii_case("x-gzip") => gzip = gzip.or(Some(!refused)),
+                _ => {}
+            }
+        }
+        gzip.or(rest).unwrap_or(false)
     }
 
     /// At most one way to tell where the body ends.
@@ -243,30 +306,59 @@ pub fn switching_protocols(key: &str, protocol: Option<&str>, extra: &[(&str, &s
     if let Some(protocol) = protocol {
         push_header(&mut out, "Sec-WebSocket-Protocol", protocol);
     }
-    finish(out, extra, "")
+    finish(out, extra, &[])
 }
 
 /// A whole response, after which the connection closes. 426 says what it asks for.
 pub fn response(status: u16, content_type: &str, extra: &[(&str, &str)], body: &str) -> Vec<u8> {
-    let mut out = String::with_capacity(160 + body.len());
-    // Writing to a string cannot fail.
-    let _ =
-        write!(out, "HTTP/1.1 {status} {}\r\nConnection: {}\r\n", reason(status), if status == 426 { "close, Upgrade" } else { "close" });
-    push_header(&mut out, "Content-Type", content_type);
-    push_header(&mut out, "Content-Length", &body.len().to_string());
-    if status == 426 {
-        out.push_str("Sec-WebSocket-Version: 13\r\nUpgrade: websocket\r\n");
-    }
-    finish(out, extra, body)
+    Response { status, content_type, body: body.as_bytes(), keep_alive_s: None, without_body: false }.bytes(extra)
 }
 
-fn finish(mut out: String, extra: &[(&str, &str)], body: &str) -> Vec<u8> {
+/// A whole response.
+#[derive(Clone, Copy, Debug)]
+pub struct Response<'a> {
+    /// Its status. 426 says what it asks for.
+    pub status: u16,
+    /// What the body is; empty: not said.
+    pub content_type: &'a str,
+    /// The body.
+    pub body: &'a [u8],
+    /// For how many seconds the connection stays for another request; `None`: it closes.
+    pub keep_alive_s: Option<u64>,
+    /// True exactly when it answers HEAD: the body is measured and not sent.
+    pub without_body: bool,
+}
+
+impl Response<'_> {
+    /// As it is sent, with these headers too.
+    pub fn bytes(&self, extra: &[(&str, &str)]) -> Vec<u8> {
+        let Response { status, content_type, body, keep_alive_s, without_body } = *self;
+        let mut out = String::with_capacity(256 + body.len());
+        // Writing to a string cannot fail.
+        let _ = write!(out, "HTTP/1.1 {status} {}\r\n", reason(status));
+        let _ = match keep_alive_s {
+            Some(seconds) => write!(out, "Connection: keep-alive\r\nKeep-Alive: timeout={seconds}\r\n"),
+            None => write!(out, "Connection: {}\r\n", if status == 426 { "close, Upgrade" } else { "close" }),
+        };
+        if !content_type.is_empty() {
+            push_header(&mut out, "Content-Type", content_type);
+        }
+        push_header(&mut out, "Content-Length", &body.len().to_string());
+        if status == 426 {
+            out.push_str("Sec-WebSocket-Version: 13\r\nUpgrade: websocket\r\n");
+        }
+        finish(out, extra, if without_body { &[] } else { body })
+    }
+}
+
+fn finish(mut out: String, extra: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
     for (name, value) in extra {
         push_header(&mut out, name, value);
     }
     out.push_str("\r\n");
-    out.push_str(body);
-    out.into_bytes()
+    let mut bytes = out.into_bytes();
+    bytes.extend_from_slice(body);
+    bytes
 }
 
 /// Adds one header. Control characters are left out, so that no value from a request can begin another header.
@@ -506,6 +598,44 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_a_body_is_told_in_one_way() {
+        let framing = |lines: &[&str]| with(&get("/", lines), |request| request.framing());
+        assert_eq!((framing(&[]), framing(&["Content-Length: 7"])), (Framing::None, Framing::Sized(7)));
+        assert_eq!(framing(&["Content-Length: 99999999999999999999999"]), Framing::Sized(usize::MAX));
+        assert_eq!(framing(&["Transfer-Encoding: Chunked"]), Framing::Chunked);
+        for lines in [&["Transfer-Encoding: gzip, chunked"][..], &["Transfer-Encoding: identity"], &["Transfer-Encoding: chunked"; 2]] {
+            assert_eq!(framing(lines), Framing::Unclear, "{lines:?}");
+        }
+        let old = get("/", &["Transfer-Encoding: chunked"]).replacen("HTTP/1.1", "HTTP/1.0", 1);
+        assert_eq!(with(&old, |request| request.framing()), Framing::Unclear);
+        assert!(with(&get("/", &["Content-Length: 0"]), |request| request.is_bodiless()));
+    }
+
+    #[test]
+    fn connections_persist_as_their_version_says() {
+        let persists = |version: &str, lines: &[&str]| {
+            with(&get("/", lines).replacen("HTTP/1.1", version, 1), |request| (request.persists(), request.expects_continue()))
+        };
+        assert_eq!(persists("HTTP/1.1", &["Expect: 100-Continue"]), (true, true));
+        assert_eq!(persists("HTTP/1.1", &["Connection: x, Close"]), (false, false));
+        assert_eq!(persists("HTTP/1.0", &["Expect: 100-continue"]), (false, false));
+        assert_eq!(persists("HTTP/1.0", &["Connection: Keep-Alive"]), (true, false));
+        assert_eq!(persists("HTTP/1.0", &["Connection: keep-alive, close"]), (false, false));
+    }
+
+    #[test]
+    fn gzip_is_for_those_who_take_it() {
+        let accepts = |value: &str| with(&get("/", &[&format!("Accept-Encoding: {value}")]), |request| request.accepts_gzip());
+        for value in ["gzip", "deflate, GZIP;q=0.5", "*", "x-gzip", "br;q=1.0, *;q=0.1", "gzip; q=1"] {
+            assert!(accepts(value), "{value}");
+        }
+        for value in ["", "br", "gzip;q=0", "gzip; Q=0.000", "*;q=0", "gzip;q=0, *", "*, gzip;q=0", "gzip;q=no", "gzipped"] {
+            assert!(!accepts(value), "{value}");
+        }
+        with(&get("/", &[]), |request| assert!(!request.accepts_gzip()));
+    }
+
+    #[test]
     fn heads_are_bounded_inclusively() {
         let text = get("/", &["X-A: b"]);
         assert_eq!(outcome(text.as_bytes(), text.len()), Ok(Some(text.len())));
@@ -541,6 +671,11 @@ mod tests {
         assert!(upgrade.starts_with("HTTP/1.1 426 Upgrade Required\r\n"), "{upgrade}");
         assert!(upgrade.contains("\r\nSec-WebSocket-Version: 13\r\nUpgrade: websocket\r\n"), "{upgrade}");
         assert!(upgrade.contains("\r\nConnection: close, Upgrade\r\n"), "{upgrade}");
+        let kept = Response { status: 200, content_type: "", body: b"hello", keep_alive_s: Some(75), without_body: true };
+        assert_eq!(
+            text(kept.bytes(&[])),
+            "HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nKeep-Alive: timeout=75\r\nContent-Length: 5\r\n\r\n"
+        );
     }
 
     proptest! {

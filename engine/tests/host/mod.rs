@@ -66,6 +66,12 @@ pub struct Client {
     pub taken: Vec<u8>,
     /// Everything it was ever sent, as it was on the wire.
     pub raw: Vec<u8>,
+    /// Heads and bodies of all HTTP answers, as they came.
+    pub answers: Vec<(String, Vec<u8>)>,
+    /// True exactly when the answer to HEAD is awaited, which has no body.
+    pub asks_head: bool,
+    /// What was read and not used when the socket was handed over.
+    pub unread: Vec<u8>,
     upgraded: bool,
     pub got: VecDeque<Got>,
     pub open: bool,
@@ -115,6 +121,9 @@ impl Host {
             capacity: usize::MAX,
             taken: Vec::new(),
             raw: Vec::new(),
+            answers: Vec::new(),
+            asks_head: false,
+            unread: Vec::new(),
             upgraded: false,
             got: VecDeque::new(),
             open: true,
@@ -161,11 +170,13 @@ impl Host {
         }
     }
 
-    /// Moves what a shard has made: writes to clients, parcels into lanes.
-    pub fn pump(&mut self, shard: usize) {
-        self.obey(shard);
-        self.flush(shard);
-        self.obey(shard);
+    /// Moves what a shard has made: writes to clients, parcels into lanes. True when it may have made another shard move.
+    pub fn pump(&mut self, shard: usize) -> bool {
+        let mut has_obeyed = self.obey(shard);
+        // What is written may let a link go on that has more to write.
+        while self.flush(shard) {
+            has_obeyed |= self.obey(shard);
+        }
         while let Some((to, parcel)) = self.shards[shard].poll_parcel() {
             self.lanes[shard][usize::from(to.0)].push_back(parcel);
         }
@@ -173,6 +184,7 @@ impl Host {
             self.answers.push((shard, ask, answer));
         }
         let _ = self.shards[shard].poll_delivered().count();
+        has_obeyed
     }
 
     /// Delivers one parcel of a lane; false when it is empty.
@@ -187,7 +199,7 @@ impl Host {
         loop {
             let mut moved = false;
             for shard in 0..self.shards.len() {
-                self.pump(shard);
+                moved |= self.pump(shard);
             }
             for from in 0..self.shards.len() {
                 for to in 0..self.shards.len() {
@@ -214,8 +226,10 @@ impl Host {
         }
     }
 
-    fn obey(&mut self, shard: usize) {
+    fn obey(&mut self, shard: usize) -> bool {
+        let mut has_obeyed = false;
         while let Some(command) = self.shards[shard].poll_command() {
+            has_obeyed = true;
             let (key, end) = match command {
                 Command::Resume(key) => {
                     self.shards[shard].handle_resume(self.now, key);
@@ -235,9 +249,9 @@ impl Host {
                     (key, None)
                 }
                 Command::Close { link, reset } => (link, Some(reset)),
-                Command::HandOver { link, .. } => {
+                Command::HandOver { link, read, .. } => {
                     if let Some(client) = self.client_of(shard, link) {
-                        self.clients[client].handed_over = true;
+                        (self.clients[client].handed_over, self.clients[client].unread) = (true, read);
                     }
                     (link, Some(false))
                 }
@@ -247,16 +261,20 @@ impl Host {
                 self.clients[client].got.push_back(Got::End(reset));
             }
         }
+        has_obeyed
     }
 
     fn client_of(&self, shard: usize, link: LinkKey) -> Option<usize> {
         self.clients.iter().position(|client| client.open && client.shard == shard && client.link == link)
     }
 
-    fn flush(&mut self, shard: usize) {
+    /// Writes what is queued; false when nothing was.
+    fn flush(&mut self, shard: usize) -> bool {
+        let mut has_written = false;
         let mut arena = Vec::with_capacity(1 << 20);
         while let Some(link) = self.shards[shard].poll_dirty() {
             arena.clear();
+            has_written = true;
             let Some(span) = self.shards[shard].transmit(link, &mut arena) else { continue };
             let bytes = read_span(span);
             let Some(client) = self.client_of(shard, link) else {
@@ -274,6 +292,7 @@ impl Host {
             self.shards[shard].handle_batch_end(self.now);
             self.digest(client);
         }
+        has_written
     }
 
     /// A slow client reads again.
@@ -320,10 +339,11 @@ fn http_answer(client: &mut Client) -> usize {
     let head = String::from_utf8_lossy(&client.taken[..end]).to_string();
     let status: u16 = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status line");
     let length = head.to_ascii_lowercase().lines().find_map(|line| line.strip_prefix("content-length: ")?.trim().parse::<usize>().ok());
-    let (start, length) = (end + 4, length.unwrap_or(0));
+    let (start, length) = (end + 4, if client.asks_head { 0 } else { length.unwrap_or(0) });
     if client.taken.len() < start + length {
         return 0;
     }
+    client.answers.push((head, client.taken[start..start + length].to_vec()));
     client.got.push_back(Got::Http(status, String::from_utf8_lossy(&client.taken[start..start + length]).to_string()));
     client.upgraded = status == 101;
     start + length
