@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::secret::Secret;
-use crate::settings::{Environment, Flags, Problems, Settings, print};
+use crate::settings::{Environment, Flags, Problems, Settings, TestProfile, print};
 use crate::token::{Claims, lifetime};
 
 /// Serves WebSocket and Socket.IO clients. Without a command it starts the server.
@@ -18,6 +18,9 @@ use crate::token::{Claims, lifetime};
 pub struct Cli {
     #[command(flatten)]
     settings: SettingFlags,
+    /// Serve what protocol conformance suites expect instead of what is configured.
+    #[arg(long, hide = true, value_enum, value_name = "PROFILE", conflicts_with_all = ["config", "redis"])]
+    pub test_profile: Option<TestProfile>,
     /// What to do instead of serving.
     #[command(subcommand)]
     pub command: Option<Command>,

@@ -16,7 +16,11 @@ fn main() -> ExitCode {
     if let Some(command) = &cli.command {
         return cli::perform(command, &flags, &environment);
     }
-    match Settings::load(&flags, &environment) {
+    let settings = match cli.test_profile {
+        Some(profile) => profile.settings(&flags),
+        None => Settings::load(&flags, &environment),
+    };
+    match settings {
         Ok(settings) => {
             cli::warn(&settings.warnings);
             serve::run(settings)

@@ -6,6 +6,7 @@ mod cpus;
 mod endpoints;
 mod print;
 mod problem;
+mod profile;
 #[cfg(test)]
 pub(crate) mod scratch;
 mod sources;
@@ -25,6 +26,7 @@ use engine::limits::Limits;
 
 pub use print::print;
 pub use problem::{Problem, Problems};
+pub use profile::TestProfile;
 pub use sources::{Environment, Flags};
 pub use value::ControlListen;
 
@@ -322,6 +324,7 @@ fn socket_io(gathered: &Gathered) -> SocketIo {
         cookie: gathered.text("socket_io.cookie").map(str::to_owned),
         strict_origin: gathered.boolean("socket_io.strict_origin"),
         bundle: gathered.text("socket_io.bundle").is_some(),
+        raw_echo: false,
     }
 }
 

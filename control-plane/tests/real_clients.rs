@@ -14,7 +14,7 @@ use support::{ADMIN_TOKEN, SECRET, Server, Setup, aloud};
 
 /// A script of a minute or so gets this much, on a machine that does other things too.
 const SCRIPT_TIME: Duration = Duration::from_secs(240);
-const STANDARD: Setup = Setup { limits: "", dev: false, descriptors: None };
+const STANDARD: Setup = Setup { limits: "", dev: false, profile: None, descriptors: None };
 
 /// The lines end the section of limits and begin another.
 const HTTP: &str =
@@ -45,6 +45,8 @@ scripts! {
     emits: "emits.mjs", STANDARD;
     expiry: "expiry.mjs", STANDARD;
     rate: "rate.mjs", Setup { limits: "rate_messages = 20\nrate_window_ms = 500\n", ..STANDARD };
+    profile_engine_io: "profile.mjs", Setup { profile: Some("engine.io"), ..STANDARD };
+    profile_socket_io: "profile.mjs", Setup { profile: Some("socket.io"), ..STANDARD };
     browser: "page_chat.mjs", Setup { dev: true, ..STANDARD };
 }
 
@@ -67,8 +69,9 @@ fn script(name: &str, setup: &Setup) -> Option<Server> {
         }
     };
     let mut server = Server::start(setup);
-    let log = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.log"));
-    let mut client = client(&interpreter, name, &server, &log);
+    let profile = setup.profile.unwrap_or_default();
+    let log = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}{profile}.log"));
+    let mut client = client(&interpreter, name, &server, profile, &log);
     let status = outcome(&mut client);
     let told = std::fs::read_to_string(&log).unwrap_or_default();
     match status {
@@ -83,13 +86,14 @@ fn script(name: &str, setup: &Setup) -> Option<Server> {
 }
 
 /// Starts the script in a process group of its own, which takes a browser's many processes along when it is ended.
-fn client(interpreter: &Path, name: &str, server: &Server, log: &Path) -> Child {
+fn client(interpreter: &Path, name: &str, server: &Server, profile: &str, log: &Path) -> Child {
     let file = std::fs::File::create(log).expect("the target folder can be written");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name);
     Command::new(interpreter)
         .arg(script)
         .env("PORT", server.public.port().to_string())
         .env("CONTROL", server.control.port().to_string())
+        .env("PROFILE", profile)
         .env("SECRET", SECRET)
         .env("ADMIN_TOKEN", ADMIN_TOKEN)
         .env("PID", server.pid().to_string())

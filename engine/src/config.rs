@@ -88,7 +88,7 @@ impl Endpoint {
             membership: match dialect {
                 DialectKind::Community => Membership::Auto,
                 DialectKind::Collab => Membership::Claims,
-                DialectKind::Rooms | DialectKind::Chat | DialectKind::Notify => Membership::Open,
+                DialectKind::Rooms | DialectKind::Chat | DialectKind::Notify | DialectKind::Echo => Membership::Open,
             },
             cookies: dialect != DialectKind::Notify,
             client_publish: false,
@@ -114,12 +114,14 @@ pub enum DialectKind {
     Chat,
     /// Notifications for users, over Socket.IO; clients prove who they are after connecting.
     Notify,
+    /// The echo that conformance suites of Socket.IO expect; only a test profile has it.
+    Echo,
 }
 
 impl DialectKind {
     /// True exactly when it is spoken over Socket.IO.
     pub fn is_socket_io(self) -> bool {
-        matches!(self, DialectKind::Rooms | DialectKind::Chat | DialectKind::Notify)
+        matches!(self, DialectKind::Rooms | DialectKind::Chat | DialectKind::Notify | DialectKind::Echo)
     }
 
     /// The word for it in configuration and metrics.
@@ -130,6 +132,7 @@ impl DialectKind {
             DialectKind::Rooms => "rooms",
             DialectKind::Chat => "chat",
             DialectKind::Notify => "notify",
+            DialectKind::Echo => "echo",
         }
     }
 }
@@ -171,6 +174,8 @@ pub struct SocketIo {
     pub strict_origin: bool,
     /// True exactly when requests for the client's files (`{path}socket.io.js`) go to the control plane, which has them.
     pub bundle: bool,
+    /// True exactly when there is no Socket.IO above Engine.IO and every message goes back to who sent it; only a test profile does that.
+    pub raw_echo: bool,
 }
 
 impl Default for SocketIo {
@@ -183,6 +188,7 @@ impl Default for SocketIo {
             cookie: None,
             strict_origin: false,
             bundle: false,
+            raw_echo: false,
         }
     }
 }

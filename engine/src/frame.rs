@@ -53,6 +53,19 @@ impl Frame {
         Frame::new(payload, &[], None, Mark::default())
     }
 
+    /// A binary frame that belongs to no text and is no message of an endpoint.
+    pub fn control_binary(payload: &[u8]) -> Frame {
+        let (header, header_len) = ws::header(2, payload.len());
+        let bytes = [&header[..header_len], payload].concat();
+        Frame(Arc::new(Body {
+            bytes: bytes.into(),
+            header: header_len as u8,
+            endpoint: None,
+            mark: Mark::default(),
+            has_attachments: false,
+        }))
+    }
+
     /// A WebSocket control frame, or anything else that is already encoded whole (an HTTP answer).
     pub fn encoded(bytes: Vec<u8>) -> Frame {
         Frame(Arc::new(Body { bytes: bytes.into(), header: 0, endpoint: None, mark: Mark::default(), has_attachments: false }))

@@ -60,7 +60,7 @@ pub const LANE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Answers and handed-over connections waiting for the control plane.
 pub const NOTICES_MAX: usize = 16 * 1024;
 
-/// Width of a clock tick in milliseconds: deadlines are met at most this much late.
+/// Width of a clock tick in milliseconds, finer only where heartbeats are very short: deadlines are met at most this much late.
 pub const TICK_MS: u64 = 64;
 
 /// How long a typing state lives without being refreshed, in milliseconds (contract).

@@ -234,7 +234,7 @@ impl Draft {
         let membership = match (self.text("membership"), dialect) {
             (Some("auto"), _) => Membership::Auto,
             (Some("claims"), _) => Membership::Claims,
-            (Some(_), _) | (None, DialectKind::Rooms | DialectKind::Chat | DialectKind::Notify) => Membership::Open,
+            (Some(_), _) | (None, DialectKind::Rooms | DialectKind::Chat | DialectKind::Notify | DialectKind::Echo) => Membership::Open,
             (None, DialectKind::Community) => Membership::Auto,
             (None, DialectKind::Collab) if dev => Membership::Open,
             (None, DialectKind::Collab) => Membership::Claims,

@@ -93,6 +93,8 @@ pub(crate) struct Setup {
     pub(crate) limits: &'static str,
     /// Start with `--dev` instead of a configuration file and secrets.
     pub(crate) dev: bool,
+    /// Start with `--test-profile` and this, instead of a configuration file and secrets.
+    pub(crate) profile: Option<&'static str>,
     /// Descriptors the process may have.
     pub(crate) descriptors: Option<u32>,
 }
@@ -119,7 +121,7 @@ impl Server {
             }
         }
         command.env("RUST_BACKTRACE", "1");
-        if !setup.dev {
+        if !setup.dev && setup.profile.is_none() {
             command.env("JWT_SECRET", SECRET).env("ADMIN_TOKEN", ADMIN_TOKEN).env("WEBSOCKET_CORS_ORIGIN", "https://app.example");
         }
         let mut child = command.spawn().expect("the built binary starts");
@@ -238,6 +240,8 @@ fn command(setup: &Setup, folder: &std::path::Path) -> Command {
     command.args(["--shards", "2", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"]);
     if setup.dev {
         command.arg("--dev");
+    } else if let Some(profile) = setup.profile {
+        command.args(["--test-profile", profile]);
     } else {
         let file = folder.join("uringcast.toml");
         std::fs::write(&file, format!("[auth]\nleeway_seconds = 0\n\n[limits]\n{}\n{ENDPOINTS}", setup.limits))

@@ -19,6 +19,7 @@ use crate::wire::sio;
 mod chat;
 mod collab;
 mod community;
+mod echo;
 mod rooms;
 
 /// The member that makes an object stand for an attachment.
@@ -31,6 +32,7 @@ pub fn of(kind: DialectKind) -> &'static dyn Dialect {
         DialectKind::Collab => &collab::Collab,
         DialectKind::Rooms => &rooms::Rooms,
         DialectKind::Chat | DialectKind::Notify => &chat::Chat,
+        DialectKind::Echo => &echo::Echo,
     }
 }
 
@@ -368,7 +370,9 @@ pub fn emission(endpoint_id: EndpointId, endpoint: &Endpoint, said: &Emission<'_
     let text = match endpoint.dialect {
         DialectKind::Community => community::emitted(said.event, said.args),
         DialectKind::Collab => collab::emitted(said.event, said.args, scratch),
-        DialectKind::Rooms | DialectKind::Chat | DialectKind::Notify => return event_frame(endpoint_id, endpoint, said, &[]),
+        DialectKind::Rooms | DialectKind::Chat | DialectKind::Notify | DialectKind::Echo => {
+            return event_frame(endpoint_id, endpoint, said, &[]);
+        }
     };
     Frame::event(endpoint_id, &text, &[], Mark { offset: None, ..said.mark })
 }

@@ -7,6 +7,7 @@ use super::Shard;
 use super::links::{Link, State};
 use super::socket_io::Refuse;
 use crate::fault::CloseReason;
+use crate::frame::Packet;
 use crate::time::Now;
 use crate::wire::{sio, ws};
 
@@ -38,6 +39,9 @@ impl Shard {
 
     /// A binary message of a Socket.IO link; `None` for one that was said to be binary and cannot be read.
     pub(super) fn take_attachment(&mut self, now: Now, slot: u32, attachment: Option<Vec<u8>>) {
+        if attachment.as_ref().is_some_and(|bytes| self.echoes(now, slot, Packet::Binary(bytes))) {
+            return;
+        }
         if let Err(reason) = self.add_attachment(now, slot, attachment) {
             let code = reason.close_frame().filter(|_| reason == CloseReason::Oversize);
             let goodbye = code.map_or_else(ws::empty_close_frame, |(code, text)| ws::close_frame(code, text));

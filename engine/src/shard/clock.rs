@@ -1,7 +1,5 @@
 //! Deadlines of one shard: a hashed timing wheel. It knows slots and times, not what is due; the owner looks and re-arms.
 
-use crate::limits::TICK_MS;
-
 const SLOTS: usize = 1024;
 
 /// An armed deadline of a table slot.
@@ -13,10 +11,11 @@ pub(crate) struct Alarm {
     pub(crate) at_ms: u64,
 }
 
-/// Alarms hashed by tick. One turn of the wheel is 65 s; an alarm further away stays in its slot until its turn has come.
+/// Alarms hashed by tick. With the usual tick one turn of the wheel is 65 s; an alarm further away stays in its slot until its turn has come.
 #[derive(Debug)]
 pub(crate) struct Wheel {
     slots: Vec<Vec<Alarm>>,
+    tick_ms: u64,
     /// One bit per slot: whether it holds any alarm.
     occupied: [u64; SLOTS / 64],
     /// The next tick to be looked at.
@@ -24,13 +23,18 @@ pub(crate) struct Wheel {
 }
 
 impl Wheel {
-    pub(crate) fn new(now_ms: u64) -> Wheel {
-        Wheel { slots: vec![Vec::new(); SLOTS], occupied: [0; SLOTS / 64], next: now_ms / TICK_MS }
+    pub(crate) fn new(now_ms: u64, tick_ms: u64) -> Wheel {
+        Wheel { slots: vec![Vec::new(); SLOTS], tick_ms, occupied: [0; SLOTS / 64], next: now_ms / tick_ms }
+    }
+
+    /// How late an alarm may ring, in milliseconds.
+    pub(crate) fn tick_ms(&self) -> u64 {
+        self.tick_ms
     }
 
     /// Rings for the slot at the first tick that is not before `at_ms`.
     pub(crate) fn arm(&mut self, slot: u32, generation: u32, at_ms: u64) {
-        let tick = at_ms.div_ceil(TICK_MS).max(self.next);
+        let tick = at_ms.div_ceil(self.tick_ms).max(self.next);
         let index = tick as usize % SLOTS;
         self.slots[index].push(Alarm { slot, generation, at_ms });
         self.occupied[index / 64] |= 1 << (index % 64);
@@ -38,7 +42,8 @@ impl Wheel {
 
     /// Moves everything due at `now_ms` into `due`.
     pub(crate) fn expire(&mut self, now_ms: u64, due: &mut Vec<Alarm>) {
-        let last = now_ms / TICK_MS;
+        let tick_ms = self.tick_ms;
+        let last = now_ms / tick_ms;
         // After a long sleep one turn of the wheel sees every slot.
         let first = self.next.max((last + 1).saturating_sub(SLOTS as u64));
         for tick in first..=last {
@@ -47,7 +52,7 @@ impl Wheel {
                 continue;
             }
             let alarms = &mut self.slots[index];
-            due.extend(alarms.extract_if(.., |alarm| alarm.at_ms.div_ceil(TICK_MS) <= last));
+            due.extend(alarms.extract_if(.., |alarm| alarm.at_ms.div_ceil(tick_ms) <= last));
             if alarms.is_empty() {
                 self.occupied[index / 64] &= !(1 << (index % 64));
             }
@@ -67,17 +72,18 @@ impl Wheel {
                 let index = *tick as usize % SLOTS;
                 self.occupied[index / 64] & (1 << (index % 64)) != 0
             })
-            .map(|tick| tick * TICK_MS)
+            .map(|tick| tick * self.tick_ms)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::TICK_MS;
 
     #[test]
     fn alarms_ring_once_and_never_early() {
-        let mut wheel = Wheel::new(1_000);
+        let mut wheel = Wheel::new(1_000, TICK_MS);
         for (slot, at) in [(1, 1_000), (2, 1_200), (3, 1_000 + 200_000), (4, 0)] {
             wheel.arm(slot, 0, at);
         }
@@ -98,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_long_sleep_loses_nothing() {
-        let mut wheel = Wheel::new(0);
+        let mut wheel = Wheel::new(0, TICK_MS);
         for slot in 0..3_000 {
             wheel.arm(slot, 0, u64::from(slot) * 100);
         }

@@ -9,17 +9,26 @@ use super::parcel::{Announcement, Enter};
 use super::recovery::NO_LINK;
 use super::{Command, Shard};
 use crate::auth::Identity;
+use crate::config::{DialectKind, SocketIo};
 use crate::dialect::{EnterFault, Publication, Refused};
 use crate::fault::{CloseReason, DropReason};
 use crate::frame::Frame;
 use crate::ids::{ConnId, LinkKey, Room, SidText};
+use crate::limits::TICK_MS;
 use crate::time::Now;
 use crate::wire::{eio, http, sio, ws};
 
 /// Milliseconds between WebSocket pings to plain connections (contract).
 const PLAIN_PING_MS: u64 = 30_000;
+/// Ticks in the shorter half of a Socket.IO heartbeat, at least.
+const TICKS_PER_HEARTBEAT: u64 = 16;
 /// Milliseconds between looks at the empty rooms.
 const SWEEP_MS: u64 = 1_000;
+
+/// The width of a shard's clock tick in milliseconds: a small part of a heartbeat, so that its lateness is none that a client minds.
+pub(super) fn tick_ms(socket_io: &SocketIo) -> u64 {
+    (socket_io.ping_interval_ms.min(socket_io.ping_timeout_ms) / TICKS_PER_HEARTBEAT).clamp(1, TICK_MS)
+}
 
 /// Closing everybody, spread over a time.
 #[derive(Debug)]
@@ -88,6 +97,7 @@ impl Shard {
     }
 
     fn look_at_deadlines(&mut self, now: Now, slot: u32) {
+        self.greet_late(now);
         let Some(link) = self.links.get(slot) else { return };
         let ms = now.ms();
         match &link.state {
@@ -167,9 +177,16 @@ impl Shard {
             State::SocketIo(_) => (socket_io.ping_timeout_ms, Frame::control_text("2")),
             _ => (PLAIN_PING_MS, Frame::encoded(ws::frame(9, b""))),
         };
-        link.heartbeat = Heartbeat { at_ms: now.ms() + wait_ms, awaiting: true, sent_ns: now.ns };
+        // Counted from when the ping was due, so that a late tick gives no more time than the greeting promised.
+        let at_ms = (link.heartbeat.at_ms.min(now.ms()) + wait_ms).max((now.ms() + wait_ms).saturating_sub(self.wheel.tick_ms()));
+        link.heartbeat = Heartbeat { at_ms, awaiting: true, sent_ns: now.ns };
         self.note_ping(slot);
         self.push(now, slot, ping);
+    }
+
+    /// True exactly when the peer should have answered a heartbeat by now.
+    pub(super) fn is_silent(&self, now: Now, slot: u32) -> bool {
+        self.links.get(slot).is_some_and(|link| link.heartbeat.awaiting && link.heartbeat.at_ms <= now.ms())
     }
 
     /// The peer answered a heartbeat.
@@ -261,6 +278,9 @@ impl Shard {
             }
         }
         self.arm_next(now, link);
+        if self.world.config.endpoints[usize::from(endpoint.0)].dialect == DialectKind::Echo {
+            return self.greet_later(now, slot);
+        }
         self.consult(now, slot, |dialect, cx, _, acts| dialect.opened(cx, &opening.query, acts));
     }
 

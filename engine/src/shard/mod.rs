@@ -26,6 +26,7 @@ mod assembly;
 mod backlog;
 mod casts;
 mod clock;
+mod echo;
 mod emits;
 mod engine_http;
 mod flow;
@@ -179,6 +180,8 @@ pub struct Shard {
     failed: Vec<LinkKey>,
     /// Read times of the casts delivered here since they were last asked for.
     delivered: Vec<u64>,
+    /// Connections that a test profile has not greeted yet, and when it will.
+    late: Vec<(u64, ConnId)>,
     /// Time of the read being handled.
     read_ns: u64,
     drain: Option<lifecycle::Drain>,
@@ -210,7 +213,7 @@ impl Shard {
             guests: HashMap::new(),
             homes: Homes::new(Bounds::new(&world.config.limits, shards), shards),
             emits: Emits::default(),
-            wheel: Wheel::new(now.ms()),
+            wheel: Wheel::new(now.ms(), lifecycle::tick_ms(&world.config.socket_io)),
             scratch: Scratch::default(),
             packets: Scratch::default(),
             attachments: Vec::new(),
@@ -228,6 +231,7 @@ impl Shard {
             slow: Vec::new(),
             failed: Vec::new(),
             delivered: Vec::new(),
+            late: Vec::new(),
             read_ns: now.ns,
             drain: None,
             alarms: Vec::new(),

@@ -73,6 +73,11 @@ impl Shard {
             Ok(slot) => slot,
             Err(code) => return self.respond(from, 400, JSON, eio::error(code).to_owned()),
         };
+        if self.is_silent(now, slot) {
+            // The tick that ends it is on its way.
+            self.respond(from, 400, JSON, eio::error(1).to_owned());
+            return self.lose(now, slot, CloseReason::Heartbeat);
+        }
         match call {
             Call::Listen => self.wait_with_poll(now, slot, from),
             Call::Say(body) => self.take_post(now, slot, from, body),

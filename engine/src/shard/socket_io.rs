@@ -14,7 +14,7 @@ use super::recovery::{Comeback, Verdict as ComebackVerdict};
 use crate::auth::AuthFault;
 use crate::dialect::{Hello, Profile, Refused, Said};
 use crate::fault::{CloseReason, RecoveryFault, Refusal};
-use crate::frame::Frame;
+use crate::frame::{Frame, Packet};
 use crate::ids::{EndpointId, Sid};
 use crate::json::{Doc, Scratch, Value};
 use crate::limits::NAMESPACES_PER_LINK_MAX;
@@ -69,6 +69,7 @@ impl Shard {
     /// A text message of a Socket.IO link.
     pub(super) fn take_packet(&mut self, now: Now, slot: u32, text: &str) {
         let taken = match eio::parse(text) {
+            Some(eio::Packet::Message(_)) if self.echoes(now, slot, Packet::Text(text)) => Ok(()),
             Some(eio::Packet::Message(rest)) => self.take_message_packet(now, slot, rest, text.len()),
             Some(eio::Packet::Ping(data)) if self.is_old(slot) => {
                 self.answer_old_ping(now, slot, data);
@@ -82,6 +83,11 @@ impl Shard {
             Some(eio::Packet::Open | eio::Packet::Upgrade | eio::Packet::Noop) => Ok(()),
             Some(eio::Packet::Close) => {
                 self.close_link(now, slot, CloseReason::Client, Some(ws::empty_close_frame()));
+                Ok(())
+            }
+            Some(eio::Packet::Ping(_)) | None if self.links.get(slot).is_some_and(Link::is_polling) => {
+                // Not even Engine.IO: as in Node the session is gone at once, and no later poll is told goodbye.
+                self.lose(now, slot, CloseReason::Protocol);
                 Ok(())
             }
             Some(eio::Packet::Ping(_)) | None => Err(Refuse),

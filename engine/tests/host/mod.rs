@@ -64,6 +64,8 @@ pub struct Client {
     /// Bytes the "socket buffer" takes before it is full.
     pub capacity: usize,
     pub taken: Vec<u8>,
+    /// Everything it was ever sent, as it was on the wire.
+    pub raw: Vec<u8>,
     /// Heads and bodies of all HTTP answers, as they came.
     pub answers: Vec<(String, Vec<u8>)>,
     /// True exactly when the answer to HEAD is awaited, which has no body.
@@ -118,6 +120,7 @@ impl Host {
             link,
             capacity: usize::MAX,
             taken: Vec::new(),
+            raw: Vec::new(),
             answers: Vec::new(),
             asks_head: false,
             unread: Vec::new(),
@@ -287,6 +290,7 @@ impl Host {
             let takes = self.clients[client].capacity.min(bytes.len());
             self.clients[client].capacity -= takes;
             self.clients[client].taken.extend_from_slice(&bytes[..takes]);
+            self.clients[client].raw.extend_from_slice(&bytes[..takes]);
             let result = if takes == 0 { -11 } else { takes as i32 };
             let written: Written = self.shards[shard].handle_sent(link, span.len, result);
             assert_eq!(written == Written::Blocked, takes < bytes.len() && self.clients[client].open, "{written:?}");
