@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::ids::EndpointId;
+use crate::ids::{EndpointId, UserId};
 use crate::wire::ws;
 
 /// Bytes of one whole unfragmented WebSocket frame, header included. Server frames are not masked, so every receiver gets the same bytes.
@@ -16,6 +16,16 @@ struct Body {
     /// The endpoint whose message this is; `None` for control frames, which the message counters leave out.
     endpoint: Option<EndpointId>,
     mark: Mark,
+    receipt: Option<Box<Receipt>>,
+}
+
+/// Somebody wants to know who got a message.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Receipt {
+    /// The message's id.
+    pub message: Arc<str>,
+    /// Who is told.
+    pub to: UserId,
 }
 
 /// What delivery has to know of an event.
@@ -54,7 +64,7 @@ impl Frame {
 
     /// A WebSocket control frame, or anything else that is already encoded whole (an HTTP answer).
     pub fn encoded(bytes: Vec<u8>) -> Frame {
-        Frame(Arc::new(Body { bytes: bytes.into(), header: 0, endpoint: None, mark: Mark::default() }))
+        Frame(Arc::new(Body { bytes: bytes.into(), header: 0, endpoint: None, mark: Mark::default(), receipt: None }))
     }
 
     fn new(text: &str, attachments: &[Vec<u8>], endpoint: Option<EndpointId>, mark: Mark) -> Frame {
@@ -69,7 +79,21 @@ impl Frame {
             bytes.extend_from_slice(&header[..header_len]);
             bytes.extend_from_slice(attachment);
         }
-        Frame(Arc::new(Body { bytes: bytes.into(), header: header_len as u8, endpoint, mark }))
+        Frame(Arc::new(Body { bytes: bytes.into(), header: header_len as u8, endpoint, mark, receipt: None }))
+    }
+
+    /// The same, and whoever delivers it remembers who got it. For a frame that nobody else has yet: one that is shared stays as it is.
+    #[must_use]
+    pub fn with_receipt(mut self, receipt: Receipt) -> Frame {
+        if let Some(body) = Arc::get_mut(&mut self.0) {
+            body.receipt = Some(Box::new(receipt));
+        }
+        self
+    }
+
+    /// Who wants to know who got it.
+    pub fn receipt(&self) -> Option<&Receipt> {
+        self.0.receipt.as_deref()
     }
 
     /// What is written to a WebSocket.

@@ -54,6 +54,7 @@ impl Dialect for Rooms {
             email: if identity.is_some() { claim(|identity| identity.email.as_deref()) } else { asked("email") },
             has_client_id: false,
             identity,
+            unproven: None,
         })
     }
 
@@ -114,6 +115,10 @@ impl Dialect for Rooms {
 
     fn left(&self, cx: &Cx<'_>, _room: &str, _view: &RoomView, note: &str, acts: &mut Vec<Act>) {
         succeed(cx, Some(note).filter(|ack| !ack.is_empty()), acts);
+    }
+
+    fn welcome(&self, cx: &Cx<'_>, room: &str) -> Option<Frame> {
+        Some(event(cx, "user:joined", &membership(cx, room)))
     }
 
     fn farewell(&self, cx: &Cx<'_>, room: &str) -> Option<Frame> {

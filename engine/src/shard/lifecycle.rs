@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use rand::RngExt as _;
 
-use super::links::{Conn, Heartbeat, Link, State};
-use super::parcel::{Announcement, Enter};
+use super::links::{Conn, Heartbeat, Link, Stage, State};
+use super::parcel::Enter;
 use super::{Command, Shard};
 use crate::auth::Identity;
 use crate::dialect::{EnterFault, Publication, Refused};
@@ -60,6 +60,7 @@ impl Shard {
         if now.ms() >= self.swept_ms + SWEEP_MS {
             self.swept_ms = now.ms();
             self.homes.sweep(now.unix_ms, &self.stats);
+            self.receipts.sweep(now.unix_ms);
         }
         self.drain_some(now);
         self.settle(now);
@@ -106,6 +107,9 @@ impl Shard {
             if self.conns.get(conn).and_then(|conn| conn.profile.expires_unix_ms()).is_some_and(|at| at <= now.unix_ms) {
                 self.disconnect(now, conn, CloseReason::TokenExpired, None);
             }
+            if self.conns.get(conn).is_some_and(|conn| matches!(conn.stage, Stage::Unknown { until_ms } if until_ms <= ms)) {
+                self.disconnect(now, conn, CloseReason::AuthTimeout, None);
+            }
         }
         self.arm_next(now, slot);
     }
@@ -127,7 +131,8 @@ impl Shard {
             let typing = conn.typing.iter().map(|typing| typing.until_ms).min();
             // The token expires by the wall clock; the alarm is set by the other, and set again if they drifted apart.
             let expiry = conn.profile.expires_unix_ms().map(|at| now.ms() + at.saturating_sub(now.unix_ms));
-            next = next.min(typing.unwrap_or(u64::MAX)).min(expiry.unwrap_or(u64::MAX));
+            let identified = if let Stage::Unknown { until_ms } = conn.stage { until_ms } else { u64::MAX };
+            next = next.min(typing.unwrap_or(u64::MAX)).min(expiry.unwrap_or(u64::MAX)).min(identified);
         }
         if next < u64::MAX {
             self.arm(slot, next);
@@ -180,19 +185,7 @@ impl Shard {
         let conn = self.conns.get(conn_slot)?;
         debug_assert!(conn.generation == generation && conn.link == slot);
         let endpoint = conn.endpoint;
-        let online = self.dialect(endpoint).presence(&self.context(now, conn, &|_| false), true);
-        let enter = Enter {
-            conn: self.conn_id(conn_slot, conn),
-            room: Room::user(endpoint, &conn.profile.user),
-            presence: conn.profile.user.clone(),
-            again: false,
-            create: true,
-            members_max: self.world.config.limits.connections_per_user,
-            announce: online.map(|frame| Announcement { to: Room::everybody(endpoint), frame }),
-            history: 0,
-            online: false,
-            note: None,
-        };
+        let is_unknown = matches!(conn.stage, Stage::Unknown { .. });
         self.counters(endpoint).connections.add(1);
         if self.links.get(slot).is_some_and(Link::is_polling) {
             self.counters(endpoint).polling.add(1);
@@ -200,8 +193,30 @@ impl Shard {
                 conn.is_polling = true;
             }
         }
-        self.ask_home(conn_slot, enter);
+        if is_unknown {
+            self.let_in_unknown(conn_slot);
+        } else {
+            self.ask_user_home(now, conn_slot, None);
+        }
         Some(conn_slot)
+    }
+
+    /// Asks the user's home to let a connection in.
+    pub(super) fn ask_user_home(&mut self, now: Now, slot: u32, note: Option<Box<str>>) {
+        let Some(conn) = self.conns.get(slot) else { return };
+        let enter = Enter {
+            conn: self.conn_id(slot, conn),
+            room: Room::user(conn.endpoint, &conn.profile.user),
+            presence: conn.profile.user.clone(),
+            again: false,
+            create: true,
+            members_max: self.world.config.limits.connections_per_user,
+            announce: self.presence_news(&self.context(now, conn, &|_| false), true),
+            history: 0,
+            online: false,
+            note,
+        };
+        self.ask_home(slot, enter, false);
     }
 
     /// The user's home has answered: the connection is open, or refused.
@@ -219,8 +234,10 @@ impl Shard {
             }
             return self.refuse(now, link, endpoint, refused, opening.response);
         }
-        let everybody = Room::everybody(endpoint);
-        self.membership.join(&everybody, slot, link, &mut conn.seats);
+        if conn.is_authenticated() {
+            self.membership.join(&Room::everybody(endpoint), slot, link, &mut conn.seats);
+            self.counters(endpoint).authenticated.add(1);
+        }
         self.counters(endpoint).accepted.add(1);
         match opening.response {
             Some(response) => {
@@ -283,11 +300,15 @@ impl Shard {
         let Some(conn) = self.conns.get(slot) else { return };
         let link = conn.link;
         let is_open = conn.opening.is_none();
+        let last_word = self.dialect(conn.endpoint).last_word(&self.context(now, conn, &|_| false), reason);
         match self.links.get(link).map(|link| &link.state) {
             Some(State::SocketIo(socket)) => {
                 let last = socket.conns.len() == 1;
                 let namespace = &self.world.config.endpoints[usize::from(conn.endpoint.0)].bind;
                 let goodbye = Frame::control_text(&sio::disconnect(namespace));
+                if let Some(last_word) = last_word.filter(|_| is_open) {
+                    self.push(now, link, last_word);
+                }
                 self.push(now, link, goodbye);
                 self.end_conn(now, slot, reason);
                 if last || !is_open {
@@ -430,6 +451,9 @@ impl Shard {
         counters.connections.sub(1);
         if conn.opening.is_none() {
             counters.closed[reason.index()].add(1);
+        }
+        if conn.is_authenticated() {
+            counters.authenticated.sub(1);
         }
         // Public rooms first: others hear that somebody left a room before they hear that he is offline.
         let mut rooms: Vec<Room> = conn.seats.iter().filter_map(|seat| self.membership.room(seat.room).cloned()).collect();

@@ -24,7 +24,9 @@ pub mod address;
 mod casts;
 mod clock;
 mod flow;
+mod grants;
 mod home;
+mod identity;
 mod intake;
 mod lifecycle;
 mod links;
@@ -35,18 +37,24 @@ mod perform;
 mod polling;
 mod questions;
 mod rate;
+mod receipts;
+mod recent;
 mod socket_io;
 mod table;
+mod watching;
 
 use address::Addresses;
 use clock::Wheel;
+use grants::Grants;
 use home::{Bounds, Homes};
 use links::{Conn, Heartbeat, Link, State};
 use membership::Membership;
 pub use outbox::Span;
 use parcel::{Answer, Parcel};
 use rate::Rate;
+use receipts::Receipts;
 use table::Table;
+use watching::Absences;
 
 /// What all shards of a process share; nothing in it changes but counters.
 #[derive(Debug)]
@@ -130,10 +138,14 @@ pub struct Shard {
     stats: Arc<ShardStats>,
     links: Table<Link>,
     conns: Table<Conn>,
-    /// Connections that ended while a room had not answered them: number of answers to come.
-    ghosts: HashMap<ConnId, (u32, Conn)>,
+    /// Connections that ended while a room had not answered them.
+    ghosts: HashMap<ConnId, Conn>,
     membership: Membership,
     homes: Homes,
+    /// Of the users and messages whose home is here.
+    grants: Grants,
+    absences: Absences,
+    receipts: Receipts,
     wheel: Wheel,
     /// For texts of plain WebSockets and for Socket.IO packets: an event's arguments live in one while the dialect may use the other.
     scratch: Scratch,
@@ -182,6 +194,9 @@ impl Shard {
             ghosts: HashMap::new(),
             membership: Membership::new(),
             homes: Homes::new(Bounds::new(&world.config.limits, shards), shards),
+            grants: Grants::default(),
+            absences: Absences::default(),
+            receipts: Receipts::default(),
             wheel: Wheel::new(now.ms()),
             scratch: Scratch::default(),
             packets: Scratch::default(),

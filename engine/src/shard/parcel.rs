@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::auth::Identity;
-use crate::dialect::{EnterFault, RoomView};
-use crate::frame::Frame;
+use crate::dialect::{EnterFault, Progress, RoomView};
+use crate::frame::{Frame, Receipt};
 use crate::ids::{ConnId, EndpointId, LinkKey, Room, ShardId, Sid, UserId};
 
 /// A message to another shard.
@@ -57,6 +57,28 @@ pub enum Parcel {
     Publish(Box<Publish>),
     /// From the home: deliver it to the members here.
     Cast(Box<Cast>),
+    /// From a user's home: his connections on this shard enter a room, or leave it, by the back end's will.
+    Grant {
+        /// The user.
+        user: UserId,
+        /// The room.
+        room: Room,
+        /// True exactly when they enter.
+        is_member: bool,
+    },
+    /// To a message's home: these got it.
+    Sent(Box<Sent>),
+    /// To a message's home: somebody says that he got it.
+    Confirm(Box<Confirm>),
+    /// From the home: the answer.
+    Confirmed {
+        /// Who said so.
+        conn: ConnId,
+        /// True exactly when his user was sent it.
+        was_sent: bool,
+        /// From [`Confirm::note`].
+        note: Box<str>,
+    },
     /// To a long-polling session: a request for it came here.
     Poll(Box<Poll>),
     /// From the session: the answer.
@@ -96,15 +118,20 @@ impl Parcel {
         128 + match self {
             Parcel::Enter(enter) => frame(enter.announce.as_ref().map(|a| &a.frame)),
             Parcel::Leave(leave) => frame(leave.announce.as_ref().map(|a| &a.frame)),
-            Parcel::Entered { outcome: Ok(view), .. } => view.history.iter().map(|text| text.len()).sum::<usize>() + view.online.len() * 16,
+            Parcel::Entered { outcome: Ok(view), .. } => {
+                view.history.iter().chain(&view.granted).map(|text| text.len()).sum::<usize>() + view.online.len() * 16
+            }
             Parcel::Left { view, .. } => view.online.len() * 16,
             Parcel::Recalled { kept, .. } => kept.iter().map(|text| text.len()).sum(),
             Parcel::Publish(publish) => publish.frame.bytes().len(),
             Parcel::Cast(cast) => cast.frame.bytes().len(),
+            Parcel::Sent(sent) => sent.users.len() * 16,
+            Parcel::Confirm(confirm) => confirm.frame.bytes().len(),
             Parcel::Poll(poll) => poll.post.as_ref().map_or(0, String::len),
             Parcel::PollAnswer { content, .. } => content.1.len(),
             Parcel::PollAborted { .. } => 0,
             Parcel::Entered { .. } | Parcel::Recall { .. } | Parcel::Ask { .. } | Parcel::Drain { .. } => 0,
+            Parcel::Grant { .. } | Parcel::Confirmed { .. } => 0,
         }
     }
 }
@@ -178,6 +205,8 @@ pub struct Leave {
     pub was_in: bool,
     /// Told when it was the last of this presence.
     pub announce: Option<Announcement>,
+    /// When it left, milliseconds since 1970.
+    pub unix_ms: u64,
     /// Asks for [`Parcel::Left`]; `None` when the connection has ended.
     pub note: Option<Box<str>>,
 }
@@ -216,6 +245,34 @@ pub struct Cast {
     pub read_ns: u64,
 }
 
+/// See [`Parcel::Sent`].
+#[derive(Debug)]
+pub struct Sent {
+    /// Rooms and messages of different endpoints never mix.
+    pub endpoint: EndpointId,
+    /// The message, and who wants to know.
+    pub receipt: Receipt,
+    /// Who got it on one shard; a user as often as he has connections there.
+    pub users: Vec<UserId>,
+}
+
+/// See [`Parcel::Confirm`].
+#[derive(Debug)]
+pub struct Confirm {
+    /// Who.
+    pub conn: ConnId,
+    /// His user.
+    pub user: UserId,
+    /// Of a room made by [`Room::message`].
+    pub message: Room,
+    /// What he says.
+    pub progress: Progress,
+    /// What whoever wants to know hears.
+    pub frame: Frame,
+    /// Comes back.
+    pub note: Box<str>,
+}
+
 /// What the control plane wants of every shard.
 #[derive(Clone, Debug)]
 pub enum Question {
@@ -246,6 +303,24 @@ pub enum Question {
         /// Its arguments: raw JSON texts joined by commas.
         args: String,
     },
+    /// Put a user's connections into a room; where the dialect keeps that, those that come later enter as well.
+    Grant {
+        /// Of this endpoint.
+        endpoint: EndpointId,
+        /// The room.
+        room: String,
+        /// The user.
+        user: String,
+    },
+    /// Take a user's connections out of a room.
+    Revoke {
+        /// Of this endpoint.
+        endpoint: EndpointId,
+        /// The room.
+        room: String,
+        /// The user.
+        user: String,
+    },
     /// Close this one connection.
     CloseConnection {
         /// Its id.
@@ -273,6 +348,20 @@ pub enum Answer {
     Acknowledged(Option<String>),
     /// How many connections were closed.
     Closed(u64),
+    /// To [`Question::Grant`] and [`Question::Revoke`]: how many connections of the user this reaches. `None` from the shards that are
+    /// not his home.
+    Granted(Option<Result<u32, TooManyGrants>>),
+}
+
+/// As many users are in as many rooms by the back end's will as is remembered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum TooManyGrants {
+    /// This user.
+    #[error("the user is in as many rooms as one may be put into")]
+    OfUser,
+    /// All of them.
+    #[error("no more places in rooms can be remembered")]
+    OfHost,
 }
 
 /// What the admin API tells of a connection.

@@ -30,6 +30,8 @@ impl Shard {
                 Answer::Closed(u64::from(found.is_some()))
             }
             Question::CloseUser { endpoint, user, reason } => Answer::Closed(self.close_user(now, endpoint, &user, reason.as_deref())),
+            Question::Grant { endpoint, room, user } => Answer::Granted(self.grant(endpoint, &room, &user, true)),
+            Question::Revoke { endpoint, room, user } => Answer::Granted(self.grant(endpoint, &room, &user, false)),
             Question::Emit { id, event, args } => {
                 if self.emit_with_ack(now, id, &event, &args, ask) {
                     // The client's acknowledgement, or its end, answers.

@@ -9,7 +9,7 @@ use super::links::{Heartbeat, Link, Opening, SocketIoLink, State};
 use super::parcel::Answer;
 use super::rate::Verdict;
 use crate::auth::AuthFault;
-use crate::dialect::{Hello, Said};
+use crate::dialect::{BadOutgoing, Hello, Outgoing, Said};
 use crate::fault::{CloseReason, DropReason, Refusal};
 use crate::frame::Frame;
 use crate::ids::{EndpointId, Sid};
@@ -232,8 +232,9 @@ impl Shard {
     /// Emits an event to one connection and remembers who waits for the acknowledgement; false when it cannot.
     pub(super) fn emit_with_ack(&mut self, now: Now, id: Sid, event: &str, args: &str, ask: u64) -> bool {
         let Some(slot) = self.find(id) else { return false };
+        let Some(endpoint) = self.conns.get(slot).map(|conn| conn.endpoint) else { return false };
+        let Ok(Outgoing { args: changed, receipt }) = self.outgoing(now, endpoint, event, args) else { return false };
         let Some(conn) = self.conns.get_mut(slot) else { return false };
-        let endpoint: EndpointId = conn.endpoint;
         let bound = &self.world.config.endpoints[usize::from(endpoint.0)];
         if !bound.dialect.is_socket_io() || conn.acks.pending.len() >= PENDING_ACKS_MAX {
             return false;
@@ -241,9 +242,17 @@ impl Shard {
         let wire_id = conn.acks.next;
         conn.acks.next += 1;
         conn.acks.pending.push((wire_id, ask));
-        let (link, text) = (conn.link, sio::event(&bound.bind, Some(wire_id), event, args));
+        let (link, user) = (conn.link, conn.profile.user.clone());
+        let text = sio::event(&bound.bind, Some(wire_id), event, changed.as_deref().unwrap_or(args));
+        self.note_sent(endpoint, receipt.as_ref(), vec![user]);
         self.push(now, link, Frame::text(endpoint, &text));
         true
+    }
+
+    /// What an event of the back end is when it goes out: its dialect's say in it.
+    fn outgoing(&mut self, now: Now, endpoint: EndpointId, event: &str, args: &str) -> Result<Outgoing, BadOutgoing> {
+        let dialect = self.dialect(endpoint);
+        dialect.outgoing(now, event, args, &mut self.scratch)
     }
 }
 

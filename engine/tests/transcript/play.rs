@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use engine::Answer;
 use engine::config::{AuthMode, Config, DialectKind, Endpoint, Membership};
-use engine::ids::Sid;
+use engine::ids::{EndpointId, Sid};
 use engine::shard::parcel::{Parcel, Question};
 
 use super::pattern::{self, Captured};
@@ -168,6 +168,7 @@ impl<'a> Play<'a> {
             Deed::Kicks { whom } => self.kick(whom)?,
             Deed::Asks { what } => self.ask_connections(what)?,
             Deed::Emits { what } => self.emit(what)?,
+            Deed::Grants { what, is_member } => self.grant(what, is_member)?,
             Deed::Drain { ms } => {
                 let host = self.host();
                 for shard in 0..host.shards.len() {
@@ -286,6 +287,14 @@ impl<'a> Play<'a> {
         Ok(())
     }
 
+    /// `ROOM to USER` or `ROOM of USER`, on the first endpoint.
+    fn grant(&mut self, what: &str, is_member: bool) -> Result<(), String> {
+        let (room, user) = what.split_once(if is_member { " to " } else { " of " }).ok_or("ROOM to USER, ROOM of USER")?;
+        let (endpoint, room, user) = (EndpointId(0), room.to_owned(), user.to_owned());
+        self.ask(&if is_member { Question::Grant { endpoint, room, user } } else { Question::Revoke { endpoint, room, user } });
+        Ok(())
+    }
+
     fn ask(&mut self, question: &Question) {
         self.asks += 1;
         let ask = self.asks;
@@ -381,6 +390,7 @@ fn endpoint(rest: &str) -> Result<Endpoint, String> {
         Some("collab") => DialectKind::Collab,
         Some("rooms") => DialectKind::Rooms,
         Some("chat") => DialectKind::Chat,
+        Some("notify") => DialectKind::Notify,
         _ => return Err("unknown dialect".into()),
     };
     let bind = words.next().ok_or("endpoint DIALECT PATH-OR-NAMESPACE")?;
@@ -446,6 +456,9 @@ fn tell_answers(answers: &[Answer]) -> String {
             }
             Answer::Closed(count) => closed = Some(closed.unwrap_or(0) + count),
             Answer::Acknowledged(answer) => acknowledged = acknowledged.or(answer.clone()),
+            Answer::Granted(Some(Ok(count))) => acknowledged = Some(format!("{count} connections")),
+            Answer::Granted(Some(Err(fault))) => acknowledged = Some(fault.to_string()),
+            Answer::Granted(None) => {}
         }
     }
     match closed {
