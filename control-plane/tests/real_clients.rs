@@ -34,6 +34,7 @@ scripts! {
     collab_page: "collab_page.mjs", STANDARD;
     rooms_page: "rooms_page.mjs", STANDARD;
     chat_page: "chat_page.mjs", STANDARD;
+    notify_page: "notify_page.mjs", STANDARD;
     transports: "transports.mjs", STANDARD;
     admin: "admin.mjs", STANDARD;
     expiry: "expiry.mjs", STANDARD;

@@ -117,7 +117,7 @@ labelled! {
         Forbidden = "forbidden",
         /// Queued for a connection that ended before it could be sent.
         Unsent = "unsent",
-        /// The room was gone when the message reached its home.
+        /// The room was gone when the message reached its home, or there was no place for one that the back end asked for.
         NoRoom = "no_room",
         /// Of a message of which receipts are wanted it was forgotten who got it, for want of space.
         Receipt = "receipt",

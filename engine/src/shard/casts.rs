@@ -206,6 +206,9 @@ impl Shard {
             self.expel(now, slot, room);
         }
         if is_granted {
+            if outcome.is_err() {
+                self.counters(room.endpoint).dropped[DropReason::NoRoom.index()].add(1);
+            }
             self.arrive(now, slot);
         } else if room.is_public() {
             self.consult(now, slot, |dialect, cx, _, acts| dialect.entered(cx, &room.name, outcome, note, acts));
