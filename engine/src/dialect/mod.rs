@@ -379,10 +379,17 @@ pub struct RoomView {
     pub online: Vec<UserId>,
     /// The last kept messages, oldest first, if they were asked for.
     pub history: Vec<Arc<str>>,
-    /// Of a user's own room: those that the back end has put the user into.
+    /// What is known of the user whose room it is; apart, because few answers have it and every parcel is as large as the largest.
+    pub of_user: Option<Box<OfUser>>,
+}
+
+/// What a user's home knows of him besides who is in.
+#[derive(Clone, Debug)]
+pub struct OfUser {
+    /// In the answer of his own room: those that the back end has put him into.
     pub granted: Vec<Arc<str>>,
-    /// Of the room of those who watch a user: how he is.
-    pub sight: Option<Sight>,
+    /// How he is.
+    pub sight: Sight,
 }
 
 /// Why a room was not entered.
@@ -408,7 +415,8 @@ pub trait Dialect: Sync {
     fn too_many(&self, now: Now) -> Refused;
     /// The connection is there.
     fn opened(&self, cx: &Cx<'_>, query: &str, acts: &mut Vec<Act>);
-    /// What endpoint-wide others hear when the user's first connection comes (`true`) or the last one has gone.
+    /// What others hear when the user's first connection comes (`true`) or the last one has gone: everybody, or who watches him
+    /// ([`Self::is_watched`]).
     fn presence(&self, _cx: &Cx<'_>, _online: bool) -> Option<Frame> {
         None
     }

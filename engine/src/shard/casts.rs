@@ -36,7 +36,7 @@ impl Shard {
                 }
             }
             Parcel::Cast(cast) => self.deliver(now, &cast),
-            Parcel::Grant { user, room, is_member } => self.granted(now, &user, &room, is_member),
+            Parcel::Grant(grant) => self.granted(now, &grant),
             Parcel::Sent(sent) => self.remember_sent(now, *sent),
             Parcel::Confirm(confirm) => self.home_confirm(now, *confirm),
             Parcel::Confirmed { conn, was_sent, note } => {
@@ -79,11 +79,8 @@ impl Shard {
         };
         // Half of what may wait for a connection: an answer must not be what makes it a slow reader.
         let history_bytes = self.world.config.limits.outbox_bytes / 2;
-        let outcome = entered.map(|_| RoomView {
-            granted: self.grants.of(&room),
-            sight: room.watched().map(|user| self.sight(&Room::user(room.endpoint, user))),
-            ..self.homes.view(&room, history, history_bytes, online, now.unix_ms)
-        });
+        let outcome = entered
+            .map(|_| RoomView { of_user: self.of_user(&room), ..self.homes.view(&room, history, history_bytes, online, now.unix_ms) });
         let first = entered == Ok(true);
         if first {
             self.absences.end(&room);
@@ -213,7 +210,7 @@ impl Shard {
         } else if room.is_public() {
             self.consult(now, slot, |dialect, cx, _, acts| dialect.entered(cx, &room.name, outcome, note, acts));
         } else if let Some(user) = room.watched() {
-            let seen = outcome.map(|view| (user, view.sight.unwrap_or(Sight::Unknown)));
+            let seen = outcome.map(|view| (user, view.of_user.as_ref().map_or(Sight::Unknown, |of_user| of_user.sight)));
             self.consult(now, slot, |dialect, cx, _, acts| dialect.watched(cx, seen, note, acts));
         } else if self.conns.get(slot).is_some_and(|conn| matches!(conn.stage, Stage::Asked)) {
             self.identified(now, slot, outcome, note.unwrap_or_default());

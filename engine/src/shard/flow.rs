@@ -44,7 +44,7 @@ impl Shard {
                 conn.shard
             }
             // These are made by the control plane or sent with an address.
-            Parcel::Cast(_) | Parcel::Grant { .. } | Parcel::Ask { .. } | Parcel::Drain { .. } => self.id,
+            Parcel::Cast(_) | Parcel::Grant(_) | Parcel::Ask { .. } | Parcel::Drain { .. } => self.id,
         };
         self.post_to(to, parcel);
     }

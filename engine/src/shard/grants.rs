@@ -7,7 +7,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 use super::Shard;
-use super::parcel::{Announcement, Enter, Parcel, TooManyGrants};
+use super::parcel::{Announcement, Enter, Grant, Parcel, TooManyGrants};
 use crate::ids::{EndpointId, Room};
 use crate::limits::{GRANTS_PER_SHARD_MAX, GRANTS_PER_USER_MAX};
 use crate::time::Now;
@@ -70,17 +70,18 @@ impl Shard {
         }
         // A connection that the home has let in a moment ago has the list as it was; this reaches its shard after that answer.
         for shard in self.homes.shards_of(&home) {
-            self.post_to(shard, Parcel::Grant { user: user.into(), room: room.clone(), is_member });
+            self.post_to(shard, Parcel::Grant(Box::new(Grant { user: user.into(), room: room.clone(), is_member })));
         }
         Some(Ok(self.homes.members(&home)))
     }
 
     /// The user's connections here enter a room or leave it.
-    pub(super) fn granted(&mut self, now: Now, user: &str, room: &Room, is_member: bool) {
+    pub(super) fn granted(&mut self, now: Now, grant: &Grant) {
+        let Grant { user, room, is_member } = grant;
         let Some(own) = self.membership.find(&Room::user(room.endpoint, user)) else { return };
         let slots: Vec<u32> = self.membership.members(own).iter().map(|member| member.conn).collect();
         for slot in slots {
-            if is_member {
+            if *is_member {
                 self.enter_granted(now, slot, room);
             } else {
                 self.expel(now, slot, room);

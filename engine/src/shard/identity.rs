@@ -38,7 +38,8 @@ impl Shard {
         self.membership.join(&Room::everybody(endpoint), slot, link, &mut conn.seats);
         let own = self.dialect(endpoint).own_room(&user);
         self.counters(endpoint).authenticated.add(1);
-        for name in own.as_deref().into_iter().chain(view.granted.iter().map(|name| &**name)) {
+        let granted = view.of_user.as_ref().map_or(&[][..], |of_user| &of_user.granted);
+        for name in own.as_deref().into_iter().chain(granted.iter().map(|name| &**name)) {
             self.enter_granted(now, slot, &Room::named(endpoint, name));
         }
         self.arm_next(now, link);

@@ -58,14 +58,7 @@ pub enum Parcel {
     /// From the home: deliver it to the members here.
     Cast(Box<Cast>),
     /// From a user's home: his connections on this shard enter a room, or leave it, by the back end's will.
-    Grant {
-        /// The user.
-        user: UserId,
-        /// The room.
-        room: Room,
-        /// True exactly when they enter.
-        is_member: bool,
-    },
+    Grant(Box<Grant>),
     /// To a message's home: these got it.
     Sent(Box<Sent>),
     /// To a message's home: somebody says that he got it.
@@ -119,7 +112,8 @@ impl Parcel {
             Parcel::Enter(enter) => frame(enter.announce.as_ref().map(|a| &a.frame)),
             Parcel::Leave(leave) => frame(leave.announce.as_ref().map(|a| &a.frame)),
             Parcel::Entered { outcome: Ok(view), .. } => {
-                view.history.iter().chain(&view.granted).map(|text| text.len()).sum::<usize>() + view.online.len() * 16
+                let granted = view.of_user.as_ref().map_or(&[][..], |of_user| &of_user.granted);
+                view.history.iter().chain(granted).map(|text| text.len()).sum::<usize>() + view.online.len() * 16
             }
             Parcel::Left { view, .. } => view.online.len() * 16,
             Parcel::Recalled { kept, .. } => kept.iter().map(|text| text.len()).sum(),
@@ -131,7 +125,7 @@ impl Parcel {
             Parcel::PollAnswer { content, .. } => content.1.len(),
             Parcel::PollAborted { .. } => 0,
             Parcel::Entered { .. } | Parcel::Recall { .. } | Parcel::Ask { .. } | Parcel::Drain { .. } => 0,
-            Parcel::Grant { .. } | Parcel::Confirmed { .. } => 0,
+            Parcel::Grant(_) | Parcel::Confirmed { .. } => 0,
         }
     }
 }
@@ -243,6 +237,17 @@ pub struct Cast {
     pub hidden_from: Option<Arc<Identity>>,
     /// When it was read, monotonic nanoseconds.
     pub read_ns: u64,
+}
+
+/// See [`Parcel::Grant`].
+#[derive(Debug)]
+pub struct Grant {
+    /// The user.
+    pub user: UserId,
+    /// The room.
+    pub room: Room,
+    /// True exactly when they enter.
+    pub is_member: bool,
 }
 
 /// See [`Parcel::Sent`].

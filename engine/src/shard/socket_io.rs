@@ -250,7 +250,7 @@ impl Shard {
     }
 
     /// What an event of the back end is when it goes out: its dialect's say in it.
-    fn outgoing(&mut self, now: Now, endpoint: EndpointId, event: &str, args: &str) -> Result<Outgoing, BadOutgoing> {
+    pub(super) fn outgoing(&mut self, now: Now, endpoint: EndpointId, event: &str, args: &str) -> Result<Outgoing, BadOutgoing> {
         let dialect = self.dialect(endpoint);
         dialect.outgoing(now, event, args, &mut self.scratch)
     }

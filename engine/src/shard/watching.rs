@@ -4,7 +4,7 @@
 use super::Shard;
 use super::parcel::Enter;
 use super::recent::Recent;
-use crate::dialect::{EnterFault, Sight};
+use crate::dialect::{EnterFault, OfUser, Sight};
 use crate::ids::{Room, UserId};
 use crate::limits::ABSENCES_PER_SHARD_MAX;
 use crate::time::Now;
@@ -29,8 +29,18 @@ impl Absences {
 }
 
 impl Shard {
+    /// What the answer of a room of a user says of him; `None` when there is nothing to say.
+    pub(super) fn of_user(&self, room: &Room) -> Option<Box<OfUser>> {
+        if let Some(user) = room.watched() {
+            let sight = self.sight(&Room::user(room.endpoint, user));
+            return Some(Box::new(OfUser { granted: Vec::new(), sight }));
+        }
+        let granted = self.grants.of(room);
+        (!granted.is_empty()).then(|| Box::new(OfUser { granted, sight: Sight::Here }))
+    }
+
     /// How a user is whose home is here; `user` is his own room.
-    pub(super) fn sight(&self, user: &Room) -> Sight {
+    fn sight(&self, user: &Room) -> Sight {
         match self.absences.0.get(user) {
             _ if self.homes.has(user) => Sight::Here,
             Some(unix_ms) => Sight::Gone { unix_ms: *unix_ms },
