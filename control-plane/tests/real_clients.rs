@@ -38,6 +38,7 @@ scripts! {
     collab_page: "collab_page.mjs", STANDARD;
     rooms_page: "rooms_page.mjs", STANDARD;
     chat_page: "chat_page.mjs", STANDARD;
+    notify_page: "notify_page.mjs", STANDARD;
     transports: "transports.mjs", STANDARD;
     binary: "binary.mjs", STANDARD;
     http: "http.mjs", Setup { limits: HTTP, ..STANDARD };

@@ -43,6 +43,8 @@ labelled! {
         Heartbeat = "heartbeat",
         /// No namespace joined in time.
         ConnectTimeout = "connect_timeout",
+        /// Let in unknown, and did not say in time who it is.
+        AuthTimeout = "auth_timeout",
         /// No or a bad token where the dialect tells it after the upgrade.
         Unauthorized = "unauthorized",
         /// Not allowed to enter what the handshake names.
@@ -70,6 +72,7 @@ impl CloseReason {
             CloseReason::Oversize => (1009, ""),
             CloseReason::SlowReader => (4408, "Reading too slowly"),
             CloseReason::Rate => (4429, "Rate limit exceeded"),
+            CloseReason::AuthTimeout => (4401, "Authentication timeout"),
             CloseReason::Unauthorized => (4401, "Unauthorized"),
             CloseReason::Forbidden => (4403, "Access denied"),
             CloseReason::BadHandshake => (1003, "Missing documentId or clientID"),
@@ -134,9 +137,11 @@ labelled! {
         Forbidden = "forbidden",
         /// Queued for a connection that ended before it could be sent.
         Unsent = "unsent",
-        /// The room was gone when the message reached its home.
+        /// The room was gone when the message reached its home, or there was no place for one that the back end asked for.
         NoRoom = "no_room",
         /// Volatile, and the connection's transport took nothing at that moment.
         Volatile = "volatile",
+        /// Of a message of which receipts are wanted it was forgotten who got it, for want of space.
+        Receipt = "receipt",
     }
 }

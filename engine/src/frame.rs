@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::ids::EndpointId;
+use crate::ids::{EndpointId, UserId};
 use crate::wire::{eio3, ws};
 
 /// Bytes of one whole unfragmented WebSocket frame, header included. Server frames are not masked, so every receiver gets the same bytes.
@@ -17,6 +17,16 @@ struct Body {
     endpoint: Option<EndpointId>,
     mark: Mark,
     has_attachments: bool,
+    receipt: Option<Box<Receipt>>,
+}
+
+/// Somebody wants to know who got a message.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Receipt {
+    /// The message's id.
+    pub message: Arc<str>,
+    /// Who is told.
+    pub to: UserId,
 }
 
 /// What delivery has to know of an event.
@@ -63,12 +73,20 @@ impl Frame {
             endpoint: None,
             mark: Mark::default(),
             has_attachments: false,
+            receipt: None,
         }))
     }
 
     /// A WebSocket control frame, or anything else that is already encoded whole (an HTTP answer).
     pub fn encoded(bytes: Vec<u8>) -> Frame {
-        Frame(Arc::new(Body { bytes: bytes.into(), header: 0, endpoint: None, mark: Mark::default(), has_attachments: false }))
+        Frame(Arc::new(Body {
+            bytes: bytes.into(),
+            header: 0,
+            endpoint: None,
+            mark: Mark::default(),
+            has_attachments: false,
+            receipt: None,
+        }))
     }
 
     fn new(text: &str, attachments: &[Vec<u8>], endpoint: Option<EndpointId>, mark: Mark) -> Frame {
@@ -83,7 +101,14 @@ impl Frame {
             bytes.extend_from_slice(&header[..header_len]);
             bytes.extend_from_slice(attachment);
         }
-        Frame(Arc::new(Body { bytes: bytes.into(), header: header_len as u8, endpoint, mark, has_attachments: !attachments.is_empty() }))
+        Frame(Arc::new(Body {
+            bytes: bytes.into(),
+            header: header_len as u8,
+            endpoint,
+            mark,
+            has_attachments: !attachments.is_empty(),
+            receipt: None,
+        }))
     }
 
     /// The same with the type byte before each attachment, for a WebSocket of Engine.IO 3. A copy each: old clients are few.
@@ -101,6 +126,20 @@ impl Frame {
     /// True exactly when attachments follow its text.
     pub fn has_attachments(&self) -> bool {
         self.0.has_attachments
+    }
+
+    /// The same, and whoever delivers it remembers who got it. For a frame that nobody else has yet: one that is shared stays as it is.
+    #[must_use]
+    pub fn with_receipt(mut self, receipt: Receipt) -> Frame {
+        if let Some(body) = Arc::get_mut(&mut self.0) {
+            body.receipt = Some(Box::new(receipt));
+        }
+        self
+    }
+
+    /// Who wants to know who got it.
+    pub fn receipt(&self) -> Option<&Receipt> {
+        self.0.receipt.as_deref()
     }
 
     /// What is written to a WebSocket.

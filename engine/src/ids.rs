@@ -139,6 +139,26 @@ impl Room {
         Room { endpoint, name: format!("\u{1}u:{user}").into() }
     }
 
+    /// Those who watch one user's coming and going: `"\u{1}p:{user}"`. It is at home where the user is, so that both have one order.
+    pub fn watchers(endpoint: EndpointId, user: &str) -> Room {
+        Room { endpoint, name: format!("\u{1}p:{user}").into() }
+    }
+
+    /// Of a room made by [`Self::watchers`]: the user.
+    pub fn watched(&self) -> Option<&str> {
+        self.name.strip_prefix("\u{1}p:")
+    }
+
+    /// A message of which somebody wants to know who got it: `"\u{1}m:{id}"`. It has no members, but a home that remembers.
+    pub fn message(endpoint: EndpointId, id: &str) -> Room {
+        Room { endpoint, name: format!("\u{1}m:{id}").into() }
+    }
+
+    /// True exactly for a room made by [`Self::user`].
+    pub fn is_user(&self) -> bool {
+        self.name.starts_with("\u{1}u:")
+    }
+
     /// Whoever a client's `to` means: `"\u{1}t:{to}"`. It has no members; see [`Self::addressee`].
     pub fn addressed(endpoint: EndpointId, to: &str) -> Room {
         Room { endpoint, name: format!("\u{1}t:{to}").into() }
@@ -163,7 +183,7 @@ impl Room {
         Room { endpoint, name: "".into() }
     }
 
-    /// True exactly when the name is one that clients and the back end use (no user's room, no addressee, not everybody).
+    /// True exactly when the name is one that clients and the back end use (no reserved form, not everybody).
     pub fn is_public(&self) -> bool {
         !self.name.is_empty() && !self.name.starts_with('\u{1}')
     }

@@ -111,6 +111,29 @@ pub const EMITS_WAITING_MAX: usize = 4096;
 /// Bytes of acknowledgements that are kept of one emit on one shard; what comes after that is counted only. One message must fit.
 pub const ACK_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// Milliseconds in which a connection that was let in unknown has to say who it is (contract).
+pub const IDENTIFY_MS: u64 = 10_000;
+
+/// Rooms into which the back end may put one user. All of them are entered before the user hears that he is connected, so it bounds the
+/// work of one connection; ten times what a client may enter itself.
+pub const GRANTS_PER_USER_MAX: usize = 1_000;
+
+/// Such places of all users whose home is one shard: at about 100 bytes each 100 MB.
+pub const GRANTS_PER_SHARD_MAX: usize = 1_000_000;
+
+/// Users who went offline of whom a shard remembers when: at about 150 bytes each 40 MB. The longest gone are forgotten first.
+pub const ABSENCES_PER_SHARD_MAX: usize = 256 * 1024;
+
+/// How long it is remembered who got a message of which receipts are wanted, in milliseconds (contract).
+pub const RECEIPTS_MS: u64 = 24 * 60 * 60 * 1_000;
+
+/// Such messages of one shard. The bytes below are reached first, but for messages to users whose names are short.
+pub const RECEIPTS_PER_SHARD_MAX: usize = 1_000_000;
+
+/// Bytes of what is remembered of them: half a million messages to one user each. The oldest are forgotten first, and counted.
+pub const RECEIPT_BYTES_PER_SHARD_MAX: usize = 128 * 1024 * 1024;
+
+const _: () = assert!(GRANTS_PER_USER_MAX < GRANTS_PER_SHARD_MAX);
 const _: () = assert!(COALESCE_FRAME_BYTES_MAX <= COALESCE_WRITE_BYTES_MAX);
 const _: () = assert!(NAME_BYTES_MAX < READ_BUFFER_BYTES);
 

@@ -83,6 +83,8 @@ pub struct EndpointStats {
     pub connections: Counter,
     /// Those of them that use long-polling now.
     pub polling: Counter,
+    /// Those whose user is known: all but the ones that were let in and have not said yet who they are.
+    pub authenticated: Counter,
     /// Users with a connection, counted on the users' home shards: sum over shards for the host.
     pub users: Counter,
     /// Connections that entered.

@@ -8,6 +8,7 @@
 //! | `GET`, `DELETE /v1/connections/{id}?reason=` | one connection; close it |
 //! | `GET`, `DELETE /v1/users/{id}?reason=` | a user's connections; close them |
 //! | `POST /v1/emit`, `/v1/batch` | an event to connections, see [`super::emit`]; many of them |
+//! | `PUT`, `DELETE /v1/rooms/{id}/users/{userId}?endpoint=` | put a user into a room, take him out |
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -16,16 +17,17 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use engine::config::DialectKind;
 use engine::ids::{EndpointId, Sid, checked_name};
 use engine::{Answer, ConnectionInfo, Question};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::problem::{Params, Problem, Segment};
+use super::problem::{Params, Problem, Segment, Segments};
 use super::{Admission, App, Relay, emit, monotonic_ms};
 use crate::bridge::Gathered;
 
@@ -57,6 +59,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/users/{id}", get(user).delete(close_user))
         .route(emit::EMIT, post(emit::emit))
         .route(emit::BATCH, post(emit::batch))
+        .route("/v1/rooms/{id}/users/{user}", put(enter_user).delete(remove_user))
         .fallback(|| async { Problem::not_found("no such path") })
         .method_not_allowed_fallback(|| async {
             Problem { status: StatusCode::METHOD_NOT_ALLOWED, detail: "the path does not take this method".into() }
@@ -228,6 +231,49 @@ async fn close_user(State(app): State<Arc<App>>, Segment(id): Segment, Params(qu
     Ok(answer(gathered.missing, json!({"closed": closed(&gathered)})))
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RoomQuery {
+    endpoint: Option<String>,
+}
+
+async fn enter_user(
+    State(app): State<Arc<App>>,
+    Segments((room, user)): Segments<(String, String)>,
+    Params(query): Params<RoomQuery>,
+) -> Result<Json<Value>, Problem> {
+    let (endpoint, room, user) = place(&app, query, room, user)?;
+    granted(&app.ask(Question::Grant { endpoint, room, user }).await)
+}
+
+async fn remove_user(
+    State(app): State<Arc<App>>,
+    Segments((room, user)): Segments<(String, String)>,
+    Params(query): Params<RoomQuery>,
+) -> Result<Json<Value>, Problem> {
+    let (endpoint, room, user) = place(&app, query, room, user)?;
+    granted(&app.ask(Question::Revoke { endpoint, room, user }).await)
+}
+
+/// Whom a call puts where. Rooms are those of the first `rooms` endpoint if none is named.
+fn place(app: &App, query: RoomQuery, room: String, user: String) -> Result<(EndpointId, String, String), Problem> {
+    let endpoint = match query.endpoint {
+        Some(name) => endpoint_named(app, &name)?,
+        None => first_rooms_endpoint(app)?,
+    };
+    Ok((endpoint, name(room, "room")?, name(user, "user")?))
+}
+
+/// Of the shards' answers one counts, that of the user's home.
+fn granted(gathered: &Gathered) -> Result<Json<Value>, Problem> {
+    let of_home = gathered.answers.iter().find_map(|answer| if let Answer::Granted(outcome) = answer { *outcome } else { None });
+    match of_home {
+        Some(Ok(connections)) => Ok(Json(json!({"connections": connections}))),
+        Some(Err(fault)) => Err(Problem { status: StatusCode::CONFLICT, detail: fault.to_string() }),
+        None => Err(Problem::unavailable("a shard did not answer in time")),
+    }
+}
+
 /// 200, saying so when shards are missing in it.
 pub(super) fn answer(missing: usize, body: Value) -> Response {
     let mut response = Json(body).into_response();
@@ -260,6 +306,12 @@ pub(super) fn endpoint_named(app: &App, name: &str) -> Result<EndpointId, Proble
     id.ok_or_else(|| Problem::not_found("no such endpoint"))
 }
 
+fn first_rooms_endpoint(app: &App) -> Result<EndpointId, Problem> {
+    let index = app.host.endpoints().iter().position(|endpoint| endpoint.dialect == DialectKind::Rooms);
+    let id = index.and_then(|index| u8::try_from(index).ok()).map(EndpointId);
+    id.ok_or_else(|| Problem::not_found("there is no rooms endpoint; say which one with endpoint="))
+}
+
 /// A list goes on after the id that its cursor wraps. Wrapped, so that nobody builds one: what is in it may change.
 fn cursor(last: &Sid) -> String {
     URL_SAFE_NO_PAD.encode(format!("1{last}"))
@@ -275,7 +327,7 @@ fn after_cursor(cursor: &str) -> Result<String, Problem> {
 fn connections_of(gathered: Gathered) -> Vec<ConnectionInfo> {
     let lists = gathered.answers.into_iter().filter_map(|answer| match answer {
         Answer::Connections(list) => Some(list),
-        Answer::Closed(_) | Answer::Emitted(_) => None,
+        Answer::Closed(_) | Answer::Emitted(_) | Answer::Granted(_) => None,
     });
     let mut found: Vec<ConnectionInfo> = lists.flatten().collect();
     // The order of the ids' texts, as within each shard's list.
@@ -324,6 +376,7 @@ mod tests {
     use super::super::testing::{FakeHost, Heard, TOKEN, app, call, connection, terms};
     use super::*;
     use crate::bridge::Pending;
+    use engine::shard::parcel::TooManyGrants;
 
     const BEARER: (&str, &str) = ("authorization", "Bearer correct horse");
 
@@ -435,6 +488,16 @@ mod tests {
             "/v1/users/%ff".into(),
             format!("/v1/users/{long}"),
         ];
+        for (room, user) in [("r", "a%0ab"), ("r%01", "a"), (&long, "a"), ("%ff", "a"), ("r", &long)] {
+            let heard = call(&router, Method::PUT, &format!("/v1/rooms/{room}/users/{user}"), &[BEARER]).await;
+            assert_eq!((heard.status, &heard.json()["status"]), (StatusCode::BAD_REQUEST, &json!(400)), "{room} {user}");
+        }
+        for (method, query, status) in
+            [(Method::PUT, "endpoint=nothing", 404), (Method::DELETE, "endpoint=nothing", 404), (Method::PUT, "x=1", 400)]
+        {
+            let heard = call(&router, method, &format!("/v1/rooms/r/users/a?{query}"), &[BEARER]).await;
+            assert_eq!((heard.status.as_u16(), &heard.json()["status"]), (status, &json!(status)), "{query}");
+        }
         for path in bad {
             let heard = get_with_token(&router, &path).await;
             assert_eq!((heard.status, heard.header("content-type")), (StatusCode::BAD_REQUEST, "application/problem+json"), "{path}");
@@ -504,6 +567,7 @@ mod tests {
                 Question::Connections { .. } | Question::Connection { .. } => Answer::Connections(Vec::new()),
                 Question::CloseConnection { .. } | Question::CloseUser { .. } => Answer::Closed(shard as u64),
                 Question::Disconnect { .. } | Question::Emit(_) => Answer::Closed(0),
+                Question::Grant { .. } | Question::Revoke { .. } => Answer::Granted((shard == 1).then_some(Ok(3))),
             })
         });
         let id = connection(0, 1, "alice").id;
@@ -512,8 +576,20 @@ mod tests {
         assert_eq!((one.status, one.json()), (StatusCode::OK, json!({"closed": 1})));
         let all = call(&router, Method::DELETE, "/v1/users/alice", &[BEARER]).await;
         assert_eq!((all.status, all.json()), (StatusCode::OK, json!({"closed": 1})));
+        for (method, query) in [(Method::PUT, "?endpoint=fabric"), (Method::DELETE, "")] {
+            let heard = call(&router, method, &format!("/v1/rooms/conversation:c%201/users/b%20b{query}"), &[BEARER]).await;
+            assert_eq!((heard.status, heard.json()), (StatusCode::OK, json!({"connections": 3})));
+        }
         let asked = asked.lock().expect("one thread").join("\n");
-        for part in ["EndpointId(1)", "al ice", "limit: 6", "Some(\"spam bot\")", "user: \"alice\", reason: None"] {
+        for part in [
+            "EndpointId(1)",
+            "al ice",
+            "limit: 6",
+            "Some(\"spam bot\")",
+            "user: \"alice\", reason: None",
+            "Grant { endpoint: EndpointId(1), room: \"conversation:c 1\", user: \"b b\" }",
+            "Revoke { endpoint: EndpointId(2), room: \"conversation:c 1\", user: \"b b\" }",
+        ] {
             assert!(asked.contains(part), "{part} in {asked}");
         }
         let offline = get_with_token(&router, "/v1/users/nobody").await;
@@ -530,6 +606,16 @@ mod tests {
         let silent = answering(|_, _| None);
         let id = connection(0, 1, "alice").id;
         assert_eq!(get_with_token(&silent, &format!("/v1/connections/{id}")).await.status, StatusCode::SERVICE_UNAVAILABLE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_user_is_put_into_rooms_by_his_home_or_not_at_all() {
+        let put = async |router: &Router| call(router, Method::PUT, "/v1/rooms/r/users/a", &[BEARER]).await;
+        let full = answering(|shard, _| Some(Answer::Granted((shard == 0).then_some(Err(TooManyGrants::OfUser)))));
+        let heard = put(&full).await;
+        assert_eq!((heard.status, &heard.json()["detail"]), (StatusCode::CONFLICT, &json!(TooManyGrants::OfUser.to_string())));
+        let silent = answering(|shard, _| (shard == 0).then_some(Answer::Granted(None)));
+        assert_eq!(put(&silent).await.status, StatusCode::SERVICE_UNAVAILABLE);
     }
 
     #[tokio::test]

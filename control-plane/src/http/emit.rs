@@ -14,13 +14,15 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::extract::{Request, State};
 use axum::response::Response;
 use engine::config::{DialectKind, Endpoint};
+use engine::dialect;
 use engine::ids::{Sid, checked_name};
 use engine::json::{Scratch, Value};
+use engine::time::Now;
 use engine::wire::sio::RESERVED_EVENTS;
 use engine::{Answer, Emit, Emitted, Question, Selection, Target};
 use serde_json::json;
@@ -137,7 +139,12 @@ impl Order {
         let to = Selection { endpoint: endpoint_id, targets: targets(body)?, except: except(body)? };
         let args = args(body, endpoint)?;
         let id = body.get("id").map(|_| name(text(body, "id")?, "id").map(Arc::from)).transpose()?;
-        let emit = Emit { to, event: event.to_owned(), args, volatile: flag(body, "volatile")?, ack_ms, offset: rand::random() };
+        let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        // The shards ask it again; here it can still be told what is wrong.
+        let checked = dialect::of(endpoint.dialect).outgoing(Now { ns: 0, unix_ms }, event, &args, &mut Scratch::default());
+        checked.map_err(|fault| Problem::bad_request(format!("data: {fault}")))?;
+        let volatile = flag(body, "volatile")?;
+        let emit = Emit { to, event: event.to_owned(), args, volatile, ack_ms, offset: rand::random(), unix_ms };
         Ok(Order { emit, id })
     }
 }

@@ -84,6 +84,18 @@ impl<S: Send + Sync> FromRequestParts<S> for Segment {
     }
 }
 
+/// All variable segments of the path, percent-decoded.
+pub struct Segments<T>(pub T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Segments<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Segments<T>, Problem> {
+        let segments = Path::<T>::from_request_parts(parts, state).await;
+        segments.map(|Path(segments)| Segments(segments)).map_err(|fault| Problem::bad_request(fault.body_text()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -368,7 +368,7 @@ pub(crate) fn endpoint_settings() -> Vec<Setting> {
             "endpoint.membership",
             Kind::Choice(&["auto", "open", "claims"]),
             None,
-            "Who may enter a room. open: anyone; claims: whom the token's list names; auto (community only): claims when the token has lists, else open. Default: community auto, collab claims (with --dev open), rooms, chat and notify open.",
+            "Who may enter a room (notify: whose presence may be watched, `user:ID` in the list). open: anyone; claims: whom the token's list names; auto (community only): claims when the token has lists, else open. Default: community auto, collab claims (with --dev open), rooms, chat and notify open.",
         ),
         Setting::new(
             "endpoint.cookies",

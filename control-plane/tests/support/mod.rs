@@ -84,6 +84,11 @@ dialect = "chat"
 bind = "/lobby"
 auth = "none"
 require_membership = false
+
+[[endpoint]]
+name = "notify"
+dialect = "notify"
+bind = "/notify"
 "#;
 
 /// How a server is started; `Setup::default()` is two shards with the endpoints above and the contract's limits.

@@ -136,6 +136,7 @@ impl Dialect for Chat {
             email: identity.as_ref().and_then(|identity| identity.email.as_deref()).map(Arc::from),
             has_client_id: false,
             identity,
+            unproven: None,
         })
     }
 

@@ -46,6 +46,7 @@ impl Dialect for Collab {
             email: identity.as_ref().and_then(|identity| identity.email.as_deref().map(Arc::from)),
             has_client_id: true,
             identity,
+            unproven: None,
         })
     }
 

@@ -81,10 +81,18 @@ impl Dialect for Community {
             let user = http::query_value(hello.query, "userId").filter(|id| checked_name(id).is_ok());
             let user: Arc<str> = user.map_or_else(|| hello.sid.text().as_str().into(), |id| id.into());
             let username = http::query_value(hello.query, "userName").filter(|name| checked_name(name).is_ok()).map(Arc::from);
-            return Ok(Profile { presence: user.clone(), user, username, email: None, has_client_id: false, identity: None });
+            return Ok(Profile {
+                presence: user.clone(),
+                user,
+                username,
+                email: None,
+                has_client_id: false,
+                identity: None,
+                unproven: None,
+            });
         }
         match &hello.token {
-            Ok(identity) => Ok(profile(identity)),
+            Ok(identity) => Ok(Profile::of(identity.clone())),
             Err(fault) => {
                 Err(Refused::Http { status: 401, body: http_error("UNAUTHORIZED", &told(*fault)), refusal: Refusal::Unauthorized })
             }
@@ -171,17 +179,6 @@ impl Dialect for Community {
 
     fn typing_stopped(&self, cx: &Cx<'_>, room: &str) -> Option<(Frame, bool)> {
         Some((typing_frame(cx, Channel::from_room(room)?, false), true))
-    }
-}
-
-fn profile(identity: &Arc<Identity>) -> Profile {
-    Profile {
-        user: identity.user.clone(),
-        presence: identity.user.clone(),
-        username: identity.name.as_deref().map(Arc::from),
-        email: identity.email.as_deref().map(Arc::from),
-        has_client_id: false,
-        identity: Some(identity.clone()),
     }
 }
 

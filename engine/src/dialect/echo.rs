@@ -21,6 +21,7 @@ impl Dialect for Echo {
     fn admit(&self, hello: &Hello<'_>) -> Result<Profile, Refused> {
         let user: Arc<str> = hello.sid.text().as_str().into();
         Ok(Profile {
+            unproven: None,
             presence: user.clone(),
             user,
             // All that is known of a client here, kept for the greeting.

@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use crate::auth::{AuthFault, Identity, Verifier};
 use crate::config::{DialectKind, Endpoint};
 use crate::fault::{CloseReason, DropReason, Refusal};
-use crate::frame::{Frame, Mark};
+use crate::frame::{Frame, Mark, Receipt};
 use crate::ids::{EndpointId, Sid, UserId};
 use crate::json::{Scratch, Value};
 use crate::limits::Limits;
@@ -20,6 +20,7 @@ mod chat;
 mod collab;
 mod community;
 mod echo;
+mod notify;
 mod rooms;
 
 /// The member that makes an object stand for an attachment.
@@ -31,7 +32,8 @@ pub fn of(kind: DialectKind) -> &'static dyn Dialect {
         DialectKind::Community => &community::Community,
         DialectKind::Collab => &collab::Collab,
         DialectKind::Rooms => &rooms::Rooms,
-        DialectKind::Chat | DialectKind::Notify => &chat::Chat,
+        DialectKind::Chat => &chat::Chat,
+        DialectKind::Notify => &notify::Notify,
         DialectKind::Echo => &echo::Echo,
     }
 }
@@ -68,9 +70,30 @@ pub struct Profile {
     pub has_client_id: bool,
     /// The verified claims; `None` where the endpoint asks for no token.
     pub identity: Option<Arc<Identity>>,
+    /// There exactly until the connection has identified itself ([`Act::Identify`]): what became of its handshake's proof. Until then
+    /// it is in no room, and what stands above is no more than what it will be if it does.
+    pub unproven: Option<Result<(), AuthFault>>,
 }
 
 impl Profile {
+    /// Whom a verified token names.
+    pub fn of(identity: Arc<Identity>) -> Profile {
+        Profile {
+            user: identity.user.clone(),
+            presence: identity.user.clone(),
+            username: identity.name.as_deref().map(Arc::from),
+            email: identity.email.as_deref().map(Arc::from),
+            has_client_id: false,
+            identity: Some(identity),
+            unproven: None,
+        }
+    }
+
+    /// True exactly when the token has stopped counting.
+    pub fn has_expired(&self, now: Now) -> bool {
+        self.expires_unix_ms().is_some_and(|at| at <= now.unix_ms)
+    }
+
     /// Wall clock time at which the token stops counting, milliseconds since 1970.
     pub fn expires_unix_ms(&self) -> Option<u64> {
         self.identity.as_ref()?.expires_unix_ms
@@ -189,14 +212,19 @@ impl Cx<'_> {
         Mark { volatile: false, offset }
     }
 
+    /// The identity of a token.
+    pub fn verify(&self, token: &str) -> Result<Arc<Identity>, AuthFault> {
+        let verifier = self.verifier.ok_or(AuthFault::Invalid)?;
+        verifier.verify(token, self.now.unix_ms).map(Arc::new)
+    }
+
     /// The identity of a fresh token of the same user.
     pub fn reverify(&self, token: &str) -> Result<Arc<Identity>, AuthFault> {
-        let verifier = self.verifier.ok_or(AuthFault::Invalid)?;
-        let identity = verifier.verify(token, self.now.unix_ms)?;
+        let identity = self.verify(token)?;
         if self.profile.identity.is_none() || identity.user != self.profile.user {
             return Err(AuthFault::Invalid);
         }
-        Ok(Arc::new(identity))
+        Ok(identity)
     }
 }
 
@@ -231,6 +259,24 @@ pub enum Act {
     },
     /// A fresh token of the same user.
     Refresh(Arc<Identity>),
+    /// Nobody has known who this is, and now it is known. [`Dialect::identified`] gets the answer of the user's home when the connection
+    /// is in all rooms that are the user's, and its next message waits for that.
+    Identify {
+        /// Who it is.
+        profile: Box<Profile>,
+        /// Comes back with the answer.
+        note: Box<str>,
+    },
+    /// Hear of these users' coming and going. [`Dialect::watched`] gets how each of them is now, or once that there are too many, and the
+    /// connection's next message waits for it. Each is named once.
+    Watch {
+        /// The users, at least one.
+        users: Vec<UserId>,
+        /// Comes back with the last answer.
+        note: Box<str>,
+    },
+    /// This user says that he got a message; [`Dialect::confirmed`] gets what is known of it, and the next message waits for it.
+    Confirm(Box<Confirmation>),
     /// Nothing is delivered; counted.
     Drop(DropReason),
     /// Close the connection.
@@ -276,6 +322,66 @@ pub struct Entry {
     pub note: Option<Box<str>>,
 }
 
+/// What a user says of a message that he got. It counts once for each user.
+#[derive(Debug)]
+pub struct Confirmation {
+    /// The message's id.
+    pub message: Arc<str>,
+    /// How far it has come.
+    pub progress: Progress,
+    /// What whoever waits for it hears, if the user was sent the message.
+    pub frame: Frame,
+    /// Comes back with the answer.
+    pub note: Box<str>,
+}
+
+/// How far a message has come with one who got it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Progress {
+    /// His client has it.
+    Delivered,
+    /// He has read it.
+    Read,
+}
+
+impl Progress {
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Progress::Delivered => "delivered",
+            Progress::Read => "read",
+        }
+    }
+}
+
+/// How a watched user is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sight {
+    /// He has a connection.
+    Here,
+    /// He had one until then, milliseconds since 1970.
+    Gone {
+        /// When the last one ended.
+        unix_ms: u64,
+    },
+    /// Nobody remembers one.
+    Unknown,
+}
+
+/// What a dialect makes of an event of the back end.
+#[derive(Default, Debug)]
+pub struct Outgoing {
+    /// What its arguments become; `None` leaves them as they are.
+    pub args: Option<String>,
+    /// Who wants to know who got it.
+    pub receipt: Option<Receipt>,
+}
+
+/// The back end's event is not of the shape that the dialect asks for. The message says what is wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BadOutgoing(pub &'static str);
+
 /// What a room's home answers to somebody who enters or leaves.
 #[derive(Clone, Debug, Default)]
 pub struct RoomView {
@@ -285,6 +391,17 @@ pub struct RoomView {
     pub online: Vec<UserId>,
     /// The last kept messages, oldest first, if they were asked for.
     pub history: Vec<Arc<str>>,
+    /// What is known of the user whose room it is; apart, because few answers have it and every parcel is as large as the largest.
+    pub of_user: Option<Box<OfUser>>,
+}
+
+/// What a user's home knows of him besides who is in.
+#[derive(Clone, Debug)]
+pub struct OfUser {
+    /// In the answer of his own room: those that the back end has put him into.
+    pub granted: Vec<Arc<str>>,
+    /// How he is.
+    pub sight: Sight,
 }
 
 /// Why a room was not entered.
@@ -310,9 +427,39 @@ pub trait Dialect: Sync {
     fn too_many(&self, now: Now) -> Refused;
     /// The connection is there.
     fn opened(&self, cx: &Cx<'_>, query: &str, acts: &mut Vec<Act>);
-    /// What endpoint-wide others hear when the user's first connection comes (`true`) or the last one has gone.
+    /// What others hear when the user's first connection comes (`true`) or the last one has gone: everybody, or who watches him
+    /// ([`Self::is_watched`]).
     fn presence(&self, _cx: &Cx<'_>, _online: bool) -> Option<Frame> {
         None
+    }
+    /// True exactly when a user's coming and going is told to those who watch him ([`Act::Watch`]) and not to everybody.
+    fn is_watched(&self) -> bool {
+        false
+    }
+    /// True exactly when a room into which the back end puts a user is entered by his later connections, too.
+    fn keeps_grants(&self) -> bool {
+        false
+    }
+    /// The public room that all connections of a user are in.
+    fn own_room(&self, _user: &str) -> Option<String> {
+        None
+    }
+    /// The connection's user is known now, and it is in his rooms; or he has too many connections. Only after [`Act::Identify`].
+    fn identified(&self, _cx: &Cx<'_>, _outcome: Result<(), EnterFault>, _note: &str, _acts: &mut Vec<Act>) {}
+    /// How a watched user is, or why nobody more may be watched; the note comes once. Only after [`Act::Watch`].
+    fn watched(&self, _cx: &Cx<'_>, _seen: Result<(&str, Sight), EnterFault>, _note: Option<&str>, _acts: &mut Vec<Act>) {}
+    /// Whether the user was sent the message that he confirms. Only after [`Act::Confirm`].
+    fn confirmed(&self, _cx: &Cx<'_>, _was_sent: bool, _note: &str, _acts: &mut Vec<Act>) {}
+    /// What the client hears before the server closes for this reason.
+    fn last_word(&self, _cx: &Cx<'_>, _reason: CloseReason) -> Option<Frame> {
+        None
+    }
+    /// What becomes of an event of the back end on its way out; `args` are raw JSON texts joined by commas.
+    ///
+    /// # Errors
+    /// When its arguments are not of the shape that the dialect asks for.
+    fn outgoing(&self, _now: Now, _event: &str, _args: &str, _scratch: &mut Scratch) -> Result<Outgoing, BadOutgoing> {
+        Ok(Outgoing::default())
     }
     /// The client said something.
     fn message(&self, cx: &Cx<'_>, said: Said<'_>, scratch: &mut Scratch, acts: &mut Vec<Act>);
@@ -324,7 +471,7 @@ pub trait Dialect: Sync {
     fn left(&self, cx: &Cx<'_>, room: &str, view: &RoomView, note: &str, acts: &mut Vec<Act>);
     /// Here is what was kept.
     fn recalled(&self, _cx: &Cx<'_>, _room: &str, _kept: &[Arc<str>], _acts: &mut Vec<Act>) {}
-    /// What a room's others hear when a connection that had broken off is in it again.
+    /// What a room's others hear when the back end puts in the first connection of this presence, or it is in it again after it broke off.
     fn welcome(&self, _cx: &Cx<'_>, _room: &str) -> Option<Frame> {
         None
     }

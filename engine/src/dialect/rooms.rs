@@ -54,6 +54,7 @@ impl Dialect for Rooms {
             email: if identity.is_some() { claim(|identity| identity.email.as_deref()) } else { asked("email") },
             has_client_id: false,
             identity,
+            unproven: None,
         })
     }
 

@@ -3,11 +3,11 @@
 use std::rc::Rc;
 
 use super::backlog::{Event, To};
-use super::links::Conn;
+use super::links::{Conn, Stage};
 use super::parcel::{Announcement, Cast, Enter, Leave, Parcel, Publish, Return};
 use super::{Shard, lifecycle};
 use crate::auth::Identity;
-use crate::dialect::{EnterFault, RoomView};
+use crate::dialect::{EnterFault, RoomView, Sight};
 use crate::fault::DropReason;
 use crate::ids::{ConnId, Room, Sid};
 use crate::time::Now;
@@ -37,6 +37,15 @@ impl Shard {
                 }
             }
             Parcel::Cast(cast) => self.deliver(now, &cast),
+            Parcel::Grant(grant) => self.granted(now, &grant),
+            Parcel::Sent(sent) => self.remember_sent(now, *sent),
+            Parcel::Confirm(confirm) => self.home_confirm(now, *confirm),
+            Parcel::Confirmed { conn, was_sent, note } => {
+                if let Some(slot) = self.asker(conn) {
+                    self.consult(now, slot, |dialect, cx, _, acts| dialect.confirmed(cx, was_sent, &note, acts));
+                    self.release(conn);
+                }
+            }
             Parcel::Poll(poll) => self.take_poll(now, *poll),
             Parcel::PollAborted { sid, from } => self.poll_aborted(now, sid, from),
             Parcel::PollAnswer { to, status, content } => self.send_poll_answer(now, to, status, &content),
@@ -75,8 +84,12 @@ impl Shard {
         };
         // Half of what may wait for a connection: an answer must not be what makes it a slow reader.
         let history_bytes = self.world.config.limits.outbox_bytes / 2;
-        let outcome = entered.map(|_| self.homes.view(&room, history, history_bytes, online, now.unix_ms));
+        let outcome = entered
+            .map(|_| RoomView { of_user: self.of_user(&room), ..self.homes.view(&room, history, history_bytes, online, now.unix_ms) });
         let first = entered == Ok(true);
+        if first {
+            self.absences.end(&room);
+        }
         // The others hear it before the one who enters is told: he is not among them yet.
         if let (true, Some(Announcement { to, frame })) = (first, announce) {
             self.announce(now, conn, to, frame);
@@ -85,8 +98,11 @@ impl Shard {
     }
 
     fn home_leave(&mut self, now: Now, leave: Leave) {
-        let Leave { conn, room, presence, was_in, away, announce, note } = leave;
+        let Leave { conn, room, presence, was_in, away, announce, unix_ms, note } = leave;
         let last = was_in && self.homes.leave(&room, conn.shard, &presence, away, &self.stats);
+        if last && room.is_user() && self.dialect(room.endpoint).is_watched() {
+            self.absences.begin(&room, unix_ms);
+        }
         if let (true, Some(Announcement { to, frame })) = (last, announce) {
             self.announce(now, conn, to, frame);
         }
@@ -106,8 +122,8 @@ impl Shard {
 
     /// Tells a room of somebody's coming or going.
     fn announce(&mut self, now: Now, conn: ConnId, to: Room, frame: crate::frame::Frame) {
-        if to.is_public() && !self.homes.has(&to) {
-            // The last one has gone and the room with him: nobody is left to tell, and nothing is lost.
+        if !to.name.is_empty() && !self.homes.has(&to) {
+            // Nobody is left to tell, the last one has gone and the room with him, or nobody watches: nothing is lost.
             return;
         }
         self.home_publish(now, Publish { room: to, frame, except: Some(conn), hidden_from: None, keep: None, read_ns: now.ns });
@@ -151,6 +167,8 @@ impl Shard {
         if is_hidden || publish.except == Some(self.conn_id(slot, conn)) {
             return;
         }
+        let (endpoint, user) = (conn.endpoint, conn.profile.user.clone());
+        self.note_sent(endpoint, publish.frame.receipt(), vec![user]);
         self.say(now, slot, publish.frame);
         self.delivered.push(publish.read_ns);
     }
@@ -167,6 +185,7 @@ impl Shard {
         });
         let Some(room) = self.membership.find(&cast.room) else { return };
         self.membership.arrived(room, cast.seq);
+        let mut got = Vec::new();
         let except = cast.except.filter(|except| except.shard == self.id).map(|except| (except.slot, except.generation));
         for i in 0..self.membership.members(room).len() {
             let member = self.membership.members(room)[i];
@@ -179,7 +198,11 @@ impl Shard {
                 continue;
             }
             self.push_shared(member.link, frame.clone());
+            if frame.receipt().is_some() {
+                got.extend(self.conns.get(member.conn).map(|conn| conn.profile.user.clone()));
+            }
         }
+        self.note_sent(cast.room.endpoint, frame.receipt(), got);
         self.delivered.push(cast.read_ns);
         self.cut_slow(now);
     }
@@ -187,42 +210,54 @@ impl Shard {
     fn entered(&mut self, now: Now, id: ConnId, room: &Room, outcome: &Result<RoomView, EnterFault>, note: Option<&str>) {
         let Some(slot) = self.asker(id) else { return self.entered_too_late(now, id, room, outcome.is_ok()) };
         let Some(conn) = self.conns.get_mut(slot) else { return };
-        if let Some(waited) = conn.entering.iter().position(|entering| entering == room) {
-            conn.entering.swap_remove(waited);
-            if conn.entering.is_empty() {
-                conn.entering = Vec::new();
-            }
-            if outcome.is_ok() {
-                self.membership.join(room, slot, conn.link, &mut conn.seats);
-                self.note_stay(slot, room);
-            }
+        let waited = conn.awaits(room).map(|waited| conn.entering.swap_remove(waited));
+        if conn.entering.is_empty() {
+            conn.entering = Vec::new();
         }
-        if room.is_public() {
-            self.consult(now, slot, |dialect, cx, _, acts| {
-                dialect.entered(cx, &room.name, outcome.as_ref().map_err(|fault| *fault), note, acts);
-            });
+        if waited.is_some() && outcome.is_ok() {
+            self.membership.join(room, slot, conn.link, &mut conn.seats);
+            self.note_stay(slot, room);
+        }
+        let (is_granted, is_revoked) = waited.map_or((false, false), |waited| (waited.is_granted, waited.is_revoked));
+        let outcome = outcome.as_ref().map_err(|fault| *fault);
+        if is_revoked {
+            self.expel(now, slot, room);
+        }
+        if is_granted {
+            if outcome.is_err() {
+                self.counters(room.endpoint).dropped[DropReason::NoRoom.index()].add(1);
+            }
+            self.arrive(now, slot);
+        } else if room.is_public() {
+            self.consult(now, slot, |dialect, cx, _, acts| dialect.entered(cx, &room.name, outcome, note, acts));
+        } else if let Some(user) = room.watched() {
+            let seen = outcome.map(|view| (user, view.of_user.as_ref().map_or(Sight::Unknown, |of_user| of_user.sight)));
+            self.consult(now, slot, |dialect, cx, _, acts| dialect.watched(cx, seen, note, acts));
+        } else if self.conns.get(slot).is_some_and(|conn| matches!(conn.stage, Stage::Asked)) {
+            self.identified(now, slot, outcome, note.unwrap_or_default());
         } else {
-            self.admitted(now, slot, outcome.as_ref().map(|_| ()).map_err(|fault| *fault));
+            self.admitted(now, slot, outcome.map(|_| ()));
         }
         self.release(id);
     }
 
     /// The connection ended while it waited: if the room let it in, it leaves now.
     fn entered_too_late(&mut self, now: Now, id: ConnId, room: &Room, is_in: bool) {
-        let Some((answers, ghost)) = self.ghosts.remove(&id) else { return };
-        if is_in && ghost.entering.contains(room) {
-            let leave = self.leave_parcel(now, id, &ghost, room.clone(), true, None);
-            self.post(leave);
+        let Some(mut ghost) = self.ghosts.remove(&id) else { return };
+        if let Some(waited) = ghost.awaits(room) {
+            ghost.entering.swap_remove(waited);
+            if is_in {
+                let leave = self.leave_parcel(now, id, &ghost, room.clone(), true, None);
+                self.post(leave);
+            }
         }
-        if answers > 1 {
-            self.ghosts.insert(id, (answers - 1, ghost));
-        }
+        self.keep_ghost(id, ghost);
     }
 
     /// Keeps an ended connection until the rooms it asked for have answered.
     pub(super) fn keep_ghost(&mut self, id: ConnId, conn: Conn) {
         if !conn.entering.is_empty() {
-            self.ghosts.insert(id, (conn.entering.len() as u32, conn));
+            self.ghosts.insert(id, conn);
         }
     }
 }

@@ -11,7 +11,7 @@ use super::Shard;
 use super::backlog::{Event, To};
 use super::links::{Conn, PendingAck};
 use super::parcel::{Answer, Cast, Emit, Emitted, Parcel, Selection, Target};
-use crate::dialect;
+use crate::dialect::{self, Outgoing};
 use crate::fault::{CloseReason, DropReason};
 use crate::frame::{Frame, Mark};
 use crate::ids::{Room, ShardId};
@@ -73,27 +73,25 @@ impl Emits {
 impl Shard {
     /// The back end emits. Every shard is told.
     pub(super) fn emit(&mut self, now: Now, ask: u64, emit: &Arc<Emit>) {
+        let is_known = usize::from(emit.to.endpoint.0) < self.world.config.endpoints.len();
+        let Some(frame) = is_known.then(|| self.frame_of(ask, emit)).flatten() else {
+            self.answers.push_back((ask, Answer::Emitted(Emitted::default())));
+            return;
+        };
         match &emit.to.targets[..] {
-            _ if usize::from(emit.to.endpoint.0) >= self.world.config.endpoints.len() => {
-                self.answers.push_back((ask, Answer::Emitted(Emitted::default())));
-            }
             [Target::Room(only)] => {
                 let room = Room { endpoint: emit.to.endpoint, name: only.clone() };
                 // What its home casts comes to this shard too, and then it is answered.
                 if self.home_of(&room) == self.id {
-                    self.cast_emit(now, ask, emit, &room);
+                    self.cast_emit(now, ask, emit, &room, &frame);
                 }
             }
-            _ => {
-                let frame = self.frame_of(ask, emit);
-                self.deliver_emit(now, ask, emit, frame);
-            }
+            _ => self.deliver_emit(now, ask, emit, frame),
         }
     }
 
     /// The home of the only room that is meant: gives the emit its number, and casts it to all shards, since all answer.
-    fn cast_emit(&mut self, now: Now, ask: u64, emit: &Arc<Emit>, room: &Room) {
-        let frame = self.frame_of(ask, emit);
+    fn cast_emit(&mut self, now: Now, ask: u64, emit: &Arc<Emit>, room: &Room, frame: &Frame) {
         // 0 where there is no such room, which has no members then but may be the name of a connection.
         let mut seq = 0;
         let _ = self.homes.publish(room, None, now.unix_ms, &self.stats, |_, number| seq = number);
@@ -113,22 +111,31 @@ impl Shard {
         self.delivered.push(cast.read_ns);
     }
 
-    fn frame_of(&mut self, ask: u64, emit: &Emit) -> Frame {
+    /// The frame of an emit; `None` when its dialect refuses it, which whoever asked was told before.
+    fn frame_of(&mut self, ask: u64, emit: &Emit) -> Option<Frame> {
         let world = self.world.clone();
         let endpoint = &world.config.endpoints[usize::from(emit.to.endpoint.0)];
+        let dialect = self.dialect(emit.to.endpoint);
+        // The asker's time, so that all shards say the same.
+        let asked = Now { ns: 0, unix_ms: emit.unix_ms };
+        let Outgoing { args, receipt } = dialect.outgoing(asked, &emit.event, &emit.args, &mut self.scratch).ok()?;
         let ack = emit.ack_ms.map(|_| wire_id(ask));
         // As in Node, what is to be acknowledged cannot be made up for: its asker waits for now.
         let offset = (endpoint.recovery_ms > 0 && ack.is_none()).then_some(emit.offset);
         let mark = Mark { volatile: emit.volatile, offset };
-        let said = dialect::Emission { event: &emit.event, args: &emit.args, ack, mark };
-        dialect::emission(emit.to.endpoint, endpoint, &said, &mut self.scratch)
+        let said = dialect::Emission { event: &emit.event, args: args.as_deref().unwrap_or(&emit.args), ack, mark };
+        let frame = dialect::emission(emit.to.endpoint, endpoint, &said, &mut self.scratch);
+        Some(match receipt {
+            Some(receipt) => frame.with_receipt(receipt),
+            None => frame,
+        })
     }
 
     /// Queues an emit for those it is for on this shard, and answers or waits for their acknowledgements.
     fn deliver_emit(&mut self, now: Now, ask: u64, emit: &Emit, frame: Frame) {
         let is_socket_io = self.world.config.endpoints[usize::from(emit.to.endpoint.0)].dialect.is_socket_io();
         let deadline_ms = emit.ack_ms.filter(|_| is_socket_io).map(|ack_ms| now.ms().saturating_add(ack_ms));
-        let (frame, mut recipients) = (Rc::new(frame), 0);
+        let (frame, mut recipients, mut got) = (Rc::new(frame), 0, Vec::new());
         let meant = self.selected(&emit.to);
         if self.remembers(emit.to.endpoint) {
             let mut ids: Vec<_> = meant.iter().filter_map(|slot| self.conns.get(*slot).map(|conn| self.conn_id(*slot, conn))).collect();
@@ -146,7 +153,11 @@ impl Shard {
             }
             self.push_shared(link, frame.clone());
             recipients += 1;
+            if let (Some(_), Some(conn)) = (frame.receipt(), self.conns.get(slot)) {
+                got.push(conn.profile.user.clone());
+            }
         }
+        self.note_sent(emit.to.endpoint, frame.receipt(), got);
         let emitted = Emitted { recipients, ..Emitted::default() };
         match deadline_ms.filter(|_| recipients > 0) {
             Some(deadline_ms) => self.wait_for_acks((deadline_ms, ask), emitted),

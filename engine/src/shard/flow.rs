@@ -23,6 +23,7 @@ impl Shard {
             // A connection's own room lives with it, which is how its name is known to be taken.
             Some(sid) if usize::from(sid.shard().0) < shards => sid.shard(),
             _ if room.addressee().is_some() => self.home_of(&room.resolved(false)),
+            _ if let Some(user) = room.watched() => self.home_of(&Room::user(room.endpoint, user)),
             _ => ShardId((self.home_hash.hash_one((room.endpoint.0, &*room.name)) % shards as u64) as u8),
         }
     }
@@ -39,9 +40,15 @@ impl Shard {
             Parcel::Return(returning) => self.home_of(&returning.room),
             Parcel::GiveUp { room, .. } => self.home_of(room),
             Parcel::PollAnswer { to, .. } => to.shard,
-            Parcel::Entered { conn, .. } | Parcel::Left { conn, .. } | Parcel::Recalled { conn, .. } => conn.shard,
+            Parcel::Sent(sent) => self.home_of(&Room::message(sent.endpoint, &sent.receipt.message)),
+            Parcel::Confirm(confirm) => self.home_of(&confirm.message),
+            Parcel::Entered { conn, .. } | Parcel::Left { conn, .. } | Parcel::Recalled { conn, .. } | Parcel::Confirmed { conn, .. } => {
+                conn.shard
+            }
             // These are made by the control plane or sent with an address.
-            Parcel::Cast(_) | Parcel::Settle(_) | Parcel::Forget { .. } | Parcel::Ask { .. } | Parcel::Drain { .. } => self.id,
+            Parcel::Cast(_) | Parcel::Grant(_) | Parcel::Settle(_) | Parcel::Forget { .. } | Parcel::Ask { .. } | Parcel::Drain { .. } => {
+                self.id
+            }
         };
         self.post_to(to, parcel);
     }

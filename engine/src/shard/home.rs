@@ -141,7 +141,7 @@ impl Homes {
             }
             None => home.members == 1,
         };
-        if of_presence && is_user(room) {
+        if of_presence && room.is_user() {
             endpoint(stats, room.endpoint).users.add(1);
         }
         of_presence
@@ -169,7 +169,7 @@ impl Homes {
             }
             None => home.members == 0,
         };
-        if of_presence && is_user(room) {
+        if of_presence && room.is_user() {
             endpoint(stats, room.endpoint).users.sub(1);
         }
         self.tidy(room, stats);
@@ -195,6 +195,17 @@ impl Homes {
         self.rooms.contains_key(room)
     }
 
+    /// Connections in a room.
+    pub(crate) fn members(&self, room: &Room) -> u32 {
+        self.rooms.get(room).map_or(0, |home| home.members)
+    }
+
+    /// The shards with members of a room.
+    pub(crate) fn shards_of(&self, room: &Room) -> Vec<ShardId> {
+        let shards = self.rooms.get(room).map_or(&[][..], |home| &home.shards);
+        shards.iter().enumerate().filter(|(_, members)| **members > 0).map(|(shard, _)| ShardId(shard as u8)).collect()
+    }
+
     /// How a room is now.
     pub(crate) fn view(&self, room: &Room, history: usize, history_bytes: usize, online: bool, unix_ms: u64) -> RoomView {
         let Some(home) = self.rooms.get(room) else { return RoomView::default() };
@@ -212,6 +223,7 @@ impl Homes {
             members: home.members,
             online: if online { public.present.keys().cloned().collect() } else { Vec::new() },
             history: public.history.range(first..).map(|kept| kept.text.clone()).collect(),
+            ..RoomView::default()
         }
     }
 
@@ -340,10 +352,6 @@ impl Homes {
             counters.rooms.sub(1);
         }
     }
-}
-
-fn is_user(room: &Room) -> bool {
-    room.name.starts_with('\u{1}')
 }
 
 fn endpoint(stats: &ShardStats, id: EndpointId) -> &crate::stats::EndpointStats {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::engine_http::{Engine, pairs};
-use super::links::{Conn, Opening, State};
+use super::links::{Conn, Opening, Stage, State};
 use super::rate::Verdict;
 use super::socket_io::without_token;
 use super::{Command, Shard};
@@ -15,6 +15,7 @@ use crate::dialect::{Hello, Said};
 use crate::fault::{CloseReason, Refusal};
 use crate::frame::Frame;
 use crate::ids::{EndpointId, LinkKey, SID_RANDOM_BYTES, Sid};
+use crate::limits::IDENTIFY_MS;
 use crate::time::Now;
 use crate::wire::http::{self, Head, Request};
 use crate::wire::ws::{self, Message, Step, WsFault};
@@ -361,11 +362,12 @@ pub(super) fn new_conn(
         link,
         endpoint,
         sid,
-        profile,
         connected_unix_ms: now.unix_ms,
         seats: Vec::new(),
         is_polling: false,
         waiting: 0,
+        stage: if profile.unproven.is_some() { Stage::Unknown { until_ms: now.ms() + IDENTIFY_MS } } else { Stage::Known },
+        profile,
         entering: Vec::new(),
         leaving: None,
         opening: Some(Box::new(opening)),

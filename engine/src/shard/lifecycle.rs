@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use rand::RngExt as _;
 
-use super::links::{Conn, Heartbeat, Link, State};
-use super::parcel::{Announcement, Enter};
+use super::links::{Conn, Heartbeat, Link, Stage, State};
+use super::parcel::Enter;
 use super::recovery::NO_LINK;
 use super::{Command, Shard};
 use crate::auth::Identity;
@@ -71,6 +71,7 @@ impl Shard {
             self.swept_ms = now.ms();
             self.sweep_memory(now);
             self.homes.sweep(now.unix_ms, &self.stats);
+            self.receipts.sweep(now.unix_ms);
         }
         self.end_waiting_emits(now);
         self.drain_some(now);
@@ -127,6 +128,9 @@ impl Shard {
             if self.conns.get(conn).and_then(|conn| conn.profile.expires_unix_ms()).is_some_and(|at| at <= now.unix_ms) {
                 self.disconnect(now, conn, CloseReason::TokenExpired, None);
             }
+            if self.conns.get(conn).is_some_and(|conn| matches!(conn.stage, Stage::Unknown { until_ms } if until_ms <= ms)) {
+                self.disconnect(now, conn, CloseReason::AuthTimeout, None);
+            }
         }
         self.arm_next(now, slot);
     }
@@ -150,7 +154,8 @@ impl Shard {
             let typing = conn.typing.iter().map(|typing| typing.until_ms).min();
             // The token expires by the wall clock; the alarm is set by the other, and set again if they drifted apart.
             let expiry = conn.profile.expires_unix_ms().map(|at| now.ms() + at.saturating_sub(now.unix_ms));
-            next = next.min(typing.unwrap_or(u64::MAX)).min(expiry.unwrap_or(u64::MAX));
+            let identified = if let Stage::Unknown { until_ms } = conn.stage { until_ms } else { u64::MAX };
+            next = next.min(typing.unwrap_or(u64::MAX)).min(expiry.unwrap_or(u64::MAX)).min(identified);
         }
         if next < u64::MAX {
             self.arm(slot, next);
@@ -216,19 +221,7 @@ impl Shard {
         let conn = self.conns.get_mut(conn_slot)?;
         conn.recovery = recovery;
         let conn = self.conns.get(conn_slot)?;
-        let online = self.dialect(endpoint).presence(&self.context(now, conn, &|_| false), true);
-        let enter = Enter {
-            conn: self.conn_id(conn_slot, conn),
-            room: Room::user(endpoint, &conn.profile.user),
-            presence: conn.profile.user.clone(),
-            again: false,
-            create: true,
-            members_max: self.world.config.limits.connections_per_user,
-            announce: online.map(|frame| Announcement { to: Room::everybody(endpoint), frame }),
-            history: 0,
-            online: false,
-            note: None,
-        };
+        let is_unknown = matches!(conn.stage, Stage::Unknown { .. });
         self.counters(endpoint).connections.add(1);
         if self.links.get(slot).is_some_and(Link::is_polling) {
             self.counters(endpoint).polling.add(1);
@@ -236,8 +229,30 @@ impl Shard {
                 conn.is_polling = true;
             }
         }
-        self.ask_home(conn_slot, enter);
+        if is_unknown {
+            self.let_in_unknown(conn_slot);
+        } else {
+            self.ask_user_home(now, conn_slot, None);
+        }
         Some(conn_slot)
+    }
+
+    /// Asks the user's home to let a connection in.
+    pub(super) fn ask_user_home(&mut self, now: Now, slot: u32, note: Option<Box<str>>) {
+        let Some(conn) = self.conns.get(slot) else { return };
+        let enter = Enter {
+            conn: self.conn_id(slot, conn),
+            room: Room::user(conn.endpoint, &conn.profile.user),
+            presence: conn.profile.user.clone(),
+            again: false,
+            create: true,
+            members_max: self.world.config.limits.connections_per_user,
+            announce: self.presence_news(&self.context(now, conn, &|_| false), true),
+            history: 0,
+            online: false,
+            note,
+        };
+        self.ask_home(slot, enter, false);
     }
 
     /// The user's home has answered: the connection is open, or refused.
@@ -256,9 +271,12 @@ impl Shard {
             return self.refuse(now, link, endpoint, refused, opening.response);
         }
         let everybody = Room::everybody(endpoint);
-        self.membership.join(&everybody, slot, link, &mut conn.seats);
-        let pid = conn.recovery.as_ref().map(|recovery| recovery.pid());
-        self.note_stay(slot, &everybody);
+        if conn.is_authenticated() {
+            self.membership.join(&everybody, slot, link, &mut conn.seats);
+            self.note_stay(slot, &everybody);
+            self.counters(endpoint).authenticated.add(1);
+        }
+        let pid = self.conns.get(slot).and_then(|conn| conn.recovery.as_ref()).map(|recovery| recovery.pid());
         self.counters(endpoint).accepted.add(1);
         match opening.response {
             Some(response) => {
@@ -330,11 +348,15 @@ impl Shard {
             return self.give_up(slot);
         }
         let is_open = conn.opening.is_none();
+        let last_word = self.dialect(conn.endpoint).last_word(&self.context(now, conn, &|_| false), reason);
         match self.links.get(link).map(|link| &link.state) {
             Some(State::SocketIo(socket)) => {
                 let last = socket.conns.len() == 1;
                 let namespace = &self.world.config.endpoints[usize::from(conn.endpoint.0)].bind;
                 let goodbye = Frame::control_text(&sio::disconnect(namespace));
+                if let Some(last_word) = last_word.filter(|_| is_open) {
+                    self.push(now, link, last_word);
+                }
                 self.push(now, link, goodbye);
                 self.end_conn(now, slot, reason);
                 if last || !is_open {
@@ -493,6 +515,9 @@ impl Shard {
         counters.connections.sub(1);
         if conn.opening.is_none() {
             counters.closed[reason.index()].add(1);
+        }
+        if conn.is_authenticated() {
+            counters.authenticated.sub(1);
         }
     }
 

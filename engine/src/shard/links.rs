@@ -242,8 +242,10 @@ pub(crate) struct Conn {
     pub(crate) is_polling: bool,
     /// Its share of the answers that the link waits for.
     pub(crate) waiting: u32,
+    /// How far it is with who it is.
+    pub(crate) stage: Stage,
     /// Rooms that were asked for and have not answered.
-    pub(crate) entering: Vec<Room>,
+    pub(crate) entering: Vec<Entering>,
     /// The room it is leaving, until its home has answered; the link waits, so there is at most one.
     pub(crate) leaving: Option<Room>,
     /// There until the user's own room has let it in.
@@ -260,6 +262,41 @@ impl Conn {
     /// True exactly when it is let in and not away.
     pub(crate) fn is_here(&self) -> bool {
         self.opening.is_none() && self.link != super::recovery::NO_LINK
+    }
+}
+
+/// How far it is with who a connection is. Most know it before they are connections.
+#[derive(Debug)]
+pub(crate) enum Stage {
+    /// It must say so by then.
+    Unknown { until_ms: u64 },
+    /// The user's home has been asked.
+    Asked,
+    /// The user's home has let it in, and it waits for the rooms that are his.
+    Arriving { note: Box<str> },
+    /// All is settled.
+    Known,
+}
+
+/// A room that was asked for.
+#[derive(Debug)]
+pub(crate) struct Entering {
+    pub(crate) room: Room,
+    /// True exactly when the back end asked, and not the connection's dialect.
+    pub(crate) is_granted: bool,
+    /// True exactly when the back end has changed its mind: it leaves as soon as it is in.
+    pub(crate) is_revoked: bool,
+}
+
+impl Conn {
+    /// True exactly when it counts among those whose user is known.
+    pub(crate) fn is_authenticated(&self) -> bool {
+        self.opening.is_none() && matches!(self.stage, Stage::Arriving { .. } | Stage::Known)
+    }
+
+    /// Index of a room among those asked for.
+    pub(crate) fn awaits(&self, room: &Room) -> Option<usize> {
+        self.entering.iter().position(|entering| entering.room == *room)
     }
 }
 

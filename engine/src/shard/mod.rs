@@ -30,7 +30,9 @@ mod echo;
 mod emits;
 mod engine_http;
 mod flow;
+mod grants;
 mod home;
+mod identity;
 mod intake;
 mod lifecycle;
 mod links;
@@ -43,14 +45,18 @@ mod perform;
 mod polling;
 mod questions;
 mod rate;
+mod receipts;
+mod recent;
 mod recovery;
 mod socket_io;
 mod table;
 mod upgraded;
+mod watching;
 
 use address::Addresses;
 use clock::Wheel;
 use emits::Emits;
+use grants::Grants;
 use home::{Bounds, Homes};
 use links::{Conn, Link, State};
 pub use luggage::Luggage;
@@ -58,8 +64,10 @@ use membership::Membership;
 pub use outbox::Span;
 use parcel::{Answer, Parcel};
 use rate::Rate;
+use receipts::Receipts;
 use table::Table;
 use upgraded::Upgraded;
+use watching::Absences;
 
 /// What all shards of a process share; nothing in it changes but counters.
 #[derive(Debug)]
@@ -145,8 +153,8 @@ pub struct Shard {
     stats: Arc<ShardStats>,
     links: Table<Link>,
     conns: Table<Conn>,
-    /// Connections that ended while a room had not answered them: number of answers to come.
-    ghosts: HashMap<ConnId, (u32, Conn)>,
+    /// Connections that ended while a room had not answered them.
+    ghosts: HashMap<ConnId, Conn>,
     membership: Membership,
     homes: Homes,
     memory: recovery::Memory,
@@ -154,6 +162,10 @@ pub struct Shard {
     moved_away: HashMap<Sid, ShardId>,
     guests: HashMap<Sid, u32>,
     emits: Emits,
+    /// Of the users and messages whose home is here.
+    grants: Grants,
+    absences: Absences,
+    receipts: Receipts,
     wheel: Wheel,
     /// For texts of plain WebSockets and for Socket.IO packets: an event's arguments live in one while the dialect may use the other.
     scratch: Scratch,
@@ -213,6 +225,9 @@ impl Shard {
             guests: HashMap::new(),
             homes: Homes::new(Bounds::new(&world.config.limits, shards), shards),
             emits: Emits::default(),
+            grants: Grants::default(),
+            absences: Absences::default(),
+            receipts: Receipts::default(),
             wheel: Wheel::new(now.ms(), lifecycle::tick_ms(&world.config.socket_io)),
             scratch: Scratch::default(),
             packets: Scratch::default(),

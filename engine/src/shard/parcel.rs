@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::luggage::Luggage;
 use crate::auth::Identity;
-use crate::dialect::{EnterFault, RoomView};
-use crate::frame::Frame;
+use crate::dialect::{EnterFault, Progress, RoomView};
+use crate::frame::{Frame, Receipt};
 use crate::ids::{ConnId, EndpointId, LinkKey, Room, ShardId, Sid, UserId};
 
 /// A message to another shard.
@@ -58,6 +58,21 @@ pub enum Parcel {
     Publish(Box<Publish>),
     /// From the home: deliver it to the members here.
     Cast(Box<Cast>),
+    /// From a user's home: his connections on this shard enter a room, or leave it, by the back end's will.
+    Grant(Box<Grant>),
+    /// To a message's home: these got it.
+    Sent(Box<Sent>),
+    /// To a message's home: somebody says that he got it.
+    Confirm(Box<Confirm>),
+    /// From the home: the answer.
+    Confirmed {
+        /// Who said so.
+        conn: ConnId,
+        /// True exactly when his user was sent it.
+        was_sent: bool,
+        /// From [`Confirm::note`].
+        note: Box<str>,
+    },
     /// To a long-polling session: a request for it came here.
     Poll(Box<Poll>),
     /// From the session: the answer.
@@ -113,7 +128,10 @@ impl Parcel {
         128 + match self {
             Parcel::Enter(enter) => frame(enter.announce.as_ref().map(|a| &a.frame)),
             Parcel::Leave(leave) => frame(leave.announce.as_ref().map(|a| &a.frame)),
-            Parcel::Entered { outcome: Ok(view), .. } => view.history.iter().map(|text| text.len()).sum::<usize>() + view.online.len() * 16,
+            Parcel::Entered { outcome: Ok(view), .. } => {
+                let granted = view.of_user.as_ref().map_or(&[][..], |of_user| &of_user.granted);
+                view.history.iter().chain(granted).map(|text| text.len()).sum::<usize>() + view.online.len() * 16
+            }
             Parcel::Left { view, .. } => view.online.len() * 16,
             Parcel::Recalled { kept, .. } => kept.iter().map(|text| text.len()).sum(),
             Parcel::Publish(publish) => publish.frame.bytes().len(),
@@ -122,12 +140,15 @@ impl Parcel {
                 Call::Say(body) => body.len(),
                 Call::Listen | Call::Fatal(_) | Call::Unknown => 0,
             },
+            Parcel::Sent(sent) => sent.users.len() * 16,
+            Parcel::Confirm(confirm) => confirm.frame.bytes().len(),
             Parcel::PollAnswer { content, .. } => content.1.len(),
             Parcel::Return(returning) => frame(returning.announce.as_ref().map(|a| &a.frame)),
             Parcel::Settle(luggage) => luggage.bytes(),
             Parcel::PollAborted { .. } | Parcel::GiveUp { .. } | Parcel::Forget { .. } => 0,
             Parcel::Ask { question: Question::Emit(emit), .. } => emit.bytes(),
             Parcel::Entered { .. } | Parcel::Recall { .. } | Parcel::Ask { .. } | Parcel::Drain { .. } => 0,
+            Parcel::Grant(_) | Parcel::Confirmed { .. } => 0,
         }
     }
 }
@@ -216,6 +237,8 @@ pub struct Leave {
     pub away: bool,
     /// Told when it was the last of this presence.
     pub announce: Option<Announcement>,
+    /// When it left, milliseconds since 1970.
+    pub unix_ms: u64,
     /// Asks for [`Parcel::Left`]; `None` when the connection has ended.
     pub note: Option<Box<str>>,
 }
@@ -320,6 +343,8 @@ pub struct Emit {
     pub ack_ms: Option<u64>,
     /// A random number, by which connections that can be recovered find it again.
     pub offset: u64,
+    /// When it was asked for, milliseconds since 1970.
+    pub unix_ms: u64,
 }
 
 impl Emit {
@@ -327,6 +352,45 @@ impl Emit {
         let of_list = |list: &[Target]| list.iter().map(Target::bytes).sum::<usize>();
         self.event.len() + self.args.len() + of_list(&self.to.targets) + of_list(&self.to.except)
     }
+}
+
+/// See [`Parcel::Grant`].
+#[derive(Debug)]
+pub struct Grant {
+    /// The user.
+    pub user: UserId,
+    /// The room.
+    pub room: Room,
+    /// True exactly when they enter.
+    pub is_member: bool,
+}
+
+/// See [`Parcel::Sent`].
+#[derive(Debug)]
+pub struct Sent {
+    /// Rooms and messages of different endpoints never mix.
+    pub endpoint: EndpointId,
+    /// The message, and who wants to know.
+    pub receipt: Receipt,
+    /// Who got it on one shard; a user as often as he has connections there.
+    pub users: Vec<UserId>,
+}
+
+/// See [`Parcel::Confirm`].
+#[derive(Debug)]
+pub struct Confirm {
+    /// Who.
+    pub conn: ConnId,
+    /// His user.
+    pub user: UserId,
+    /// Of a room made by [`Room::message`].
+    pub message: Room,
+    /// What he says.
+    pub progress: Progress,
+    /// What whoever wants to know hears.
+    pub frame: Frame,
+    /// Comes back.
+    pub note: Box<str>,
 }
 
 /// What the control plane wants of every shard.
@@ -359,6 +423,24 @@ pub enum Question {
         /// True exactly when the other namespaces of their transports end with them.
         transport: bool,
     },
+    /// Put a user's connections into a room; where the dialect keeps that, those that come later enter as well.
+    Grant {
+        /// Of this endpoint.
+        endpoint: EndpointId,
+        /// The room.
+        room: String,
+        /// The user.
+        user: String,
+    },
+    /// Take a user's connections out of a room.
+    Revoke {
+        /// Of this endpoint.
+        endpoint: EndpointId,
+        /// The room.
+        room: String,
+        /// The user.
+        user: String,
+    },
     /// Close this one connection.
     CloseConnection {
         /// Its id.
@@ -386,6 +468,20 @@ pub enum Answer {
     Emitted(Emitted),
     /// How many connections were closed.
     Closed(u64),
+    /// To [`Question::Grant`] and [`Question::Revoke`]: how many connections of the user this reaches. `None` from the shards that are
+    /// not his home.
+    Granted(Option<Result<u32, TooManyGrants>>),
+}
+
+/// As many users are in as many rooms by the back end's will as is remembered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum TooManyGrants {
+    /// This user.
+    #[error("the user is in as many rooms as one may be put into")]
+    OfUser,
+    /// All of them.
+    #[error("no more places in rooms can be remembered")]
+    OfHost,
 }
 
 /// What became of an event on one shard.

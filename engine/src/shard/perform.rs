@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Shard;
-use super::links::{Conn, Typing};
+use super::links::{Conn, Entering, Typing};
 use super::parcel::{Announcement, Enter, Leave, Parcel, Publish};
 use crate::dialect::{self, Act, Cx, Dialect, EnterFault, Entry, Publication};
 use crate::ids::{ConnId, EndpointId, Room};
@@ -28,6 +28,9 @@ impl Shard {
             }
             Act::Typing { room, on } => self.types(now, slot, room, on),
             Act::Refresh(identity) => self.refresh(now, slot, identity),
+            Act::Identify { profile, note } => self.identify(now, slot, *profile, note),
+            Act::Watch { users, note } => self.watch(now, slot, &users, note),
+            Act::Confirm(confirmation) => self.confirm(slot, *confirmation),
             Act::Drop(reason) => self.counters(endpoint).dropped[reason.index()].add(1),
             Act::Close(reason) => self.disconnect(now, slot, reason, None),
         }
@@ -69,14 +72,14 @@ impl Shard {
             online: entry.online,
             note: entry.note,
         };
-        self.ask_home(slot, enter);
+        self.ask_home(slot, enter, false);
     }
 
-    /// Sends a wish to enter to the room's home; the link waits for the answer.
-    pub(super) fn ask_home(&mut self, slot: u32, enter: Enter) {
+    /// Sends a wish to enter to the room's home; the link waits for the answer. `is_granted`: the wish is the back end's.
+    pub(super) fn ask_home(&mut self, slot: u32, enter: Enter, is_granted: bool) {
         let Some(conn) = self.conns.get_mut(slot) else { return };
         if !enter.again {
-            conn.entering.push(enter.room.clone());
+            conn.entering.push(Entering { room: enter.room.clone(), is_granted, is_revoked: false });
         }
         self.hold(slot);
         self.post(Parcel::Enter(Box::new(enter)));
@@ -106,13 +109,22 @@ impl Shard {
 
     pub(super) fn leave_parcel(&self, now: Now, id: ConnId, conn: &Conn, room: Room, was_in: bool, note: Option<Box<str>>) -> Parcel {
         let cx = self.context(now, conn, &|_| false);
-        let (to, frame) = if room.is_public() {
-            (room.clone(), self.dialect(conn.endpoint).farewell(&cx, &room.name))
+        let announce = if room.is_public() {
+            let frame = self.dialect(conn.endpoint).farewell(&cx, &room.name);
+            frame.map(|frame| Announcement { to: room.clone(), frame })
         } else {
-            (Room::everybody(room.endpoint), self.dialect(conn.endpoint).presence(&cx, false))
+            self.presence_news(&cx, false).filter(|_| room.is_user())
         };
-        let announce = frame.map(|frame| Announcement { to, frame });
-        Parcel::Leave(Box::new(Leave { conn: id, room, presence: conn.profile.presence.clone(), was_in, away: false, announce, note }))
+        let (presence, unix_ms) = (conn.profile.presence.clone(), now.unix_ms);
+        Parcel::Leave(Box::new(Leave { conn: id, room, presence, was_in, away: false, announce, unix_ms, note }))
+    }
+
+    /// What is told of a user who comes or goes, and to whom.
+    pub(super) fn presence_news(&self, cx: &Cx<'_>, online: bool) -> Option<Announcement> {
+        let dialect = self.dialect(cx.endpoint_id);
+        let (endpoint, user) = (cx.endpoint_id, &cx.profile.user);
+        let to = if dialect.is_watched() { Room::watchers(endpoint, user) } else { Room::everybody(endpoint) };
+        dialect.presence(cx, online).map(|frame| Announcement { to, frame })
     }
 
     pub(super) fn types(&mut self, now: Now, slot: u32, room: Arc<str>, on: bool) {

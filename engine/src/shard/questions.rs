@@ -34,6 +34,8 @@ impl Shard {
             // It is answered when it has been delivered here, or acknowledged.
             Question::Emit(emit) => return self.emit(now, ask, &emit),
             Question::Disconnect { from, transport } => Answer::Closed(self.disconnect_selected(now, &from, transport)),
+            Question::Grant { endpoint, room, user } => Answer::Granted(self.grant(endpoint, &room, &user, true)),
+            Question::Revoke { endpoint, room, user } => Answer::Granted(self.grant(endpoint, &room, &user, false)),
         };
         self.answers.push_back((ask, answer));
     }

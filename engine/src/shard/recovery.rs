@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::Shard;
 use super::backlog::{Backlog, Bounds, Event, To};
-use super::links::{Conn, Link, State};
+use super::links::{Conn, Link, Stage, State};
 use super::parcel::{Announcement, Leave, Parcel, Return};
 use crate::dialect::Profile;
 use crate::fault::{CloseReason, RecoveryFault};
@@ -127,8 +127,8 @@ pub(super) enum Verdict {
 impl Shard {
     /// What a new connection of the endpoint has, if it can be recovered.
     pub(super) fn new_recovery(&mut self, endpoint: EndpointId, slot: u32) -> Option<Box<Recovery>> {
-        let pid = Sid::new(self.id, slot, self.random_id());
         let next = self.memory.of(endpoint)?.backlog.next();
+        let pid = Sid::new(self.id, slot, self.random_id());
         let (stays, challenger) = (Vec::new(), None);
         Some(Box::new(Recovery { pid, stays, floor: next, heard: next, pinged: next, away_until_ms: 0, challenger }))
     }
@@ -236,7 +236,8 @@ impl Shard {
     pub(super) fn keep_away(&mut self, now: Now, slot: u32, reason: CloseReason) -> bool {
         let is_cut = matches!(reason, CloseReason::Transport | CloseReason::Client | CloseReason::Heartbeat | CloseReason::SlowReader);
         let Some(conn) = self.conns.get(slot) else { return false };
-        let is_settled = conn.opening.is_none() && conn.waiting == 0 && conn.entering.is_empty() && conn.leaving.is_none();
+        let is_known = conn.opening.is_none() && matches!(conn.stage, Stage::Known);
+        let is_settled = is_known && conn.waiting == 0 && conn.entering.is_empty() && conn.leaving.is_none();
         if !is_cut || !is_settled || conn.recovery.is_none() || conn.link == NO_LINK {
             return false;
         }
@@ -433,6 +434,7 @@ impl Shard {
         counters.recovered.add(1);
         counters.connections.add(1);
         counters.accepted.add(1);
+        counters.authenticated.add(1);
         if is_polling {
             counters.polling.add(1);
         }
@@ -440,7 +442,9 @@ impl Shard {
             socket.conns.push(slot);
             socket.connect_deadline_ms = u64::MAX;
         }
+        let user = self.conns.get(slot)?.profile.user.clone();
         for frame in missed {
+            self.note_sent(endpoint, frame.receipt(), vec![user.clone()]);
             self.push_shared(link, frame);
         }
         let namespace = &self.world.config.endpoints[usize::from(endpoint.0)].bind;
@@ -484,7 +488,7 @@ impl Shard {
             let announcement = if room.is_public() {
                 dialect.welcome(&cx, &room.name).map(|frame| Announcement { to: room.clone(), frame })
             } else {
-                dialect.presence(&cx, true).map(|frame| Announcement { to: Room::everybody(conn.endpoint), frame })
+                self.presence_news(&cx, true).filter(|_| room.is_user())
             };
             let (conn, presence) = (self.conn_id(slot, conn), conn.profile.presence.clone());
             self.post(Parcel::Return(Box::new(Return { conn, room, presence, announce: announcement })));

@@ -210,9 +210,13 @@ impl Shard {
 
     /// Takes a connection up again for its client, who must still be the same user; false when he starts anew.
     fn come_back(&mut self, now: Now, slot: u32, endpoint: EndpointId, auth: Option<Value<'_>>, conn: u32, from: u64) -> bool {
-        let Some((sid, user)) = self.conns.get(conn).map(|conn| (conn.sid, conn.profile.user.clone())) else { return false };
+        let Some((sid, old)) = self.conns.get(conn).map(|conn| (conn.sid, conn.profile.clone())) else { return false };
         let profile = match self.admit(now, slot, endpoint, sid, auth) {
-            Ok((profile, _)) if profile.user == user => profile,
+            // Where clients prove who they are after connecting, one that brings nothing new is who he was, for as long as that counts.
+            Ok((profile, _)) if profile.unproven == Some(Err(AuthFault::Missing)) && !old.has_expired(now) => old,
+            Ok((profile, _)) if profile.user == old.user && !matches!(profile.unproven, Some(Err(_))) => {
+                Profile { unproven: None, ..profile }
+            }
             Ok(_) => {
                 // The past belongs to somebody else, who may still come for it.
                 self.refuse_comeback(endpoint, RecoveryFault::OtherUser);

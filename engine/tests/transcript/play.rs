@@ -169,6 +169,7 @@ impl<'a> Play<'a> {
             Deed::Kicks { whom } => self.kick(whom)?,
             Deed::Asks { what } => self.ask_connections(what)?,
             Deed::Emits { what } => self.emit(what)?,
+            Deed::Grants { what, is_member } => self.grant(what, is_member)?,
             Deed::Drain { ms } => {
                 let host = self.host();
                 for shard in 0..host.shards.len() {
@@ -288,6 +289,7 @@ impl<'a> Play<'a> {
             volatile: false,
             ack_ms: None,
             offset: 0x0102_0304_0506_0708,
+            unix_ms: self.host.as_ref().map_or(0, |host| host.now.unix_ms),
         };
         let targets = |names: &str| -> Vec<Target> { names.split(',').map(target).collect() };
         loop {
@@ -306,6 +308,14 @@ impl<'a> Play<'a> {
             rest = after;
         }
         self.ask(&Question::Emit(Arc::new(emit)));
+        Ok(())
+    }
+
+    /// `ROOM to USER` or `ROOM of USER`, on the first endpoint.
+    fn grant(&mut self, what: &str, is_member: bool) -> Result<(), String> {
+        let (room, user) = what.split_once(if is_member { " to " } else { " of " }).ok_or("ROOM to USER, ROOM of USER")?;
+        let (endpoint, room, user) = (EndpointId(0), room.to_owned(), user.to_owned());
+        self.ask(&if is_member { Question::Grant { endpoint, room, user } } else { Question::Revoke { endpoint, room, user } });
         Ok(())
     }
 
@@ -404,6 +414,7 @@ fn endpoint(rest: &str) -> Result<Endpoint, String> {
         Some("collab") => DialectKind::Collab,
         Some("rooms") => DialectKind::Rooms,
         Some("chat") => DialectKind::Chat,
+        Some("notify") => DialectKind::Notify,
         _ => return Err("unknown dialect".into()),
     };
     let bind = words.next().ok_or("endpoint DIALECT PATH-OR-NAMESPACE")?;
@@ -459,7 +470,7 @@ fn told(got: &[Got], handed_over: bool) -> Vec<String> {
 
 fn tell_answers(answers: &[Answer]) -> String {
     let mut connections = Vec::new();
-    let (mut closed, mut emitted) = (None, None);
+    let (mut closed, mut emitted, mut granted) = (None, None, None);
     for answer in answers {
         match answer {
             Answer::Connections(found) => {
@@ -475,6 +486,9 @@ fn tell_answers(answers: &[Answer]) -> String {
                 (all.recipients, all.acks) = (all.recipients + here.recipients, all.acks + here.acks);
                 all.answers.extend(here.answers.iter().cloned());
             }
+            Answer::Granted(Some(Ok(count))) => granted = Some(format!("{count} connections")),
+            Answer::Granted(Some(Err(fault))) => granted = Some(fault.to_string()),
+            Answer::Granted(None) => {}
         }
     }
     match (closed, emitted) {
@@ -484,7 +498,7 @@ fn tell_answers(answers: &[Answer]) -> String {
             let told = [format!("to {recipients}, {acks} acknowledged")];
             told.into_iter().chain(answers).collect::<Vec<_>>().join(" ")
         }
-        _ if connections.is_empty() => "nothing".into(),
+        _ if connections.is_empty() => granted.unwrap_or_else(|| "nothing".into()),
         _ => connections.join("; "),
     }
 }

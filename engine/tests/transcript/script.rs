@@ -63,6 +63,11 @@ pub(crate) enum Deed<'a> {
     Emits {
         what: &'a str,
     },
+    /// The back end puts a user into a room, or takes him out.
+    Grants {
+        what: &'a str,
+        is_member: bool,
+    },
     Drain {
         ms: u64,
     },
@@ -123,6 +128,8 @@ fn read_line<'a>(line: &'a str, headers: Vec<&'a str>) -> Result<Meaning<'a>, &'
         ("admin", "kicks") => Deed::Kicks { whom: tail },
         ("admin", "asks") => Deed::Asks { what: tail },
         ("admin", "emits") => Deed::Emits { what: tail },
+        ("admin", "grants") => Deed::Grants { what: tail, is_member: true },
+        ("admin", "revokes") => Deed::Grants { what: tail, is_member: false },
         ("admin", "gets") => return Ok(Meaning::Expect(Expect { who: word, what: Wanted::Other(rest), times: 1 })),
         (who, "connects") => Deed::Connects { who, rest: tail, headers },
         (who, "requests") => Deed::Requests { who, rest: tail, headers },

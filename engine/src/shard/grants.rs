@@ -1,0 +1,162 @@
+//! Rooms into which the back end puts users. A user's home remembers them where the dialect asks for that, so that his later connections
+//! enter as well; his connections on every shard are told by parcels.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+
+use super::Shard;
+use super::parcel::{Announcement, Enter, Grant, Parcel, TooManyGrants};
+use crate::ids::{EndpointId, Room};
+use crate::limits::{GRANTS_PER_SHARD_MAX, GRANTS_PER_USER_MAX};
+use crate::time::Now;
+
+/// The rooms of the users whose home is here.
+#[derive(Default, Debug)]
+pub(crate) struct Grants {
+    /// Names of rooms by the user's own room.
+    by_user: HashMap<Room, Vec<Arc<str>>, RandomState>,
+    places: usize,
+}
+
+impl Grants {
+    /// The rooms of a user, who is given as his own room; any other room has none.
+    pub(crate) fn of(&self, user: &Room) -> Vec<Arc<str>> {
+        self.by_user.get(user).cloned().unwrap_or_default()
+    }
+
+    fn add(&mut self, user: &Room, name: &Arc<str>) -> Result<(), TooManyGrants> {
+        let rooms = self.by_user.get(user).map_or(&[][..], |rooms| rooms);
+        if rooms.contains(name) {
+            return Ok(());
+        }
+        if rooms.len() >= GRANTS_PER_USER_MAX {
+            return Err(TooManyGrants::OfUser);
+        }
+        if self.places >= GRANTS_PER_SHARD_MAX {
+            return Err(TooManyGrants::OfHost);
+        }
+        self.places += 1;
+        self.by_user.entry(user.clone()).or_default().push(name.clone());
+        Ok(())
+    }
+
+    fn remove(&mut self, user: &Room, name: &Arc<str>) {
+        let Some(rooms) = self.by_user.get_mut(user) else { return };
+        if let Some(place) = rooms.iter().position(|room| room == name) {
+            rooms.swap_remove(place);
+            self.places -= 1;
+        }
+        if rooms.is_empty() {
+            self.by_user.remove(user);
+        }
+    }
+}
+
+impl Shard {
+    /// Puts a user into a room or takes him out, if this is his home; the answer is the number of his connections.
+    pub(super) fn grant(&mut self, endpoint: EndpointId, room: &str, user: &str, is_member: bool) -> Option<Result<u32, TooManyGrants>> {
+        let (home, room) = (Room::user(endpoint, user), Room::named(endpoint, room));
+        if self.home_of(&home) != self.id {
+            return None;
+        }
+        if self.dialect(endpoint).keeps_grants() {
+            if !is_member {
+                self.grants.remove(&home, &room.name);
+            } else if let Err(fault) = self.grants.add(&home, &room.name) {
+                return Some(Err(fault));
+            }
+        }
+        // A connection that the home has let in a moment ago has the list as it was; this reaches its shard after that answer.
+        for shard in self.homes.shards_of(&home) {
+            self.post_to(shard, Parcel::Grant(Box::new(Grant { user: user.into(), room: room.clone(), is_member })));
+        }
+        Some(Ok(self.homes.members(&home)))
+    }
+
+    /// The user's connections here enter a room or leave it.
+    pub(super) fn granted(&mut self, now: Now, grant: &Grant) {
+        let Grant { user, room, is_member } = grant;
+        let Some(own) = self.membership.find(&Room::user(room.endpoint, user)) else { return };
+        let slots: Vec<u32> = self.membership.members(own).iter().map(|member| member.conn).collect();
+        for slot in slots {
+            if self.conns.get(slot).is_some_and(|conn| !conn.is_here()) {
+                // What it may hear is no longer what it was: when it comes back it starts anew.
+                self.give_up(slot);
+            } else if *is_member {
+                self.enter_granted(now, slot, room);
+            } else {
+                self.expel(now, slot, room);
+            }
+        }
+    }
+
+    /// Enters a room because the back end says so: without the bound on what a client may enter, and without a word to the client.
+    pub(super) fn enter_granted(&mut self, now: Now, slot: u32, room: &Room) {
+        let Some(conn) = self.conns.get_mut(slot) else { return };
+        if let Some(waited) = conn.awaits(room) {
+            conn.entering[waited].is_revoked = false;
+            return;
+        }
+        let Some(conn) = self.conns.get(slot) else { return };
+        if self.seat_of(conn, room).is_some() && conn.leaving.as_ref() != Some(room) {
+            return;
+        }
+        let welcome = self.dialect(conn.endpoint).welcome(&self.context(now, conn, &|_| false), &room.name);
+        let enter = Enter {
+            conn: self.conn_id(slot, conn),
+            room: room.clone(),
+            presence: conn.profile.presence.clone(),
+            again: false,
+            create: true,
+            members_max: u32::MAX,
+            announce: welcome.map(|frame| Announcement { to: room.clone(), frame }),
+            history: 0,
+            online: false,
+            note: None,
+        };
+        self.ask_home(slot, enter, true);
+    }
+
+    /// Takes a connection out of a room without a word to the client; one that has not been let in yet, as soon as it is.
+    pub(super) fn expel(&mut self, now: Now, slot: u32, room: &Room) {
+        let Some(conn) = self.conns.get_mut(slot) else { return };
+        if let Some(waited) = conn.awaits(room) {
+            conn.entering[waited].is_revoked = true;
+            return;
+        }
+        // If it is leaving by itself, that is enough.
+        let is_leaving = conn.leaving.as_ref() == Some(room);
+        let Some(seat) = self.conns.get(slot).and_then(|conn| self.seat_of(conn, room)).filter(|_| !is_leaving) else { return };
+        self.vacate(slot, seat);
+        self.stop_typing_in(now, slot, &room.name);
+        self.send_leave(now, slot, room.clone(), true, None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rooms_of_a_user_are_bounded_and_each_counts_once() {
+        let mut grants = Grants::default();
+        let alice = Room::user(EndpointId(0), "alice");
+        let name = |n: usize| Arc::<str>::from(format!("r{n}"));
+        for n in (0..GRANTS_PER_USER_MAX).chain(0..GRANTS_PER_USER_MAX) {
+            assert_eq!(grants.add(&alice, &name(n)), Ok(()));
+        }
+        assert_eq!(grants.add(&alice, &name(GRANTS_PER_USER_MAX)), Err(TooManyGrants::OfUser));
+        assert_eq!((grants.of(&alice).len(), grants.places), (GRANTS_PER_USER_MAX, GRANTS_PER_USER_MAX));
+        grants.remove(&alice, &name(0));
+        grants.remove(&alice, &name(0));
+        assert_eq!(grants.add(&alice, &name(GRANTS_PER_USER_MAX)), Ok(()));
+        for n in 0..=GRANTS_PER_USER_MAX {
+            grants.remove(&alice, &name(n));
+        }
+        assert_eq!((grants.by_user.len(), grants.places), (0, 0), "a user without rooms leaves nothing behind");
+        grants.places = GRANTS_PER_SHARD_MAX;
+        assert_eq!(grants.add(&alice, &name(0)), Err(TooManyGrants::OfHost));
+    }
+}
