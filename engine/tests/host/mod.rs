@@ -64,6 +64,8 @@ pub struct Client {
     /// Bytes the "socket buffer" takes before it is full.
     pub capacity: usize,
     pub taken: Vec<u8>,
+    /// Every byte it ever got.
+    pub heard: Vec<u8>,
     upgraded: bool,
     pub got: VecDeque<Got>,
     pub open: bool,
@@ -112,6 +114,7 @@ impl Host {
             link,
             capacity: usize::MAX,
             taken: Vec::new(),
+            heard: Vec::new(),
             upgraded: false,
             got: VecDeque::new(),
             open: true,
@@ -269,6 +272,7 @@ impl Host {
             let takes = self.clients[client].capacity.min(bytes.len());
             self.clients[client].capacity -= takes;
             self.clients[client].taken.extend_from_slice(&bytes[..takes]);
+            self.clients[client].heard.extend_from_slice(&bytes[..takes]);
             let result = if takes == 0 { -11 } else { takes as i32 };
             let written: Written = self.shards[shard].handle_sent(link, span.len, result);
             assert_eq!(written == Written::Blocked, takes < bytes.len() && self.clients[client].open, "{written:?}");
