@@ -14,7 +14,7 @@ use support::{ADMIN_TOKEN, SECRET, Server, Setup, aloud};
 
 /// A script of a minute or so gets this much, on a machine that does other things too.
 const SCRIPT_TIME: Duration = Duration::from_secs(240);
-const STANDARD: Setup = Setup { limits: "", dev: false, profile: None, descriptors: None };
+const STANDARD: Setup = Setup { limits: "", dev: false, profile: None, descriptors: None, variables: &[] };
 
 /// The lines end the section of limits and begin another.
 const HTTP: &str =

@@ -5,6 +5,7 @@ pub mod admin;
 pub mod bundle;
 pub mod connection;
 pub mod emit;
+pub mod health;
 pub mod listener;
 pub mod prefixed;
 pub mod problem;
@@ -12,7 +13,7 @@ pub mod public;
 pub mod rates;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use engine::Question;
 use engine::config::DialectKind;
@@ -45,6 +46,7 @@ pub struct App {
     rates: Mutex<Rates>,
     /// Emits that have an id.
     recent: Mutex<Recent>,
+    started: Instant,
 }
 
 /// What the settings mean for HTTP.
@@ -115,12 +117,25 @@ impl Dev {
 impl App {
     /// An app that has measured nothing yet.
     pub fn new(host: Arc<dyn Host>, pending: Arc<Pending>, terms: Terms) -> App {
-        App { metrics: Metrics::new(host.clone()), host, pending, terms, rates: Mutex::default(), recent: Mutex::default() }
+        App {
+            metrics: Metrics::new(host.clone()),
+            host,
+            pending,
+            terms,
+            rates: Mutex::default(),
+            recent: Mutex::default(),
+            started: Instant::now(),
+        }
     }
 
     /// Asks all shards.
     pub async fn ask(&self, question: Question) -> Gathered {
         self.pending.ask(&*self.host, question).await
+    }
+
+    /// Milliseconds since the start.
+    fn uptime_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Takes one sample of the counters; called about once a second.
@@ -213,6 +228,8 @@ pub(crate) mod testing {
                 Endpoint::new("community", DialectKind::Community, "/api/community/ws"),
                 Endpoint::new("fabric", DialectKind::Collab, "/ws/fabric"),
                 Endpoint::new("rooms", DialectKind::Rooms, "/"),
+                Endpoint::new("chat", DialectKind::Chat, "/chat"),
+                Endpoint::new("notify", DialectKind::Notify, "/notify"),
             ];
             FakeHost {
                 stats: (0..shards).map(|_| Arc::new(ShardStats::new(endpoints.len()))).collect(),

@@ -2,7 +2,7 @@
 //!
 //! | request | answer |
 //! |---|---|
-//! | `GET /api/community/ws/health` | the community server's health document |
+//! | `GET /api/community/ws/health`, `/ready`, `/health` | the health documents of the replaced servers ([`super::health`]) |
 //! | a WebSocket path without an upgrade | 426 |
 //! | a file of the Socket.IO client | that file, where a folder with them is configured |
 //! | `GET /`, `GET /dev/token?sub=` | the demo page and its tokens, only in `--dev` |
@@ -10,7 +10,6 @@
 
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
@@ -21,21 +20,17 @@ use axum::{Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use engine::Handover;
-use engine::config::DialectKind;
 use engine::ids::checked_name;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::connection::{self, PUBLIC};
+use super::health;
 use super::prefixed::Prefixed;
 use super::problem::Params;
-use super::rates::two_decimals;
 use super::{App, Origins};
 use crate::bridge::HANDOVERS_MAX;
-
-/// Where load balancers of the old community server look.
-const HEALTH_PATH: &str = "/api/community/ws/health";
 
 /// Two tabs that chat, in one file. `NONCE` in it stands for the one random value of each answer.
 const DEMO: &str = include_str!("../../web/demo.html");
@@ -57,7 +52,7 @@ pub async fn serve(mut handovers: mpsc::Receiver<Handover>, router: Router) {
 
 /// All paths.
 pub fn router(app: Arc<App>) -> Router {
-    let mut router = Router::new().route(HEALTH_PATH, get(health));
+    let mut router = health::routes();
     if app.terms.dev.is_some() {
         router = router.route("/", get(demo)).route("/dev/token", get(dev_token));
     }
@@ -97,21 +92,6 @@ fn allow_origin(origins: &Origins, origin: Option<HeaderValue>, headers: &mut He
             headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
         }
     }
-}
-
-async fn health(State(app): State<Arc<App>>) -> (StatusCode, Json<Value>) {
-    let connections = app.sum(Some(DialectKind::Community), |it| it.connections.read());
-    let users = app.sum(Some(DialectKind::Community), |it| it.users.read());
-    let average = if users == 0 { 0.0 } else { two_decimals(connections as f64 / users as f64) };
-    let healthy = app.host.accepting() && app.all_responsive();
-    let status = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let websocket =
-        json!({"totalConnections": connections, "uniqueUsers": users, "averageConnectionsPerUser": average, "isHealthy": healthy});
-    // Nothing is published or subscribed before there is a relay; without Redis that is its healthy state.
-    let pubsub = json!({"isHealthy": true, "publisherConnected": false, "subscriberConnected": false, "subscribedChannels": 0,
-        "totalSubscriptions": 0});
-    let timestamp = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
-    (status, Json(json!({"success": true, "data": {"websocket": websocket, "pubsub": pubsub, "timestamp": timestamp}})))
 }
 
 async fn unserved(State(app): State<Arc<App>>, request: Request) -> Response {
@@ -175,14 +155,12 @@ async fn dev_token(State(app): State<Arc<App>>, headers: HeaderMap, Params(query
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::Ordering::Relaxed;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::super::testing::{FakeHost, app, call, terms};
     use super::super::{Dev, Terms};
     use super::*;
-    use crate::bridge::Host as _;
     use crate::secret::Secret;
 
     fn plain(host: &Arc<FakeHost>) -> Router {
@@ -199,34 +177,6 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn health_is_the_old_servers_document() {
-        let host = Arc::new(FakeHost::new(2));
-        let router = plain(&host);
-        for (shard, stats) in host.stats().iter().enumerate() {
-            stats.endpoints[0].connections.add(3 - shard as u64);
-            stats.endpoints[0].users.add(2 * shard as u64 + 1);
-            stats.endpoints[1].connections.add(100);
-        }
-        let heard = call(&router, Method::GET, HEALTH_PATH, &[]).await;
-        let mut body = heard.json();
-        let timestamp = body["data"]["timestamp"].take();
-        let timestamp = timestamp.as_str().expect("text");
-        assert_eq!((timestamp.len(), &timestamp[23..]), (24, "Z"), "{timestamp}");
-        let websocket = json!({"totalConnections": 5, "uniqueUsers": 4, "averageConnectionsPerUser": 1.25, "isHealthy": true});
-        let pubsub = json!({"isHealthy": true, "publisherConnected": false, "subscriberConnected": false, "subscribedChannels": 0,
-            "totalSubscriptions": 0});
-        assert_eq!(heard.status, StatusCode::OK);
-        assert_eq!(body, json!({"success": true, "data": {"websocket": websocket, "pubsub": pubsub, "timestamp": null}}));
-
-        host.responsive.store(false, Relaxed);
-        let ill = call(&router, Method::GET, HEALTH_PATH, &[]).await;
-        assert_eq!(ill.status, StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!((&ill.json()["success"], &ill.json()["data"]["websocket"]["isHealthy"]), (&json!(true), &json!(false)));
-        let empty = call(&plain(&Arc::new(FakeHost::new(1))), Method::GET, HEALTH_PATH, &[]).await;
-        assert_eq!(empty.json()["data"]["websocket"]["averageConnectionsPerUser"], json!(0.0));
-    }
-
-    #[tokio::test]
     async fn what_is_not_spoken_here_is_told_so() {
         let router = plain(&Arc::new(FakeHost::new(1)));
         for path in ["/api/community/ws", "/api/community/ws?token=x", "/ws/fabric"] {
@@ -238,7 +188,7 @@ mod tests {
             let heard = call(&router, Method::GET, path, &[]).await;
             assert_eq!((heard.status, &heard.json()["error"]["code"]), (StatusCode::NOT_FOUND, &json!("NOT_FOUND")), "{path}");
         }
-        let wrong_method = call(&router, Method::POST, HEALTH_PATH, &[]).await;
+        let wrong_method = call(&router, Method::POST, health::COMMUNITY_PATH, &[]).await;
         assert_eq!((wrong_method.status, wrong_method.header("allow")), (StatusCode::METHOD_NOT_ALLOWED, "GET,HEAD"));
     }
 
@@ -277,11 +227,11 @@ mod tests {
 
     #[tokio::test]
     async fn only_allowed_origins_may_read() {
-        let any = call(&dev(), Method::GET, HEALTH_PATH, &[("origin", "http://x")]).await;
+        let any = call(&dev(), Method::GET, health::COMMUNITY_PATH, &[("origin", "http://x")]).await;
         assert_eq!((any.header("access-control-allow-origin"), any.header("access-control-allow-credentials")), ("*", ""));
         let router = with(Terms { origins: Origins::Listed(vec!["https://app.example".into()]), ..terms() });
         for (origin, allowed) in [("https://app.example", "https://app.example"), ("https://app.example.evil", ""), ("null", "")] {
-            let heard = call(&router, Method::GET, HEALTH_PATH, &[("origin", origin)]).await;
+            let heard = call(&router, Method::GET, health::COMMUNITY_PATH, &[("origin", origin)]).await;
             assert_eq!((heard.header("access-control-allow-origin"), heard.header("vary")), (allowed, "Origin"));
         }
     }

@@ -10,6 +10,7 @@ use super::problem::{Origin, Problem};
 use super::sources::{Environment, File, Given, read};
 use super::table::{Setting, endpoint_settings};
 use super::value::{Raw, Value, is_plain_path};
+use crate::http::health;
 
 /// Bytes of an endpoint's name: it is a label of every metric.
 const NAME_BYTES_MAX: usize = 64;
@@ -207,6 +208,10 @@ impl Draft {
             }
         } else if !inner.is_some_and(is_plain_path) {
             self.complain("bind", "must be a path such as /ws/NAME of visible ASCII without ? # % and without a slash at its end");
+        }
+        // There the health documents answer what is no WebSocket, where 426 is due.
+        if !dialect.is_socket_io() && health::PATHS.contains(&bind) {
+            self.complain("bind", "is the path of a health document");
         }
         let is_same = |other: &&Endpoint| other.bind == bind && other.dialect.is_socket_io() == dialect.is_socket_io();
         if let Some(other) = others.iter().find(is_same) {

@@ -131,6 +131,56 @@ fn old_variables_are_understood() {
 }
 
 #[test]
+fn old_variables_count_alone_and_in_their_order() {
+    let origins = |pairs: &[(&str, &str)]| {
+        let settings = load("", pairs).expect("good settings");
+        (settings.engine.origins, settings.any_origin)
+    };
+    let list = |text: &str| vec![text.to_owned()];
+    assert_eq!(origins(&[("WEBSOCKET_CORS_ORIGIN", "http://localhost:3000")]), (list("http://localhost:3000"), false));
+    assert_eq!(origins(&[("FRONTEND_URL", "http://localhost:5173")]), (list("http://localhost:5173"), false));
+    assert_eq!(
+        origins(&[("WEBSOCKET_CORS_ORIGIN", "*"), ("FRONTEND_URL", "http://localhost:5173")]),
+        (list("http://localhost:5173"), true)
+    );
+    let redis = |pairs: &[(&str, &str)]| load("", pairs).expect("good settings").redis_url;
+    let (url, host) = (("REDIS_URL", "redis://localhost:6379"), ("REDIS_HOST", "other"));
+    assert_eq!(redis(&[url, host, ("REDIS_PASSWORD", "x")]).as_deref(), Some("redis://localhost:6379"));
+    assert_eq!(redis(&[host]).as_deref(), Some("redis://other:6379"));
+    assert_eq!(redis(&[("REDIS_PORT", "6379"), ("REDIS_PASSWORD", "x"), ("REDIS_URL", "")]), None, "without a host there is none");
+    // As they stand in the documents of the replaced servers.
+    let path = |text: &str| load("", &[("WEBSOCKET_PATH", text)]).expect("good settings").engine.socket_io.path;
+    assert_eq!((path("/socket.io"), path("/socket.io/"), path("")), ("/socket.io/".into(), "/socket.io/".into(), "/socket.io/".into()));
+}
+
+#[test]
+fn every_old_variable_is_named_in_the_reference() {
+    let printed = print(&Flags::default(), &Environment::new()).expect("no problems");
+    for name in [
+        "WEBSOCKET_PORT",
+        "PORT",
+        "JWT_SECRET",
+        "NEXTAUTH_SECRET",
+        "AUTH_SECRET",
+        "ADMIN_TOKEN",
+        "WEBSOCKET_CORS_ORIGIN",
+        "FRONTEND_URL",
+        "WEBSOCKET_PATH",
+        "WEBSOCKET_PING_TIMEOUT",
+        "WEBSOCKET_PING_INTERVAL",
+        "WEBSOCKET_MAX_BUFFER_SIZE",
+        "WEBSOCKET_MAX_CONNECTIONS",
+        "WEBSOCKET_RATE_LIMIT_WINDOW",
+        "REDIS_URL",
+        "REDIS_HOST",
+        "REDIS_PORT",
+        "REDIS_PASSWORD",
+    ] {
+        assert!(printed.contains(name), "{name} is missing");
+    }
+}
+
+#[test]
 fn every_setting_has_a_variable() {
     let pairs = [
         ("URINGCAST_SERVER_PIN", "false"),
@@ -242,6 +292,9 @@ fn endpoints_are_checked_one_by_one_and_against_each_other() {
         ("[[endpoint]]\nname = 'two'\ndialect = 'collab'\nbind = 'ws'", "must be a path"),
         ("[[endpoint]]\nname = 'two'\ndialect = 'collab'\nbind = '/ws/'", "must be a path"),
         ("[[endpoint]]\nname = 'two'\ndialect = 'collab'\nbind = '/socket.io'", "must not contain the path of endpoint two"),
+        ("[[endpoint]]\nname = 'two'\ndialect = 'collab'\nbind = '/ready'", "is the path of a health document"),
+        ("[[endpoint]]\nname = 'two'\ndialect = 'community'\nbind = '/health'", "is the path of a health document"),
+        ("[[endpoint]]\nname = 'two'\ndialect = 'collab'\nbind = '/api/community/ws/health'", "is the path of a health document"),
         ("[[endpoint]]\nname = 'two'\ndialect = 'rooms'\nbind = '/a,b'", "must be a namespace"),
         ("[[endpoint]]\nname = 'two'\ndialect = 'talk'\nbind = '/chat'", "must be one of community, collab, rooms"),
         ("[[endpoint]]\nname = 'two'\ndialect = 'rooms'\nbind = '/'\nretain = 5", "means nothing for dialect rooms"),
@@ -267,6 +320,8 @@ fn endpoints_are_checked_one_by_one_and_against_each_other() {
     );
     let settings =
         load(&file, &[("URINGCAST_ENDPOINT_ONE_AUTH", "none"), ("URINGCAST_ENDPOINT_ONE_MEMBERSHIP", "open")]).expect("good settings");
+    let namespace = format!("{good}[[endpoint]]\nname = 'two'\ndialect = 'rooms'\nbind = '/health'");
+    assert!(load(&namespace, &[]).is_ok(), "a namespace is no path");
     let [one, main] = settings.engine.endpoints.as_slice() else { panic!("two endpoints") };
     assert_eq!((one.auth, one.membership, one.dialect), (AuthMode::None, Membership::Open, DialectKind::Collab));
     assert_eq!((main.membership, main.cookies, main.auto_create, main.bind.as_str()), (Membership::Claims, false, true, "/ws/one"));

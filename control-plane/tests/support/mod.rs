@@ -1,6 +1,6 @@
 //! The built binary under test: started on free ports with a written configuration, stopped and cleaned up whatever happens.
-//! Both test programs use it, so each leaves some of it unused.
-#![allow(dead_code, reason = "each of the two test programs uses a part of it")]
+//! Several test programs use it, so each leaves some of it unused.
+#![allow(dead_code, reason = "each of the test programs uses a part of it")]
 
 pub(crate) mod raw;
 
@@ -102,6 +102,8 @@ pub(crate) struct Setup {
     pub(crate) profile: Option<&'static str>,
     /// Descriptors the process may have.
     pub(crate) descriptors: Option<u32>,
+    /// Variables it finds in its environment.
+    pub(crate) variables: &'static [(&'static str, &'static str)],
 }
 
 /// A running server. Dropping it kills it; a failed test then shows what it had said.
@@ -129,6 +131,7 @@ impl Server {
         if !setup.dev && setup.profile.is_none() {
             command.env("JWT_SECRET", SECRET).env("ADMIN_TOKEN", ADMIN_TOKEN).env("WEBSOCKET_CORS_ORIGIN", "https://app.example");
         }
+        command.envs(setup.variables.iter().copied());
         let mut child = command.spawn().expect("the built binary starts");
         let stderr = child.stderr.take().expect("it was piped");
         let said = Arc::new(Mutex::new(String::new()));
@@ -287,14 +290,19 @@ pub(crate) fn token(user: &str) -> String {
     engine::auth::mint(SECRET.as_bytes(), &claims).expect("plain claims can be signed")
 }
 
-/// A plain GET on a connection of its own: status and body.
-pub(crate) fn get(address: SocketAddr, path: &str) -> (u16, String) {
+/// A plain request without a body on a connection of its own, and the whole answer; `headers` are whole lines.
+pub(crate) fn ask(address: SocketAddr, method: &str, path: &str, headers: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("the server listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("a valid time");
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").expect("it reads requests");
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{headers}\r\n").expect("it reads requests");
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).expect("an answer");
-    let answer = String::from_utf8_lossy(&answer).into_owned();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// A plain GET on a connection of its own: status and body.
+pub(crate) fn get(address: SocketAddr, path: &str) -> (u16, String) {
+    let answer = ask(address, "GET", path, "");
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
     (status, if head.to_ascii_lowercase().contains("transfer-encoding: chunked") { joined_chunks(body) } else { body.to_owned() })
