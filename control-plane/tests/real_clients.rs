@@ -1,5 +1,5 @@
-//! Clients that others wrote (`ws` and `socket.io-client` from npm, `websockets` from PyPI, a browser) against the built binary with
-//! two shards. The scripts are in `clients/`; what they need is installed by `.ci/test`. Where it is missing, a test says aloud what it
+//! Clients that others wrote (`ws` and `socket.io-client` from npm, `websockets` and `python-socketio` from PyPI, a browser) against the
+//! built binary with two or three shards. The scripts are in `clients/`; what they need is installed by `.ci/test`. Where it is missing, a test says aloud what it
 //! skipped, or fails if `URINGCAST_TEST_CLIENTS` asks for it.
 
 mod support;
@@ -14,7 +14,9 @@ use support::{ADMIN_TOKEN, SECRET, Server, Setup, aloud};
 
 /// A script of a minute or so gets this much, on a machine that does other things too.
 const SCRIPT_TIME: Duration = Duration::from_secs(240);
-const STANDARD: Setup = Setup { limits: "", dev: false, profile: None, descriptors: None, variables: &[] };
+const STANDARD: Setup = Setup { limits: "", dev: false, profile: None, descriptors: None, shards: None, variables: &[] };
+/// More shards than most things need, so that what comes back comes to another one as a rule.
+const THREE_SHARDS: Setup = Setup { shards: Some(3), ..STANDARD };
 
 /// The lines end the section of limits and begin another.
 const HTTP: &str =
@@ -41,6 +43,10 @@ scripts! {
     notify_page: "notify_page.mjs", STANDARD;
     transports: "transports.mjs", STANDARD;
     binary: "binary.mjs", STANDARD;
+    matrix: "matrix.mjs", THREE_SHARDS;
+    matrix_python: "matrix_py.py", THREE_SHARDS;
+    recovery: "recovery.mjs", THREE_SHARDS;
+    browser_recovery: "page_recovery.mjs", THREE_SHARDS;
     http: "http.mjs", Setup { limits: HTTP, ..STANDARD };
     admin: "admin.mjs", STANDARD;
     emits: "emits.mjs", STANDARD;
@@ -99,7 +105,7 @@ fn client(interpreter: &Path, name: &str, server: &Server, profile: &str, log: &
         .env("ADMIN_TOKEN", ADMIN_TOKEN)
         .env("PID", server.pid().to_string())
         .env("CLIENT_MODULES", clients_folder())
-        .env("SCREENSHOT", clients_folder().join("page_chat.png"))
+        .env("SCREENSHOT", clients_folder().join(name).with_extension("png"))
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .stdin(Stdio::null())
         .stdout(file.try_clone().expect("one more descriptor"))
@@ -136,15 +142,17 @@ fn clients_folder() -> PathBuf {
 fn tools(script: &str) -> Result<PathBuf, String> {
     if script.ends_with(".py") {
         let python = clients_folder().join("venv/bin/python3");
-        return if python.exists() { Ok(python) } else { Err("Python's websockets in target/clients/venv".into()) };
+        let imports = Command::new(&python).args(["-c", "import websockets, socketio"]).stderr(Stdio::null()).status();
+        let is_complete = imports.is_ok_and(|status| status.success());
+        return if is_complete { Ok(python) } else { Err("Python's websockets and socketio in target/clients/venv".into()) };
     }
     let node = in_path("node").ok_or("node")?;
-    for package in ["ws", "socket.io-client", "playwright-core"] {
+    for package in ["ws", "socket.io-client", "socket.io-client-3", "socket.io-client-2", "playwright-core"] {
         if !clients_folder().join("node_modules").join(package).exists() {
             return Err(format!("{package} in target/clients/node_modules"));
         }
     }
-    if script == "page_chat.mjs" && !Path::new("/usr/bin/chromium").exists() {
+    if script.starts_with("page_") && !Path::new("/usr/bin/chromium").exists() {
         return Err("/usr/bin/chromium".into());
     }
     Ok(node)

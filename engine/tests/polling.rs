@@ -109,6 +109,26 @@ fn garbage_is_acknowledged_and_ends_the_session() {
 }
 
 #[test]
+fn the_last_word_comes_alone_and_may_be_forestalled() {
+    // A client forgets what it has not yet looked at when it reads that the session is over.
+    for forestalls in [false, true] {
+        let mut host = host();
+        let session = open(&mut host, 1);
+        request(&mut host, 0, "POST", &session, "40\u{1e}44");
+        let (status, heard) = request(&mut host, 2, "GET", &session, "");
+        assert!(status == 200 && heard.starts_with("40{") && !heard.contains('\u{1e}'), "{heard}");
+        let expected = if forestalls {
+            assert_eq!(request(&mut host, 0, "POST", &session, "1"), (200, "ok".into()));
+            refused(1)
+        } else {
+            (200, "1".into())
+        };
+        assert_eq!(request(&mut host, 0, "GET", &session, ""), expected);
+        assert_eq!(request(&mut host, 0, "GET", &session, ""), refused(1));
+    }
+}
+
+#[test]
 fn two_polls_at_once_end_the_session() {
     let mut host = host();
     let session = open(&mut host, 1);
@@ -356,7 +376,8 @@ fn what_is_no_base64_ends_the_session() {
         let mut host = host();
         let session = open(&mut host, 0);
         request(&mut host, 1, "POST", &session, &format!("40\u{1e}451-[\"x\"]\u{1e}{bad}"));
-        assert!(request(&mut host, 1, "GET", &session, "").1.ends_with("\u{1e}1"), "{bad}");
+        assert!(request(&mut host, 1, "GET", &session, "").1.starts_with("40{"), "{bad}");
+        assert_eq!(request(&mut host, 1, "GET", &session, ""), (200, "1".into()), "{bad}");
         assert_eq!(request(&mut host, 1, "GET", &session, ""), refused(1), "{bad}");
     }
 }

@@ -240,16 +240,19 @@ fn a_polling_session_goes_where_its_past_is_and_its_requests_find_it() {
 
 #[test]
 fn a_connect_during_an_upgrade_waits_for_its_end() {
-    for shard in 1..3 {
+    for (shard, is_half_open) in [(1, false), (2, false), (0, true), (1, true), (2, true)] {
         let mut host = host();
         let (mut alice, mut bob) = pair(&mut host);
-        alice.break_off(&mut host);
+        if !is_half_open {
+            alice.break_off(&mut host);
+        }
         bob.tell(&mut host, "missed");
         let opened = ask(&mut host, shard, "GET", POLLING, "");
         let session = format!("{POLLING}&sid={}", &answered(&mut host, opened).1[9..29]);
         let socket = host.connect(shard, &Host::upgrade_head(&session.replace("polling", "websocket"), ""));
         host.settle();
-        let post = ask(&mut host, shard, "POST", &session, &alice.connect());
+        let posted = r#"42["message",{"roomId":"r","content":"posted words"}]"#;
+        let post = ask(&mut host, shard, "POST", &session, &format!("{}\u{1e}{posted}", alice.connect()));
         assert_eq!(answered(&mut host, post).1, "ok");
         host.say(socket, "2probe");
         host.settle();
@@ -257,10 +260,18 @@ fn a_connect_during_an_upgrade_waits_for_its_end() {
         // Behind the upgrade, in the same breath: it belongs to the connection.
         host.write(socket, &[masked(1, b"5"), masked(1, br#"42["message",{"roomId":"r","content":"first words"}]"#)].concat());
         alice.at = socket;
+        host.advance(2_000);
         alice.listen(&mut host);
         assert_eq!(alice.heard[..2], [json!("missed"), json!("CONNECT")], "shard {shard}");
-        assert!(alice.recovered && alice.heard.contains(&json!("first words")), "{:?}", alice.heard);
-        assert!(bob.take(&mut host).contains(&json!("first words")));
+        assert!(alice.recovered, "{:?}", alice.heard);
+        let said =
+            |heard: &[Value]| heard.iter().filter(|event| event.as_str().is_some_and(|text| text.ends_with("words"))).cloned().collect();
+        let (own, others): (Vec<Value>, Vec<Value>) = (said(&alice.heard), said(&bob.take(&mut host)));
+        assert_eq!(own, [json!("posted words"), json!("first words")], "shard {shard}, half open: {is_half_open}");
+        assert_eq!(own, others);
+        alice.heard.clear();
+        bob.tell(&mut host, "later");
+        assert_eq!(alice.take(&mut host), [json!("later")], "shard {shard}, half open: {is_half_open}");
     }
 }
 
@@ -315,6 +326,37 @@ fn a_half_open_connection_is_taken_over_and_a_living_one_is_not() {
         bob.tell(&mut host, "still here");
         assert_eq!(alice.take(&mut host), [json!("still here")]);
         assert_eq!(refused(&host, RecoveryFault::InUse), 1);
+    }
+}
+
+#[test]
+fn who_is_upgraded_while_the_old_connection_is_asked_gets_the_answer_all_the_same() {
+    for (shard, is_alive) in [(0, false), (1, false), (2, false), (1, true)] {
+        let mut host = host();
+        let (mut alice, mut bob) = pair(&mut host);
+        let old = alice.at;
+        bob.tell(&mut host, "into the void");
+        let opened = ask(&mut host, shard, "GET", POLLING, "");
+        let session = format!("{POLLING}&sid={}", &answered(&mut host, opened).1[9..29]);
+        let post = ask(&mut host, shard, "POST", &session, &alice.connect());
+        assert_eq!(answered(&mut host, post).1, "ok");
+        let socket = host.connect((shard + 1) % 3, &Host::upgrade_head(&session.replace("polling", "websocket"), ""));
+        host.settle();
+        host.say(socket, "2probe");
+        host.say(socket, "5");
+        alice.at = socket;
+        alice.listen(&mut host);
+        assert_eq!(alice.heard, [] as [Value; 0], "the old one is asked first");
+        if is_alive {
+            host.say(old, "3");
+        } else {
+            host.advance(2_000);
+        }
+        alice.listen(&mut host);
+        assert_eq!(alice.recovered, !is_alive, "shard {shard}");
+        let heard = alice.take(&mut host);
+        assert_eq!(heard.contains(&json!("into the void")), !is_alive, "{heard:?}");
+        assert!(heard.contains(&json!("CONNECT")), "{heard:?}");
     }
 }
 

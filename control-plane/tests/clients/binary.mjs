@@ -1,9 +1,5 @@
 // Binary values from socket.io-client to socket.io-client, over every transport and from each to each.
-import { check, like, ok, run, token, until, visit } from "./lib.mjs";
-
-const TRANSPORTS = [["polling"], ["websocket"], ["polling", "websocket"]];
-
-const transport = (guest) => guest.socket.io.engine.transport.name;
+import { check, like, ok, run, settled, token, transport, TRANSPORTS, until, visit } from "./lib.mjs";
 
 const enter = async (user, transports, room) => {
   const guest = await visit("/", { transports, auth: { token: token(user) } }, `${user} (${transports})`);
@@ -33,7 +29,7 @@ for (const from of TRANSPORTS) {
     const ann = await enter("ann", from, room);
     const others = [];
     for (const to of TRANSPORTS) others.push(await enter("bob", to, room));
-    for (const guest of [ann, ...others]) await until(() => transport(guest) === guest.socket.io.opts.transports.at(-1), "the upgrade");
+    for (const guest of [ann, ...others]) await settled(guest);
     for (const [name, [changes, pattern]] of Object.entries(CHANGES)) {
       like(await ann.ask("document:edit", { roomId: room, changes, cursor: { line: 1 } }), { success: true }, name);
       for (const bob of others) await bob.hear("document:edit", { userId: "ann", roomId: room, changes: pattern, cursor: { line: 1 } });

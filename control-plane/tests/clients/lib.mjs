@@ -3,6 +3,7 @@
 import { createHmac, randomBytes } from "node:crypto";
 import { request } from "node:http";
 import { createRequire } from "node:module";
+import { connect, createServer } from "node:net";
 import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 
@@ -201,13 +202,25 @@ export const query = (values) => "?" + Object.entries(values).flatMap(([key, val
 const { io, Manager } = need("socket.io-client");
 export { io, Manager };
 
+/** The three ways in which a client may travel. */
+export const TRANSPORTS = [["polling"], ["websocket"], ["polling", "websocket"]];
+export const transport = (guest) => guest.socket.io.engine.transport.name;
+/** Waits until a client uses the best transport it may use. */
+export const settled = (guest) => until(() => transport(guest) === guest.socket.io.opts.transports.at(-1), `${guest.name}'s upgrade`);
+
 /** A socket of its own connection, with every event in the inbox as `[name, ...arguments]`. */
 export class Guest extends Inbox {
   constructor(name, socket) {
     super(name);
     this.socket = socket;
     this.ended = new Promise((resolve) => socket.on("disconnect", (reason) => resolve(reason)));
-    socket.onAny((...event) => this.push(event));
+    if (socket.onAny) {
+      socket.onAny((...event) => this.push(event));
+    } else {
+      // Version 2 has no listener for everything.
+      const { onevent } = socket;
+      socket.onevent = (packet) => { this.push(packet.data); onevent.call(socket, packet); };
+    }
   }
   ask(event, ...args) {
     return within(new Promise((resolve) => this.socket.emit(event, ...args, resolve)), `${this.name} waits for the answer of ${event}`);
@@ -231,12 +244,15 @@ export class Guest extends Inbox {
   }
 }
 
-export function visit(namespace, options = {}, name = "guest") {
-  const socket = io(`http://127.0.0.1:${PORT}${namespace}`, { transports: ["websocket"], forceNew: true, reconnection: false, ...options });
+/** A guest of a namespace; `library` is another version's `io`, `port` that of a proxy. */
+export function visit(namespace, { library = io, port = PORT, ...options } = {}, name = "guest") {
+  const socket = library(`http://127.0.0.1:${port}${namespace}`, { transports: ["websocket"], forceNew: true, reconnection: false, ...options });
   const guest = new Guest(name, socket);
   const entered = new Promise((resolve, reject) => {
     socket.once("connect", () => resolve(guest));
     socket.once("connect_error", reject);
+    // Version 2 calls a refusal so; as a name it is an event like any other since.
+    if (!socket.onAny) socket.once("error", reject);
   });
   return within(entered, `${name} connects to ${namespace}`).catch((fault) => { if (!socket.connected) socket.io.engine?.close(); throw fault; });
 }
@@ -246,6 +262,52 @@ export async function unwelcome(namespace, options, name) {
   const outcome = await visit(namespace, options, name).catch((fault) => fault);
   if (outcome instanceof Guest) { await outcome.end(); throw new Error(`${name ?? "guest"} was let into ${namespace}`); }
   return outcome;
+}
+
+// ---- a network that fails
+
+/** A TCP proxy before the public port, on a port of its own, whose connections can be cut or left half open. */
+export class Proxy {
+  #pairs = new Set();
+  #isDown = false;
+  static async start() {
+    const proxy = new Proxy();
+    proxy.server = createServer((near) => proxy.#join(near));
+    await new Promise((resolve) => proxy.server.listen(0, "127.0.0.1", resolve));
+    proxy.port = proxy.server.address().port;
+    return proxy;
+  }
+  #join(near) {
+    near.on("error", () => {});
+    if (this.#isDown) return near.destroy();
+    const far = connect(PORT, "127.0.0.1");
+    far.on("error", () => {});
+    const pair = { near, far };
+    this.#pairs.add(pair);
+    // No pipe: what is half open must not be closed with its other half.
+    near.on("data", (bytes) => far.write(bytes));
+    far.on("data", (bytes) => near.write(bytes));
+    near.on("close", () => this.#part(pair));
+    far.on("close", () => this.#part(pair));
+  }
+  #part(pair) {
+    if (this.#pairs.delete(pair)) { pair.near.destroy(); pair.far.destroy(); }
+  }
+  /** Both sides lose every connection, and nobody gets a new one. */
+  cut() {
+    this.#isDown = true;
+    for (const pair of this.#pairs) this.#part(pair);
+  }
+  mend() { this.#isDown = false; }
+  /** Clients lose every connection while the server hears nothing of it, and nobody gets a new one. */
+  halve() {
+    this.#isDown = true;
+    for (const pair of this.#pairs) {
+      this.#pairs.delete(pair);
+      pair.near.destroy();
+      pair.far.removeAllListeners("data").resume();
+    }
+  }
 }
 
 // ---- plain HTTP
@@ -289,6 +351,12 @@ export async function metric(name, labels = {}) {
   return (await metrics()).filter(fits).reduce((sum, sample) => sum + sample.value, 0);
 }
 
+/** Fails unless every one of these shards holds connections of the endpoint. */
+export async function everyShard(endpoint, shards) {
+  const held = await Promise.all(Array.from({ length: shards }, (_, shard) => metric("uringcast_connections", { endpoint, shard: String(shard) })));
+  ok(held.every((count) => count > 0), `connections of ${endpoint} by shard: ${held}`);
+}
+
 /** Fails unless both shards hold connections of the endpoint. */
 export async function bothShards(endpoint) {
   const [first, second] = [await metric("uringcast_connections", { endpoint, shard: "0" }), await metric("uringcast_connections", { endpoint, shard: "1" })];
@@ -324,8 +392,8 @@ export function oneOrder(logs, senders, each) {
 const checks = [];
 export const check = (name, body) => checks.push({ name, body });
 
-/** Runs all checks one after another, says what failed, and ends the process. */
-export async function run() {
+/** Runs all checks one after another, cleans up, says what failed, and ends the process. */
+export async function run(cleanUp = () => {}) {
   const only = process.argv[2];
   let failed = 0;
   for (const { name, body } of checks) {
@@ -338,6 +406,7 @@ export async function run() {
       console.log(`FAIL ${name}\n     ${fault?.stack?.split("\n").slice(0, 4).join("\n     ") ?? fault}`);
     }
   }
+  await cleanUp();
   console.log(failed ? `${failed} of ${checks.length} checks failed` : `${checks.length} checks passed`);
   process.exit(failed ? 1 : 0);
 }

@@ -1,17 +1,24 @@
 // socket.io-client over long-polling, over WebSocket, and upgrading from one to the other, all in one room.
-import { check, http, like, ok, oneOrder, PORT, run, token, until, visit } from "./lib.mjs";
+import { Agent } from "node:http";
+import { connect } from "node:net";
+import { check, everyShard, http, like, ok, oneOrder, PORT, run, token, transport, TRANSPORTS, until, visit } from "./lib.mjs";
 
-const TRANSPORTS = [["polling"], ["websocket"], ["polling", "websocket"]];
+/** Connections through it wait until it is opened: an upgrade begins when the test wants it to. */
+class Gate extends Agent {
+  opened = new Promise((resolve) => { this.open = resolve; });
+  createConnection({ host, port }, connected) {
+    this.opened.then(() => connected(null, connect({ host, port })));
+  }
+}
 
-const enter = async (user, transports, room) => {
-  const guest = await visit("/", { transports, auth: { token: token(user) } }, `${user} (${transports})`);
+const enter = async (user, transports, room, options = {}) => {
+  const guest = await visit("/", { transports, auth: { token: token(user) }, ...options }, `${user} (${transports})`);
   guest.log = [];
   guest.push = ([event, message]) => { if (event === "message") guest.log.push(JSON.parse(message.content)); else if (event === "error") throw new Error(JSON.stringify(message)); };
   const joined = await guest.ask("room:join", { roomId: room });
   ok(joined.success === true, `${user} could not join: ${JSON.stringify(joined)}`);
   return guest;
 };
-const transport = (guest) => guest.socket.io.engine.transport.name;
 
 for (const transports of TRANSPORTS) {
   check(`events and acknowledgements by ${transports.join(", then ")}`, async () => {
@@ -32,24 +39,45 @@ for (const transports of TRANSPORTS) {
   });
 }
 
-check("10,000 messages while 200 clients upgrade: each hears each once, in one order", async () => {
-  const [SENDERS, EACH, CLIENTS] = [2, 25, 200];
-  const senders = await Promise.all(Array.from({ length: SENDERS }, (_, index) => enter(`sender${index}`, ["websocket"], "upgrade")));
-  const connecting = Array.from({ length: CLIENTS }, (_, index) => enter(`climber${index}`, ["polling", "websocket"], "upgrade"));
-  // Everybody is in by polling; the upgrades are under way while this is said.
-  const climbers = await Promise.all(connecting);
-  const upgraded = climbers.filter((guest) => transport(guest) === "websocket").length;
-  const answers = [];
-  for (let number = 0; number < EACH; number += 1) {
-    senders.forEach((guest, sender) => answers.push(guest.ask("message", { roomId: "upgrade", content: JSON.stringify({ sender, number }) })));
-    await Promise.all(answers.slice(-SENDERS));
+check("10,000 messages both ways while 200 clients upgrade: each hears each of its room once, in one order", async () => {
+  const [CLIENTS, ROOMS, EACH, AHEAD] = [200, 40, 50, 2];
+  const members = await Promise.all(Array.from({ length: CLIENTS }, async (_, index) => {
+    const gate = new Gate(), number = Math.floor(index / ROOMS);
+    const guest = await enter(`climber${index}`, ["polling", "websocket"], `upgrade-${index % ROOMS}`, { transportOptions: { websocket: { agent: gate } } });
+    return Object.assign(guest, { gate, number, room: index % ROOMS, gap: 0, before: 0 });
+  }));
+  ok(members.every((guest) => transport(guest) === "polling"), "everybody begins by polling");
+  await everyShard("rooms", 2);
+  for (const guest of members) {
+    let last = performance.now();
+    guest.push = ([event, message]) => {
+      if (event === "error") throw new Error(message.message);
+      if (event !== "message") return;
+      const now = performance.now();
+      [guest.gap, last] = [Math.max(guest.gap, now - last), now];
+      guest.before += transport(guest) === "polling";
+      guest.log.push(JSON.parse(message.content));
+    };
   }
-  await Promise.all(answers);
-  await until(() => climbers.every((guest) => transport(guest) === "websocket"), "all upgrades", 60_000);
-  await until(() => climbers.every((guest) => guest.log.length >= SENDERS * EACH), "all messages everywhere", 30_000);
-  oneOrder(climbers.map((guest) => guest.log), SENDERS, EACH);
-  console.log(`     ${upgraded} of ${CLIENTS} had upgraded when the first message was sent`);
-  await Promise.all([...senders, ...climbers].map((guest) => guest.end()));
+  // Each says its words a few at a time, so that all are under way at once; and lets its WebSocket through somewhere in the midst of them.
+  await Promise.all(members.map(async (guest, index) => {
+    const answers = [];
+    for (let number = 0; number < EACH; number += 1) {
+      if (number === 5 + (index * 7) % 30) guest.gate.open();
+      answers.push(guest.ask("message", { roomId: `upgrade-${guest.room}`, content: JSON.stringify({ sender: guest.number, number }) }));
+      await answers[number - AHEAD];
+    }
+    for (const answer of await Promise.all(answers)) ok(answer.success === true, JSON.stringify(answer));
+  }));
+  await until(() => members.every((guest) => transport(guest) === "websocket"), "all upgrades", 60_000);
+  const expected = EACH * CLIENTS / ROOMS;
+  await until(() => members.every((guest) => guest.log.length >= expected), "all messages everywhere", 30_000);
+  for (let room = 0; room < ROOMS; room += 1) oneOrder(members.filter((guest) => guest.room === room).map((guest) => guest.log), CLIENTS / ROOMS, EACH);
+  const [byPolling, longest] = [members.reduce((sum, guest) => sum + guest.before, 0), Math.max(...members.map((guest) => guest.gap))];
+  const heard = members.reduce((sum, guest) => sum + guest.log.length, 0);
+  ok(byPolling > 0 && byPolling < heard, `${byPolling} of ${heard} were heard by polling; both ways should have been used`);
+  console.log(`     ${EACH * CLIENTS} said, ${heard} heard, ${byPolling} of them by polling; the longest time without one was ${longest.toFixed()} ms`);
+  await Promise.all(members.map((guest) => guest.end()));
 });
 
 check("a page of a listed origin may poll, another may not read", async () => {

@@ -24,7 +24,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What the endpoints of a test server are. `/talk` lets clients publish, `/ws/fabric` retains, `/ws/open` and `/guests` ask for no
 /// token, `/fixed` makes no rooms by joining, `/lobby` asks for no token
-/// and lets everybody send to every room.
+/// and lets everybody send to every room, `/kept` gives back connections that broke off.
 const ENDPOINTS: &str = r#"
 [[endpoint]]
 name = "community"
@@ -86,6 +86,13 @@ auth = "none"
 require_membership = false
 
 [[endpoint]]
+name = "kept"
+dialect = "rooms"
+bind = "/kept"
+auto_create = true
+recovery_ms = 60000
+
+[[endpoint]]
 name = "notify"
 dialect = "notify"
 bind = "/notify"
@@ -102,6 +109,8 @@ pub(crate) struct Setup {
     pub(crate) profile: Option<&'static str>,
     /// Descriptors the process may have.
     pub(crate) descriptors: Option<u32>,
+    /// Its shards, two if it is not said.
+    pub(crate) shards: Option<u32>,
     /// Variables it finds in its environment.
     pub(crate) variables: &'static [(&'static str, &'static str)],
 }
@@ -245,7 +254,7 @@ fn command(setup: &Setup, folder: &std::path::Path) -> Command {
             shell
         }
     };
-    command.args(["--shards", "2", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"]);
+    command.args(["--shards", &setup.shards.unwrap_or(2).to_string(), "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"]);
     if setup.dev {
         command.arg("--dev");
     } else if let Some(profile) = setup.profile {

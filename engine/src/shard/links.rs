@@ -101,6 +101,8 @@ pub(crate) struct SocketIoLink {
     pub(crate) has_moved: bool,
     /// False exactly when its next CONNECT starts anew, because whom it wanted to replace is alive.
     pub(crate) may_recover: bool,
+    /// Slot of the connection that it wants to take up, while that one is asked whether it lives.
+    pub(crate) challenges: Option<u32>,
     /// What the token of the request's header or query said.
     pub(crate) token: Result<Arc<Identity>, AuthFault>,
     /// What the session cookie said, for endpoints that look at cookies.

@@ -13,7 +13,7 @@ use crate::frame::Frame;
 use crate::ids::{LinkKey, ShardId, Sid};
 use crate::limits::LINKS_PER_SHARD_MAX;
 use crate::time::Now;
-use crate::wire::ws;
+use crate::wire::{eio, ws};
 
 /// Everything of a Socket.IO link but its socket. Its debug form shows nothing of it.
 pub struct Luggage {
@@ -62,23 +62,31 @@ impl Shard {
         let (rate, heartbeat, peer) = (link.rate, std::mem::replace(&mut link.heartbeat, Heartbeat::NEVER), link.peer);
         let mut polling = link.polling.take();
         let (ticket, key) = (link.ticket.take(), LinkKey { slot, generation: link.generation });
-        if !is_polling {
+        let mut read = Vec::new();
+        if is_polling {
+            if let Some(polling) = polling.as_mut() {
+                polling.inbox.push_front(packet.to_owned());
+            }
+        } else {
             // Nothing more is read until the driver has taken the socket.
             link.waiting += 1;
+            read = as_read(packet);
+            // What an upgraded session was sent by polls, and nobody has looked at yet.
+            while let Some(packet) = polling.as_mut().and_then(|polling| polling.inbox.next()) {
+                read.extend(as_read(&packet));
+            }
+            polling = None;
         }
         self.stats.outbox_bytes.sub(unsent as u64);
-        if let Some(polling) = polling.as_mut() {
-            polling.inbox.push_front(packet.to_owned());
-        }
         let sid = polling.as_ref().map(|polling| polling.sid);
         let luggage = Box::new(Luggage { socket, frames, written, rate, heartbeat, ticket, peer, polling });
         match sid {
-            Some(sid) if is_polling => {
+            Some(sid) => {
                 self.moved_away.insert(sid, to);
                 self.post_to(to, Parcel::Settle(luggage));
                 self.finish(slot, false);
             }
-            _ => self.commands.push_back(Command::Move { link: key, peer, to, read: as_read(packet), luggage: Some(luggage) }),
+            None => self.commands.push_back(Command::Move { link: key, peer, to, read, luggage: Some(luggage) }),
         }
         true
     }
@@ -155,9 +163,12 @@ impl Shard {
     }
 }
 
-/// A packet as its client would have sent it, masked with zeros.
+/// A packet of a poll as its client would have sent it over a WebSocket, masked with zeros.
 fn as_read(packet: &str) -> Vec<u8> {
-    let (mut header, used) = ws::header(1, packet.len());
+    // What is no base64 stays the text it is, which is no packet either.
+    let attachment = if packet.starts_with('b') { eio::attachment(packet) } else { None };
+    let (opcode, payload) = attachment.as_deref().map_or((1, packet.as_bytes()), |bytes| (2, bytes));
+    let (mut header, used) = ws::header(opcode, payload.len());
     header[1] |= 0x80;
-    [&header[..used], &[0; 4], packet.as_bytes()].concat()
+    [&header[..used], &[0; 4], payload].concat()
 }

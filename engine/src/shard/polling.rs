@@ -94,8 +94,13 @@ impl Shard {
         let bytes_max = self.world.config.limits.message_bytes;
         let Some(Link { polling: Some(polling), state, .. }) = self.links.get_mut(slot) else { return };
         if matches!(state, State::Closing { .. }) {
-            // Whoever is told goodbye is not listened to any more.
-            return self.respond(from, 200, HTML, "ok".to_owned());
+            // Whoever is told goodbye is not listened to any more, but he may take his leave before he has heard all of it.
+            let is_leaving = body.split(eio::SEPARATOR).any(|packet| packet == "1");
+            self.respond(from, 200, HTML, "ok".to_owned());
+            if is_leaving {
+                self.end_polling(now, slot, true);
+            }
+            return;
         }
         if polling.inbox.bytes() + body.len() > bytes_max {
             // It goes on talking while an answer is due, more than one message may hold.
@@ -155,10 +160,9 @@ impl Shard {
         if outbox.is_over(self.world.config.limits.outbox_bytes) {
             self.slow.push(slot);
         }
-        if is_closing {
-            if !texts.is_empty() {
-                texts.push(eio::SEPARATOR);
-            }
+        // The last word has an answer of its own, as in Node: the client drops what it has not yet looked at when it reads it.
+        let is_last = is_closing && texts.is_empty();
+        if is_last {
             texts.push('1');
         }
         if texts.is_empty() {
@@ -166,7 +170,7 @@ impl Shard {
         }
         polling.answered = polling.poll.take();
         self.respond(poll, 200, TEXT, texts);
-        if is_closing {
+        if is_last {
             self.finish(slot, false);
         }
     }
@@ -289,6 +293,7 @@ impl Shard {
         let Some(old) = self.links.get_mut(session) else { return };
         let over = State::Closing { deadline_ms: u64::MAX, peer_done: true, impatient: false };
         let state = std::mem::replace(&mut old.state, over);
+        let old_key = LinkKey { slot: session, generation: old.generation };
         let (heartbeat, rate, waiting) = (old.heartbeat, old.rate, std::mem::take(&mut old.waiting));
         let frames = old.outbox.take_frames();
         let (peer, ticket, guest, mut polling) = (old.peer, old.ticket.take(), old.guest.take(), old.polling.take());
@@ -298,14 +303,15 @@ impl Shard {
         if let Some(polling) = &mut polling {
             polling.is_over = true;
         }
-        let mut own_ticket = None;
+        let (mut own_ticket, mut key) = (None, old_key);
         if let Some(link) = self.links.get_mut(slot) {
+            key = LinkKey { slot, generation: link.generation };
             (link.state, link.heartbeat, link.rate, link.peer) = (state, heartbeat, rate, peer);
             link.guest = guest;
             // The session's place at its address is enough for both.
             own_ticket = std::mem::replace(&mut link.ticket, ticket);
             if let Some(polling) = &polling {
-                self.upgraded.add(polling.sid, LinkKey { slot, generation: link.generation });
+                self.upgraded.add(polling.sid, key);
             }
             link.waiting += waiting;
             link.polling = polling;
@@ -318,6 +324,7 @@ impl Shard {
         if let Some(own) = own_ticket {
             self.world.addresses.close(own);
         }
+        self.forward_challenge(old_key, key);
         for conn in self.conns_of(slot) {
             let Some(conn) = self.conns.get_mut(conn) else { continue };
             conn.link = slot;

@@ -227,9 +227,19 @@ impl Shard {
     fn answer_challenger(&mut self, now: Now, challenger: Challenger, granted: bool) {
         let Challenger { link, packet, .. } = challenger;
         let Some(Link { state: State::SocketIo(socket), .. }) = self.links.get_mut_of(link.slot, link.generation) else { return };
-        socket.may_recover = granted;
+        (socket.may_recover, socket.challenges) = (granted, None);
         self.take_packet(now, link.slot, &packet);
         self.unwait(link.slot, 1);
+    }
+
+    /// The session of a link has changed to another one: the answer it waits for comes there.
+    pub(super) fn forward_challenge(&mut self, from: LinkKey, to: LinkKey) {
+        let Some(Link { state: State::SocketIo(socket), .. }) = self.links.get_mut_of(to.slot, to.generation) else { return };
+        let Some(conn) = socket.challenges else { return };
+        let challenger = self.conns.get_mut(conn).and_then(|conn| conn.recovery.as_mut()?.challenger.as_mut());
+        if let Some(challenger) = challenger.filter(|challenger| challenger.link == from) {
+            challenger.link = to;
+        }
     }
 
     /// Keeps a connection that ends, away, if its client may come back; false when it ends for good.
@@ -396,6 +406,9 @@ impl Shard {
         };
         let Some(newcomer) = self.links.get_mut(link) else { return Verdict::Refused };
         newcomer.waiting += 1;
+        if let State::SocketIo(socket) = &mut newcomer.state {
+            socket.challenges = Some(conn);
+        }
         let deadline_ms = now.ms() + TAKEOVER_MS;
         let key = LinkKey { slot: link, generation: newcomer.generation };
         recovery.challenger = Some(Box::new(Challenger { link: key, packet: packet.into(), deadline_ms }));

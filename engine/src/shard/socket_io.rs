@@ -57,6 +57,7 @@ impl Shard {
             connect_deadline_ms: u64::MAX,
             has_moved: false,
             may_recover: true,
+            challenges: None,
             assembly: None,
             has_tried: false,
             old: (version(request) == 3).then(Old::default),
