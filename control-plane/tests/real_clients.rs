@@ -18,6 +18,10 @@ const STANDARD: Setup = Setup { limits: "", dev: false, profile: None, descripto
 /// More shards than most things need, so that what comes back comes to another one as a rule.
 const THREE_SHARDS: Setup = Setup { shards: Some(3), ..STANDARD };
 
+/// With clients of Engine.IO 3 beside the others.
+const OLD_CLIENTS: Setup =
+    Setup { variables: &[("URINGCAST_ENDPOINT_ROOMS_EIO3", "true"), ("URINGCAST_ENDPOINT_CHAT_EIO3", "true")], ..THREE_SHARDS };
+
 /// The lines end the section of limits and begin another.
 const HTTP: &str =
     concat!("[socket_io]\ncookie = 'io'\nbundle = '", env!("CARGO_TARGET_TMPDIR"), "/../clients/node_modules/socket.io-client/dist'\n");
@@ -43,7 +47,7 @@ scripts! {
     notify_page: "notify_page.mjs", STANDARD;
     transports: "transports.mjs", STANDARD;
     binary: "binary.mjs", STANDARD;
-    matrix: "matrix.mjs", THREE_SHARDS;
+    matrix: "matrix.mjs", OLD_CLIENTS;
     matrix_python: "matrix_py.py", THREE_SHARDS;
     recovery: "recovery.mjs", THREE_SHARDS;
     browser_recovery: "page_recovery.mjs", THREE_SHARDS;
