@@ -217,7 +217,8 @@ impl Shard {
         let conn = self.conns.get(conn_slot)?;
         debug_assert!(conn.generation == generation && conn.link == slot);
         let endpoint = conn.endpoint;
-        let recovery = self.new_recovery(endpoint, conn_slot);
+        // Old clients do not know how to come back.
+        let recovery = if self.is_old(slot) { None } else { self.new_recovery(endpoint, conn_slot) };
         let conn = self.conns.get_mut(conn_slot)?;
         conn.recovery = recovery;
         let conn = self.conns.get(conn_slot)?;

@@ -290,6 +290,7 @@ impl Shard {
         let over = State::Closing { deadline_ms: u64::MAX, peer_done: true, impatient: false };
         let state = std::mem::replace(&mut old.state, over);
         let (heartbeat, rate, waiting) = (old.heartbeat, old.rate, std::mem::take(&mut old.waiting));
+        let before = old.outbox.bytes();
         let frames = old.outbox.take_frames();
         let (peer, ticket, guest, mut polling) = (old.peer, old.ticket.take(), old.guest.take(), old.polling.take());
         if let Some(poll) = polling.as_mut().and_then(|polling| polling.poll.take()) {
@@ -309,11 +310,15 @@ impl Shard {
             }
             link.waiting += waiting;
             link.polling = polling;
+            let own = link.outbox.bytes();
             let is_old = matches!(&link.state, State::SocketIo(socket) if socket.old.is_some());
             for frame in frames.into_iter().filter(|frame| !frame.is_encoded()) {
                 let is_marked = is_old && frame.has_attachments();
                 link.outbox.push(if is_marked { std::rc::Rc::new(frame.marked()) } else { frame });
             }
+            // Marked they are longer, and some may have been left out.
+            self.stats.outbox_bytes.add((link.outbox.bytes() - own) as u64);
+            self.stats.outbox_bytes.sub(before as u64);
         }
         if let Some(own) = own_ticket {
             self.world.addresses.close(own);

@@ -75,7 +75,7 @@ impl Shard {
                 self.answer_old_ping(now, slot, data);
                 Ok(())
             }
-            Some(eio::Packet::Pong(_)) => {
+            Some(eio::Packet::Pong(_)) if !self.is_old(slot) => {
                 self.pong(now, slot);
                 Ok(())
             }
@@ -85,12 +85,12 @@ impl Shard {
                 self.close_link(now, slot, CloseReason::Client, Some(ws::empty_close_frame()));
                 Ok(())
             }
-            Some(eio::Packet::Ping(_)) | None if self.links.get(slot).is_some_and(Link::is_polling) => {
+            Some(eio::Packet::Ping(_) | eio::Packet::Pong(_)) | None if self.links.get(slot).is_some_and(Link::is_polling) => {
                 // Not even Engine.IO: as in Node the session is gone at once, and no later poll is told goodbye.
                 self.lose(now, slot, CloseReason::Protocol);
                 Ok(())
             }
-            Some(eio::Packet::Ping(_)) | None => Err(Refuse),
+            Some(eio::Packet::Ping(_) | eio::Packet::Pong(_)) | None => Err(Refuse),
         };
         if taken.is_err() {
             self.close_link(now, slot, CloseReason::Protocol, Some(ws::empty_close_frame()));
