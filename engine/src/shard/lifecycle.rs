@@ -120,8 +120,8 @@ impl Shard {
         }
         for conn in self.conns_of(slot) {
             if self.challenge_deadline(conn) <= ms {
-                self.give_way(now, conn);
-                continue;
+                // Nobody is at the other end: with one connection all of the link go, and those of its client come back each for itself.
+                return self.lose(now, slot, CloseReason::Transport);
             }
             self.end_typing(now, conn);
             self.forget_late_acks(now, conn);
@@ -492,6 +492,10 @@ impl Shard {
 
     /// Ends a connection, or keeps it away if its client may come back.
     pub(super) fn end_conn(&mut self, now: Now, slot: u32, reason: CloseReason) {
+        if self.conns.get(slot).is_some_and(|conn| conn.link == NO_LINK) {
+            // Its last words have just shown it to be a slow reader, which might come back.
+            return self.give_up(slot);
+        }
         self.sign_off(now, slot, reason);
         if !self.keep_away(now, slot, reason) {
             self.remove_conn(now, slot);

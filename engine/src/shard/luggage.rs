@@ -67,9 +67,14 @@ impl Shard {
             link.waiting += 1;
         }
         self.stats.outbox_bytes.sub(unsent as u64);
-        if let Some(polling) = polling.as_mut() {
-            polling.inbox.push_front(packet.to_owned());
-        }
+        // What came by POST comes before what the WebSocket says that has taken the session over; the packet is the first of all.
+        let read = match polling.as_mut() {
+            Some(polling) => {
+                polling.inbox.push_front(packet.to_owned());
+                Vec::new()
+            }
+            None => as_read(packet),
+        };
         let sid = polling.as_ref().map(|polling| polling.sid);
         let luggage = Box::new(Luggage { socket, frames, written, rate, heartbeat, ticket, peer, polling });
         match sid {
@@ -78,7 +83,7 @@ impl Shard {
                 self.post_to(to, Parcel::Settle(luggage));
                 self.finish(slot, false);
             }
-            _ => self.commands.push_back(Command::Move { link: key, peer, to, read: as_read(packet), luggage: Some(luggage) }),
+            _ => self.commands.push_back(Command::Move { link: key, peer, to, read, luggage: Some(luggage) }),
         }
         true
     }
@@ -92,14 +97,16 @@ impl Shard {
         }
     }
 
-    /// A link of another shard; what was read of it is given to [`Self::handle_bytes`] next. `None` when the shard's table is full.
+    /// A link of another shard; what was read of it, maybe nothing, is given to [`Self::handle_bytes`] next. `None` when the shard's table is
+    /// full.
     pub fn handle_arrival(&mut self, now: Now, luggage: Luggage) -> Option<LinkKey> {
         let Luggage { socket, frames, written, rate, heartbeat, ticket, peer, polling } = luggage;
         // It was let in where it came from.
         let _ = self.world.addresses.enter();
         let outbox = Outbox::unpack(frames, written);
-        self.stats.outbox_bytes.add(outbox.bytes() as u64);
-        let guest = polling.as_ref().map(|polling| polling.sid).filter(|sid| sid.shard() != self.id);
+        let bytes = outbox.bytes() as u64;
+        let session = polling.as_ref().filter(|polling| !polling.is_over).map(|polling| polling.sid);
+        let guest = session.filter(|sid| sid.shard() != self.id);
         let inserted = self.links.insert(LINKS_PER_SHARD_MAX, |_, generation| Link {
             state: State::SocketIo(socket),
             outbox,
@@ -111,13 +118,18 @@ impl Shard {
         });
         let Some((slot, generation)) = inserted else {
             self.world.addresses.leave();
+            if let Some(ticket) = ticket {
+                self.world.addresses.close(ticket);
+            }
             return None;
         };
+        self.stats.outbox_bytes.add(bytes);
         if let Some(sid) = guest {
             self.guests.insert(sid, slot);
         }
         self.mark_dirty(slot);
         self.arm_next(now, slot);
+        self.drain_inbox(now, slot);
         Some(LinkKey { slot, generation })
     }
 
@@ -125,15 +137,12 @@ impl Shard {
     pub(super) fn take_in(&mut self, now: Now, luggage: Luggage) {
         let sid = luggage.polling.as_ref().map(|polling| polling.sid);
         let poll = luggage.polling.as_ref().and_then(|polling| polling.poll);
-        match self.handle_arrival(now, luggage) {
-            Some(key) => self.drain_inbox(now, key.slot),
-            None => {
-                if let Some(poll) = poll {
-                    self.respond_gone(poll);
-                }
-                if let Some(sid) = sid {
-                    self.post_to(sid.shard(), Parcel::Forget { sid });
-                }
+        if self.handle_arrival(now, luggage).is_none() {
+            if let Some(poll) = poll {
+                self.respond_gone(poll);
+            }
+            if let Some(sid) = sid {
+                self.post_to(sid.shard(), Parcel::Forget { sid });
             }
         }
     }

@@ -334,6 +334,7 @@ impl Shard {
             }
         }
         self.finish(session, false);
+        self.take_challenge_over(slot);
         self.mark_dirty(slot);
         self.arm_next(now, slot);
         self.go_on_after_upgrade(now, slot);

@@ -57,6 +57,7 @@ impl Shard {
             connect_deadline_ms: u64::MAX,
             has_moved: false,
             may_recover: true,
+            challenged: None,
             assembly: None,
             has_tried: false,
             old: (version(request) == 3).then(Old::default),
@@ -158,7 +159,7 @@ impl Shard {
             self.refuse_namespace(now, slot, packet.namespace, r#"{"message":"Invalid namespace"}"#);
             return Ok(());
         };
-        if let Some(comeback) = Comeback::asked(auth).filter(|_| !is_old) {
+        if let Some(comeback) = Comeback::asked(auth).filter(|_| !is_old && self.remembers(endpoint)) {
             match self.may_come_back(now, slot, endpoint, &comeback, &format!("4{text}")) {
                 ComebackVerdict::Granted { conn, from } if self.come_back(now, slot, endpoint, auth, conn, from) => return Ok(()),
                 ComebackVerdict::Wait | ComebackVerdict::Moving => return Ok(()),
