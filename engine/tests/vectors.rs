@@ -47,10 +47,7 @@ fn without_sids(text: &str) -> String {
 /// Every capture is replayed or has its line here.
 #[test]
 fn no_capture_is_forgotten() {
-    const NOT_YET: [(&str, &str); 8] = [
-        ("client-v2-eio3-polling", "Engine.IO 3"),
-        ("client-v2-eio3-polling+websocket", "Engine.IO 3"),
-        ("client-v2-eio3-websocket", "Engine.IO 3"),
+    const NOT_YET: [(&str, &str); 5] = [
         ("recovery-false-expired", "connection state recovery"),
         ("recovery-false-no-offset", "connection state recovery"),
         ("recovery-polling", "connection state recovery"),

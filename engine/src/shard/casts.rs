@@ -5,6 +5,7 @@ use std::rc::Rc;
 use super::backlog::{Event, To};
 use super::links::{Conn, Stage};
 use super::parcel::{Announcement, Cast, Enter, Leave, Parcel, Publish, Return};
+use super::recovery::NO_LINK;
 use super::{Shard, lifecycle};
 use crate::auth::Identity;
 use crate::dialect::{EnterFault, RoomView, Sight};
@@ -115,6 +116,9 @@ impl Shard {
     fn home_return(&mut self, now: Now, returning: Return) {
         let Return { conn, room, presence, announce } = returning;
         let first = self.homes.come_back(&room, &presence, &self.stats);
+        if first {
+            self.absences.end(&room);
+        }
         if let (true, Some(Announcement { to, frame })) = (first, announce) {
             self.announce(now, conn, to, frame);
         }
@@ -167,8 +171,9 @@ impl Shard {
         if is_hidden || publish.except == Some(self.conn_id(slot, conn)) {
             return;
         }
-        let (endpoint, user) = (conn.endpoint, conn.profile.user.clone());
-        self.note_sent(endpoint, publish.frame.receipt(), vec![user]);
+        // Whoever is away gets it when he comes back, and is told of then.
+        let (endpoint, users) = (conn.endpoint, if conn.is_here() { vec![conn.profile.user.clone()] } else { Vec::new() });
+        self.note_sent(endpoint, publish.frame.receipt(), users);
         self.say(now, slot, publish.frame);
         self.delivered.push(publish.read_ns);
     }
@@ -198,7 +203,7 @@ impl Shard {
                 continue;
             }
             self.push_shared(member.link, frame.clone());
-            if frame.receipt().is_some() {
+            if frame.receipt().is_some() && member.link != NO_LINK {
                 got.extend(self.conns.get(member.conn).map(|conn| conn.profile.user.clone()));
             }
         }

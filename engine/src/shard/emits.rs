@@ -137,10 +137,9 @@ impl Shard {
         let deadline_ms = emit.ack_ms.filter(|_| is_socket_io).map(|ack_ms| now.ms().saturating_add(ack_ms));
         let (frame, mut recipients, mut got) = (Rc::new(frame), 0, Vec::new());
         let meant = self.selected(&emit.to);
-        if self.remembers(emit.to.endpoint) {
-            let mut ids: Vec<_> = meant.iter().filter_map(|slot| self.conns.get(*slot).map(|conn| self.conn_id(*slot, conn))).collect();
-            ids.sort_unstable();
-            self.remember(now, emit.to.endpoint, || Event::new(now.ms(), To::These(ids.into()), &frame));
+        if self.remembers(emit.to.endpoint) && frame.mark().offset.is_some() {
+            let to = self.remembered_as(&emit.to, &meant);
+            self.remember(now, emit.to.endpoint, || Event::new(now.ms(), to, &frame));
         }
         for slot in meant {
             let Some(link) = self.conns.get(slot).filter(|conn| conn.is_here()).map(|conn| conn.link) else { continue };
@@ -165,6 +164,19 @@ impl Shard {
         }
         // Only now: who is cut here is one of those that are waited for.
         self.cut_slow(now);
+    }
+
+    /// For whom an emit is remembered. Those in one room need no list, which for everybody would take more than all that may be remembered.
+    fn remembered_as(&self, who: &Selection, meant: &[u32]) -> To {
+        if let ([Target::Room(name)], []) = (&who.targets[..], &who.except[..]) {
+            let room = Room { endpoint: who.endpoint, name: name.clone() };
+            if self.connection_of(&room).is_none() {
+                return To::Room(room.name);
+            }
+        }
+        let mut ids: Vec<_> = meant.iter().filter_map(|slot| self.conns.get(*slot).map(|conn| self.conn_id(*slot, conn))).collect();
+        ids.sort_unstable();
+        To::These(ids.into())
     }
 
     /// Slots of the connections here that are meant, each once.

@@ -377,7 +377,7 @@ impl Shard {
             return;
         }
         let (sid, reply) = (*sid, std::mem::take(&mut **reply));
-        let translated = (reply.is_old && *kind == TEXT).then(|| eio3::write(body));
+        let translated = (reply.is_old && *kind == TEXT && self.world.config.serves_eio3()).then(|| eio3::write(body));
         let body = translated.as_ref().unwrap_or(body);
         let mut extra = Vec::new();
         if status == 200 {

@@ -35,7 +35,9 @@ impl Shard {
         };
         conn.stage = Stage::Arriving { note: note.into() };
         let (endpoint, link, user) = (conn.endpoint, conn.link, conn.profile.user.clone());
-        self.membership.join(&Room::everybody(endpoint), slot, link, &mut conn.seats);
+        let everybody = Room::everybody(endpoint);
+        self.membership.join(&everybody, slot, link, &mut conn.seats);
+        self.note_stay(slot, &everybody);
         let own = self.dialect(endpoint).own_room(&user);
         self.counters(endpoint).authenticated.add(1);
         let granted = view.of_user.as_ref().map_or(&[][..], |of_user| &of_user.granted);

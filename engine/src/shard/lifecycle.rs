@@ -120,8 +120,8 @@ impl Shard {
         }
         for conn in self.conns_of(slot) {
             if self.challenge_deadline(conn) <= ms {
-                self.give_way(now, conn);
-                continue;
+                // Nobody is at the other end: with one connection all of the link go, and those of its client come back each for itself.
+                return self.lose(now, slot, CloseReason::Transport);
             }
             self.end_typing(now, conn);
             self.forget_late_acks(now, conn);
@@ -217,7 +217,8 @@ impl Shard {
         let conn = self.conns.get(conn_slot)?;
         debug_assert!(conn.generation == generation && conn.link == slot);
         let endpoint = conn.endpoint;
-        let recovery = self.new_recovery(endpoint, conn_slot);
+        // Old clients do not know how to come back.
+        let recovery = if self.is_old(slot) { None } else { self.new_recovery(endpoint, conn_slot) };
         let conn = self.conns.get_mut(conn_slot)?;
         conn.recovery = recovery;
         let conn = self.conns.get(conn_slot)?;
@@ -491,6 +492,10 @@ impl Shard {
 
     /// Ends a connection, or keeps it away if its client may come back.
     pub(super) fn end_conn(&mut self, now: Now, slot: u32, reason: CloseReason) {
+        if self.conns.get(slot).is_some_and(|conn| conn.link == NO_LINK) {
+            // Its last words have just shown it to be a slow reader, which might come back.
+            return self.give_up(slot);
+        }
         self.sign_off(now, slot, reason);
         if !self.keep_away(now, slot, reason) {
             self.remove_conn(now, slot);

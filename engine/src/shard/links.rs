@@ -16,7 +16,7 @@ use super::rate::Rate;
 use super::recovery::Recovery;
 use crate::auth::{AuthFault, Identity};
 use crate::dialect::Profile;
-use crate::ids::{EndpointId, LinkKey, Room, Sid};
+use crate::ids::{ConnId, EndpointId, LinkKey, Room, Sid};
 use crate::wire::{eio, ws};
 
 /// A transport: a WebSocket connection, or one that has not said yet what it is. Its debug form shows nothing of what was sent.
@@ -101,8 +101,8 @@ pub(crate) struct SocketIoLink {
     pub(crate) has_moved: bool,
     /// False exactly when its next CONNECT starts anew, because whom it wanted to replace is alive.
     pub(crate) may_recover: bool,
-    /// Slot of the connection that it wants to take up, while that one is asked whether it lives.
-    pub(crate) challenges: Option<u32>,
+    /// The connection whose answer its CONNECT waits for.
+    pub(crate) challenged: Option<ConnId>,
     /// What the token of the request's header or query said.
     pub(crate) token: Result<Arc<Identity>, AuthFault>,
     /// What the session cookie said, for endpoints that look at cookies.

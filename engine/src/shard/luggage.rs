@@ -13,7 +13,7 @@ use crate::frame::Frame;
 use crate::ids::{LinkKey, ShardId, Sid};
 use crate::limits::LINKS_PER_SHARD_MAX;
 use crate::time::Now;
-use crate::wire::{eio, ws};
+use crate::wire::ws;
 
 /// Everything of a Socket.IO link but its socket. Its debug form shows nothing of it.
 pub struct Luggage {
@@ -62,31 +62,28 @@ impl Shard {
         let (rate, heartbeat, peer) = (link.rate, std::mem::replace(&mut link.heartbeat, Heartbeat::NEVER), link.peer);
         let mut polling = link.polling.take();
         let (ticket, key) = (link.ticket.take(), LinkKey { slot, generation: link.generation });
-        let mut read = Vec::new();
-        if is_polling {
-            if let Some(polling) = polling.as_mut() {
-                polling.inbox.push_front(packet.to_owned());
-            }
-        } else {
+        if !is_polling {
             // Nothing more is read until the driver has taken the socket.
             link.waiting += 1;
-            read = as_read(packet);
-            // What an upgraded session was sent by polls, and nobody has looked at yet.
-            while let Some(packet) = polling.as_mut().and_then(|polling| polling.inbox.next()) {
-                read.extend(as_read(&packet));
-            }
-            polling = None;
         }
         self.stats.outbox_bytes.sub(unsent as u64);
+        // What came by POST comes before what the WebSocket says that has taken the session over; the packet is the first of all.
+        let read = match polling.as_mut() {
+            Some(polling) => {
+                polling.inbox.push_front(packet.to_owned());
+                Vec::new()
+            }
+            None => as_read(packet),
+        };
         let sid = polling.as_ref().map(|polling| polling.sid);
         let luggage = Box::new(Luggage { socket, frames, written, rate, heartbeat, ticket, peer, polling });
         match sid {
-            Some(sid) => {
+            Some(sid) if is_polling => {
                 self.moved_away.insert(sid, to);
                 self.post_to(to, Parcel::Settle(luggage));
                 self.finish(slot, false);
             }
-            None => self.commands.push_back(Command::Move { link: key, peer, to, read, luggage: Some(luggage) }),
+            _ => self.commands.push_back(Command::Move { link: key, peer, to, read, luggage: Some(luggage) }),
         }
         true
     }
@@ -100,14 +97,16 @@ impl Shard {
         }
     }
 
-    /// A link of another shard; what was read of it is given to [`Self::handle_bytes`] next. `None` when the shard's table is full.
+    /// A link of another shard; what was read of it, maybe nothing, is given to [`Self::handle_bytes`] next. `None` when the shard's table is
+    /// full.
     pub fn handle_arrival(&mut self, now: Now, luggage: Luggage) -> Option<LinkKey> {
         let Luggage { socket, frames, written, rate, heartbeat, ticket, peer, polling } = luggage;
         // It was let in where it came from.
         let _ = self.world.addresses.enter();
         let outbox = Outbox::unpack(frames, written);
-        self.stats.outbox_bytes.add(outbox.bytes() as u64);
-        let guest = polling.as_ref().map(|polling| polling.sid).filter(|sid| sid.shard() != self.id);
+        let bytes = outbox.bytes() as u64;
+        let session = polling.as_ref().filter(|polling| !polling.is_over).map(|polling| polling.sid);
+        let guest = session.filter(|sid| sid.shard() != self.id);
         let inserted = self.links.insert(LINKS_PER_SHARD_MAX, |_, generation| Link {
             state: State::SocketIo(socket),
             outbox,
@@ -119,13 +118,18 @@ impl Shard {
         });
         let Some((slot, generation)) = inserted else {
             self.world.addresses.leave();
+            if let Some(ticket) = ticket {
+                self.world.addresses.close(ticket);
+            }
             return None;
         };
+        self.stats.outbox_bytes.add(bytes);
         if let Some(sid) = guest {
             self.guests.insert(sid, slot);
         }
         self.mark_dirty(slot);
         self.arm_next(now, slot);
+        self.drain_inbox(now, slot);
         Some(LinkKey { slot, generation })
     }
 
@@ -133,15 +137,12 @@ impl Shard {
     pub(super) fn take_in(&mut self, now: Now, luggage: Luggage) {
         let sid = luggage.polling.as_ref().map(|polling| polling.sid);
         let poll = luggage.polling.as_ref().and_then(|polling| polling.poll);
-        match self.handle_arrival(now, luggage) {
-            Some(key) => self.drain_inbox(now, key.slot),
-            None => {
-                if let Some(poll) = poll {
-                    self.respond_gone(poll);
-                }
-                if let Some(sid) = sid {
-                    self.post_to(sid.shard(), Parcel::Forget { sid });
-                }
+        if self.handle_arrival(now, luggage).is_none() {
+            if let Some(poll) = poll {
+                self.respond_gone(poll);
+            }
+            if let Some(sid) = sid {
+                self.post_to(sid.shard(), Parcel::Forget { sid });
             }
         }
     }
@@ -163,12 +164,9 @@ impl Shard {
     }
 }
 
-/// A packet of a poll as its client would have sent it over a WebSocket, masked with zeros.
+/// A packet as its client would have sent it, masked with zeros.
 fn as_read(packet: &str) -> Vec<u8> {
-    // What is no base64 stays the text it is, which is no packet either.
-    let attachment = if packet.starts_with('b') { eio::attachment(packet) } else { None };
-    let (opcode, payload) = attachment.as_deref().map_or((1, packet.as_bytes()), |bytes| (2, bytes));
-    let (mut header, used) = ws::header(opcode, payload.len());
+    let (mut header, used) = ws::header(1, packet.len());
     header[1] |= 0x80;
-    [&header[..used], &[0; 4], payload].concat()
+    [&header[..used], &[0; 4], packet.as_bytes()].concat()
 }

@@ -204,7 +204,9 @@ pub struct Shard {
 
 impl fmt::Debug for Shard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shard").field("id", &self.id).field("links", &self.links.len()).finish_non_exhaustive()
+        let mut shown = f.debug_struct("Shard");
+        shown.field("id", &self.id).field("links", &self.links.len()).field("conns", &self.conns.len());
+        shown.field("signposts", &(self.moved_away.len() + self.guests.len())).field("ghosts", &self.ghosts.len()).finish_non_exhaustive()
     }
 }
 

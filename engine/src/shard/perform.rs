@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Shard;
 use super::links::{Conn, Entering, Typing};
 use super::parcel::{Announcement, Enter, Leave, Parcel, Publish};
+use super::recovery::NO_LINK;
 use crate::dialect::{self, Act, Cx, Dialect, EnterFault, Entry, Publication};
 use crate::ids::{ConnId, EndpointId, Room};
 use crate::json::Scratch;
@@ -18,6 +19,15 @@ impl Shard {
         let Some(conn) = self.conns.get(slot) else { return };
         let (id, endpoint) = (self.conn_id(slot, conn), conn.endpoint);
         match act {
+            // What was sent before has shown it to be a slow reader: who is away changes nothing, and asks nothing.
+            Act::Enter(_)
+            | Act::Leave { .. }
+            | Act::Recall { .. }
+            | Act::Typing { .. }
+            | Act::Identify { .. }
+            | Act::Watch { .. }
+            | Act::Confirm(_)
+                if conn.link == NO_LINK => {}
             Act::Send(frame) => self.say(now, slot, frame),
             Act::Publish(publication) => self.publish(endpoint, id, publication),
             Act::Enter(entry) => self.enter(now, slot, entry),
@@ -141,6 +151,7 @@ impl Shard {
     /// Asks the connection's dialect and performs what it wants.
     pub(super) fn consult(&mut self, now: Now, slot: u32, ask: impl FnOnce(&dyn Dialect, &Cx<'_>, &mut Scratch, &mut Vec<Act>)) {
         let Some(conn) = self.conns.get(slot) else { return };
+        let id = self.conn_id(slot, conn);
         let mut acts = std::mem::take(&mut self.acts);
         let mut scratch = std::mem::take(&mut self.scratch);
         let membership = &self.membership;
@@ -149,7 +160,10 @@ impl Shard {
         };
         ask(self.dialect(conn.endpoint), &self.context(now, conn, &is_in), &mut scratch, &mut acts);
         for act in acts.drain(..) {
-            self.perform(now, slot, act);
+            // One that has ended, by an act before, may have a successor in its slot already.
+            if self.conns.holds(id.slot, id.generation) {
+                self.perform(now, slot, act);
+            }
         }
         self.scratch = scratch;
         self.acts = acts;

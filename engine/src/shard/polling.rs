@@ -293,8 +293,8 @@ impl Shard {
         let Some(old) = self.links.get_mut(session) else { return };
         let over = State::Closing { deadline_ms: u64::MAX, peer_done: true, impatient: false };
         let state = std::mem::replace(&mut old.state, over);
-        let old_key = LinkKey { slot: session, generation: old.generation };
         let (heartbeat, rate, waiting) = (old.heartbeat, old.rate, std::mem::take(&mut old.waiting));
+        let before = old.outbox.bytes();
         let frames = old.outbox.take_frames();
         let (peer, ticket, guest, mut polling) = (old.peer, old.ticket.take(), old.guest.take(), old.polling.take());
         if let Some(poll) = polling.as_mut().and_then(|polling| polling.poll.take()) {
@@ -303,28 +303,30 @@ impl Shard {
         if let Some(polling) = &mut polling {
             polling.is_over = true;
         }
-        let (mut own_ticket, mut key) = (None, old_key);
+        let mut own_ticket = None;
         if let Some(link) = self.links.get_mut(slot) {
-            key = LinkKey { slot, generation: link.generation };
             (link.state, link.heartbeat, link.rate, link.peer) = (state, heartbeat, rate, peer);
             link.guest = guest;
             // The session's place at its address is enough for both.
             own_ticket = std::mem::replace(&mut link.ticket, ticket);
             if let Some(polling) = &polling {
-                self.upgraded.add(polling.sid, key);
+                self.upgraded.add(polling.sid, LinkKey { slot, generation: link.generation });
             }
             link.waiting += waiting;
             link.polling = polling;
+            let own = link.outbox.bytes();
             let is_old = matches!(&link.state, State::SocketIo(socket) if socket.old.is_some());
             for frame in frames.into_iter().filter(|frame| !frame.is_encoded()) {
                 let is_marked = is_old && frame.has_attachments();
                 link.outbox.push(if is_marked { std::rc::Rc::new(frame.marked()) } else { frame });
             }
+            // Marked they are longer, and some may have been left out.
+            self.stats.outbox_bytes.add((link.outbox.bytes() - own) as u64);
+            self.stats.outbox_bytes.sub(before as u64);
         }
         if let Some(own) = own_ticket {
             self.world.addresses.close(own);
         }
-        self.forward_challenge(old_key, key);
         for conn in self.conns_of(slot) {
             let Some(conn) = self.conns.get_mut(conn) else { continue };
             conn.link = slot;
@@ -336,6 +338,7 @@ impl Shard {
             }
         }
         self.finish(session, false);
+        self.take_challenge_over(slot);
         self.mark_dirty(slot);
         self.arm_next(now, slot);
         self.go_on_after_upgrade(now, slot);

@@ -25,10 +25,12 @@ impl Shard {
             }
             Question::CloseConnection { id, reason } => {
                 let found = self.find(id);
+                // Whoever is away is not disconnected, but will not come back either.
+                let is_connected = found.and_then(|slot| self.conns.get(slot)).is_some_and(|conn| conn.link != NO_LINK);
                 if let Some(slot) = found {
                     self.disconnect(now, slot, CloseReason::Admin, reason.as_deref());
                 }
-                Answer::Closed(u64::from(found.is_some()))
+                Answer::Closed(u64::from(is_connected))
             }
             Question::CloseUser { endpoint, user, reason } => Answer::Closed(self.close_user(now, endpoint, &user, reason.as_deref())),
             // It is answered when it has been delivered here, or acknowledged.

@@ -6,12 +6,16 @@
 //! Unlike Node's: a session has one connection at any time. Who comes back while the old one still seems to live waits until that one
 //! has answered a ping (then the newcomer is a copy, and starts anew) or has not (then it takes over).
 
+use std::collections::HashMap;
 use std::sync::Arc;
+
+use foldhash::fast::RandomState;
 
 use super::Shard;
 use super::backlog::{Backlog, Bounds, Event, To};
 use super::links::{Conn, Link, Stage, State};
 use super::parcel::{Announcement, Leave, Parcel, Return};
+use super::table::Table;
 use crate::dialect::Profile;
 use crate::fault::{CloseReason, RecoveryFault};
 use crate::frame::Frame;
@@ -22,6 +26,9 @@ use crate::wire::sio;
 
 /// Slot of no link: where the connections are that are away.
 pub(super) const NO_LINK: u32 = u32::MAX;
+
+/// Entries of the list of those that are away beyond twice their number before it is looked through.
+const AWAY_SLACK: usize = 64;
 
 /// What a connection has that can be recovered.
 #[derive(Debug)]
@@ -70,6 +77,8 @@ struct Remembered {
     backlog: Backlog,
     /// Connections that are away, the first to be given up in front; an entry may be out of date.
     away: std::collections::VecDeque<(u64, ConnId)>,
+    /// How many are away.
+    sessions: usize,
     window_ms: u64,
     sessions_max: usize,
 }
@@ -85,6 +94,7 @@ impl Memory {
             (endpoint.recovery_ms > 0).then(|| Remembered {
                 backlog: Backlog::new(bounds),
                 away: std::collections::VecDeque::new(),
+                sessions: 0,
                 window_ms: endpoint.recovery_ms,
                 sessions_max: (limits.recovery_sessions / share).max(1),
             })
@@ -208,15 +218,6 @@ impl Shard {
         challenger.map_or(u64::MAX, |challenger| challenger.deadline_ms)
     }
 
-    /// The old connection did not answer: it is away, and the newcomer takes it up.
-    pub(super) fn give_way(&mut self, now: Now, slot: u32) {
-        let Some(link) = self.conns.get(slot).map(|conn| conn.link) else { return };
-        self.end_conn(now, slot, CloseReason::Transport);
-        if self.conns_of(link).is_empty() {
-            self.lose(now, link, CloseReason::Transport);
-        }
-    }
-
     /// The connection has ended for good: whoever wanted to take it up starts anew.
     pub(super) fn dismiss(&mut self, now: Now, recovery: Option<Box<Recovery>>) {
         if let Some(challenger) = recovery.and_then(|recovery| recovery.challenger) {
@@ -227,19 +228,9 @@ impl Shard {
     fn answer_challenger(&mut self, now: Now, challenger: Challenger, granted: bool) {
         let Challenger { link, packet, .. } = challenger;
         let Some(Link { state: State::SocketIo(socket), .. }) = self.links.get_mut_of(link.slot, link.generation) else { return };
-        (socket.may_recover, socket.challenges) = (granted, None);
+        (socket.may_recover, socket.challenged) = (granted, None);
         self.take_packet(now, link.slot, &packet);
         self.unwait(link.slot, 1);
-    }
-
-    /// The session of a link has changed to another one: the answer it waits for comes there.
-    pub(super) fn forward_challenge(&mut self, from: LinkKey, to: LinkKey) {
-        let Some(Link { state: State::SocketIo(socket), .. }) = self.links.get_mut_of(to.slot, to.generation) else { return };
-        let Some(conn) = socket.challenges else { return };
-        let challenger = self.conns.get_mut(conn).and_then(|conn| conn.recovery.as_mut()?.challenger.as_mut());
-        if let Some(challenger) = challenger.filter(|challenger| challenger.link == from) {
-            challenger.link = to;
-        }
     }
 
     /// Keeps a connection that ends, away, if its client may come back; false when it ends for good.
@@ -255,16 +246,15 @@ impl Shard {
         let Some(remembered) = self.memory.of(endpoint) else { return false };
         let until_ms = now.ms() + remembered.window_ms;
         remembered.away.push_back((until_ms, id));
-        let surplus = if remembered.away.len() > remembered.sessions_max { remembered.away.pop_front() } else { None };
+        remembered.sessions += 1;
         self.counters(endpoint).recoverable.add(1);
         self.step_away(now, slot);
         let challenger = self.conns.get_mut(slot).and_then(|conn| conn.recovery.as_mut()).and_then(|recovery| {
             recovery.away_until_ms = until_ms;
             recovery.challenger.take()
         });
-        if let Some((until_ms, id)) = surplus {
-            self.give_up_if(id, until_ms);
-        }
+        self.give_up_surplus(endpoint);
+        self.give_up_surplus_of_user(slot);
         if let Some(challenger) = challenger {
             self.answer_challenger(now, *challenger, true);
         }
@@ -328,9 +318,40 @@ impl Shard {
     }
 
     fn give_up_if(&mut self, id: ConnId, until_ms: u64) {
-        let conn = self.conns.get_mut_of(id.slot, id.generation);
-        if conn.and_then(|conn| conn.recovery.as_ref()).is_some_and(|recovery| recovery.away_until_ms == until_ms) {
+        if is_away(&self.conns, id, until_ms) {
             self.give_up(id.slot);
+        }
+    }
+
+    /// Of too many the first to be given up makes way. Only those that are away count: who comes and goes all the time leaves entries
+    /// behind, and must not push out the others with them.
+    fn give_up_surplus(&mut self, endpoint: EndpointId) {
+        while let Some((until_ms, id)) = self.memory.of(endpoint).and_then(|remembered| {
+            let is_full = remembered.sessions > remembered.sessions_max;
+            is_full.then(|| remembered.away.pop_front()).flatten()
+        }) {
+            self.give_up_if(id, until_ms);
+        }
+        let conns = &self.conns;
+        if let Some(remembered) = self.memory.endpoints[usize::from(endpoint.0)].as_mut()
+            && remembered.away.len() > 2 * remembered.sessions + AWAY_SLACK
+        {
+            remembered.away.retain(|(until_ms, id)| is_away(conns, *id, *until_ms));
+        }
+    }
+
+    /// Of one user no more are kept here than he may have connections: all of them may come back, and are not counted again then.
+    fn give_up_surplus_of_user(&mut self, slot: u32) {
+        let Some(conn) = self.conns.get(slot) else { return };
+        let own = self.membership.find(&Room::user(conn.endpoint, &conn.profile.user));
+        let members = own.map_or(&[][..], |own| self.membership.members(own)).iter().map(|member| member.conn);
+        let until_ms =
+            |slot: u32| self.conns.get(slot).and_then(|conn| conn.recovery.as_ref()).map_or(0, |recovery| recovery.away_until_ms);
+        let away: Vec<(u64, u32)> = members.map(|member| (until_ms(member), member)).filter(|(until_ms, _)| *until_ms > 0).collect();
+        if away.len() > self.world.config.limits.connections_per_user as usize
+            && let Some((_, first)) = away.iter().min()
+        {
+            self.give_up(*first);
         }
     }
 
@@ -346,6 +367,13 @@ impl Shard {
             self.post(Parcel::GiveUp { room, shard: self.id });
         }
         self.conns.remove(slot);
+        self.no_longer_away(endpoint);
+    }
+
+    fn no_longer_away(&mut self, endpoint: EndpointId) {
+        if let Some(remembered) = self.memory.of(endpoint) {
+            remembered.sessions -= 1;
+        }
         self.counters(endpoint).recoverable.sub(1);
     }
 
@@ -400,16 +428,24 @@ impl Shard {
     fn challenge(&mut self, now: Now, conn: u32, link: u32, packet: &str) -> Verdict {
         let Some(old) = self.conns.get_mut(conn) else { return Verdict::Refused };
         let (endpoint, old_link) = (old.endpoint, old.link);
+        let id = ConnId { shard: self.id, slot: conn, generation: old.generation };
         let is_settled = old.opening.is_none() && old.waiting == 0;
-        let Some(recovery) = old.recovery.as_mut().filter(|recovery| recovery.challenger.is_none() && is_settled) else {
+        let Some(recovery) = old.recovery.as_mut().filter(|_| is_settled) else {
             return self.refuse_comeback(endpoint, RecoveryFault::InUse);
         };
-        let Some(newcomer) = self.links.get_mut(link) else { return Verdict::Refused };
-        newcomer.waiting += 1;
-        if let State::SocketIo(socket) = &mut newcomer.state {
-            socket.challenges = Some(conn);
+        let mut deadline_ms = now.ms() + TAKEOVER_MS;
+        if let Some(first) = &recovery.challenger {
+            let waits = self.links.get_mut_of(first.link.slot, first.link.generation);
+            if waits.is_some_and(|link| matches!(link.state, State::SocketIo(_))) {
+                return self.refuse_comeback(endpoint, RecoveryFault::InUse);
+            }
+            // The client has broken off once more, and the old connection has been asked already.
+            deadline_ms = first.deadline_ms;
         }
-        let deadline_ms = now.ms() + TAKEOVER_MS;
+        let Some(newcomer) = self.links.get_mut(link) else { return Verdict::Refused };
+        let State::SocketIo(socket) = &mut newcomer.state else { return Verdict::Refused };
+        socket.challenged = Some(id);
+        newcomer.waiting += 1;
         let key = LinkKey { slot: link, generation: newcomer.generation };
         recovery.challenger = Some(Box::new(Challenger { link: key, packet: packet.into(), deadline_ms }));
         if self.links.get(old_link).is_some_and(|old| !old.heartbeat.awaiting) {
@@ -419,12 +455,23 @@ impl Shard {
         Verdict::Wait
     }
 
+    /// A WebSocket has taken the place of a session: if that waits for the answer of an old connection, the answer goes here.
+    pub(super) fn take_challenge_over(&mut self, slot: u32) {
+        let Some(Link { state: State::SocketIo(socket), generation, .. }) = self.links.get(slot) else { return };
+        let (link, challenged) = (LinkKey { slot, generation: *generation }, socket.challenged);
+        let conn = challenged.and_then(|id| self.conns.get_mut_of(id.slot, id.generation));
+        if let Some(challenger) = conn.and_then(|conn| conn.recovery.as_mut()?.challenger.as_mut()) {
+            challenger.link = link;
+        }
+    }
+
     /// Where the events begin that the connection's client has not heard.
     fn position_of(&mut self, conn: u32, offset: u64) -> Option<u64> {
         let conn = self.conns.get(conn)?;
         let (recovery, backlog) = (conn.recovery.as_ref()?, &self.memory.of(conn.endpoint)?.backlog);
         // Whatever was heard after the last answered ping is in the backlog; so an event that is not there was heard before that.
-        let from = backlog.find(offset).map_or(recovery.heard, |heard| heard + 1);
+        // And whoever names an event from before that has it from an earlier connection, or has heard more than he says.
+        let from = backlog.find(offset).map_or(0, |heard| heard + 1).max(recovery.heard);
         (from >= recovery.floor && from >= backlog.first()).then_some(from)
     }
 
@@ -432,7 +479,7 @@ impl Shard {
     /// more than may wait for a connection.
     pub(super) fn take_up(&mut self, now: Now, link: u32, slot: u32, from: u64, profile: Profile) -> Option<()> {
         let conn = self.conns.get(slot)?;
-        let (endpoint, sid, missed) = (conn.endpoint, conn.sid, self.missed(slot, from)?);
+        let (endpoint, sid, missed) = (conn.endpoint, conn.sid, self.missed(link, slot, from)?);
         let is_polling = self.links.get(link)?.is_polling();
         let conn = self.conns.get_mut(slot)?;
         (conn.link, conn.profile, conn.is_polling) = (link, profile, is_polling);
@@ -440,10 +487,11 @@ impl Shard {
             self.membership.relink(*seat, link);
         }
         let recovery = conn.recovery.as_mut()?;
-        recovery.away_until_ms = 0;
+        // A ping that is on its way on this link was sent before what comes now.
+        (recovery.away_until_ms, recovery.heard, recovery.pinged) = (0, from, from);
         let pid = recovery.pid;
+        self.no_longer_away(endpoint);
         let counters = &self.stats.endpoints[usize::from(endpoint.0)];
-        counters.recoverable.sub(1);
         counters.recovered.add(1);
         counters.connections.add(1);
         counters.accepted.add(1);
@@ -462,31 +510,38 @@ impl Shard {
         }
         let namespace = &self.world.config.endpoints[usize::from(endpoint.0)].bind;
         let connected = sio::connect(namespace, sid.text().as_str(), Some(pid.text().as_str()));
-        self.push(now, link, Frame::control_text(&connected));
+        self.push_shared(link, std::rc::Rc::new(Frame::control_text(&connected)));
         self.return_to_rooms(now, slot);
         self.arm_next(now, link);
+        // Only now: whoever is cut here leaves the rooms after he has returned to them.
+        self.cut_slow(now);
         Some(())
     }
 
     /// The events from a position on that the connection was entitled to; `None` when they are too much.
-    fn missed(&mut self, slot: u32, from: u64) -> Option<Vec<std::rc::Rc<Frame>>> {
-        // Half of what may wait for a connection: coming back must not be what makes it a slow reader.
-        let bytes_max = self.world.config.limits.outbox_bytes / 2;
+    fn missed(&mut self, link: u32, slot: u32, from: u64) -> Option<Vec<std::rc::Rc<Frame>>> {
+        // With what other namespaces missed half of what may wait for a link: coming back must not be what makes it a slow reader.
+        let waits = self.links.get(link)?.outbox.bytes();
+        let bytes_max = (self.world.config.limits.outbox_bytes / 2).saturating_sub(waits);
         let conn = self.conns.get(slot)?;
         let id = self.conn_id(slot, conn);
         let endpoint = conn.endpoint;
         let events = self.memory.of(endpoint)?.backlog.since(from);
         let conn = self.conns.get(slot)?;
         let recovery = conn.recovery.as_ref()?;
+        let stays = recovery.stays_by_room();
         let mut missed = Vec::new();
         let mut bytes = 0;
-        for (position, event) in events.filter(|(position, event)| recovery.is_entitled(id, conn, *position, event)) {
+        for (position, event) in events {
             debug_assert!(position >= from);
-            let Some(frame) = &event.frame else { continue };
+            let Some(frame) = event.frame.as_ref().filter(|_| is_entitled(&stays, id, conn, position, event)) else { continue };
             bytes += frame.bytes().len();
+            if bytes > bytes_max {
+                return None;
+            }
             missed.push(frame.clone());
         }
-        (bytes <= bytes_max).then_some(missed)
+        Some(missed)
     }
 
     /// Tells the rooms' homes, and with them the others, that the connection is back.
@@ -514,13 +569,31 @@ impl Recovery {
         self.pid
     }
 
-    /// Whether the connection got the event, or would have.
-    fn is_entitled(&self, id: ConnId, conn: &Conn, position: u64, event: &Event) -> bool {
-        let is_for_it = match &event.to {
-            To::Conn(only) => *only == id,
-            To::These(list) => list.binary_search(&id).is_ok(),
-            To::Room(room) => self.stays.iter().any(|stay| stay.room == *room && stay.from <= position && position < stay.to),
-        };
-        is_for_it && event.except != Some(id) && !event.hidden_from.as_ref().is_some_and(|author| super::casts::blocks(author, conn))
+    /// Its stays, to be asked once for each event of a long backlog.
+    fn stays_by_room(&self) -> Stays<'_> {
+        let mut stays = Stays::default();
+        for stay in &self.stays {
+            stays.entry(&stay.room).or_default().push((stay.from, stay.to));
+        }
+        stays
     }
+}
+
+/// True exactly when the connection is away since the time to which this belongs.
+fn is_away(conns: &Table<Conn>, id: ConnId, until_ms: u64) -> bool {
+    let conn = conns.get(id.slot).filter(|conn| conn.generation == id.generation);
+    conn.and_then(|conn| conn.recovery.as_ref()).is_some_and(|recovery| recovery.away_until_ms == until_ms)
+}
+
+/// From where to where a connection was in which room.
+type Stays<'a> = HashMap<&'a str, Vec<(u64, u64)>, RandomState>;
+
+/// Whether the connection got the event, or would have.
+fn is_entitled(stays: &Stays<'_>, id: ConnId, conn: &Conn, position: u64, event: &Event) -> bool {
+    let is_for_it = match &event.to {
+        To::Conn(only) => *only == id,
+        To::These(list) => list.binary_search(&id).is_ok(),
+        To::Room(room) => stays.get(&**room).is_some_and(|stays| stays.iter().any(|(from, to)| (*from..*to).contains(&position))),
+    };
+    is_for_it && event.except != Some(id) && !event.hidden_from.as_ref().is_some_and(|author| super::casts::blocks(author, conn))
 }

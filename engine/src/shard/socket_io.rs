@@ -57,7 +57,7 @@ impl Shard {
             connect_deadline_ms: u64::MAX,
             has_moved: false,
             may_recover: true,
-            challenges: None,
+            challenged: None,
             assembly: None,
             has_tried: false,
             old: (version(request) == 3).then(Old::default),
@@ -76,7 +76,7 @@ impl Shard {
                 self.answer_old_ping(now, slot, data);
                 Ok(())
             }
-            Some(eio::Packet::Pong(_)) => {
+            Some(eio::Packet::Pong(_)) if !self.is_old(slot) => {
                 self.pong(now, slot);
                 Ok(())
             }
@@ -86,12 +86,12 @@ impl Shard {
                 self.close_link(now, slot, CloseReason::Client, Some(ws::empty_close_frame()));
                 Ok(())
             }
-            Some(eio::Packet::Ping(_)) | None if self.links.get(slot).is_some_and(Link::is_polling) => {
+            Some(eio::Packet::Ping(_) | eio::Packet::Pong(_)) | None if self.links.get(slot).is_some_and(Link::is_polling) => {
                 // Not even Engine.IO: as in Node the session is gone at once, and no later poll is told goodbye.
                 self.lose(now, slot, CloseReason::Protocol);
                 Ok(())
             }
-            Some(eio::Packet::Ping(_)) | None => Err(Refuse),
+            Some(eio::Packet::Ping(_) | eio::Packet::Pong(_)) | None => Err(Refuse),
         };
         if taken.is_err() {
             self.close_link(now, slot, CloseReason::Protocol, Some(ws::empty_close_frame()));
@@ -159,7 +159,7 @@ impl Shard {
             self.refuse_namespace(now, slot, packet.namespace, r#"{"message":"Invalid namespace"}"#);
             return Ok(());
         };
-        if let Some(comeback) = Comeback::asked(auth).filter(|_| !is_old) {
+        if let Some(comeback) = Comeback::asked(auth).filter(|_| !is_old && self.remembers(endpoint)) {
             match self.may_come_back(now, slot, endpoint, &comeback, &format!("4{text}")) {
                 ComebackVerdict::Granted { conn, from } if self.come_back(now, slot, endpoint, auth, conn, from) => return Ok(()),
                 ComebackVerdict::Wait | ComebackVerdict::Moving => return Ok(()),

@@ -42,7 +42,8 @@ impl Shard {
     /// How a user is whose home is here; `user` is his own room.
     fn sight(&self, user: &Room) -> Sight {
         match self.absences.0.get(user) {
-            _ if self.homes.has(user) => Sight::Here,
+            // Who is away is not here, though his room is.
+            _ if self.homes.members(user) > 0 => Sight::Here,
             Some(unix_ms) => Sight::Gone { unix_ms: *unix_ms },
             None => Sight::Unknown,
         }

@@ -144,6 +144,8 @@ impl Host {
 
     /// Raw bytes from a client.
     pub fn write(&mut self, client: usize, bytes: &[u8]) {
+        // A socket is read once a turn, and a turn ends with what the shard wants done: it may go to another.
+        self.obey(self.clients[client].shard);
         let Client { shard, link, open, .. } = self.clients[client];
         if open {
             self.shards[shard].handle_bytes(self.now, link, &mut bytes.to_vec());
@@ -238,6 +240,11 @@ impl Host {
                 Command::Move { link, peer, to, read, luggage } => {
                     let Some(client) = self.client_of(shard, link) else { continue };
                     let to = usize::from(to.0);
+                    // As on a lane: what was sent before the socket arrives before it.
+                    while let Some((to, parcel)) = self.shards[shard].poll_parcel() {
+                        self.lanes[shard][usize::from(to.0)].push_back(parcel);
+                    }
+                    while self.step(shard, to) {}
                     let arrived = match luggage {
                         Some(luggage) => self.shards[to].handle_arrival(self.now, *luggage),
                         None => self.shards[to].handle_accept(self.now, peer),

@@ -8,14 +8,14 @@ use std::collections::{BTreeMap, HashMap};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use engine::config::Config;
-use engine::wire::sio;
+use engine::wire::{eio3, sio};
 use serde_json::Value;
 
 use crate::host::{Got, Host};
 use crate::{capture, config, without_sids};
 
 /// The sessions of this file.
-pub(crate) const REPLAYED: [&str; 10] = [
+pub(crate) const REPLAYED: [&str; 13] = [
     "websocket-only",
     "polling-only",
     "polling-upgrade",
@@ -26,6 +26,9 @@ pub(crate) const REPLAYED: [&str; 10] = [
     "server-disconnect-ns",
     "client-v3",
     "client-v2-refused",
+    "client-v2-eio3-polling",
+    "client-v2-eio3-polling+websocket",
+    "client-v2-eio3-websocket",
 ];
 
 /// What belongs to the captured application and not to the protocol; left out on both sides, with its attachments.
@@ -65,6 +68,8 @@ struct Session {
     /// The poll under way.
     poll: Option<usize>,
     polls: bool,
+    /// True exactly when its client speaks Engine.IO 3, whose bodies are translated on both sides.
+    is_old: bool,
     /// The event being said, and how many of its attachments are to come.
     saying: Saying,
 }
@@ -109,6 +114,9 @@ fn text(value: &Value) -> &str {
 
 fn with_options(options: &Value) -> Config {
     let mut config = config();
+    for endpoint in &mut config.endpoints {
+        endpoint.eio3 = options["allowEIO3"] == true;
+    }
     let number = |name: &str, default| options[name].as_u64().unwrap_or(default);
     let socket_io = &mut config.socket_io;
     socket_io.ping_interval_ms = number("pingInterval", socket_io.ping_interval_ms);
@@ -166,6 +174,7 @@ impl Replay {
         self.named.insert(conn, name.clone());
         let session = self.sessions.entry(name.clone()).or_default();
         let is_websocket = start.contains("transport=websocket");
+        session.is_old = start.contains("EIO=3");
         if captured.is_some() && !is_websocket && start.starts_with("GET") {
             session.polls = true;
             return;
@@ -178,7 +187,8 @@ impl Replay {
             }
         }
         if start.starts_with("POST") {
-            return self.post(&name, &head, text(&event["body"]));
+            let body = self.as_new(&name, text(&event["body"]));
+            return self.post(&name, &head, &body);
         }
         let client = self.host.connect(conn as usize % 2, &format!("{head}\r\n"));
         self.host.settle();
@@ -187,6 +197,13 @@ impl Replay {
         } else {
             self.sessions.entry(name).or_default().poll = Some(client);
         }
+    }
+
+    /// A body of a session as protocol 4 has it.
+    fn as_new(&self, name: &str, body: &str) -> String {
+        let is_old = self.sessions.get(name).is_some_and(|session| session.is_old);
+        // Errors are the same in both.
+        if is_old && !body.starts_with('{') { eio3::read_text(body).expect("a body of Engine.IO 3") } else { body.to_owned() }
     }
 
     fn post(&mut self, name: &str, head: &str, body: &str) {
@@ -202,7 +219,9 @@ impl Replay {
             }));
         }
         if !said.is_empty() {
-            self.send_post(head, &said.join("\u{1e}"));
+            let body = said.join("\u{1e}");
+            let is_old = self.sessions[name].is_old;
+            self.send_post(head, if is_old { eio3::write(&body) } else { body }.as_str());
         }
     }
 
@@ -218,6 +237,7 @@ impl Replay {
         if body == "ok" || text(&event["start"]).contains(" 101 ") {
             return;
         }
+        let body = &*self.as_new(&name, body);
         if body.starts_with("0{") {
             self.greeted(&name, &body[9..29], conn);
         }
@@ -357,12 +377,14 @@ impl Replay {
                 return;
             };
             self.sessions.entry(name.to_owned()).or_default().poll = None;
+            let body = self.as_new(name, &body);
             self.polled(name, &body);
         }
         let upgrades = self.sockets.keys().any(|conn| self.named[conn] == name);
         let session = self.sessions.entry(name.to_owned()).or_default();
         if session.polls && !(upgrades && self.got.keys().any(|(session, _)| session == name)) {
-            let target = format!("GET /socket.io/?EIO=4&transport=polling&sid={} HTTP/1.1\r\nHost: test\r\n\r\n", session.sid);
+            let version = if session.is_old { 3 } else { 4 };
+            let target = format!("GET /socket.io/?EIO={version}&transport=polling&sid={} HTTP/1.1\r\nHost: test\r\n\r\n", session.sid);
             let poll = self.host.connect(1, &target);
             self.sessions.entry(name.to_owned()).or_default().poll = Some(poll);
             self.host.settle();
