@@ -155,7 +155,9 @@ impl Shard {
         if outbox.is_over(self.world.config.limits.outbox_bytes) {
             self.slow.push(slot);
         }
-        if is_closing {
+        // More than one answer may hold is told by several, and the last of them says goodbye.
+        let is_last = is_closing && outbox.is_empty();
+        if is_last {
             if !texts.is_empty() {
                 texts.push(eio::SEPARATOR);
             }
@@ -166,7 +168,7 @@ impl Shard {
         }
         polling.answered = polling.poll.take();
         self.respond(poll, 200, TEXT, texts);
-        if is_closing {
+        if is_last {
             self.finish(slot, false);
         }
     }
@@ -290,7 +292,7 @@ impl Shard {
         let over = State::Closing { deadline_ms: u64::MAX, peer_done: true, impatient: false };
         let state = std::mem::replace(&mut old.state, over);
         let (heartbeat, rate, waiting) = (old.heartbeat, old.rate, std::mem::take(&mut old.waiting));
-        let frames = old.outbox.take_frames();
+        let (unsent, frames) = (old.outbox.bytes(), old.outbox.take_frames());
         let (peer, ticket, guest, mut polling) = (old.peer, old.ticket.take(), old.guest.take(), old.polling.take());
         if let Some(poll) = polling.as_mut().and_then(|polling| polling.poll.take()) {
             self.respond(poll, 200, TEXT, "6".to_owned());
@@ -310,10 +312,14 @@ impl Shard {
             link.waiting += waiting;
             link.polling = polling;
             let is_old = matches!(&link.state, State::SocketIo(socket) if socket.old.is_some());
+            let before = link.outbox.bytes();
             for frame in frames.into_iter().filter(|frame| !frame.is_encoded()) {
                 let is_marked = is_old && frame.has_attachments();
                 link.outbox.push(if is_marked { std::rc::Rc::new(frame.marked()) } else { frame });
             }
+            // Marked they are longer than they were counted.
+            self.stats.outbox_bytes.add((link.outbox.bytes() - before) as u64);
+            self.stats.outbox_bytes.sub(unsent as u64);
         }
         if let Some(own) = own_ticket {
             self.world.addresses.close(own);
