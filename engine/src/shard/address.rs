@@ -50,6 +50,11 @@ impl Addresses {
         self.total.fetch_add(1, Relaxed) < self.total_max
     }
 
+    /// True exactly when the process holds more connections than it may: those that are being turned away.
+    pub fn is_overfull(&self) -> bool {
+        self.total.load(Relaxed) > self.total_max
+    }
+
     /// A connection of the process has gone.
     pub fn leave(&self) {
         self.total.fetch_sub(1, Relaxed);

@@ -427,8 +427,12 @@ impl Shard {
         self.push(now, slot, Frame::encoded(bytes));
     }
 
-    /// Whether the connection has a place of its own at its address, or gets one. Those of proxies are as many as clients need.
+    /// Whether the connection has a place of its own at its address, or gets one. Those of proxies are as many as clients need. While
+    /// there are more than the process may hold nobody stays: what came too much would be let in by its second request.
     fn may_stay(&mut self, slot: u32) -> bool {
+        if self.world.addresses.is_overfull() {
+            return false;
+        }
         let Some(link) = self.links.get_mut(slot) else { return false };
         if link.ticket.is_none() && !self.world.config.trusted_proxies.contains(&link.peer.ip().to_canonical()) {
             link.ticket = self.world.addresses.stay(link.peer.ip());
