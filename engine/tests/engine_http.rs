@@ -420,6 +420,13 @@ fn unfinished_bodies_of_a_shard_are_bounded_together() {
     host.settle();
     let refused = clients.iter().filter(|client| !host.clients[**client].answers.is_empty()).count();
     assert_eq!(refused, 3, "67 million bytes are within 64 MiB");
+    // To the last byte, and somebody who has nothing to do with it.
+    let full = host.connect(0, &head);
+    host.write(full, &megabyte[..64 * 1024 * 1024 - 67 * 999_999]);
+    let session = open(&mut host, 0).1;
+    let said = format!("40\u{1e}4{}", "x".repeat(100_000));
+    assert_eq!(ask(&mut host, 0, &request("POST", &session, &[], &said)).1, "ok");
+    host.hang_up(full);
     for client in clients {
         host.hang_up(client);
     }

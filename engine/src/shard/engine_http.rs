@@ -246,7 +246,8 @@ impl Shard {
         let bytes_max = BODIES_BYTES_MAX.max(self.world.config.limits.message_bytes);
         let Some(Link { state: State::Body(post), .. }) = self.links.get_mut(key.slot) else { return bytes.len() };
         let fed = post.body.feed(bytes);
-        if !post.held.grow(post.body.len(), bytes_max) {
+        // One that is complete is held no longer, so those who dawdle do not keep out those who come in one piece.
+        if !post.body.is_done() && !post.held.grow(post.body.len(), bytes_max) {
             self.refuse_http(now, key.slot, Refusal::Full, 503, None);
             return bytes.len();
         }
