@@ -147,16 +147,16 @@ impl Shard {
         let is_socket_io = self.world.config.endpoints[usize::from(emit.to.endpoint.0)].dialect.is_socket_io();
         let deadline_ms = emit.ack_ms.filter(|_| is_socket_io).map(|ack_ms| now.ms().saturating_add(ack_ms));
         let (frame, mut recipients, mut got) = (Rc::new(frame), 0, Vec::new());
-        let meant = self.selected(&emit.to);
+        let mut meant = self.selected(&emit.to);
+        // Who has not said who he is hears nothing, also when he is meant by his connection's id.
+        meant.retain(|slot| self.conns.get(*slot).is_some_and(Conn::is_authenticated));
         if self.remembers(emit.to.endpoint) {
             let mut ids: Vec<_> = meant.iter().filter_map(|slot| self.conns.get(*slot).map(|conn| self.conn_id(*slot, conn))).collect();
             ids.sort_unstable();
             self.remember(now, emit.to.endpoint, || Event::new(now.ms(), To::These(ids.into()), &frame));
         }
         for slot in meant {
-            // Who has not said who he is hears nothing, also when he is meant by his connection's id.
-            let hears = |conn: &&Conn| conn.is_here() && conn.is_authenticated();
-            let Some(link) = self.conns.get(slot).filter(hears).map(|conn| conn.link) else { continue };
+            let Some(link) = self.conns.get(slot).filter(|conn| conn.is_here()).map(|conn| conn.link) else { continue };
             if frame.mark().volatile && !self.takes_now(link) {
                 self.counters(emit.to.endpoint).dropped[DropReason::Volatile.index()].add(1);
                 continue;
