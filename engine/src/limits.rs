@@ -29,6 +29,10 @@ pub const ACCEPT_PAUSE_MS: u64 = 50;
 /// File descriptors kept back for what is not a client: rings, eventfds, the control plane, logs.
 pub const DESCRIPTORS_RESERVED: usize = 256;
 
+/// Connections beyond those the process may hold that are heard first and then told so. They have descriptors too, and may be silent for
+/// the time of a handshake: what comes beyond them is closed at once, so that the control plane keeps those that are reserved.
+pub const TURNED_AWAY_MAX: usize = DESCRIPTORS_RESERVED / 4;
+
 /// Frames at least this long, in bytes, are sent from where they lie; shorter ones queued together are copied into one write.
 pub const COALESCE_FRAME_BYTES_MAX: usize = 4 * 1024;
 
