@@ -351,6 +351,16 @@ fn more_connections_than_descriptors_from_the_start() {
 }
 
 #[test]
+fn a_silent_crowd_leaves_descriptors_to_the_control_plane() {
+    let mut server = Server::start(&Setup { limits: UNCOUNTED, descriptors: Some(500), ..Setup::default() });
+    let crowd: Vec<TcpStream> =
+        (0..900).map(|_| TcpStream::connect_timeout(&server.public, PATIENCE).expect("the kernel's backlog takes it")).collect();
+    server.until_metric("uringcast_handshakes_refused_total", &[("reason", "full")], |refused| refused > 0.5);
+    server.assert_well();
+    drop(crowd);
+}
+
+#[test]
 fn out_of_descriptors_pauses_accepting_only() {
     // The limit falls while it runs, so that no count made at the start keeps the kernel from refusing.
     let mut server = Server::start(&Setup { limits: UNCOUNTED, ..Setup::default() });

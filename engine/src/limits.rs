@@ -29,6 +29,10 @@ pub const ACCEPT_PAUSE_MS: u64 = 50;
 /// File descriptors kept back for what is not a client: rings, eventfds, the control plane, logs.
 pub const DESCRIPTORS_RESERVED: usize = 256;
 
+/// Connections beyond those the process may hold that are heard first and then told so. They have descriptors too, and may be silent for
+/// the time of a handshake: what comes beyond them is closed at once, so that the control plane keeps those that are reserved.
+pub const TURNED_AWAY_MAX: usize = DESCRIPTORS_RESERVED / 4;
+
 /// Frames at least this long, in bytes, are sent from where they lie; shorter ones queued together are copied into one write.
 pub const COALESCE_FRAME_BYTES_MAX: usize = 4 * 1024;
 
@@ -111,6 +115,10 @@ pub const EMITS_WAITING_MAX: usize = 4096;
 /// Bytes of acknowledgements that are kept of one emit on one shard; what comes after that is counted only. One message must fit.
 pub const ACK_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// Bytes of acknowledgements that are kept of all emits under way on one shard; what comes beyond is counted only. Every client that is
+/// asked decides how long its answer is, and how long an emit waits its slowest one.
+pub const ACK_BYTES_PER_SHARD_MAX: usize = 64 * 1024 * 1024;
+
 /// Milliseconds in which a connection that was let in unknown has to say who it is (contract).
 pub const IDENTIFY_MS: u64 = 10_000;
 
@@ -133,6 +141,7 @@ pub const RECEIPTS_PER_SHARD_MAX: usize = 1_000_000;
 /// Bytes of what is remembered of them: half a million messages to one user each. The oldest are forgotten first, and counted.
 pub const RECEIPT_BYTES_PER_SHARD_MAX: usize = 128 * 1024 * 1024;
 
+const _: () = assert!(ACK_BYTES_MAX <= ACK_BYTES_PER_SHARD_MAX);
 const _: () = assert!(GRANTS_PER_USER_MAX < GRANTS_PER_SHARD_MAX);
 const _: () = assert!(COALESCE_FRAME_BYTES_MAX <= COALESCE_WRITE_BYTES_MAX);
 const _: () = assert!(NAME_BYTES_MAX < READ_BUFFER_BYTES);

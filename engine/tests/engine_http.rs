@@ -102,6 +102,33 @@ fn one_connection_carries_a_whole_session_and_others() {
 }
 
 #[test]
+fn who_comes_too_much_is_not_let_in_by_a_second_request() {
+    let mut config = config();
+    config.limits.connections = Some(2);
+    let mut host = Host::new(config, 7);
+    let inside: Vec<usize> = (0..2).map(|_| host.connect(0, &Host::upgrade_head("/socket.io/?EIO=4&transport=websocket", ""))).collect();
+    host.settle();
+    for first in [get("/socket.io/", &[]), request("OPTIONS", PATH, &[], ""), get(&format!("{PATH}&sid=AAAAAAAAAAAAAAAAAAAA"), &[])] {
+        let (head, _) = ask(&mut host, 0, &first);
+        assert!(head.contains("\r\nconnection: close"), "{head}");
+    }
+    assert_eq!(links(&host), 2);
+    host.hang_up(inside[0]);
+    let (head, _) = ask(&mut host, 0, &get("/socket.io/", &[]));
+    assert!(head.contains("\r\nconnection: keep-alive"), "there is a place again: {head}");
+}
+
+#[test]
+fn an_upgrade_has_no_body() {
+    let mut host = Host::new(config(), 7);
+    let session = open(&mut host, 0).1.replace("polling", "websocket");
+    for target in ["/socket.io/?EIO=4&transport=websocket", &session] {
+        let (head, _) = ask(&mut host, 0, &(Host::upgrade_head(target, "Content-Length: 6\r\n") + "GET / "));
+        assert!(head.starts_with("http/1.1 400 ") && head.contains("\r\nconnection: close"), "{target}: {head}");
+    }
+}
+
+#[test]
 fn the_header_says_what_becomes_of_the_connection() {
     let mut host = Host::new(config(), 7);
     for (request, stays) in [
@@ -393,6 +420,13 @@ fn unfinished_bodies_of_a_shard_are_bounded_together() {
     host.settle();
     let refused = clients.iter().filter(|client| !host.clients[**client].answers.is_empty()).count();
     assert_eq!(refused, 3, "67 million bytes are within 64 MiB");
+    // To the last byte, and somebody who has nothing to do with it.
+    let full = host.connect(0, &head);
+    host.write(full, &megabyte[..64 * 1024 * 1024 - 67 * 999_999]);
+    let session = open(&mut host, 0).1;
+    let said = format!("40\u{1e}4{}", "x".repeat(100_000));
+    assert_eq!(ask(&mut host, 0, &request("POST", &session, &[], &said)).1, "ok");
+    host.hang_up(full);
     for client in clients {
         host.hang_up(client);
     }

@@ -36,6 +36,7 @@ on_both!(
     a_flood_stops_neither_deadlines_nor_newcomers,
     a_flood_does_not_starve_a_neighbour,
     who_reads_nothing_is_cut,
+    who_never_stops_talking_is_cut,
     an_idle_shard_wakes_for_every_message,
     plain_http_is_handed_over,
     http_connections_stay_until_another_server_needs_them,
@@ -189,6 +190,27 @@ fn who_reads_nothing_is_cut(io: Io) {
     assert_eq!(connections(), 1, "the idler is let go");
     assert!(idler.ends(), "and its socket is closed");
     speaker.ping();
+}
+
+/// The watch over a socket must not outlive it, also when it has something to tell at the very moment of the close.
+fn who_never_stops_talking_is_cut(io: Io) {
+    let mut config = config(io, 1);
+    config.limits.close_ms = 50;
+    let Some(live) = Live::start(config) else { return };
+    for _ in 0..10 {
+        let mut talkers: Vec<TcpStream> = (0..60).map(|_| live.stream()).collect();
+        for talker in &mut talkers {
+            talker.write_all(b"nonsense\r\n\r\n").expect("a live socket");
+            talker.set_nonblocking(true).expect("a live socket");
+        }
+        let end = Instant::now() + PATIENCE;
+        while !talkers.is_empty() {
+            // A socket that is full is one that nobody reads any more: it must be cut all the same.
+            talkers.retain_mut(|talker| talker.write(b"x").map_or_else(|error| error.kind() == ErrorKind::WouldBlock, |_| true));
+            assert!(Instant::now() < end, "{} connections are held by nobody", talkers.len());
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
 }
 
 /// Between two messages the receiving shard has gone to sleep: each wake must come through.

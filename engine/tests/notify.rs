@@ -331,3 +331,50 @@ fn everybody_hears_what_is_for_him_in_order() {
         }
     }
 }
+
+#[test]
+fn who_is_not_known_hears_nothing_also_by_the_name_of_his_connection() {
+    use engine::{Emit, Selection, Target};
+    let mut world = World::new(1);
+    world.connect("u0".into(), false);
+    world.settle();
+    let id = |host: &Host| {
+        let raw = String::from_utf8_lossy(&host.clients[1].raw).into_owned();
+        let at = raw.find("40{\"sid\":\"").expect("connected") + 10;
+        engine::ids::Sid::parse(&raw[at..at + 20]).expect("an id")
+    };
+    let to = Selection { endpoint: ENDPOINT, targets: vec![Target::Connection(id(&world.host))], except: Vec::new() };
+    let emit = Emit {
+        to: to.clone(),
+        event: "new_message".into(),
+        args: r#"{"message":{"id":"m"}}"#.into(),
+        volatile: false,
+        ack_ms: None,
+        offset: 0,
+        unix_ms: 0,
+    };
+    let recipients = |world: &mut World| {
+        world.host.settle();
+        let answers = world.host.answers.drain(..);
+        answers.map(|(_, _, answer)| if let Answer::Emitted(emitted) = answer { emitted.recipients } else { 0 }).sum::<u64>()
+    };
+    world.ask(&Question::Emit(std::sync::Arc::new(emit.clone())));
+    assert_eq!(recipients(&mut world), 0);
+    assert!(!String::from_utf8_lossy(&world.host.clients[1].raw).contains("new_message"));
+    let token = host::token(&json!({"sub": "u0"}));
+    world.guests[1].has_asked = true;
+    world.host.say(1, &format!(r#"42["authenticate",{{"token":"{token}"}}]"#));
+    world.settle();
+    world.ask(&Question::Emit(std::sync::Arc::new(emit)));
+    assert_eq!(recipients(&mut world), 1);
+}
+
+#[test]
+fn names_that_are_said_often_are_watched_once() {
+    let mut world = World::new(2);
+    let ids = vec![r#""u1""#; 100_000].join(",");
+    world.host.say(0, &format!(r#"427["presence:subscribe",{{"userIds":["sender",{ids}]}}]"#));
+    world.host.settle();
+    let heard = world.host.texts(0).join("\n");
+    assert_eq!((heard.matches("[\"presence\",").count(), heard.contains(r#"437[{"success":true}]"#)), (2, true), "{heard}");
+}

@@ -129,6 +129,34 @@ fn the_last_word_comes_alone_and_may_be_forestalled() {
 }
 
 #[test]
+fn a_goodbye_comes_after_all_that_was_said_before() {
+    let mut host = host();
+    let session = open(&mut host, 0);
+    request(&mut host, 1, "POST", &session, "40");
+    let (_, connected) = request(&mut host, 1, "GET", &session, "");
+    request(&mut host, 1, "POST", &session, "420[\"room:join\",{\"roomId\":\"r\"}]");
+    while !request(&mut host, 1, "GET", &session, "").1.contains("430[") {}
+    let content = "x".repeat(200);
+    for number in 0..6 {
+        request(&mut host, 1, "POST", &session, &format!("42[\"message\",{{\"roomId\":\"r\",\"content\":\"{number}{content}\"}}]"));
+    }
+    let id = engine::ids::Sid::parse(&connected[10..30]).expect("a connection's id");
+    let question = engine::Question::CloseConnection { id, reason: None };
+    host.shards[usize::from(id.shard().0)].handle_parcel(host.now, engine::shard::parcel::Parcel::Ask { ask: 1, question });
+    let mut heard = String::new();
+    while !heard.ends_with("\u{1e}41\u{1e}1") {
+        let (status, body) = request(&mut host, 2, "GET", &session, "");
+        assert_eq!(status, 200, "{heard}");
+        heard = format!("{heard}\u{1e}{body}");
+    }
+    for number in 0..6 {
+        assert!(heard.contains(&format!("\"content\":\"{number}x")), "message {number} is missing: {heard}");
+    }
+    assert_eq!(request(&mut host, 1, "GET", &session, ""), refused(1));
+    assert_eq!(host.stats.iter().map(|stats| stats.outbox_bytes.read()).sum::<u64>(), 0);
+}
+
+#[test]
 fn two_polls_at_once_end_the_session() {
     let mut host = host();
     let session = open(&mut host, 1);

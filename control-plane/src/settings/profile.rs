@@ -6,7 +6,7 @@ use engine::config::{AuthMode, DialectKind, Endpoint, SocketIo};
 use engine::limits::Limits;
 
 use super::sources::{Environment, Flags};
-use super::{Problems, Settings};
+use super::{ControlListen, Problem, Problems, Settings};
 
 /// Which suite is expected.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -26,12 +26,13 @@ impl TestProfile {
     /// What `--dev` would run with, but for what is served.
     ///
     /// # Errors
-    /// When a flag has a value that it cannot have.
+    /// When a flag has a value that it cannot have, or would let other hosts in.
     pub fn settings(self, flags: &Flags) -> Result<Settings, Problems> {
         // The suites send two requests on two connections and expect the first to be the first; shards do not wait for each other.
         let shards = flags.shards.clone().unwrap_or_else(|| "1".to_owned());
         let flags = Flags { dev: true, shards: Some(shards), ..flags.clone() };
         let mut settings = Settings::load(&flags, &Environment::new())?;
+        keep_to_this_host(&settings)?;
         settings.engine.endpoints = self.endpoints();
         settings.engine.socket_io = self.socket_io();
         open_wide(&mut settings.engine.limits);
@@ -54,6 +55,25 @@ impl TestProfile {
     }
 }
 
+/// Whoever reaches a profile is let in, and nothing holds him back: that is for the suites beside it and for nobody else.
+fn keep_to_this_host(settings: &Settings) -> Result<(), Problems> {
+    let control = match settings.control_listen {
+        ControlListen::Tcp(address) => Some(address),
+        ControlListen::Unix(_) => None,
+    };
+    let addresses = [("--listen", Some(settings.engine.listen)), ("--control", control)];
+    let open = addresses.into_iter().filter_map(|(flag, address)| Some((flag, address.filter(|it| !it.ip().is_loopback())?)));
+    let problems: Vec<Problem> = open
+        .map(|(flag, address)| Problem {
+            key: flag.to_owned(),
+            value: Some(address.to_string()),
+            origin: None,
+            reason: "a test profile listens on loopback addresses only".to_owned(),
+        })
+        .collect();
+    if problems.is_empty() { Ok(()) } else { Err(Problems(problems)) }
+}
+
 /// Nothing is held back but what a message may be.
 fn open_wide(limits: &mut Limits) {
     limits.message_bytes = 1_000_000;
@@ -74,6 +94,20 @@ mod tests {
             let flags = Flags { listen: Some("127.0.0.1:0".into()), shards: Some("2".into()), ..Flags::default() };
             let settings = profile.settings(&flags).expect("good flags");
             assert_eq!((settings.engine.listen.port(), settings.engine.shards.len()), (0, 2));
+        }
+    }
+
+    #[test]
+    fn a_profile_is_for_this_host_only() {
+        for (listen, control, good) in [
+            ("0.0.0.0:0", "127.0.0.1:0", false),
+            ("127.0.0.1:0", "[::]:0", false),
+            ("[::1]:0", "unix:/tmp/a-socket", true),
+            ("127.0.0.2:0", "127.0.0.1:0", true),
+        ] {
+            let flags = Flags { listen: Some(listen.into()), control: Some(control.into()), ..Flags::default() };
+            let settings = TestProfile::EngineIo.settings(&flags);
+            assert_eq!(settings.is_ok(), good, "{listen} {control}: {settings:?}");
         }
     }
 }

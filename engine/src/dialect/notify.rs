@@ -12,6 +12,7 @@
 //! The token is refused by `auth_error {message}`, anything else by `error {error, code, timestamp}`, and where the client waits for it by
 //! the acknowledgement too. Clients enter no rooms: the back end puts users into them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::{
@@ -305,14 +306,18 @@ fn typing_frame(cx: &Cx<'_>, conversation: &str, on: bool) -> Frame {
 fn subscribe(cx: &Cx<'_>, argument: Option<Value<'_>>, ack: Option<&str>, acts: &mut Vec<Act>) -> Result<(), Fault> {
     let listed = argument.and_then(|argument| argument.get("userIds")).filter(|ids| ids.is_array()).ok_or(Fault::BadMessage)?;
     let mut users: Vec<UserId> = Vec::new();
+    let mut seen = HashSet::new();
     for id in listed.items() {
-        let user = id.as_exact_str().and_then(|id| checked_name(id).ok()).ok_or(Fault::BadMessage)?;
+        let user = id.as_exact_str().ok_or(Fault::BadMessage)?;
+        // A message holds a hundred thousand repetitions; what is asked of a name is asked of it once.
+        if !seen.insert(user) {
+            continue;
+        }
+        let user = checked_name(user).map_err(|_| Fault::BadMessage)?;
         if !may_watch(cx, user) {
             return Err(Fault::NotToBeWatched);
         }
-        if !users.iter().any(|other| **other == *user) {
-            users.push(user.into());
-        }
+        users.push(user.into());
         // More than that are refused anyway; looking further would cost time without end.
         if users.len() > cx.limits.rooms_per_connection {
             return Err(Fault::TooManyWatched);

@@ -342,6 +342,8 @@ impl Driver {
         for _ in 0..ACCEPTS_PER_TURN {
             let Some(listener) = &self.listener else { return };
             match sys::accept(listener) {
+                // The drop closes it.
+                Ok(_) if self.shard.turns_away() => {}
                 Ok((stream, peer)) => {
                     // `None`: the table is full, and the drop closes it.
                     let _ = self.welcome(now, stream, peer);

@@ -243,11 +243,13 @@ impl Ring {
         self.push(&poll.user_data(write));
     }
 
-    /// Polls are named by their user data: the kernel hashes that, and would look through all polls of the ring for a descriptor.
+    /// Polls are named by their user data: the kernel hashes that, and would look through all polls of the ring for a descriptor. They are
+    /// cancelled and not removed: a removal is refused (EALREADY) while the poll has something to tell that it has not told yet, and the
+    /// poll of a peer that never stops talking would keep the connection open for good.
     fn forget(&mut self, token: Token) {
         let watched = std::mem::replace(self.place(token), Watched::NOTHING);
         for data in [watched.read, watched.write].into_iter().filter(|data| *data != NO_POLL) {
-            self.push(&io_uring::opcode::PollRemove::new(data).build().user_data(pack(KIND_OTHER, SLOT_CANCEL, 0)));
+            self.push(&io_uring::opcode::AsyncCancel::new(data).build().user_data(pack(KIND_OTHER, SLOT_CANCEL, 0)));
         }
     }
 

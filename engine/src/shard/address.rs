@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use crate::fault::Refusal;
-use crate::limits::Limits;
+use crate::limits::{Limits, TURNED_AWAY_MAX};
 
 /// Counters of the table; 16 times the connections that fit into a descriptor table of a usual size.
 const COUNTERS: usize = 1 << 16;
@@ -48,6 +48,16 @@ impl Addresses {
     /// Counts one more connection of the process; false when it holds as many as it may. Either way [`Self::leave`] takes it back.
     pub fn enter(&self) -> bool {
         self.total.fetch_add(1, Relaxed) < self.total_max
+    }
+
+    /// True exactly when so many are beyond what the process may hold that no more of them are heard before they are turned away.
+    pub fn is_flooded(&self) -> bool {
+        self.total.load(Relaxed) >= self.total_max.saturating_add(TURNED_AWAY_MAX.min(self.total_max.div_ceil(8)))
+    }
+
+    /// True exactly when the process holds more connections than it may: those that are being turned away.
+    pub fn is_overfull(&self) -> bool {
+        self.total.load(Relaxed) > self.total_max
     }
 
     /// A connection of the process has gone.

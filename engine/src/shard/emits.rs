@@ -15,7 +15,7 @@ use crate::dialect::{self, Outgoing};
 use crate::fault::{CloseReason, DropReason};
 use crate::frame::{Frame, Mark};
 use crate::ids::{Room, ShardId};
-use crate::limits::{ACK_BYTES_MAX, EMITS_WAITING_MAX, PENDING_ACKS_MAX};
+use crate::limits::{ACK_BYTES_MAX, ACK_BYTES_PER_SHARD_MAX, EMITS_WAITING_MAX, PENDING_ACKS_MAX};
 use crate::time::Now;
 use crate::wire::{sio, ws};
 
@@ -29,7 +29,11 @@ pub(super) fn wire_id(ask: u64) -> u64 {
 
 /// Emits that wait for acknowledgements, by deadline and number.
 #[derive(Default, Debug)]
-pub(super) struct Emits(BTreeMap<(u64, u64), Waiting>);
+pub(super) struct Emits {
+    waiting: BTreeMap<(u64, u64), Waiting>,
+    /// Bytes of all that is kept of acknowledgements.
+    bytes: usize,
+}
 
 #[derive(Debug)]
 struct Waiting {
@@ -43,29 +47,36 @@ struct Waiting {
 impl Emits {
     /// When the next of them has waited long enough.
     pub(super) fn next_ms(&self) -> Option<u64> {
-        self.0.first_key_value().map(|((deadline_ms, _), _)| *deadline_ms)
+        self.waiting.first_key_value().map(|((deadline_ms, _), _)| *deadline_ms)
     }
 
     /// Notes an acknowledgement, or that it will not come. The emit's answer, if this was the last.
     fn take(&mut self, ack: PendingAck, said: Option<String>) -> Option<Emitted> {
         let key = (ack.deadline_ms, ack.ask);
         // Gone, if it was the first to go when there were too many.
-        let waiting = self.0.get_mut(&key)?;
+        let waiting = self.waiting.get_mut(&key)?;
         waiting.missing -= 1;
         if let Some(said) = said {
             waiting.emitted.acks += 1;
-            waiting.bytes += said.len();
-            if waiting.bytes <= ACK_BYTES_MAX {
+            if waiting.bytes + said.len() <= ACK_BYTES_MAX && self.bytes + said.len() <= ACK_BYTES_PER_SHARD_MAX {
+                waiting.bytes += said.len();
+                self.bytes += said.len();
                 waiting.emitted.answers.push(said);
             }
         }
-        if waiting.missing > 0 { None } else { self.0.remove(&key).map(|waiting| waiting.emitted) }
+        if waiting.missing > 0 {
+            return None;
+        }
+        let waiting = self.waiting.remove(&key)?;
+        self.bytes -= waiting.bytes;
+        Some(waiting.emitted)
     }
 
     /// The first emit that has waited until then.
     fn expire(&mut self, now_ms: u64) -> Option<(u64, Emitted)> {
-        let first = self.0.first_entry().filter(|first| first.key().0 <= now_ms)?;
+        let first = self.waiting.first_entry().filter(|first| first.key().0 <= now_ms)?;
         let ((_, ask), waiting) = first.remove_entry();
+        self.bytes -= waiting.bytes;
         Some((ask, waiting.emitted))
     }
 }
@@ -136,7 +147,9 @@ impl Shard {
         let is_socket_io = self.world.config.endpoints[usize::from(emit.to.endpoint.0)].dialect.is_socket_io();
         let deadline_ms = emit.ack_ms.filter(|_| is_socket_io).map(|ack_ms| now.ms().saturating_add(ack_ms));
         let (frame, mut recipients, mut got) = (Rc::new(frame), 0, Vec::new());
-        let meant = self.selected(&emit.to);
+        let mut meant = self.selected(&emit.to);
+        // Who has not said who he is hears nothing, also when he is meant by his connection's id.
+        meant.retain(|slot| self.conns.get(*slot).is_some_and(Conn::is_authenticated));
         if self.remembers(emit.to.endpoint) && frame.mark().offset.is_some() {
             let to = self.remembered_as(&emit.to, &meant);
             self.remember(now, emit.to.endpoint, || Event::new(now.ms(), to, &frame));
@@ -236,12 +249,12 @@ impl Shard {
     }
 
     fn wait_for_acks(&mut self, key: (u64, u64), emitted: Emitted) {
-        if self.emits.0.len() >= EMITS_WAITING_MAX
+        if self.emits.waiting.len() >= EMITS_WAITING_MAX
             && let Some((ask, emitted)) = self.emits.expire(u64::MAX)
         {
             self.answers.push_back((ask, Answer::Emitted(emitted)));
         }
-        self.emits.0.insert(key, Waiting { missing: emitted.recipients, emitted, bytes: 0 });
+        self.emits.waiting.insert(key, Waiting { missing: emitted.recipients, emitted, bytes: 0 });
     }
 
     /// An acknowledgement that was waited for has come, or (`None`) will not come any more.
@@ -288,5 +301,29 @@ impl Shard {
             self.push(now, link, goodbye);
         }
         self.close_link(now, link, CloseReason::Admin, Some(ws::empty_close_frame()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn acknowledgements_take_no_more_than_they_may() {
+        let mut emits = Emits::default();
+        let (emitted, half) = (Emitted::default(), "x".repeat(ACK_BYTES_MAX / 2));
+        let asks = 2 * (ACK_BYTES_PER_SHARD_MAX / ACK_BYTES_MAX) as u64;
+        for ask in 0..asks {
+            emits.waiting.insert((9, ask), Waiting { emitted: emitted.clone(), missing: 4, bytes: 0 });
+            for _ in 0..3 {
+                assert!(emits.take(PendingAck { ask, deadline_ms: 9 }, Some(half.clone())).is_none());
+            }
+            assert!(emits.bytes <= ACK_BYTES_PER_SHARD_MAX);
+        }
+        let kept = |emits: &Emits, ask| emits.waiting.get(&(9, ask)).map(|it| (it.emitted.acks, it.emitted.answers.len()));
+        assert_eq!((kept(&emits, 0), kept(&emits, asks - 1)), (Some((3, 2)), Some((3, 0))), "all are counted");
+        assert!(emits.take(PendingAck { ask: 0, deadline_ms: 9 }, None).is_some());
+        while emits.expire(9).is_some() {}
+        assert_eq!((emits.waiting.len(), emits.bytes), (0, 0));
     }
 }

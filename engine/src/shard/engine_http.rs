@@ -246,7 +246,8 @@ impl Shard {
         let bytes_max = BODIES_BYTES_MAX.max(self.world.config.limits.message_bytes);
         let Some(Link { state: State::Body(post), .. }) = self.links.get_mut(key.slot) else { return bytes.len() };
         let fed = post.body.feed(bytes);
-        if !post.held.grow(post.body.len(), bytes_max) {
+        // One that is complete is held no longer, so those who dawdle do not keep out those who come in one piece.
+        if !post.body.is_done() && !post.held.grow(post.body.len(), bytes_max) {
             self.refuse_http(now, key.slot, Refusal::Full, 503, None);
             return bytes.len();
         }
@@ -427,8 +428,12 @@ impl Shard {
         self.push(now, slot, Frame::encoded(bytes));
     }
 
-    /// Whether the connection has a place of its own at its address, or gets one. Those of proxies are as many as clients need.
+    /// Whether the connection has a place of its own at its address, or gets one. Those of proxies are as many as clients need. While
+    /// there are more than the process may hold nobody stays: what came too much would be let in by its second request.
     fn may_stay(&mut self, slot: u32) -> bool {
+        if self.world.addresses.is_overfull() {
+            return false;
+        }
         let Some(link) = self.links.get_mut(slot) else { return false };
         if link.ticket.is_none() && !self.world.config.trusted_proxies.contains(&link.peer.ip().to_canonical()) {
             link.ticket = self.world.addresses.stay(link.peer.ip());

@@ -111,8 +111,7 @@ pub(crate) struct SocketIoLink {
     pub(crate) query: Box<str>,
 }
 
-/// The long-polling side of a session.
-#[derive(Debug)]
+/// The long-polling side of a session. Its debug form shows nothing of what was sent.
 pub(crate) struct Polling {
     /// The session's secret id.
     pub(crate) sid: Sid,
@@ -132,8 +131,16 @@ pub(crate) struct Polling {
     pub(crate) is_over: bool,
 }
 
+impl fmt::Debug for Polling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Polling");
+        shown.field("poll", &self.poll).field("inbox_bytes", &self.inbox.bytes()).field("probers", &self.probers);
+        shown.field("is_over", &self.is_over).finish_non_exhaustive()
+    }
+}
+
 /// Bodies of POSTs as they came: a packet is cut off when its turn has come.
-#[derive(Default, Debug)]
+#[derive(Default)]
 pub(crate) struct Inbox {
     bodies: VecDeque<String>,
     /// Bytes of the first body that are done with; its packets and their separators.
@@ -336,6 +343,17 @@ pub(crate) struct PendingAck {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_debug_form_of_a_session_shows_neither_its_id_nor_what_was_sent() {
+        let sid = Sid::new(crate::ids::ShardId(0), 1, [7; 11]);
+        let mut inbox = Inbox::default();
+        inbox.push("40{\"token\":\"HUSH\"}".to_owned());
+        let held = Some("40HUSH".into());
+        let polling = Polling { sid, poll: None, answered: None, inbox, probe: None, probers: 0, held, is_over: false };
+        let shown = format!("{polling:?} {:?}", super::super::parcel::Call::Say("40HUSH".to_owned()));
+        assert!(!shown.contains("HUSH") && !shown.contains(sid.text().as_str()), "{shown}");
+    }
 
     #[test]
     fn the_debug_form_of_an_opening_shows_no_token() {

@@ -14,7 +14,7 @@ use rand::rngs::StdRng;
 
 use crate::config::Config;
 use crate::dialect::Act;
-use crate::fault::CloseReason;
+use crate::fault::{CloseReason, Refusal};
 use crate::ids::{ConnId, LinkKey, ShardId, Sid};
 use crate::json::Scratch;
 use crate::limits::{LINKS_PER_SHARD_MAX, PIPELINED_BYTES_MAX};
@@ -256,6 +256,15 @@ impl Shard {
             home_hash: foldhash::quality::FixedState::with_seed(world.seed),
             world,
         }
+    }
+
+    /// Whether a new socket is to be closed unheard, because too many are being turned away already. Counts it then.
+    pub fn turns_away(&self) -> bool {
+        let is_flooded = self.world.addresses.is_flooded();
+        if is_flooded {
+            self.stats.unrouted().refused[Refusal::Full.index()].add(1);
+        }
+        is_flooded
     }
 
     /// A new socket. `None` when the shard's table is full (the driver closes it).

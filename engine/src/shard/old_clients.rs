@@ -1,6 +1,8 @@
 //! Clients of Engine.IO 3 (`socket.io-client` 1 and 2), where an endpoint serves them: they are in the main namespace from the start, ping
 //! instead of being pinged, carry their auth in queries, and make their ids themselves out of the session's.
 
+use std::fmt;
+
 use super::Shard;
 use super::links::{Heartbeat, Link, State};
 use super::rate::Verdict;
@@ -10,13 +12,19 @@ use crate::json::{Scratch, Value};
 use crate::time::Now;
 use crate::wire::{eio3, sio};
 
-/// What a link of such a client has.
-#[derive(Default, Debug)]
+/// What a link of such a client has. Its debug form does not show the query, in which a token may be.
+#[derive(Default)]
 pub(crate) struct Old {
     /// The session's id, which its connection in the main namespace will have.
     promised: Option<Sid>,
     /// Query of the CONNECT that is being looked at.
     pub(super) query: Box<str>,
+}
+
+impl fmt::Debug for Old {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Old").field("promised", &self.promised).field("query_bytes", &self.query.len()).finish()
+    }
 }
 
 impl Old {

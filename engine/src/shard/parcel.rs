@@ -1,5 +1,6 @@
 //! Plain data that travels between shards, and between a shard and the control plane. A cast from elsewhere is delivered, never forwarded.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -184,8 +185,7 @@ pub struct Poll {
     pub call: Call,
 }
 
-/// What a request wants of a long-polling session.
-#[derive(Debug)]
+/// What a request wants of a long-polling session. Its debug form shows how much a client said and not what: a CONNECT carries a token.
 pub enum Call {
     /// GET: what is said to it.
     Listen,
@@ -195,6 +195,17 @@ pub enum Call {
     Fatal(u16),
     /// A method that no session knows.
     Unknown,
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Call::Listen => f.write_str("Listen"),
+            Call::Say(body) => write!(f, "Say({} bytes)", body.len()),
+            Call::Fatal(status) => write!(f, "Fatal({status})"),
+            Call::Unknown => f.write_str("Unknown"),
+        }
+    }
 }
 
 /// See [`Parcel::Enter`].

@@ -7,6 +7,7 @@
 //! has answered a ping (then the newcomer is a copy, and starts anew) or has not (then it takes over).
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
@@ -57,12 +58,17 @@ struct Stay {
     to: u64,
 }
 
-/// A link whose CONNECT waits for the old connection's answer to a ping.
-#[derive(Debug)]
+/// A link whose CONNECT waits for the old connection's answer to a ping. Its debug form does not show the CONNECT, in which a token may be.
 struct Challenger {
     link: LinkKey,
     packet: Box<str>,
     deadline_ms: u64,
+}
+
+impl fmt::Debug for Challenger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Challenger").field("link", &self.link).field("deadline_ms", &self.deadline_ms).finish_non_exhaustive()
+    }
 }
 
 /// What the endpoints of a shard remember.

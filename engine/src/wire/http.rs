@@ -209,10 +209,15 @@ impl<'b> Request<'b> {
         self.fields(name).flat_map(|list| list.split(|&b| b == b',')).any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
     }
 
-    /// `Sec-WebSocket-Key`, or the status to refuse with: 426 when the version is not 13, 400 when the key is missing or not 16 bytes of base64.
+    /// `Sec-WebSocket-Key`, or the status to refuse with: 426 when the version is not 13, 400 when the key is missing or not 16 bytes of base64,
+    /// or when a body comes with it.
     pub fn websocket_key(&self) -> Result<&'b str, u16> {
         if self.header("Sec-WebSocket-Version") != Some("13") {
             return Err(426);
+        }
+        if !self.is_bodiless() {
+            // To a proxy before us its bytes are a body, here they would be frames.
+            return Err(400);
         }
         self.header("Sec-WebSocket-Key").filter(|key| is_websocket_key(key)).ok_or(400)
     }
@@ -536,6 +541,10 @@ mod tests {
         assert_eq!(key_of(&[key]), Err(426));
         assert_eq!(key_of(&["Sec-WebSocket-Version: 12", key]), Err(426));
         assert_eq!(key_of(&[version]), Err(400));
+        assert_eq!(key_of(&[version, key, "Content-Length: 0"]), Ok(24));
+        for body in ["Content-Length: 6", "Transfer-Encoding: chunked", "Transfer-Encoding: identity"] {
+            assert_eq!(key_of(&[version, key, body]), Err(400), "{body}");
+        }
         for bad in
             ["short", "", "dGhlIHNhbXBsZSBub25jZQ=", "dGhlIHNhbXBsZSBub25jZQ===", "dGhlIHNhbXBsZSBub25jZ-==", "dGhlIHNhbXBsZSBub25jZQAA"]
         {
