@@ -6,7 +6,7 @@ use super::backlog::{Event, To};
 use super::links::{Conn, Stage};
 use super::parcel::{Announcement, Cast, Enter, Leave, Parcel, Publish, Return};
 use super::recovery::NO_LINK;
-use super::{Shard, lifecycle};
+use super::{Shard, deadlines};
 use crate::auth::Identity;
 use crate::dialect::{EnterFault, RoomView, Sight};
 use crate::fault::DropReason;
@@ -55,7 +55,7 @@ impl Shard {
             Parcel::Settle(luggage) => self.take_in(now, *luggage),
             Parcel::Forget { sid } => drop(self.moved_away.remove(&sid)),
             Parcel::Ask { ask, question } => self.answer(now, ask, question),
-            Parcel::Drain { over_ms } => self.drain = Some(lifecycle::Drain::new(now, over_ms, self.links.len())),
+            Parcel::Drain { over_ms } => self.drain = Some(deadlines::Drain::new(now, over_ms, self.links.len())),
         }
     }
 

@@ -26,6 +26,7 @@ mod assembly;
 mod backlog;
 mod casts;
 mod clock;
+mod deadlines;
 mod echo;
 mod emits;
 mod engine_http;
@@ -196,7 +197,7 @@ pub struct Shard {
     late: Vec<(u64, ConnId)>,
     /// Time of the read being handled.
     read_ns: u64,
-    drain: Option<lifecycle::Drain>,
+    drain: Option<deadlines::Drain>,
     alarms: Vec<clock::Alarm>,
     swept_ms: u64,
     home_hash: foldhash::quality::FixedState,
@@ -230,7 +231,7 @@ impl Shard {
             grants: Grants::default(),
             absences: Absences::default(),
             receipts: Receipts::default(),
-            wheel: Wheel::new(now.ms(), lifecycle::tick_ms(&world.config.socket_io)),
+            wheel: Wheel::new(now.ms(), deadlines::tick_ms(&world.config.socket_io)),
             scratch: Scratch::default(),
             packets: Scratch::default(),
             attachments: Vec::new(),
