@@ -49,12 +49,26 @@ def until(condition, what):
         time.sleep(0.02)
 
 
+class InOrder(engineio.Client):
+    """As the library's own, which hears each message in a thread of its own, but one after the other: order is what is looked at."""
+
+    def _trigger_event(self, event, *args, **kwargs):
+        if event == "message":
+            kwargs["run_async"] = False
+        return super()._trigger_event(event, *args, **kwargs)
+
+
+class Client(socketio.Client):
+    def _engineio_client_class(self):
+        return InOrder
+
+
 class Guest:
     """A client with every event in a queue."""
 
     def __init__(self, way, user, namespaces=("/",), auth=None, port=PORT, **options):
         self.user, self.events, self.reasons, self.refusals, self.greetings = user, queue.Queue(), [], [], 0
-        self.client = socketio.Client(handle_sigint=False, **{"reconnection": False, **options})
+        self.client = Client(handle_sigint=False, **{"reconnection": False, **options})
         for namespace in namespaces:
             self.client.on("*", lambda event, *args: self.events.put((event, *args)), namespace=namespace)
             self.client.on("disconnect", self.reasons.append, namespace=namespace)
@@ -105,6 +119,10 @@ class Proxy:
                 continue
             far = socket.create_connection(("127.0.0.1", PORT))
             self.sockets += [near, far]
+            if self.is_down:
+                # It came in the midst of the cut.
+                self.cut()
+                continue
             for source, target in ((near, far), (far, near)):
                 threading.Thread(target=self._carry, args=(source, target), daemon=True).start()
 
@@ -128,9 +146,9 @@ class Proxy:
 
     def cut(self):
         self.is_down = True
-        for end in self.sockets:
+        ends, self.sockets = self.sockets, []
+        for end in ends:
             self._close(end)
-        self.sockets = []
 
 
 def admin(method, path, body=None):
