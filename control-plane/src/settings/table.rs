@@ -406,7 +406,7 @@ pub(crate) fn endpoint_settings() -> Vec<Setting> {
             "milliseconds",
             (0, HOUR_MS),
             Some(0),
-            "Socket.IO only: how long a connection that broke off can be recovered, with the events it missed. 0: not at all. Events then end with an offset, which clients other than socket.io-client hand to their listeners.",
+            "Socket.IO only: how long a connection that broke off can be recovered, with the events it missed. 0: not at all. Events then end with an offset, which listeners get as one more argument.",
         ),
         Setting::new(
             "endpoint.eio3",
