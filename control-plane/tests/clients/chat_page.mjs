@@ -174,22 +174,22 @@ check("typing goes to the room's others or to all others, and ends by itself aft
 check("presence-update goes to all others, and the last disconnect says offline", async () => {
   const watcher = await enter(fresh("watcher")), user = fresh("ann");
   const [first, second] = [await enter(user), await enter(user)];
-  const about = (more) => watcher.hear("presence-update", { userId: user, timestamp: any.time, ...more });
+  const about = (more) => watcher.hearOf(user, "presence-update", { timestamp: any.time, ...more });
   for (const status of ["online", "away", "busy", "offline"]) {
     like(await first.ask("presence-update", status), { success: true });
     await about({ status });
-    await second.hear("presence-update", { userId: user, status, timestamp: any.time });
+    await second.hearOf(user, "presence-update", { status, timestamp: any.time });
   }
   first.tell("presence-update", { status: "busy", metadata: { until: "noon" } });
   await about({ status: "busy", metadata: { until: "noon" } });
   for (const said of ["asleep", 7, null, {}, { status: 7 }, []]) await refuses(first, "presence-update", [said], INVALID);
   await first.end();
-  await watcher.deaf("presence-update");
+  await watcher.deafOf(user, "presence-update");
   second.tell("typing-start", {});
   await watcher.hear("typing-start", { userId: user, isTyping: true, timestamp: any.time });
   await second.end();
   // The typing ends before the leaving is told.
-  like((await watcher.next("the end of typing"))[0], "typing-stop");
+  await watcher.hear("typing-stop", { userId: user, isTyping: false, timestamp: any.time });
   await about({ status: "offline" });
   await watcher.end();
 });

@@ -233,6 +233,19 @@ export class Guest extends Inbox {
       if (event === name) return like(args[0], pattern, `${this.name} hears ${name}`);
     }
   }
+  /** The same of one user: that somebody of an earlier check has gone may be told late, on a busy machine. */
+  async hearOf(userId, name, pattern) {
+    for (;;) {
+      const [event, told] = await this.next(`event ${name} of ${userId}`);
+      if (event === name && told?.userId === userId) return like(told, { userId, ...pattern }, `${this.name} hears ${name}`);
+    }
+  }
+  /** The same of silence. */
+  async deafOf(userId, name, ms = QUIET_MS) {
+    await sleep(ms);
+    const heard = this.clear().filter(([event, told]) => event === name && told?.userId === userId);
+    ok(heard.length === 0, `${this.name} should not have heard ${show(heard)}`);
+  }
   async deaf(name, ms = QUIET_MS) {
     await sleep(ms);
     const heard = this.clear().filter(([event]) => event === name);

@@ -268,7 +268,7 @@ check("user:status reaches the others; another word is refused", async () => {
   const { ann, bob } = await pair();
   for (const status of ["away", "offline", "online"]) {
     like(await ann.ask("user:status", { status }), { success: true });
-    await bob.hear("user:status", { userId: ann.name, status });
+    await bob.hearOf(ann.name, "user:status", { status });
   }
   ann.clear();
   for (const said of [{ status: "busy" }, { status: 7 }, {}, null]) {
