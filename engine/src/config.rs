@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::auth::Verifier;
+pub use crate::dialect::OwnDialect;
 use crate::limits::Limits;
 
 /// Everything [`crate::start`] needs.
@@ -78,8 +79,9 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// An endpoint with the contract's defaults for its dialect.
-    pub fn new(name: &str, dialect: DialectKind, bind: &str) -> Endpoint {
+    /// An endpoint with the contract's defaults for its dialect, which is a [`DialectKind`] or an [`OwnDialect`].
+    pub fn new(name: &str, dialect: impl Into<DialectKind>, bind: &str) -> Endpoint {
+        let dialect = dialect.into();
         Endpoint {
             name: name.into(),
             dialect,
@@ -88,7 +90,7 @@ impl Endpoint {
             membership: match dialect {
                 DialectKind::Community => Membership::Auto,
                 DialectKind::Collab => Membership::Claims,
-                DialectKind::Rooms | DialectKind::Chat | DialectKind::Notify | DialectKind::Echo => Membership::Open,
+                DialectKind::Rooms | DialectKind::Chat | DialectKind::Notify | DialectKind::Echo | DialectKind::Own(_) => Membership::Open,
             },
             cookies: dialect != DialectKind::Notify,
             client_publish: false,
@@ -116,12 +118,24 @@ pub enum DialectKind {
     Notify,
     /// The echo that conformance suites of Socket.IO expect; only a test profile has it.
     Echo,
+    /// A dialect of the program that embeds the engine; no configuration file can name one.
+    Own(OwnDialect),
+}
+
+impl From<OwnDialect> for DialectKind {
+    fn from(own: OwnDialect) -> DialectKind {
+        DialectKind::Own(own)
+    }
 }
 
 impl DialectKind {
     /// True exactly when it is spoken over Socket.IO.
     pub fn is_socket_io(self) -> bool {
-        matches!(self, DialectKind::Rooms | DialectKind::Chat | DialectKind::Notify | DialectKind::Echo)
+        match self {
+            DialectKind::Community | DialectKind::Collab => false,
+            DialectKind::Rooms | DialectKind::Chat | DialectKind::Notify | DialectKind::Echo => true,
+            DialectKind::Own(own) => own.is_socket_io(),
+        }
     }
 
     /// The word for it in configuration and metrics.
@@ -133,6 +147,7 @@ impl DialectKind {
             DialectKind::Chat => "chat",
             DialectKind::Notify => "notify",
             DialectKind::Echo => "echo",
+            DialectKind::Own(own) => own.name(),
         }
     }
 }

@@ -58,6 +58,11 @@ impl Frame {
         Frame::new(text, attachments, Some(endpoint), mark)
     }
 
+    /// A binary message of an endpoint of plain WebSocket.
+    pub fn binary(endpoint: EndpointId, payload: &[u8]) -> Frame {
+        Frame::of_binary(payload, Some(endpoint))
+    }
+
     /// A text frame that is no message: Engine.IO handshake and heartbeat, Socket.IO connect and disconnect.
     pub fn control_text(payload: &str) -> Frame {
         Frame::new(payload, &[], None, Mark::default())
@@ -65,12 +70,16 @@ impl Frame {
 
     /// A binary frame that belongs to no text and is no message of an endpoint.
     pub fn control_binary(payload: &[u8]) -> Frame {
+        Frame::of_binary(payload, None)
+    }
+
+    fn of_binary(payload: &[u8], endpoint: Option<EndpointId>) -> Frame {
         let (header, header_len) = ws::header(2, payload.len());
         let bytes = [&header[..header_len], payload].concat();
         Frame(Arc::new(Body {
             bytes: bytes.into(),
             header: header_len as u8,
-            endpoint: None,
+            endpoint,
             mark: Mark::default(),
             has_attachments: false,
             receipt: None,

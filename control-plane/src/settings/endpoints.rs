@@ -239,7 +239,11 @@ impl Draft {
         let membership = match (self.text("membership"), dialect) {
             (Some("auto"), _) => Membership::Auto,
             (Some("claims"), _) => Membership::Claims,
-            (Some(_), _) | (None, DialectKind::Rooms | DialectKind::Chat | DialectKind::Notify | DialectKind::Echo) => Membership::Open,
+            (Some(_), _) => Membership::Open,
+            // Own dialects come in no file.
+            (None, DialectKind::Rooms | DialectKind::Chat | DialectKind::Notify | DialectKind::Echo | DialectKind::Own(_)) => {
+                Membership::Open
+            }
             (None, DialectKind::Community) => Membership::Auto,
             (None, DialectKind::Collab) if dev => Membership::Open,
             (None, DialectKind::Collab) => Membership::Claims,

@@ -445,7 +445,7 @@ fn dev_opens_the_doors_at_home_only() {
             DialectKind::Community => (AuthMode::Token, Membership::Auto),
             DialectKind::Collab => (AuthMode::Token, Membership::Open),
             DialectKind::Rooms => (AuthMode::None, Membership::Open),
-            DialectKind::Chat | DialectKind::Notify | DialectKind::Echo => (AuthMode::Token, Membership::Open),
+            DialectKind::Chat | DialectKind::Notify | DialectKind::Echo | DialectKind::Own(_) => (AuthMode::Token, Membership::Open),
         };
         assert_eq!((one.auth, one.membership), (auth, membership), "{}", one.name);
         assert_eq!((one.client_publish, one.auto_create), (one.dialect == DialectKind::Community, one.dialect == DialectKind::Rooms));

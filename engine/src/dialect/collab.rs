@@ -60,6 +60,13 @@ impl Dialect for Collab {
         acts.push(Act::Enter(Entry { room: document.into(), create: true, announce: None, history: 0, online: false, note: None }));
     }
 
+    /// The event is the type, beside the members of its data.
+    fn emitted(&self, event: &str, data: &str, scratch: &mut Scratch) -> String {
+        let out = Object::with_capacity(data.len() + event.len() + 16).str("type", event);
+        let Ok(doc) = scratch.parse(data) else { return out.finish() };
+        doc.root().members().filter(|member| member.key != "type").fold(out, |out, member| out.raw(member.key, member.value.raw())).finish()
+    }
+
     fn message(&self, cx: &Cx<'_>, said: Said<'_>, scratch: &mut Scratch, acts: &mut Vec<Act>) {
         let Said::Text(text) = said else { return refuse(cx, "Invalid message format", acts) };
         let Ok(doc) = scratch.parse(text) else { return refuse(cx, "Invalid message format", acts) };
@@ -169,13 +176,6 @@ fn with_client_id(text: &str, root: Value<'_>, client: &str) -> String {
     out
 }
 
-/// What the back end says: its event is the type, beside the members of its data.
-pub(super) fn emitted(event: &str, data: &str, scratch: &mut Scratch) -> String {
-    let out = Object::with_capacity(data.len() + event.len() + 16).str("type", event);
-    let Ok(doc) = scratch.parse(data) else { return out.finish() };
-    doc.root().members().filter(|member| member.key != "type").fold(out, |out, member| out.raw(member.key, member.value.raw())).finish()
-}
-
 fn synced(document: &str, kept: Option<&[Arc<str>]>) -> String {
     let synced = Object::new().str("type", "synced").str("documentId", document);
     match kept {
@@ -215,7 +215,7 @@ mod tests {
             ("[1]", r#"{"type":"t"}"#),
             (r#" {"n" : 1e+100, "type":"other","s":"\u00e9"} "#, r#"{"type":"t","n":1e+100,"s":"\u00e9"}"#),
         ] {
-            assert_eq!(emitted("t", data, &mut scratch), heard);
+            assert_eq!(Collab.emitted("t", data, &mut scratch), heard);
         }
     }
 

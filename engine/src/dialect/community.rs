@@ -13,7 +13,7 @@
 
 use std::sync::Arc;
 
-use super::{Act, Cx, Dialect, EnterFault, Entry, Hello, Profile, Publication, Refused, RoomView, Said, lists};
+use super::{Act, Cx, Dialect, EnterFault, Entry, Hello, Profile, Publication, Refused, RoomView, Said, lists, typed};
 use crate::auth::{AuthFault, Identity};
 use crate::config::{AuthMode, Membership};
 use crate::fault::{DropReason, Refusal};
@@ -79,17 +79,9 @@ impl Dialect for Community {
     fn admit(&self, hello: &Hello<'_>) -> Result<Profile, Refused> {
         if hello.endpoint.auth == AuthMode::None {
             let user = http::query_value(hello.query, "userId").filter(|id| checked_name(id).is_ok());
-            let user: Arc<str> = user.map_or_else(|| hello.sid.text().as_str().into(), |id| id.into());
+            let user = user.unwrap_or_else(|| hello.sid.to_string().into());
             let username = http::query_value(hello.query, "userName").filter(|name| checked_name(name).is_ok()).map(Arc::from);
-            return Ok(Profile {
-                presence: user.clone(),
-                user,
-                username,
-                email: None,
-                has_client_id: false,
-                identity: None,
-                unproven: None,
-            });
+            return Ok(Profile { username, ..Profile::named(&user) });
         }
         match &hello.token {
             Ok(identity) => Ok(Profile::of(identity.clone())),
@@ -281,13 +273,7 @@ fn online(channel: Channel<'_>, view: &RoomView) -> String {
 }
 
 fn frame(cx: &Cx<'_>, kind: &str, payload: &str) -> Frame {
-    cx.text(&emitted(kind, payload))
-}
-
-/// What the back end says; without data its payload is empty, as a client's may be missing.
-pub(super) fn emitted(event: &str, data: &str) -> String {
-    let payload = if data.is_empty() { "{}" } else { data };
-    Object::with_capacity(payload.len() + 40).str("type", event).raw("payload", payload).finish()
+    cx.text(&typed(kind, payload))
 }
 
 fn send(cx: &Cx<'_>, kind: &str, payload: &str) -> Act {

@@ -7,34 +7,17 @@
 //! | `message` | `message-back` with the same arguments | |
 //! | `message-with-ack` | the acknowledgement has the same arguments | |
 
-use std::sync::Arc;
-
-use super::{Act, Cx, Dialect, EnterFault, Hello, Profile, Refused, RoomView, Said, acknowledge, event};
-use crate::fault::{CloseReason, DropReason};
-use crate::frame::Frame;
+use super::{Act, Cx, Dialect, Hello, Profile, Refused, Said, acknowledge, event};
+use crate::fault::DropReason;
 use crate::json::{Scratch, Value};
-use crate::time::Now;
 
 pub(super) struct Echo;
 
 impl Dialect for Echo {
     fn admit(&self, hello: &Hello<'_>) -> Result<Profile, Refused> {
-        let user: Arc<str> = hello.sid.text().as_str().into();
-        Ok(Profile {
-            unproven: None,
-            presence: user.clone(),
-            user,
-            // All that is known of a client here, kept for the greeting.
-            username: hello.auth.map(|auth| auth.raw().into()),
-            email: None,
-            has_client_id: false,
-            identity: None,
-        })
-    }
-
-    fn too_many(&self, _now: Now) -> Refused {
-        // Nobody has a second connection: every connection is a user of its own.
-        Refused::Close { first: None, reason: CloseReason::UserLimit }
+        // All that is known of a client here, kept for the greeting.
+        let username = hello.auth.map(|auth| auth.raw().into());
+        Ok(Profile { username, ..Profile::named(hello.sid.text().as_str()) })
     }
 
     fn opened(&self, cx: &Cx<'_>, _query: &str, acts: &mut Vec<Act>) {
@@ -49,19 +32,5 @@ impl Dialect for Echo {
             ("message-with-ack", Some(ack)) => acts.push(acknowledge(cx, ack, &arguments)),
             _ => acts.push(Act::Drop(DropReason::Invalid)),
         }
-    }
-
-    fn over_rate(&self, _cx: &Cx<'_>, _said: Said<'_>, _acts: &mut Vec<Act>) {}
-
-    fn entered(&self, _cx: &Cx<'_>, _room: &str, _outcome: Result<&RoomView, EnterFault>, _note: Option<&str>, _acts: &mut Vec<Act>) {}
-
-    fn left(&self, _cx: &Cx<'_>, _room: &str, _view: &RoomView, _note: &str, _acts: &mut Vec<Act>) {}
-
-    fn farewell(&self, _cx: &Cx<'_>, _room: &str) -> Option<Frame> {
-        None
-    }
-
-    fn typing_stopped(&self, _cx: &Cx<'_>, _room: &str) -> Option<(Frame, bool)> {
-        None
     }
 }

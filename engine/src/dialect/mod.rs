@@ -1,27 +1,32 @@
 //! How the served systems talk. A dialect turns what a client says into [`Act`]s and encodes what others hear; it sees a read-only
-//! [`Cx`] and knows no socket, no other connection, no other core and no clock. Adding one: a file here, a line in [`of`].
+//! [`Cx`] and knows no socket, no other connection, no other core and no clock. Adding one: a file here, a line in [`of`]; or in an
+//! embedding program a [`Dialect`] of its own, bound as an [`OwnDialect`].
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::sync::Arc;
 
 use rand::rngs::StdRng;
 
 use crate::auth::{AuthFault, Identity, Verifier};
-use crate::config::{DialectKind, Endpoint};
+use crate::config::{AuthMode, DialectKind, Endpoint};
 use crate::fault::{CloseReason, DropReason, Refusal};
 use crate::frame::{Frame, Mark, Receipt};
 use crate::ids::{EndpointId, Sid, UserId};
-use crate::json::{Scratch, Value};
+use crate::json::{Object, Scratch, Value};
 use crate::limits::Limits;
 use crate::time::Now;
-use crate::wire::sio;
+use crate::wire::{http, sio};
 
 mod chat;
 mod collab;
 mod community;
 mod echo;
 mod notify;
+mod own;
 mod rooms;
+
+pub use own::OwnDialect;
 
 /// The member that makes an object stand for an attachment.
 const PLACEHOLDER: &str = "\"_placeholder\"";
@@ -35,6 +40,7 @@ pub fn of(kind: DialectKind) -> &'static dyn Dialect {
         DialectKind::Chat => &chat::Chat,
         DialectKind::Notify => &notify::Notify,
         DialectKind::Echo => &echo::Echo,
+        DialectKind::Own(own) => own.dialect(),
     }
 }
 
@@ -52,6 +58,22 @@ pub struct Hello<'a> {
     pub auth: Option<Value<'a>>,
     /// What became of the token, wherever it was given; [`AuthFault::Missing`] when it was not.
     pub token: Result<Arc<Identity>, AuthFault>,
+}
+
+impl Hello<'_> {
+    /// Who this is by the endpoint's [`AuthMode`]: whom the token names, or somebody whose name is his connection's id.
+    pub fn profile(&self) -> Result<Profile, Refused> {
+        match (self.endpoint.auth, &self.token) {
+            (AuthMode::None, _) => Ok(Profile::named(self.sid.text().as_str())),
+            (AuthMode::Token, Ok(identity)) => Ok(Profile::of(identity.clone())),
+            (AuthMode::Token, Err(fault)) => Err(Refused::with(401, &fault.to_string(), Refusal::Unauthorized)),
+        }
+    }
+
+    /// The first value of this name in the query, decoded; `None` too when it is not UTF-8.
+    pub fn query_value(&self, name: &str) -> Option<Cow<'_, str>> {
+        http::query_value(self.query, name)
+    }
 }
 
 /// Who a connection is, for as long as it lasts.
@@ -78,15 +100,15 @@ pub struct Profile {
 impl Profile {
     /// Whom a verified token names.
     pub fn of(identity: Arc<Identity>) -> Profile {
-        Profile {
-            user: identity.user.clone(),
-            presence: identity.user.clone(),
-            username: identity.name.as_deref().map(Arc::from),
-            email: identity.email.as_deref().map(Arc::from),
-            has_client_id: false,
-            identity: Some(identity),
-            unproven: None,
-        }
+        let named = Profile::named(&identity.user);
+        let (username, email) = (identity.name.as_deref().map(Arc::from), identity.email.as_deref().map(Arc::from));
+        Profile { username, email, identity: Some(identity), ..named }
+    }
+
+    /// A user without a token; his id went through [`crate::ids::checked_name`] if a client gave it.
+    pub fn named(user: &str) -> Profile {
+        let user: UserId = user.into();
+        Profile { presence: user.clone(), user, username: None, email: None, has_client_id: false, identity: None, unproven: None }
     }
 
     /// True exactly when the token has stopped counting.
@@ -100,7 +122,8 @@ impl Profile {
     }
 }
 
-/// How a connection is refused.
+/// How a connection is refused. What fits the other transport only becomes what comes next to it: an HTTP answer on Socket.IO is a
+/// CONNECT_ERROR with its body, and a CONNECT_ERROR on a plain WebSocket an HTTP 403.
 #[derive(Debug)]
 pub enum Refused {
     /// By an HTTP answer instead of the upgrade.
@@ -128,13 +151,20 @@ pub enum Refused {
     },
 }
 
+impl Refused {
+    /// By `{"message": message}`: with this HTTP status, or on Socket.IO as a CONNECT_ERROR.
+    pub fn with(status: u16, message: &str, refusal: Refusal) -> Refused {
+        Refused::Http { status, body: Object::new().str("message", message).finish(), refusal }
+    }
+}
+
 /// One thing a client said.
 #[derive(Clone, Copy)]
 pub enum Said<'a> {
     /// A text message of a plain WebSocket.
     Text(&'a str),
     /// A binary message of a plain WebSocket.
-    Binary,
+    Binary(&'a [u8]),
     /// A Socket.IO event.
     Event {
         /// Its name; numeric names are given as their text.
@@ -151,7 +181,7 @@ impl<'a> Said<'a> {
     pub fn argument(&self) -> Option<Value<'a>> {
         match self {
             Said::Event { args, .. } => args.items().nth(1),
-            Said::Text(_) | Said::Binary => None,
+            Said::Text(_) | Said::Binary(_) => None,
         }
     }
 }
@@ -190,9 +220,25 @@ impl Cx<'_> {
         uuid::Builder::from_unix_timestamp_millis(self.now.unix_ms, &random).into_uuid()
     }
 
-    /// A text frame of this endpoint.
+    /// A text message, for endpoints of plain WebSocket.
     pub fn text(&self, payload: &str) -> Frame {
         Frame::text(self.endpoint_id, payload)
+    }
+
+    /// A binary message, for endpoints of plain WebSocket.
+    pub fn binary(&self, payload: &[u8]) -> Frame {
+        Frame::binary(self.endpoint_id, payload)
+    }
+
+    /// An event, for endpoints of Socket.IO. `arguments` are JSON texts joined by commas. Where they carry binary data of what the client
+    /// said, that goes with them.
+    pub fn event(&self, name: &str, arguments: &str) -> Frame {
+        event(self, name, arguments)
+    }
+
+    /// The answer to a Socket.IO event for which the client waits ([`Said::Event`]'s `ack`). `arguments` are JSON texts joined by commas.
+    pub fn acknowledge(&self, ack: &str, arguments: &str) -> Act {
+        acknowledge(self, ack, arguments)
     }
 
     /// The attachments that go with a text in which JSON of the client may stand. All of them or none: the client's numbers stay true,
@@ -235,7 +281,7 @@ pub enum Act {
     Send(Frame),
     /// To a room, in its one order.
     Publish(Publication),
-    /// Enter a room; [`Dialect::entered`] gets the answer, and the connection's next message waits for it.
+    /// Enter a room, which has a public name ([`crate::ids::Room::is_public`]); [`Dialect::entered`] gets the answer, and the connection's next message waits for it.
     Enter(Entry),
     /// Leave a room; [`Dialect::left`] gets the answer, and the connection's next message waits for it. What the room's home casts
     /// before it hears of the leaving, the connection still gets: its own last words too.
@@ -303,6 +349,11 @@ impl Publication {
     pub fn to_others(room: Arc<str>, frame: Frame) -> Publication {
         Publication { room, frame, to_self: false, keep: None, hidden_from: None }
     }
+
+    /// To all members, this connection too if it is one; kept nowhere.
+    pub fn to_all(room: Arc<str>, frame: Frame) -> Publication {
+        Publication { to_self: true, ..Publication::to_others(room, frame) }
+    }
 }
 
 /// A wish to enter a room.
@@ -320,6 +371,13 @@ pub struct Entry {
     pub online: bool,
     /// Comes back with the answer.
     pub note: Option<Box<str>>,
+}
+
+impl Entry {
+    /// Into a room that is made if there is none; nobody is told, and nothing more is asked.
+    pub fn new(room: Arc<str>) -> Entry {
+        Entry { room, create: true, announce: None, history: 0, online: false, note: None }
+    }
 }
 
 /// What a user says of a message that he got. It counts once for each user.
@@ -407,7 +465,7 @@ pub struct OfUser {
 /// Why a room was not entered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EnterFault {
-    /// It does not exist.
+    /// It does not exist, or its name is not one that a connection may enter.
     NoRoom,
     /// Its name is the id of a live connection.
     IsConnection,
@@ -419,14 +477,27 @@ pub enum EnterFault {
     UserLimit,
 }
 
-/// One served system. Methods are pure: they look at the [`Cx`] and push [`Act`]s.
+/// One served system. Methods are pure: they look at the [`Cx`] and push [`Act`]s. Only [`Self::message`] must be written; what is left as
+/// it is lets in whom the endpoint's [`AuthMode`] lets in, and says nothing of its own.
+///
+/// Every shard calls them on its own thread, between its clients' messages: what takes long holds up all of them. A panic in one ends that
+/// shard and all its connections, and with [`crate::Notice::ShardLost`] asks the process to end, so nothing that a client can say may
+/// cause one. Names that a client gives (of rooms and users) must go through [`crate::ids::checked_name`] before they stand in an
+/// [`Act`]: some without that form are the engine's own, such as the room of everybody.
+///
+/// The limits ([`Limits`]) hold whatever the dialect does: it is not asked about messages that are too large, over the rate only
+/// [`Self::over_rate`] is, and a connection that reads too slowly is closed.
 pub trait Dialect: Sync {
-    /// Who is this, if he may connect at all.
-    fn admit(&self, hello: &Hello<'_>) -> Result<Profile, Refused>;
+    /// Who is this, if he may connect at all. He is asked for what [`Hello::profile`] says.
+    fn admit(&self, hello: &Hello<'_>) -> Result<Profile, Refused> {
+        hello.profile()
+    }
     /// The refusal of one connection too many of a user.
-    fn too_many(&self, now: Now) -> Refused;
+    fn too_many(&self, _now: Now) -> Refused {
+        Refused::with(429, "Maximum connection limit reached", Refusal::UserLimit)
+    }
     /// The connection is there.
-    fn opened(&self, cx: &Cx<'_>, query: &str, acts: &mut Vec<Act>);
+    fn opened(&self, _cx: &Cx<'_>, _query: &str, _acts: &mut Vec<Act>) {}
     /// What others hear when the user's first connection comes (`true`) or the last one has gone: everybody, or who watches him
     /// ([`Self::is_watched`]).
     fn presence(&self, _cx: &Cx<'_>, _online: bool) -> Option<Frame> {
@@ -461,14 +532,19 @@ pub trait Dialect: Sync {
     fn outgoing(&self, _now: Now, _event: &str, _args: &str, _scratch: &mut Scratch) -> Result<Outgoing, BadOutgoing> {
         Ok(Outgoing::default())
     }
+    /// What clients of a plain WebSocket hear of an event of the back end; `data` is one raw JSON text, or empty. As it stands
+    /// `{"type": event, "payload": data}`, without data `{}` in its place.
+    fn emitted(&self, event: &str, data: &str, _scratch: &mut Scratch) -> String {
+        typed(event, data)
+    }
     /// The client said something.
     fn message(&self, cx: &Cx<'_>, said: Said<'_>, scratch: &mut Scratch, acts: &mut Vec<Act>);
-    /// The client said something although it is over its rate: to be refused.
-    fn over_rate(&self, cx: &Cx<'_>, said: Said<'_>, acts: &mut Vec<Act>);
+    /// The client said something although it is over its rate: to be refused. It is dropped and counted in any case.
+    fn over_rate(&self, _cx: &Cx<'_>, _said: Said<'_>, _acts: &mut Vec<Act>) {}
     /// A room was entered or refused.
-    fn entered(&self, cx: &Cx<'_>, room: &str, outcome: Result<&RoomView, EnterFault>, note: Option<&str>, acts: &mut Vec<Act>);
+    fn entered(&self, _cx: &Cx<'_>, _room: &str, _outcome: Result<&RoomView, EnterFault>, _note: Option<&str>, _acts: &mut Vec<Act>) {}
     /// A room was left.
-    fn left(&self, cx: &Cx<'_>, room: &str, view: &RoomView, note: &str, acts: &mut Vec<Act>);
+    fn left(&self, _cx: &Cx<'_>, _room: &str, _view: &RoomView, _note: &str, _acts: &mut Vec<Act>) {}
     /// Here is what was kept.
     fn recalled(&self, _cx: &Cx<'_>, _room: &str, _kept: &[Arc<str>], _acts: &mut Vec<Act>) {}
     /// What a room's others hear when the back end puts in the first connection of this presence, or it is in it again after it broke off.
@@ -476,9 +552,19 @@ pub trait Dialect: Sync {
         None
     }
     /// What a room's others hear when the last connection of this presence has left it.
-    fn farewell(&self, cx: &Cx<'_>, room: &str) -> Option<Frame>;
+    fn farewell(&self, _cx: &Cx<'_>, _room: &str) -> Option<Frame> {
+        None
+    }
     /// What a room hears when the server ends a typing state; `true` in the second place when the connection itself hears it too.
-    fn typing_stopped(&self, cx: &Cx<'_>, room: &str) -> Option<(Frame, bool)>;
+    fn typing_stopped(&self, _cx: &Cx<'_>, _room: &str) -> Option<(Frame, bool)> {
+        None
+    }
+}
+
+/// A message of a kind; without data its payload is empty, as a client's may be missing.
+fn typed(kind: &str, data: &str) -> String {
+    let payload = if data.is_empty() { "{}" } else { data };
+    Object::with_capacity(payload.len() + 40).str("type", kind).raw("payload", payload).finish()
 }
 
 /// True exactly when the list is there and has the name.
@@ -514,13 +600,10 @@ pub struct Emission<'a> {
 
 /// What the back end says, as the clients of the endpoint's dialect hear it. A plain dialect has neither acknowledgements nor offsets.
 pub fn emission(endpoint_id: EndpointId, endpoint: &Endpoint, said: &Emission<'_>, scratch: &mut Scratch) -> Frame {
-    let text = match endpoint.dialect {
-        DialectKind::Community => community::emitted(said.event, said.args),
-        DialectKind::Collab => collab::emitted(said.event, said.args, scratch),
-        DialectKind::Rooms | DialectKind::Chat | DialectKind::Notify | DialectKind::Echo => {
-            return event_frame(endpoint_id, endpoint, said, &[]);
-        }
-    };
+    if endpoint.dialect.is_socket_io() {
+        return event_frame(endpoint_id, endpoint, said, &[]);
+    }
+    let text = of(endpoint.dialect).emitted(said.event, said.args, scratch);
     Frame::event(endpoint_id, &text, &[], Mark { offset: None, ..said.mark })
 }
 

@@ -145,7 +145,7 @@ impl Shard {
         };
         match (message, plain) {
             (Message::Text(text), Some(conn)) => self.hear(now, slot, conn, Said::Text(text), text.len()),
-            (Message::Binary(bytes), Some(conn)) => self.hear(now, slot, conn, Said::Binary, bytes.len()),
+            (Message::Binary(bytes), Some(conn)) => self.hear(now, slot, conn, Said::Binary(bytes), bytes.len()),
             (Message::Text(text), None) => self.take_packet(now, slot, text),
             // The copy buys a buffer that outlives the read: the rest of the packet may come later.
             (Message::Binary(bytes), None) => {

@@ -131,6 +131,12 @@ impl Shard {
 
     /// Refuses a connection that is not in the table (any more). `response` is the upgrade's answer where it was not given yet.
     pub(super) fn refuse(&mut self, now: Now, link: u32, endpoint: crate::ids::EndpointId, refused: Refused, response: Option<Vec<u8>>) {
+        // Who has no answer to give speaks Socket.IO.
+        let refused = match (refused, &response) {
+            (Refused::Http { body, refusal, .. }, None) => Refused::Connect { data: body, refusal },
+            (Refused::Connect { data, refusal }, Some(_)) => Refused::Http { status: 403, body: data, refusal },
+            (fitting, _) => fitting,
+        };
         match refused {
             Refused::Http { status, body, refusal } => {
                 self.counters(endpoint).refused[refusal.index()].add(1);

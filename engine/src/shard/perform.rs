@@ -6,7 +6,7 @@ use super::Shard;
 use super::links::{Conn, Entering, Typing};
 use super::parcel::{Announcement, Enter, Leave, Parcel, Publish};
 use super::recovery::NO_LINK;
-use crate::dialect::{self, Act, Cx, Dialect, EnterFault, Entry, Publication};
+use crate::dialect::{self, Act, Cx, Dialect, EnterFault, Entry, Publication, RoomView};
 use crate::ids::{ConnId, EndpointId, Room};
 use crate::json::Scratch;
 use crate::limits::TYPING_MS;
@@ -60,6 +60,12 @@ impl Shard {
         let rooms_max = self.world.config.limits.rooms_per_connection;
         let Some(conn) = self.conns.get(slot) else { return };
         let room = Room { endpoint: conn.endpoint, name: entry.room };
+        if !room.is_public() {
+            // Users' rooms and everybody's are entered by who is in them by nature, which only the engine knows.
+            return self.consult(now, slot, |dialect, cx, _, acts| {
+                dialect.entered(cx, &room.name, Err(EnterFault::NoRoom), entry.note.as_deref(), acts);
+            });
+        }
         let again = self.seat_of(conn, &room).is_some();
         // The user's own room and everybody's do not count.
         let public = conn.seats.iter().filter(|seat| self.membership.room(seat.room).is_some_and(Room::is_public)).count();
@@ -99,6 +105,9 @@ impl Shard {
     /// heard before.
     pub(super) fn leave(&mut self, now: Now, slot: u32, room: Room, note: Box<str>) {
         let Some(conn) = self.conns.get(slot) else { return };
+        if !room.is_public() {
+            return self.consult(now, slot, |dialect, cx, _, acts| dialect.left(cx, &room.name, &RoomView::default(), &note, acts));
+        }
         let is_in = self.seat_of(conn, &room).is_some();
         if is_in {
             self.stop_typing_in(now, slot, &room.name);
