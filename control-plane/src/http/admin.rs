@@ -1,7 +1,10 @@
 //! The admin part: probes and metrics for anybody who reaches the listener, `/v1` for who shows the admin token.
 //!
+//! Each call is documented above its handler; [`super::openapi`] says how.
+//!
 //! | call | answer |
 //! |---|---|
+//! | `GET /openapi.json` | this API, for programs |
 //! | `GET /healthz`, `/readyz`, `/metrics` | is the process there, does it take connections, how does it do |
 //! | `GET /v1/stats` | numbers of the host |
 //! | `GET /v1/connections?endpoint=&user=&room=&limit=&cursor=` | connections that match all filters, by id |
@@ -11,24 +14,26 @@
 //! | `PUT`, `DELETE /v1/rooms/{id}/users/{userId}?endpoint=` | put a user into a room, take him out |
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use engine::config::DialectKind;
 use engine::ids::{EndpointId, Sid, checked_name};
 use engine::{Answer, ConnectionInfo, Question};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::problem::{Params, Problem, Segment, Segments};
-use super::{Admission, App, Relay, emit, monotonic_ms};
+use super::shapes::{Alive, Closed, Connection, Connections, Placed, Readiness, ShardState, Stats, User};
+use super::{Admission, App, Relay, emit, monotonic_ms, openapi};
 use crate::bridge::Gathered;
 
 /// Time to make an answer.
@@ -45,21 +50,28 @@ const LIST_MAX: usize = 1_000;
 const USER_CONNECTIONS_MAX: usize = 1_000;
 
 /// Says how many shards did not answer in time, on an answer made of what the others said.
-const INCOMPLETE: &str = "uringcast-missing-shards";
+pub(super) const INCOMPLETE: &str = "uringcast-missing-shards";
 
-/// All calls.
+/// All calls, with what the document says of them. There are no others: a handler without a description cannot be registered.
+pub(super) fn calls() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::with_openapi(openapi::frame())
+        .routes(routes!(openapi::openapi))
+        .routes(routes!(healthz))
+        .routes(routes!(readyz))
+        .routes(routes!(metrics))
+        .routes(routes!(stats))
+        .routes(routes!(connections))
+        .routes(routes!(connection, close_connection))
+        .routes(routes!(user, close_user))
+        .routes(routes!(emit::emit))
+        .routes(routes!(emit::batch))
+        .routes(routes!(enter_user, remove_user))
+}
+
+/// The server of all calls.
 pub fn router(app: Arc<App>) -> Router {
-    Router::new()
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .route("/v1/stats", get(stats))
-        .route("/v1/connections", get(connections))
-        .route("/v1/connections/{id}", get(connection).delete(close_connection))
-        .route("/v1/users/{id}", get(user).delete(close_user))
-        .route(emit::EMIT, post(emit::emit))
-        .route(emit::BATCH, post(emit::batch))
-        .route("/v1/rooms/{id}/users/{user}", put(enter_user).delete(remove_user))
+    let (calls, _) = calls().split_for_parts();
+    calls
         .fallback(|| async { Problem::not_found("no such path") })
         .method_not_allowed_fallback(|| async {
             Problem { status: StatusCode::METHOD_NOT_ALLOWED, detail: "the path does not take this method".into() }
@@ -113,23 +125,34 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
 }
 
-async fn healthz() -> Json<Value> {
-    Json(json!({"status": "ok"}))
+/// The process is there.
+#[utoipa::path(get, path = "/healthz", tag = "process", responses((status = 200, description = "it answers", body = Alive)))]
+async fn healthz() -> Json<Alive> {
+    Json(Alive { status: "ok" })
 }
 
-async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, Json<Value>) {
+/// Whether clients can come.
+#[utoipa::path(get, path = "/readyz", tag = "process", responses(
+    (status = 200, description = "new connections are let in", body = Readiness),
+    (status = 503, description = "they are not", body = Readiness),
+))]
+async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, Json<Readiness>) {
     let accepting = app.host.accepting();
     let status = match (accepting, app.all_responsive() && app.terms.relay != Relay::Down) {
         (false, _) => "not_ready",
         (true, false) => "degraded",
         (true, true) => "ready",
     };
-    let shards: Vec<Value> =
-        (0..app.host.stats().len()).map(|shard| json!({"id": shard, "responsive": app.host.is_responsive(shard)})).collect();
+    let shards = (0..app.host.stats().len()).map(|id| ShardState { id, responsive: app.host.is_responsive(id) }).collect();
     let code = if accepting { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (code, Json(json!({"status": status, "accepting": accepting, "relay": app.terms.relay.label(), "shards": shards})))
+    (code, Json(Readiness { status, accepting, relay: app.terms.relay.label(), shards }))
 }
 
+/// Metrics for Prometheus.
+#[utoipa::path(get, path = "/metrics", tag = "process", responses(
+    (status = 200, description = "Prometheus's text format", body = String, content_type = "text/plain"),
+    (status = 500, description = "they cannot be gathered"),
+))]
 async fn metrics(State(app): State<Arc<App>>) -> Response {
     match app.metrics.render() {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
@@ -142,28 +165,44 @@ async fn metrics(State(app): State<Arc<App>>) -> Response {
 #[serde(deny_unknown_fields)]
 struct NoQuery {}
 
-async fn stats(State(app): State<Arc<App>>, Params(NoQuery {}): Params<NoQuery>) -> Json<Value> {
+/// Numbers of the host, over all endpoints.
+#[utoipa::path(get, path = "/v1/stats", tag = "stats", responses((status = 200, description = "the numbers", body = Stats)))]
+async fn stats(State(app): State<Arc<App>>, Params(NoQuery {}): Params<NoQuery>) -> Json<Stats> {
     let minute = app.rates().since_window(app.totals(monotonic_ms()));
-    Json(json!({
-        "totalConnections": app.sum(None, |it| it.accepted.read()),
-        "activeConnections": app.sum(None, |it| it.connections.read()),
-        "totalRooms": app.sum(None, |it| it.rooms.read()),
-        "messagesPerMinute": minute.messages,
-        "bytesPerMinute": minute.bytes,
-        "avgLatency": minute.latency_ms(),
-    }))
+    Json(Stats {
+        total_connections: app.sum(None, |it| it.accepted.read()),
+        active_connections: app.sum(None, |it| it.connections.read()),
+        total_rooms: app.sum(None, |it| it.rooms.read()),
+        messages_per_minute: minute.messages,
+        bytes_per_minute: minute.bytes,
+        avg_latency: minute.latency_ms(),
+    })
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 struct ConnectionsQuery {
+    /// Only those of the endpoint with this name.
     endpoint: Option<String>,
+    /// Only those of this user.
+    #[param(min_length = 1, max_length = 255)]
     user: Option<String>,
+    /// Only those in this room.
+    #[param(min_length = 1, max_length = 255)]
     room: Option<String>,
+    /// How many at most; 100 if it is not said.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
+    /// Where the page before ended: the `cursor` of its answer.
     cursor: Option<String>,
 }
 
+/// Connections that match all filters, by id.
+#[utoipa::path(get, path = "/v1/connections", tag = "connections", params(ConnectionsQuery), responses(
+    (status = 200, description = "a page of them", body = Connections),
+    (status = 404, description = "no endpoint has the name"),
+))]
 async fn connections(State(app): State<Arc<App>>, Params(query): Params<ConnectionsQuery>) -> Result<Response, Problem> {
     let limit = query.limit.unwrap_or(LIST_DEFAULT);
     if !(1..=LIST_MAX).contains(&limit) {
@@ -179,78 +218,104 @@ async fn connections(State(app): State<Arc<App>>, Params(query): Params<Connecti
     let mut found = connections_of(gathered);
     let cursor = (found.len() > limit).then(|| cursor(&found[limit - 1].id));
     found.truncate(limit);
-    let mut body = json!({"connections": shown(&app, &found)});
-    if let Some(cursor) = cursor {
-        body["cursor"] = cursor.into();
-    }
-    Ok(answer(missing, body))
+    Ok(answer(missing, Connections { connections: Connection::list(&app, &found), cursor }))
 }
 
+/// One connection.
+#[utoipa::path(get, path = "/v1/connections/{id}", tag = "connections", params(("id" = String, Path, description = "Its id.")), responses(
+    (status = 200, description = "the connection", body = Connection),
+    (status = 404, description = "no connection has the id"),
+))]
 async fn connection(
     State(app): State<Arc<App>>,
     Segment(id): Segment,
     Params(NoQuery {}): Params<NoQuery>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Connection>, Problem> {
     let gathered = app.ask(Question::Connection { id: sid(&id)? }).await;
     let missing = gathered.missing;
     match connections_of(gathered).first() {
-        Some(found) => Ok(Json(connection_json(&app, found))),
+        Some(found) => Ok(Json(Connection::new(&app, found))),
         None => Err(no_connection(missing)),
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 struct CloseQuery {
+    /// What the client is told. A close frame takes 123 bytes of it; if it is not said, "Disconnected by administrator".
     reason: Option<String>,
 }
 
+/// Closes one connection.
+#[utoipa::path(delete, path = "/v1/connections/{id}", tag = "connections", params(("id" = String, Path, description = "Its id."), CloseQuery),
+    responses((status = 200, description = "it is being closed", body = Closed), (status = 404, description = "no connection has the id")))]
 async fn close_connection(
     State(app): State<Arc<App>>,
     Segment(id): Segment,
     Params(query): Params<CloseQuery>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Closed>, Problem> {
     let gathered = app.ask(Question::CloseConnection { id: sid(&id)?, reason: query.reason }).await;
     match closed(&gathered) {
         0 => Err(no_connection(gathered.missing)),
-        count => Ok(Json(json!({"closed": count}))),
+        closed => Ok(Json(Closed { closed })),
     }
 }
 
+/// A user's connections.
+#[utoipa::path(get, path = "/v1/users/{id}", tag = "users", params(("id" = String, Path, description = "The user's id.")),
+    responses((status = 200, description = "the user, who may be offline", body = User)))]
 async fn user(State(app): State<Arc<App>>, Segment(id): Segment, Params(NoQuery {}): Params<NoQuery>) -> Result<Response, Problem> {
     let user = Some(name(id, "user")?);
     let question = Question::Connections { endpoint: None, user, room: None, after: None, limit: USER_CONNECTIONS_MAX };
     let gathered = app.ask(question).await;
     let missing = gathered.missing;
     let found = connections_of(gathered);
-    Ok(answer(missing, json!({"online": !found.is_empty(), "connections": shown(&app, &found)})))
+    Ok(answer(missing, User { online: !found.is_empty(), connections: Connection::list(&app, &found) }))
 }
 
+/// Closes all connections of a user.
+#[utoipa::path(delete, path = "/v1/users/{id}", tag = "users", params(("id" = String, Path, description = "The user's id."), CloseQuery),
+    responses((status = 200, description = "they are being closed", body = Closed)))]
 async fn close_user(State(app): State<Arc<App>>, Segment(id): Segment, Params(query): Params<CloseQuery>) -> Result<Response, Problem> {
     let gathered = app.ask(Question::CloseUser { endpoint: None, user: name(id, "user")?, reason: query.reason }).await;
-    Ok(answer(gathered.missing, json!({"closed": closed(&gathered)})))
+    Ok(answer(gathered.missing, Closed { closed: closed(&gathered) }))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 struct RoomQuery {
+    /// The room's endpoint; if it is not said, the first of `rooms`.
     endpoint: Option<String>,
 }
 
+/// Puts all connections of a user into a room; on endpoints of notify his later ones too.
+#[utoipa::path(put, path = "/v1/rooms/{id}/users/{userId}", tag = "rooms",
+    params(("id" = String, Path, description = "The room's id."), ("userId" = String, Path, description = "The user's id."), RoomQuery),
+    responses(
+        (status = 200, description = "done", body = Placed),
+        (status = 404, description = "no endpoint has the name"),
+        (status = 409, description = "the user was put into as many rooms as is allowed"),
+    ))]
 async fn enter_user(
     State(app): State<Arc<App>>,
     Segments((room, user)): Segments<(String, String)>,
     Params(query): Params<RoomQuery>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Placed>, Problem> {
     let (endpoint, room, user) = place(&app, query, room, user)?;
     granted(&app.ask(Question::Grant { endpoint, room, user }).await)
 }
 
+/// Takes all connections of a user out of a room.
+#[utoipa::path(delete, path = "/v1/rooms/{id}/users/{userId}", tag = "rooms",
+    params(("id" = String, Path, description = "The room's id."), ("userId" = String, Path, description = "The user's id."), RoomQuery),
+    responses((status = 200, description = "done", body = Placed), (status = 404, description = "no endpoint has the name")))]
 async fn remove_user(
     State(app): State<Arc<App>>,
     Segments((room, user)): Segments<(String, String)>,
     Params(query): Params<RoomQuery>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Placed>, Problem> {
     let (endpoint, room, user) = place(&app, query, room, user)?;
     granted(&app.ask(Question::Revoke { endpoint, room, user }).await)
 }
@@ -265,17 +330,17 @@ fn place(app: &App, query: RoomQuery, room: String, user: String) -> Result<(End
 }
 
 /// Of the shards' answers one counts, that of the user's home.
-fn granted(gathered: &Gathered) -> Result<Json<Value>, Problem> {
+fn granted(gathered: &Gathered) -> Result<Json<Placed>, Problem> {
     let of_home = gathered.answers.iter().find_map(|answer| if let Answer::Granted(outcome) = answer { *outcome } else { None });
     match of_home {
-        Some(Ok(connections)) => Ok(Json(json!({"connections": connections}))),
+        Some(Ok(connections)) => Ok(Json(Placed { connections: connections.into() })),
         Some(Err(fault)) => Err(Problem { status: StatusCode::CONFLICT, detail: fault.to_string() }),
         None => Err(Problem::unavailable("a shard did not answer in time")),
     }
 }
 
 /// 200, saying so when shards are missing in it.
-pub(super) fn answer(missing: usize, body: Value) -> Response {
+pub(super) fn answer(missing: usize, body: impl Serialize) -> Response {
     let mut response = Json(body).into_response();
     if missing > 0 {
         response.headers_mut().insert(INCOMPLETE, HeaderValue::from(missing));
@@ -340,37 +405,13 @@ fn closed(gathered: &Gathered) -> u64 {
     gathered.answers.iter().map(count).sum()
 }
 
-fn shown(app: &App, found: &[ConnectionInfo]) -> Vec<Value> {
-    found.iter().map(|info| connection_json(app, info)).collect()
-}
-
-fn connection_json(app: &App, info: &ConnectionInfo) -> Value {
-    let connected = SystemTime::UNIX_EPOCH + Duration::from_millis(info.connected_unix_ms);
-    let metadata = info.metadata.as_deref().and_then(|text| serde_json::from_str(text).ok());
-    let mut body = json!({
-        "id": info.id.to_string(),
-        "socketId": info.id.to_string(),
-        "endpoint": app.host.endpoints().get(usize::from(info.endpoint.0)).map_or("", |endpoint| &endpoint.name),
-        "userId": &*info.user,
-        "connectedAt": humantime::format_rfc3339_millis(connected).to_string(),
-        "rooms": info.rooms,
-        "metadata": metadata.unwrap_or_else(|| json!({})),
-    });
-    let optional = [("username", &info.username), ("email", &info.email), ("clientID", &info.client_id)];
-    for (key, value) in optional {
-        if let Some(value) = value {
-            body[key] = value.as_str().into();
-        }
-    }
-    body
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
     use std::sync::atomic::Ordering::Relaxed;
 
     use axum::http::Method;
+    use serde_json::json;
 
     use super::super::Terms;
     use super::super::testing::{FakeHost, Heard, TOKEN, app, call, connection, terms};

@@ -25,7 +25,8 @@ use engine::json::{Scratch, Value};
 use engine::time::Now;
 use engine::wire::sio::RESERVED_EVENTS;
 use engine::{Answer, Emit, Emitted, Question, Selection, Target};
-use serde_json::json;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::admin::{answer, endpoint_named};
 use super::problem::Problem;
@@ -66,7 +67,12 @@ const TARGETS: [&str; 4] = ["all", "rooms", "users", "connections"];
 
 const MEMBERS: [&str; 9] = ["endpoint", "to", "except", "event", "data", "args", "volatile", "id", "ack"];
 
-/// `POST /v1/emit`.
+/// Sends an event to connections of an endpoint.
+#[utoipa::path(post, path = EMIT, tag = "emit", request_body = EmitBody, responses(
+    (status = 200, description = "who got it", body = EmitOutcome),
+    (status = 404, description = "no endpoint has the name"),
+    (status = 409, description = "an emit with the same id is under way"),
+))]
 pub async fn emit(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
     let body = body(request, EMIT_BYTES_MAX).await?;
     let order = {
@@ -78,7 +84,11 @@ pub async fn emit(State(app): State<Arc<App>>, request: Request) -> Result<Respo
     outcome.map(|outcome| outcome.response())
 }
 
-/// `POST /v1/batch`: everything is checked before the first is sent.
+/// Sends many events in order. Everything is checked before the first is sent.
+#[utoipa::path(post, path = BATCH, tag = "emit", request_body = Vec<EmitBody>, responses(
+    (status = 200, description = "what came of each", body = BatchOutcome),
+    (status = 404, description = "no endpoint has the name"),
+))]
 pub async fn batch(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
     let body = body(request, BATCH_BYTES_MAX).await?;
     let orders = {
@@ -95,10 +105,121 @@ pub async fn batch(State(app): State<Arc<App>>, request: Request) -> Result<Resp
     let outcomes = unstoppable(async move { perform(&app, orders).await }).await?;
     let missing = outcomes.iter().flatten().map(|outcome| outcome.missing).max().unwrap_or(0);
     let results = outcomes.into_iter().map(|outcome| match outcome {
-        Ok(outcome) => outcome.json(),
-        Err(problem) => json!({"status": problem.status.as_u16(), "detail": problem.detail}),
+        Ok(outcome) => BatchResult::Sent(outcome.shown()),
+        Err(Problem { status, detail }) => BatchResult::Refused(BatchRefusal { status: status.as_u16(), detail }),
     });
-    Ok(answer(missing, json!({"results": results.collect::<Vec<_>>()})))
+    Ok(answer(missing, BatchOutcome { results: results.collect() }))
+}
+
+/// An emit, as the document describes it. It is read by [`Order::read`], so that the arguments keep their text.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "the document is made from it")]
+struct EmitBody {
+    /// Name of the endpoint.
+    endpoint: String,
+    to: EmitTarget,
+    /// Ids of connections that do not get it, or rooms whose members do not.
+    except: Option<Vec<String>>,
+    /// Its name. The names that the library keeps for itself (`connect`, `disconnect` and so on) are refused.
+    event: String,
+    /// Its argument, where it has one. Not together with `args`. On an endpoint of collab an object.
+    data: Option<serde_json::Value>,
+    /// Its arguments. Socket.IO only.
+    args: Option<Vec<serde_json::Value>>,
+    /// Whether it is rather dropped than made to wait.
+    volatile: Option<bool>,
+    /// Delivered once however often it is sent within five minutes.
+    #[schema(min_length = 1, max_length = 255)]
+    id: Option<String>,
+    ack: Option<AckWanted>,
+}
+
+/// Who is meant.
+#[derive(Deserialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "the document is made from it")]
+enum EmitTarget {
+    /// Every connection of the endpoint.
+    All(ToAll),
+    /// The members of any of these rooms.
+    Rooms(ToRooms),
+    /// All connections of these users.
+    Users(ToUsers),
+    /// These connections.
+    Connections(ToConnections),
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "the document is made from it")]
+struct ToAll {
+    /// Always true.
+    all: bool,
+}
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "the document is made from it")]
+struct ToRooms {
+    rooms: Vec<String>,
+}
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "the document is made from it")]
+struct ToUsers {
+    users: Vec<String>,
+}
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "the document is made from it")]
+struct ToConnections {
+    connections: Vec<String>,
+}
+
+/// Acknowledgements are asked for and counted. Socket.IO only.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[expect(dead_code, reason = "the document is made from it")]
+struct AckWanted {
+    /// How long, in milliseconds.
+    #[schema(minimum = 1, maximum = 60000)]
+    timeout_ms: u64,
+}
+
+/// Who got an emit.
+#[derive(Serialize, ToSchema)]
+struct EmitOutcome {
+    /// Connections that it was sent to.
+    recipients: u64,
+    /// How many of them acknowledged it in time, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    acks: Option<u64>,
+}
+
+/// What came of one emit of a batch.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+enum BatchResult {
+    /// It was sent.
+    Sent(EmitOutcome),
+    /// It was not.
+    Refused(BatchRefusal),
+}
+
+/// Why one emit of a batch was not sent.
+#[derive(Serialize, ToSchema)]
+struct BatchRefusal {
+    /// The status that it would have been answered with alone.
+    status: u16,
+    /// What a person should read.
+    detail: String,
+}
+
+/// What came of a batch.
+#[derive(Serialize, ToSchema)]
+struct BatchOutcome {
+    /// In the order of the emits.
+    results: Vec<BatchResult>,
 }
 
 async fn body(request: Request, bytes_max: usize) -> Result<String, Problem> {
@@ -249,16 +370,12 @@ impl Outcome {
         Outcome { recipients, acks: with_acks.then_some(acks), missing: gathered.missing }
     }
 
-    fn json(self) -> serde_json::Value {
-        let mut body = json!({"recipients": self.recipients});
-        if let Some(acks) = self.acks {
-            body["acks"] = acks.into();
-        }
-        body
+    fn shown(self) -> EmitOutcome {
+        EmitOutcome { recipients: self.recipients, acks: self.acks }
     }
 
     fn response(self) -> Response {
-        answer(self.missing, self.json())
+        answer(self.missing, self.shown())
     }
 }
 
@@ -369,6 +486,8 @@ impl Recent {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
+
+    use serde_json::json;
 
     use axum::Router;
     use axum::http::{Method, StatusCode};

@@ -7,10 +7,12 @@ pub mod connection;
 pub mod emit;
 pub mod health;
 pub mod listener;
+pub mod openapi;
 pub mod prefixed;
 pub mod problem;
 pub mod public;
 pub mod rates;
+mod shapes;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

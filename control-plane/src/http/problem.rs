@@ -1,11 +1,13 @@
 //! Errors of the admin API as problem documents (RFC 9457), and the extractors that make one of whatever they refuse.
 
+use axum::Json;
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use utoipa::ToSchema;
 
 /// What a call is refused with. The type is `about:blank`: the status says everything that a program can act on.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -48,11 +50,26 @@ impl Problem {
     }
 }
 
+/// A refusal: a problem document of RFC 9457.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ProblemDocument {
+    /// Always `about:blank`.
+    r#type: &'static str,
+    /// The status in words.
+    title: &'static str,
+    /// The HTTP status.
+    #[schema(minimum = 400, maximum = 599)]
+    status: u16,
+    /// What a person should read.
+    detail: String,
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let title = self.status.canonical_reason().unwrap_or("Error");
-        let body = json!({"type": "about:blank", "title": title, "status": self.status.as_u16(), "detail": self.detail}).to_string();
-        let mut response = (self.status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
+        let document = ProblemDocument { r#type: "about:blank", title, status: self.status.as_u16(), detail: self.detail };
+        let mut response = (self.status, Json(document)).into_response();
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if self.status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"uringcast\""));
         }
@@ -98,6 +115,8 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Segment
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[tokio::test]
