@@ -84,6 +84,30 @@ impl CloseReason {
     }
 }
 
+impl CloseReason {
+    /// What the back end is told (`disconnect {reason}`): the words of Node's Socket.IO server where it has some for it.
+    pub fn told(self) -> &'static str {
+        match self {
+            CloseReason::Client | CloseReason::Transport => "transport close",
+            CloseReason::Protocol | CloseReason::Utf8 => "parse error",
+            CloseReason::Oversize => "transport error",
+            CloseReason::Heartbeat => "ping timeout",
+            CloseReason::Admin => "server namespace disconnect",
+            CloseReason::Shutdown => "server shutting down",
+            // Node's server ends nobody for these.
+            CloseReason::SlowReader => "slow reader",
+            CloseReason::Rate => "rate limit exceeded",
+            CloseReason::ConnectTimeout => "connect timeout",
+            CloseReason::AuthTimeout => "authentication timeout",
+            CloseReason::Unauthorized => "unauthorized",
+            CloseReason::Forbidden => "forbidden",
+            CloseReason::BadHandshake => "bad handshake",
+            CloseReason::UserLimit => "too many connections",
+            CloseReason::TokenExpired => "token expired",
+        }
+    }
+}
+
 labelled! {
     /// Why a handshake was refused (`handshakes_refused_total{reason}`).
     Refusal {

@@ -21,6 +21,7 @@ pub mod auth;
 pub mod config;
 pub mod dialect;
 mod driver;
+pub mod event;
 pub mod fault;
 pub mod frame;
 pub mod ids;
@@ -34,6 +35,7 @@ pub mod wire;
 
 use config::{Config, Endpoint, Io};
 use driver::Poller;
+use event::{EventBatch, EventTypes, Wanted};
 use ids::ShardId;
 use mesh::{Inbox, Outlets, Port};
 use shard::World;
@@ -119,6 +121,7 @@ pub struct Engine {
     io_note: Option<String>,
     ports: Vec<Arc<Port<driver::Moved>>>,
     stats: Vec<Arc<ShardStats>>,
+    events: Receiver<EventBatch>,
     threads: Vec<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
     draining: AtomicBool,
@@ -146,9 +149,10 @@ pub fn start(config: Config) -> Result<(Engine, Receiver<Notice>), StartError> {
     let listeners = listeners(config.listen, config.shards.len()).map_err(|error| StartError::Listen(config.listen, error))?;
     let local_addr = listeners[0].local_addr()?;
     let addresses = Addresses::new(&config.limits, connections_max(&config));
-    let world = Arc::new(World { addresses, seed: rand::random(), config });
+    let world = Arc::new(World { addresses, seed: rand::random(), wanted: Wanted::default(), config });
     let shards = world.config.shards.len();
     let (notices, told) = bounded(limits::NOTICES_MAX);
+    let (happenings, events) = bounded(shards * limits::EVENT_BATCHES_PER_SHARD_MAX);
     let (stop, epoch) = (Arc::new(AtomicBool::new(false)), Instant::now());
     let congested = Arc::<AtomicUsize>::default();
     let stats: Vec<_> = (0..shards).map(|_| Arc::new(ShardStats::new(world.config.endpoints.len()))).collect();
@@ -157,8 +161,19 @@ pub fn start(config: Config) -> Result<(Engine, Receiver<Notice>), StartError> {
     let (ready, started) = bounded(shards);
     let draining = AtomicBool::new(false);
     // Before the first thread: whatever fails from here on drops it, and that stops those that run.
-    let mut engine =
-        Engine { world: world.clone(), local_addr, io, io_note, ports, stats, threads: Vec::new(), stop: stop.clone(), draining, epoch };
+    let mut engine = Engine {
+        world: world.clone(),
+        local_addr,
+        io,
+        io_note,
+        ports,
+        stats,
+        events,
+        threads: Vec::new(),
+        stop: stop.clone(),
+        draining,
+        epoch,
+    };
     for (index, ((_, inbox, bell), listener)) in lanes.into_iter().zip(listeners).enumerate() {
         let setup = driver::Setup {
             id: ShardId(index as u8),
@@ -171,6 +186,7 @@ pub fn start(config: Config) -> Result<(Engine, Receiver<Notice>), StartError> {
             world: world.clone(),
             stats: engine.stats[index].clone(),
             notices: notices.clone(),
+            events: happenings.clone(),
             ready: ready.clone(),
             stop: stop.clone(),
             epoch,
@@ -238,6 +254,17 @@ impl Engine {
             // A full lane is a shard that cannot answer in time anyway.
             let _ = port.send(shard::parcel::Parcel::Ask { ask, question: question.clone() });
         }
+    }
+
+    /// From now on events of these types are told, and no others; at the start none is. Shards learn it in a moment.
+    pub fn want_events(&self, types: EventTypes) {
+        self.world.wanted.set(types);
+    }
+
+    /// Where the events come out, for one taker: two would share them. What is taken too slowly is dropped and counted
+    /// ([`EventBatch::dropped`]); no client waits for it. It ends when the engine has.
+    pub fn events(&self) -> Receiver<EventBatch> {
+        self.events.clone()
     }
 
     /// Stops accepting and closes everybody, spread over the time given; each shard says [`Notice::Drained`] when it is done.

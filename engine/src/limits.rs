@@ -64,6 +64,16 @@ pub const LANE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Answers and handed-over connections waiting for the control plane.
 pub const NOTICES_MAX: usize = 16 * 1024;
 
+/// Events that wait on one shard for whoever takes them. They leave with every turn, so this many mean that nobody has taken any for a
+/// while; with 112 bytes each less than half a megabyte.
+pub const EVENTS_WAITING_MAX: usize = 4 * 1024;
+
+/// Bytes of the messages they tell of, some of which histories hold on to as well. One event always has place.
+pub const EVENT_BYTES_WAITING_MAX: usize = 4 * 1024 * 1024;
+
+/// Batches of events that a shard has given and nobody has taken yet, on the average of all shards: one that is told while the next is made.
+pub const EVENT_BATCHES_PER_SHARD_MAX: usize = 2;
+
 /// Width of a clock tick in milliseconds, finer only where heartbeats are very short: deadlines are met at most this much late.
 pub const TICK_MS: u64 = 64;
 

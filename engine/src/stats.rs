@@ -139,6 +139,8 @@ pub struct ShardStats {
     pub handed_over: Counter,
     /// Times accepting paused for want of file descriptors.
     pub accept_paused: Counter,
+    /// Events for which there was no place because nobody took them.
+    pub events_dropped: Counter,
     /// Time of one turn of the loop.
     pub loop_time: Histogram,
     /// From the read of a message to the last write of its cast on this shard.
@@ -162,6 +164,7 @@ impl ShardStats {
             mesh_full: Counter::default(),
             handed_over: Counter::default(),
             accept_paused: Counter::default(),
+            events_dropped: Counter::default(),
             loop_time: Histogram::default(),
             delivery: Histogram::default(),
             round_trip_us: Counter::default(),

@@ -253,24 +253,32 @@ fn message(cx: &Cx<'_>, call: Call<'_>, acts: &mut Vec<Act>) -> Result<(), Fault
         return Err(Fault::NotInRoom);
     }
     let (id, timestamp) = (format!("msg_{}", cx.message_id()), cx.now.rfc3339());
-    let message = Object::with_capacity(content.raw().len() + 300)
-        .str("id", &id)
-        .str("from", &cx.profile.user)
-        .opt_str("room", room)
-        .opt_str("to", to)
-        .raw("content", content.raw())
-        .str("type", kind)
-        .opt_raw("metadata", call.member("metadata")?.map(Value::raw))
-        .str("timestamp", &timestamp)
-        .finish();
+    let metadata = call.member("metadata")?;
+    let with_metadata = |metadata: Option<&str>| {
+        Object::with_capacity(content.raw().len() + metadata.map_or(0, str::len) + 300)
+            .str("id", &id)
+            .str("from", &cx.profile.user)
+            .opt_str("room", room)
+            .opt_str("to", to)
+            .raw("content", content.raw())
+            .str("type", kind)
+            .opt_raw("metadata", metadata)
+            .str("timestamp", &timestamp)
+            .finish()
+    };
+    let message = with_metadata(metadata.map(Value::raw));
     let frame = event(cx, "message", &message);
-    acts.push(Act::Publish(match (to, room) {
+    let publication = match (to, room) {
         // Whoever is addressed gets it, the sender's own devices included.
-        (Some(to), _) => {
-            Publication { room: Room::addressed(cx.endpoint_id, to).name, frame, to_self: true, keep: None, hidden_from: None }
-        }
+        (Some(to), _) => Publication { to_self: true, ..Publication::to_others(Room::addressed(cx.endpoint_id, to).name, frame) },
         (None, room) => Publication::to_others(room.unwrap_or(EVERYBODY).into(), frame),
-    }));
+    };
+    let told = cx.told(|| {
+        // What is told is JSON, binary data included.
+        let spelled_out = metadata.and_then(|metadata| cx.without_attachments(metadata));
+        spelled_out.map_or_else(|| message.as_str().into(), |metadata| with_metadata(Some(&metadata)).into())
+    });
+    acts.push(Act::Publish(Publication { told, ..publication }));
     if let Some(ack) = call.ack {
         let sent = Object::new().bool("success", true).str("id", &id).str("timestamp", &timestamp).finish();
         acts.push(acknowledge(cx, ack, &sent));

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use super::{Act, Cx, Dialect, EnterFault, Entry, Hello, Profile, Publication, Refused, RoomView, Said, lists};
 use crate::config::{AuthMode, Membership};
+use crate::event::EventType;
 use crate::fault::{CloseReason, DropReason};
 use crate::frame::Frame;
 use crate::ids::checked_name;
@@ -93,8 +94,10 @@ impl Dialect for Collab {
         }
         let relayed = with_client_id(text.trim(), root, &cx.profile.presence);
         let mut publication = Publication::to_others(document.into(), cx.text(&relayed));
-        if cx.endpoint.retain > 0 && matches!(kind, "update" | "steps") {
-            publication.keep = Some((relayed.into(), cx.endpoint.retain));
+        if matches!(kind, "update" | "steps") && (cx.endpoint.retain > 0 || cx.wanted.has(EventType::Message)) {
+            let relayed: Arc<str> = relayed.into();
+            publication.told = cx.told(|| relayed.clone());
+            publication.keep = (cx.endpoint.retain > 0).then_some((relayed, cx.endpoint.retain));
         }
         acts.push(Act::Publish(publication));
     }

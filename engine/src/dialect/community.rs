@@ -211,7 +211,7 @@ fn typing(cx: &Cx<'_>, channel: Channel<'_>, payload: Option<Value<'_>>, acts: &
     }
     let frame = typing_frame(cx, channel, on);
     let hidden_from = hidden_from(cx);
-    acts.push(Act::Publish(Publication { room: room.clone(), frame, to_self: true, keep: None, hidden_from }));
+    acts.push(Act::Publish(Publication { room: room.clone(), frame, to_self: true, keep: None, hidden_from, told: None }));
     acts.push(Act::Typing { room, on });
 }
 
@@ -240,8 +240,10 @@ fn chat_message(cx: &Cx<'_>, channel: Channel<'_>, payload: Option<Value<'_>>, a
         .str("createdAt", &cx.now.rfc3339())
         .finish();
     let frame = frame(cx, "CHAT_MESSAGE", &message);
-    let keep = Some((message.into(), KEPT_PER_CHANNEL));
-    acts.push(Act::Publish(Publication { room, frame, to_self: true, keep, hidden_from: hidden_from(cx) }));
+    let message: Arc<str> = message.into();
+    let told = cx.told(|| message.clone());
+    let keep = Some((message, KEPT_PER_CHANNEL));
+    acts.push(Act::Publish(Publication { room, frame, to_self: true, keep, hidden_from: hidden_from(cx), told }));
 }
 
 /// The identity whose `blocked` list hides the author's messages; `None` for the many who blocked nobody.

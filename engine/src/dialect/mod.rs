@@ -10,6 +10,7 @@ use rand::rngs::StdRng;
 
 use crate::auth::{AuthFault, Identity, Verifier};
 use crate::config::{AuthMode, DialectKind, Endpoint};
+use crate::event::{Event, EventType, Receipted, Wanted, What};
 use crate::fault::{CloseReason, DropReason, Refusal};
 use crate::frame::{Frame, Mark, Receipt};
 use crate::ids::{EndpointId, Sid, UserId};
@@ -210,6 +211,8 @@ pub struct Cx<'a> {
     pub entropy: &'a RefCell<StdRng>,
     /// Binary arguments of what the client said; its placeholders number them.
     pub attachments: &'a [Vec<u8>],
+    /// Which events somebody wants to be told of.
+    pub wanted: &'a Wanted,
 }
 
 impl Cx<'_> {
@@ -250,6 +253,24 @@ impl Cx<'_> {
     /// JSON of the client in the form in which it can be kept without its attachments; `None` where it has none and stays as it is.
     fn without_attachments(&self, value: Value<'_>) -> Option<String> {
         (!self.attachments_of(value.raw()).is_empty()).then(|| sio::spelled_out(value, self.attachments))
+    }
+
+    /// What the back end is told of a message, if somebody wants to know; where nobody does, `message` is not made.
+    pub fn told(&self, message: impl FnOnce() -> Arc<str>) -> Option<Arc<str>> {
+        self.wanted.has(EventType::Message).then(message)
+    }
+
+    /// What the back end is told of a receipt, if somebody wants to know.
+    fn told_receipt(&self, receipt: impl FnOnce() -> Receipted) -> Option<Box<Event>> {
+        let make = || Event {
+            endpoint: self.endpoint_id,
+            connection: Some(self.sid),
+            user: Some(self.profile.user.clone()),
+            room: None,
+            unix_ms: self.now.unix_ms,
+            what: What::Receipt { receipt: Box::new(receipt()) },
+        };
+        self.wanted.has(EventType::Receipt).then(|| Box::new(make()))
     }
 
     /// What an event is marked with, so that it can be found again.
@@ -342,12 +363,14 @@ pub struct Publication {
     pub keep: Option<(Arc<str>, usize)>,
     /// Users who do not get it.
     pub hidden_from: Option<Arc<Identity>>,
+    /// What the back end is told of it, JSON; see [`Cx::told`].
+    pub told: Option<Arc<str>>,
 }
 
 impl Publication {
     /// To all members but this connection, kept nowhere.
     pub fn to_others(room: Arc<str>, frame: Frame) -> Publication {
-        Publication { room, frame, to_self: false, keep: None, hidden_from: None }
+        Publication { room, frame, to_self: false, keep: None, hidden_from: None, told: None }
     }
 
     /// To all members, this connection too if it is one; kept nowhere.
@@ -389,6 +412,8 @@ pub struct Confirmation {
     pub progress: Progress,
     /// What whoever waits for it hears, if the user was sent the message.
     pub frame: Frame,
+    /// What the back end is told if it counts, if somebody wants to know.
+    pub told: Option<Box<Event>>,
     /// Comes back with the answer.
     pub note: Box<str>,
 }

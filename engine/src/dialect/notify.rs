@@ -21,6 +21,7 @@ use super::{
 };
 use crate::auth::{AuthFault, Identity};
 use crate::config::{AuthMode, Membership};
+use crate::event::Receipted;
 use crate::fault::{CloseReason, DropReason, Refusal};
 use crate::frame::{Frame, Receipt};
 use crate::ids::{UserId, checked_name};
@@ -362,7 +363,9 @@ fn confirm(cx: &Cx<'_>, argument: Option<Value<'_>>, progress: Progress, ack: Op
         .str("timestamp", &cx.now.rfc3339())
         .finish();
     let (frame, note) = (event(cx, STATUS_UPDATE, &told), ack.unwrap_or_default().into());
-    acts.push(Act::Confirm(Box::new(Confirmation { message: message.into(), progress, frame, note })));
+    let told =
+        cx.told_receipt(|| Receipted { message: raw_message.into(), conversation: raw_conversation.into(), status: progress.name() });
+    acts.push(Act::Confirm(Box::new(Confirmation { message: message.into(), progress, frame, told, note })));
     Ok(())
 }
 

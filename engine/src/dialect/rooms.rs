@@ -201,8 +201,10 @@ fn message(cx: &Cx<'_>, argument: Option<Value<'_>>, ack: Option<&str>, acts: &m
     if let Some(ack) = ack {
         acts.push(acknowledge(cx, ack, &Object::new().bool("success", true).raw("message", &message).finish()));
     }
-    let keep = Some((kept.unwrap_or(message).into(), usize::MAX));
-    acts.push(Act::Publish(Publication { room: room.into(), frame, to_self: true, keep, hidden_from: None }));
+    let kept: Arc<str> = kept.unwrap_or(message).into();
+    let told = cx.told(|| kept.clone());
+    let keep = Some((kept, usize::MAX));
+    acts.push(Act::Publish(Publication { room: room.into(), frame, to_self: true, keep, hidden_from: None, told }));
     Some(())
 }
 

@@ -11,9 +11,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Sender, TrySendError};
 
 use crate::config::Io;
+use crate::event::EventBatch;
 use crate::ids::{LinkKey, ShardId};
 use crate::limits::{ACCEPT_PAUSE_MS, ACCEPTS_PER_TURN, COALESCE_WRITE_BYTES_MAX, READ_BUFFER_BYTES, SENDS_PER_BATCH, TICK_MS};
 use crate::mesh::{Delivery, Inbox, Outlets};
@@ -48,6 +49,8 @@ pub(crate) struct Setup {
     pub(crate) world: Arc<World>,
     pub(crate) stats: Arc<ShardStats>,
     pub(crate) notices: Sender<Notice>,
+    /// Apart from the notices, so that no number of events keeps an answer out.
+    pub(crate) events: Sender<EventBatch>,
     /// Told once, when everything that can fail at the start has not failed; dropped without a word otherwise.
     pub(crate) ready: Sender<()>,
     pub(crate) stop: Arc<AtomicBool>,
@@ -109,6 +112,7 @@ struct Driver {
     outlets: Outlets<Moved>,
     stats: Arc<ShardStats>,
     notices: Sender<Notice>,
+    events_out: Sender<EventBatch>,
     stop: Arc<AtomicBool>,
     epoch: Instant,
     /// The core's one read buffer: no connection owns one.
@@ -130,7 +134,7 @@ struct Driver {
 
 impl Driver {
     fn new(setup: Setup) -> io::Result<Driver> {
-        let Setup { id, io, listener, inbox, bell, outlets, world, stats, notices, stop, epoch, random, .. } = setup;
+        let Setup { id, io, listener, inbox, bell, outlets, world, stats, notices, events, stop, epoch, random, .. } = setup;
         let mut poller = Poller::new(io)?;
         poller.watch(listener.as_raw_fd(), Token::Listener)?;
         poller.watch(bell.as_raw_fd(), Token::Inbox)?;
@@ -147,6 +151,7 @@ impl Driver {
             outlets,
             stats,
             notices,
+            events_out: events,
             stop,
             epoch,
             buffer: vec![0; READ_BUFFER_BYTES].into(),
@@ -208,7 +213,9 @@ impl Driver {
         let drain = if self.shard.is_draining() { TICK_MS } else { u64::MAX };
         // A full lane does not ring when it has drained.
         let mesh = if self.outlets.is_congested() { 1 } else { u64::MAX };
-        Duration::from_millis(SLEEP_MS_MAX.min(due).min(accept).min(drain).min(mesh).max(1))
+        // Nor does whoever takes the events.
+        let events = if self.shard.has_events() { TICK_MS } else { u64::MAX };
+        Duration::from_millis(SLEEP_MS_MAX.min(due).min(accept).min(drain).min(mesh).min(events).max(1))
     }
 
     /// One turn; true exactly when there is more to do at once.
@@ -224,6 +231,8 @@ impl Driver {
         self.obey();
         self.flush(started);
         self.obey();
+        // Before the parcels: what follows from them elsewhere is told after what they follow from.
+        self.tell_events();
         self.send_parcels();
         self.poller.submit();
         self.tell();
@@ -502,6 +511,13 @@ impl Driver {
         });
         if !all && !was_full {
             stats.mesh_full.add(1);
+        }
+    }
+
+    fn tell_events(&mut self) {
+        let Some(batch) = self.shard.poll_events() else { return };
+        if let Err(TrySendError::Full(batch)) = self.events_out.try_send(batch) {
+            self.shard.restore_events(batch);
         }
     }
 

@@ -9,6 +9,7 @@ use super::recovery::NO_LINK;
 use super::{Shard, deadlines};
 use crate::auth::Identity;
 use crate::dialect::{EnterFault, RoomView, Sight};
+use crate::event::What;
 use crate::fault::DropReason;
 use crate::ids::{ConnId, Room, Sid};
 use crate::time::Now;
@@ -26,7 +27,7 @@ impl Shard {
             Parcel::Entered { conn, room, outcome, note } => self.entered(now, conn, &room, &outcome, note.as_deref()),
             Parcel::Left { conn, room, view, note } => {
                 if let Some(slot) = self.asker(conn) {
-                    self.vacate_room(slot, &room);
+                    self.vacate_room(now, slot, &room);
                     self.consult(now, slot, |dialect, cx, _, acts| dialect.left(cx, &room.name, &view, &note, acts));
                     self.release(conn);
                 }
@@ -41,7 +42,9 @@ impl Shard {
             Parcel::Grant(grant) => self.granted(now, &grant),
             Parcel::Sent(sent) => self.remember_sent(now, *sent),
             Parcel::Confirm(confirm) => self.home_confirm(now, *confirm),
-            Parcel::Confirmed { conn, was_sent, note } => {
+            Parcel::Confirmed { conn, was_sent, told, note } => {
+                // Also if the connection has ended meanwhile: the user has it all the same.
+                told.into_iter().for_each(|event| self.tell_event(*event));
                 if let Some(slot) = self.asker(conn) {
                     self.consult(now, slot, |dialect, cx, _, acts| dialect.confirmed(cx, was_sent, &note, acts));
                     self.release(conn);
@@ -60,12 +63,13 @@ impl Shard {
     }
 
     /// The home has taken the connection out of a room.
-    fn vacate_room(&mut self, slot: u32, room: &Room) {
+    fn vacate_room(&mut self, now: Now, slot: u32, room: &Room) {
         let Some(conn) = self.conns.get_mut(slot) else { return };
         conn.leaving = None;
         let seat = self.conns.get(slot).and_then(|conn| self.seat_of(conn, room));
         if let Some(seat) = seat {
             self.vacate(slot, seat);
+            self.tell_of_room(now, slot, room, What::RoomLeave);
         }
     }
 
@@ -222,6 +226,7 @@ impl Shard {
         if waited.is_some() && outcome.is_ok() {
             self.membership.join(room, slot, conn.link, &mut conn.seats);
             self.note_stay(slot, room);
+            self.tell_of_room(now, slot, room, What::RoomJoin);
         }
         let (is_granted, is_revoked) = waited.map_or((false, false), |waited| (waited.is_granted, waited.is_revoked));
         let outcome = outcome.as_ref().map_err(|fault| *fault);

@@ -212,7 +212,7 @@ impl Shard {
         let hidden_from = conn.profile.identity.clone().filter(|identity| !identity.blocked.is_empty());
         let (endpoint, id): (_, ConnId) = (conn.endpoint, self.conn_id(slot, conn));
         if let Some((frame, to_self)) = stopped {
-            self.publish(endpoint, id, Publication { room: room.into(), frame, to_self, keep: None, hidden_from });
+            self.publish(endpoint, id, Publication { room: room.into(), frame, to_self, keep: None, hidden_from, told: None });
         }
     }
 

@@ -8,6 +8,7 @@ use foldhash::fast::RandomState;
 
 use super::Shard;
 use super::parcel::{Announcement, Enter, Grant, Parcel, TooManyGrants};
+use crate::event::What;
 use crate::ids::{EndpointId, Room};
 use crate::limits::{GRANTS_PER_SHARD_MAX, GRANTS_PER_USER_MAX};
 use crate::time::Now;
@@ -130,6 +131,7 @@ impl Shard {
         let is_leaving = conn.leaving.as_ref() == Some(room);
         let Some(seat) = self.conns.get(slot).and_then(|conn| self.seat_of(conn, room)).filter(|_| !is_leaving) else { return };
         self.vacate(slot, seat);
+        self.tell_of_room(now, slot, room, What::RoomLeave);
         self.stop_typing_in(now, slot, &room.name);
         self.send_leave(now, slot, room.clone(), true, None);
     }

@@ -5,6 +5,7 @@ use super::Shard;
 use super::links::Stage;
 use super::parcel::Parcel;
 use crate::dialect::{EnterFault, Profile, RoomView};
+use crate::event::What;
 use crate::ids::Room;
 use crate::time::Now;
 
@@ -40,6 +41,7 @@ impl Shard {
         self.note_stay(slot, &everybody);
         let own = self.dialect(endpoint).own_room(&user);
         self.counters(endpoint).authenticated.add(1);
+        self.tell(now, slot, None, What::Authenticated);
         let granted = view.of_user.as_ref().map_or(&[][..], |of_user| &of_user.granted);
         for name in own.as_deref().into_iter().chain(granted.iter().map(|name| &**name)) {
             self.enter_granted(now, slot, &Room::named(endpoint, name));

@@ -12,6 +12,7 @@ use super::{Command, Shard};
 use crate::auth::Identity;
 use crate::config::DialectKind;
 use crate::dialect::{EnterFault, Refused};
+use crate::event::What;
 use crate::fault::{CloseReason, DropReason};
 use crate::frame::Frame;
 use crate::ids::{LinkKey, Room, SidText};
@@ -105,6 +106,7 @@ impl Shard {
         }
         let pid = self.conns.get(slot).and_then(|conn| conn.recovery.as_ref()).map(|recovery| recovery.pid());
         self.counters(endpoint).accepted.add(1);
+        self.tell(now, slot, None, What::Connection);
         match opening.response {
             Some(response) => {
                 if let Some(link) = self.links.get_mut(link) {
@@ -328,23 +330,27 @@ impl Shard {
             // Its last words have just shown it to be a slow reader, which might come back.
             return self.give_up(slot);
         }
-        self.sign_off(now, slot, reason);
+        self.sign_off(now, slot, reason, reason.told());
         if !self.keep_away(now, slot, reason) {
             self.remove_conn(now, slot);
         }
     }
 
-    /// Ends a connection for good.
-    pub(super) fn end_for_good(&mut self, now: Now, slot: u32, reason: CloseReason) {
-        self.sign_off(now, slot, reason);
+    /// The client takes its leave of one namespace, and will not come back.
+    pub(super) fn end_by_client(&mut self, now: Now, slot: u32) {
+        self.sign_off(now, slot, CloseReason::Client, "client namespace disconnect");
         self.remove_conn(now, slot);
     }
 
-    /// A connection that ends types no longer and is counted.
-    fn sign_off(&mut self, now: Now, slot: u32, reason: CloseReason) {
+    /// A connection that ends types no longer, is counted and told of.
+    fn sign_off(&mut self, now: Now, slot: u32, reason: CloseReason, told: &'static str) {
         let typing = self.conns.get_mut(slot).map(|conn| std::mem::take(&mut conn.typing)).unwrap_or_default();
         for typing in typing {
             self.tell_typing_stopped(now, slot, &typing.room);
+        }
+        if self.conns.get(slot).is_some_and(|conn| conn.opening.is_none()) {
+            self.tell_of_rooms(now, slot, &What::RoomLeave);
+            self.tell(now, slot, None, What::Disconnect { reason: told });
         }
         let Some(conn) = self.conns.get(slot) else { return };
         let endpoint = conn.endpoint;
@@ -406,6 +412,7 @@ impl Shard {
         if let Some(conn) = self.conns.get_mut(slot) {
             conn.profile.identity = Some(identity);
             let link = conn.link;
+            self.tell(now, slot, None, What::Authenticated);
             self.arm_next(now, link);
         }
     }

@@ -14,6 +14,7 @@ use rand::rngs::StdRng;
 
 use crate::config::Config;
 use crate::dialect::Act;
+use crate::event::Wanted;
 use crate::fault::{CloseReason, Refusal};
 use crate::ids::{ConnId, LinkKey, ShardId, Sid};
 use crate::json::Scratch;
@@ -51,6 +52,7 @@ mod recent;
 mod recovery;
 mod socket_io;
 mod table;
+mod telling;
 mod upgraded;
 mod watching;
 
@@ -67,10 +69,11 @@ use parcel::{Answer, Parcel};
 use rate::Rate;
 use receipts::Receipts;
 use table::Table;
+use telling::Telling;
 use upgraded::Upgraded;
 use watching::Absences;
 
-/// What all shards of a process share; nothing in it changes but counters.
+/// What all shards of a process share; nothing in it changes but numbers.
 #[derive(Debug)]
 pub struct World {
     /// What is served.
@@ -79,6 +82,8 @@ pub struct World {
     pub addresses: Addresses,
     /// Key of the hash that gives rooms their homes.
     pub seed: u64,
+    /// Which events somebody wants to be told of.
+    pub wanted: Wanted,
 }
 
 /// What the driver has to do for the shard. Its debug form shows how much was read of a connection and not what: heads carry tokens.
@@ -180,6 +185,7 @@ pub struct Shard {
     outgoing: VecDeque<(ShardId, Parcel)>,
     commands: VecDeque<Command>,
     answers: VecDeque<(u64, Answer)>,
+    telling: Telling,
     dirty: VecDeque<u32>,
     /// Long-polling sessions that have something to say.
     polls: Vec<u32>,
@@ -241,6 +247,7 @@ impl Shard {
             outgoing: VecDeque::new(),
             commands: VecDeque::new(),
             answers: VecDeque::new(),
+            telling: Telling::default(),
             dirty: VecDeque::new(),
             polls: Vec::new(),
             requests: 0,
@@ -433,7 +440,7 @@ mod tests {
             verifier: None,
         };
         let addresses = Addresses::new(&config.limits, 10);
-        let world = Arc::new(World { config, addresses, seed: 0 });
+        let world = Arc::new(World { config, addresses, seed: 0, wanted: Wanted::default() });
         Shard::new(ShardId(0), world, Arc::new(ShardStats::new(1)), [0; 32], now)
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::luggage::Luggage;
 use crate::auth::Identity;
 use crate::dialect::{EnterFault, Progress, RoomView};
+use crate::event::Event;
 use crate::frame::{Frame, Receipt};
 use crate::ids::{ConnId, EndpointId, LinkKey, Room, ShardId, Sid, UserId};
 
@@ -71,6 +72,8 @@ pub enum Parcel {
         conn: ConnId,
         /// True exactly when his user was sent it.
         was_sent: bool,
+        /// From [`Confirm::told`], if it is news.
+        told: Option<Box<Event>>,
         /// From [`Confirm::note`].
         note: Box<str>,
     },
@@ -400,6 +403,8 @@ pub struct Confirm {
     pub progress: Progress,
     /// What whoever wants to know hears.
     pub frame: Frame,
+    /// What the back end is told.
+    pub told: Option<Box<Event>>,
     /// Comes back.
     pub note: Box<str>,
 }

@@ -29,7 +29,10 @@ impl Shard {
             | Act::Confirm(_)
                 if conn.link == NO_LINK => {}
             Act::Send(frame) => self.say(now, slot, frame),
-            Act::Publish(publication) => self.publish(endpoint, id, publication),
+            Act::Publish(publication) => {
+                self.tell_of_message(now, slot, &publication);
+                self.publish(endpoint, id, publication);
+            }
             Act::Enter(entry) => self.enter(now, slot, entry),
             Act::Leave { room, note } => self.leave(now, slot, Room { endpoint, name: room }, note),
             Act::Recall { room } => {
@@ -47,7 +50,7 @@ impl Shard {
     }
 
     pub(super) fn publish(&mut self, endpoint: EndpointId, id: ConnId, publication: Publication) {
-        let Publication { room, frame, to_self, keep, hidden_from } = publication;
+        let Publication { room, frame, to_self, keep, hidden_from, told: _ } = publication;
         let except = (!to_self).then_some(id);
         let room = Room { endpoint, name: room };
         // What a user tells everybody goes by way of his own home, as his coming and going does: neither overtakes the other.
@@ -191,6 +194,7 @@ impl Shard {
             rate_wait_ms: self.links.get(conn.link).map_or(0, |link| link.rate.wait_ms(&self.world.config.limits)),
             entropy: &self.entropy,
             attachments: &self.attachments,
+            wanted: &self.world.wanted,
         }
     }
 

@@ -124,22 +124,23 @@ impl Shard {
     /// A client says that it got a message.
     pub(super) fn confirm(&mut self, slot: u32, confirmation: Confirmation) {
         let Some(conn) = self.conns.get(slot) else { return };
-        let Confirmation { message, progress, frame, note } = confirmation;
+        let Confirmation { message, progress, frame, told, note } = confirmation;
         let (id, user, message) = (self.conn_id(slot, conn), conn.profile.user.clone(), Room::message(conn.endpoint, &message));
         self.hold(slot);
-        self.post(Parcel::Confirm(Box::new(Confirm { conn: id, user, message, progress, frame, note })));
+        self.post(Parcel::Confirm(Box::new(Confirm { conn: id, user, message, progress, frame, told, note })));
     }
 
-    /// The one place that knows a receipt to be good and new. Whoever tells the back end of receipts does it here.
+    /// The one place that knows a receipt to be good and new. The back end is told by the connection's shard, as of all that it does.
     pub(super) fn home_confirm(&mut self, now: Now, confirm: Confirm) {
-        let Confirm { conn, user, message, progress, frame, note } = confirm;
+        let Confirm { conn, user, message, progress, frame, told, note } = confirm;
         let known = self.receipts.confirm(&message, &user, progress);
         let was_sent = known.is_some();
+        let told = told.filter(|_| known.as_ref().is_some_and(Option::is_some));
         if let Some(to) = known.flatten() {
             let room = Room::user(message.endpoint, &to);
             self.post(Parcel::Publish(Box::new(Publish { room, frame, except: None, hidden_from: None, keep: None, read_ns: now.ns })));
         }
-        self.post(Parcel::Confirmed { conn, was_sent, note });
+        self.post(Parcel::Confirmed { conn, was_sent, told, note });
     }
 }
 

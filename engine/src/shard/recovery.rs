@@ -18,6 +18,7 @@ use super::links::{Conn, Link, Stage, State};
 use super::parcel::{Announcement, Leave, Parcel, Return};
 use super::table::Table;
 use crate::dialect::Profile;
+use crate::event::What;
 use crate::fault::{CloseReason, RecoveryFault};
 use crate::frame::Frame;
 use crate::ids::{ConnId, EndpointId, LinkKey, Room, Sid};
@@ -518,6 +519,8 @@ impl Shard {
         let connected = sio::connect(namespace, sid.text().as_str(), Some(pid.text().as_str()));
         self.push_shared(link, std::rc::Rc::new(Frame::control_text(&connected)));
         self.return_to_rooms(now, slot);
+        self.tell(now, slot, None, What::Connection);
+        self.tell_of_rooms(now, slot, &What::RoomJoin);
         self.arm_next(now, link);
         // Only now: whoever is cut here leaves the rooms after he has returned to them.
         self.cut_slow(now);

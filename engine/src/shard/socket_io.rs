@@ -240,7 +240,7 @@ impl Shard {
         if !payload.is_empty() {
             return Err(Refuse);
         }
-        self.end_for_good(now, conn, CloseReason::Client);
+        self.end_by_client(now, conn);
         self.expect_namespace(now, slot);
         Ok(())
     }

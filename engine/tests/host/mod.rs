@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use engine::config::{Config, DialectKind, Endpoint, Io, SocketIo};
+use engine::event::{Event, Wanted};
 use engine::ids::{LinkKey, ShardId};
 use engine::limits::Limits;
 use engine::shard::address::Addresses;
@@ -85,6 +86,10 @@ pub struct Host {
     pub lanes: Vec<Vec<VecDeque<Parcel>>>,
     pub clients: Vec<Client>,
     pub answers: Vec<(usize, u64, Answer)>,
+    /// Events that were told, and how many were not.
+    pub events: Vec<Event>,
+    pub events_dropped: u64,
+    pub world: Arc<World>,
     pub now: Now,
 }
 
@@ -94,7 +99,7 @@ impl Host {
         let now = Now { ns: 1_000_000_000, unix_ms: START_UNIX_MS };
         let addresses = Addresses::new(&config.limits, config.limits.connections.unwrap_or(1_000_000));
         let endpoints = config.endpoints.len();
-        let world = Arc::new(World { config, addresses, seed });
+        let world = Arc::new(World { config, addresses, seed, wanted: Wanted::default() });
         let stats: Vec<_> = (0..shards).map(|_| Arc::new(ShardStats::new(endpoints))).collect();
         let make = |(id, stats): (usize, &Arc<ShardStats>)| {
             let mut random = [id as u8 + 1; 32];
@@ -107,6 +112,9 @@ impl Host {
             stats,
             clients: Vec::new(),
             answers: Vec::new(),
+            events: Vec::new(),
+            events_dropped: 0,
+            world,
             now,
         }
     }
@@ -178,6 +186,10 @@ impl Host {
         // What is written may let a link go on that has more to write.
         while self.flush(shard) {
             has_obeyed |= self.obey(shard);
+        }
+        if let Some(batch) = self.shards[shard].poll_events() {
+            self.events.extend(batch.events);
+            self.events_dropped += batch.dropped;
         }
         while let Some((to, parcel)) = self.shards[shard].poll_parcel() {
             self.lanes[shard][usize::from(to.0)].push_back(parcel);
