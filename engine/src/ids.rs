@@ -106,6 +106,9 @@ impl SidText {
 /// A user's id: the verified token's `sub`, or what the endpoint's `auth = "none"` puts in its place.
 pub type UserId = Arc<str>;
 
+/// A message's id: a UUIDv7, so that ids are in the order of their time.
+pub type MessageId = uuid::Uuid;
+
 /// Why a text is no name. The message says what is allowed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("a name is 1 to 255 bytes of UTF-8 without control characters")]

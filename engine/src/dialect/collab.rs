@@ -12,7 +12,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::{Act, Cx, Dialect, EnterFault, Entry, Hello, Profile, Publication, Refused, RoomView, Said, lists};
+use super::{Act, Cx, Dialect, EnterFault, Entry, Hello, Keep, Profile, Publication, Refused, RoomView, Said, lists};
 use crate::config::{AuthMode, Membership};
 use crate::event::EventType;
 use crate::fault::{CloseReason, DropReason};
@@ -95,9 +95,10 @@ impl Dialect for Collab {
         let relayed = with_client_id(text.trim(), root, &cx.profile.presence);
         let mut publication = Publication::to_others(document.into(), cx.text(&relayed));
         if matches!(kind, "update" | "steps") && (cx.endpoint.retain > 0 || cx.wanted.has(EventType::Message)) {
-            let relayed: Arc<str> = relayed.into();
-            publication.told = cx.told(|| relayed.clone());
-            publication.keep = (cx.endpoint.retain > 0).then_some((relayed, cx.endpoint.retain));
+            let text: Arc<str> = relayed.into();
+            publication.told = cx.told(|| text.clone());
+            let (author, messages_max) = (cx.profile.user.clone(), cx.endpoint.retain);
+            publication.keep = (messages_max > 0).then_some(Keep { id: None, by_id: false, author, text, messages_max });
         }
         acts.push(Act::Publish(publication));
     }

@@ -13,7 +13,7 @@
 
 use std::sync::Arc;
 
-use super::{Act, Cx, Dialect, EnterFault, Entry, Hello, Profile, Publication, Refused, RoomView, Said, lists, typed};
+use super::{Act, Cx, Dialect, EnterFault, Entry, Hello, Keep, Profile, Publication, Refused, RoomView, Said, lists, typed};
 use crate::auth::{AuthFault, Identity};
 use crate::config::{AuthMode, Membership};
 use crate::fault::{DropReason, Refusal};
@@ -229,8 +229,9 @@ fn chat_message(cx: &Cx<'_>, channel: Channel<'_>, payload: Option<Value<'_>>, a
     if !(cx.is_in)(&room) {
         return refuse_forbidden(cx, channel, acts);
     }
+    let id = cx.message_id();
     let message = Object::with_capacity(content.raw().len() + 300)
-        .str("id", &cx.message_id().to_string())
+        .str("id", &id.to_string())
         .raw("content", content.raw())
         .str(channel.key, channel.id)
         .str("authorId", &cx.profile.user)
@@ -240,9 +241,9 @@ fn chat_message(cx: &Cx<'_>, channel: Channel<'_>, payload: Option<Value<'_>>, a
         .str("createdAt", &cx.now.rfc3339())
         .finish();
     let frame = frame(cx, "CHAT_MESSAGE", &message);
-    let message: Arc<str> = message.into();
-    let told = cx.told(|| message.clone());
-    let keep = Some((message, KEPT_PER_CHANNEL));
+    let (author, text) = (cx.profile.user.clone(), Arc::<str>::from(message));
+    let told = cx.told(|| text.clone());
+    let keep = Some(Keep { id: Some(id), by_id: true, author, text, messages_max: KEPT_PER_CHANNEL });
     acts.push(Act::Publish(Publication { room, frame, to_self: true, keep, hidden_from: hidden_from(cx), told }));
 }
 

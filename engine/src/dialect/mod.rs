@@ -13,7 +13,7 @@ use crate::config::{AuthMode, DialectKind, Endpoint};
 use crate::event::{Event, EventType, Receipted, Wanted, What};
 use crate::fault::{CloseReason, DropReason, Refusal};
 use crate::frame::{Frame, Mark, Receipt};
-use crate::ids::{EndpointId, Sid, UserId};
+use crate::ids::{EndpointId, MessageId, Sid, UserId};
 use crate::json::{Object, Scratch, Value};
 use crate::limits::Limits;
 use crate::time::Now;
@@ -217,7 +217,7 @@ pub struct Cx<'a> {
 
 impl Cx<'_> {
     /// A new message id, UUIDv7.
-    pub fn message_id(&self) -> uuid::Uuid {
+    pub fn message_id(&self) -> MessageId {
         let mut random = [0; 10];
         rand::Rng::fill_bytes(&mut *self.entropy.borrow_mut(), &mut random);
         uuid::Builder::from_unix_timestamp_millis(self.now.unix_ms, &random).into_uuid()
@@ -359,12 +359,27 @@ pub struct Publication {
     pub frame: Frame,
     /// True exactly when this connection gets it too.
     pub to_self: bool,
-    /// What the room's history keeps of it, and how many at most.
-    pub keep: Option<(Arc<str>, usize)>,
+    /// What the room's history keeps of it.
+    pub keep: Option<Keep>,
     /// Users who do not get it.
     pub hidden_from: Option<Arc<Identity>>,
     /// What the back end is told of it, JSON; see [`Cx::told`].
     pub told: Option<Arc<str>>,
+}
+
+/// What a room's history keeps of a message.
+#[derive(Clone, Debug)]
+pub struct Keep {
+    /// Its own id, if it has one that others know.
+    pub id: Option<MessageId>,
+    /// True exactly when it can be found by that id without its room being known. That costs an entry in an index.
+    pub by_id: bool,
+    /// Who said it.
+    pub author: UserId,
+    /// What is kept, JSON.
+    pub text: Arc<str>,
+    /// So many of the room's messages are kept, this one included; the process has a bound of its own.
+    pub messages_max: usize,
 }
 
 impl Publication {

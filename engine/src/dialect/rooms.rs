@@ -16,7 +16,7 @@
 use std::sync::Arc;
 
 use super::{
-    Act, Cx, Dialect, EnterFault, Entry, Hello, Profile, Publication, Refused, RoomView, Said, acknowledge, event, lists, succeed,
+    Act, Cx, Dialect, EnterFault, Entry, Hello, Keep, Profile, Publication, Refused, RoomView, Said, acknowledge, event, lists, succeed,
 };
 use crate::auth::AuthFault;
 use crate::config::{AuthMode, Membership};
@@ -180,7 +180,8 @@ fn message(cx: &Cx<'_>, argument: Option<Value<'_>>, ack: Option<&str>, acts: &m
     if !["text", "image", "file"].contains(&kind) {
         return None;
     }
-    let id = cx.message_id().to_string();
+    let message_id = cx.message_id();
+    let id = message_id.to_string();
     let with_metadata = |metadata: Option<&str>| {
         Object::with_capacity(content.raw().len() + metadata.map_or(0, str::len) + 300)
             .str("id", &id)
@@ -201,9 +202,9 @@ fn message(cx: &Cx<'_>, argument: Option<Value<'_>>, ack: Option<&str>, acts: &m
     if let Some(ack) = ack {
         acts.push(acknowledge(cx, ack, &Object::new().bool("success", true).raw("message", &message).finish()));
     }
-    let kept: Arc<str> = kept.unwrap_or(message).into();
-    let told = cx.told(|| kept.clone());
-    let keep = Some((kept, usize::MAX));
+    let (author, text) = (cx.profile.user.clone(), Arc::<str>::from(kept.unwrap_or(message)));
+    let told = cx.told(|| text.clone());
+    let keep = Some(Keep { id: Some(message_id), by_id: false, author, text, messages_max: usize::MAX });
     acts.push(Act::Publish(Publication { room: room.into(), frame, to_self: true, keep, hidden_from: None, told }));
     Some(())
 }

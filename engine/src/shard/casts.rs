@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::backlog::{Event, To};
+use super::history::Past;
 use super::links::{Conn, Stage};
 use super::parcel::{Announcement, Cast, Enter, Leave, Parcel, Publish, Return};
 use super::recovery::NO_LINK;
@@ -17,13 +18,11 @@ use crate::time::Now;
 impl Shard {
     pub(super) fn receive(&mut self, now: Now, parcel: Parcel) {
         match parcel {
-            Parcel::Enter(enter) => self.home_enter(now, *enter),
+            Parcel::Enter(enter) => self.home_enter(now, enter),
             Parcel::Leave(leave) => self.home_leave(now, *leave),
             Parcel::Publish(publish) => self.home_publish(now, *publish),
-            Parcel::Recall { conn, room } => {
-                let kept = self.homes.view(&room, usize::MAX, usize::MAX, false, now.unix_ms).history;
-                self.post(Parcel::Recalled { conn, room, kept });
-            }
+            Parcel::Recall { conn, room } => self.home_recall(now, conn, room),
+            Parcel::Recollected { ticket, recollection } => self.recollected(now, ticket, recollection),
             Parcel::Entered { conn, room, outcome, note } => self.entered(now, conn, &room, &outcome, note.as_deref()),
             Parcel::Left { conn, room, view, note } => {
                 if let Some(slot) = self.asker(conn) {
@@ -78,8 +77,9 @@ impl Shard {
         self.conns.holds(conn.slot, conn.generation).then_some(conn.slot)
     }
 
-    fn home_enter(&mut self, now: Now, enter: Enter) {
-        let Enter { conn, room, presence, again, create, members_max, announce, history, online, note } = enter;
+    /// Answers a connection that wants in; `past` is what it gets to know of what was said before.
+    pub(super) fn enter_home(&mut self, now: Now, enter: Enter, past: Past) {
+        let Enter { conn, room, presence, again, create, members_max, announce, online, note, .. } = enter;
         // Only live connections have such a name, and this shard is their home.
         let taken = Sid::parse(&room.name).is_some_and(|sid| self.find(sid).is_some());
         let entered = match (taken, again) {
@@ -87,10 +87,8 @@ impl Shard {
             (_, true) => Ok(false),
             (_, false) => self.homes.enter(&room, conn.shard, &presence, create, members_max, &self.stats),
         };
-        // Half of what may wait for a connection: an answer must not be what makes it a slow reader.
-        let history_bytes = self.world.config.limits.outbox_bytes / 2;
-        let outcome = entered
-            .map(|_| RoomView { of_user: self.of_user(&room), ..self.homes.view(&room, history, history_bytes, online, now.unix_ms) });
+        let history = past.texts();
+        let outcome = entered.map(|_| RoomView { of_user: self.of_user(&room), history, ..self.homes.view(&room, online) });
         let first = entered == Ok(true);
         if first {
             self.absences.end(&room);
@@ -112,7 +110,7 @@ impl Shard {
             self.announce(now, conn, to, frame);
         }
         if let Some(note) = note {
-            let view = self.homes.view(&room, 0, 0, true, now.unix_ms);
+            let view = self.homes.view(&room, true);
             self.post(Parcel::Left { conn, room, view, note });
         }
     }

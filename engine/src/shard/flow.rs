@@ -46,9 +46,8 @@ impl Shard {
                 conn.shard
             }
             // These are made by the control plane or sent with an address.
-            Parcel::Cast(_) | Parcel::Grant(_) | Parcel::Settle(_) | Parcel::Forget { .. } | Parcel::Ask { .. } | Parcel::Drain { .. } => {
-                self.id
-            }
+            Parcel::Cast(_) | Parcel::Grant(_) | Parcel::Settle(_) | Parcel::Forget { .. } => self.id,
+            Parcel::Recollected { .. } | Parcel::Ask { .. } | Parcel::Drain { .. } => self.id,
         };
         self.post_to(to, parcel);
     }

@@ -1,45 +1,17 @@
 //! The rooms whose home is this shard: their order, their members by shard and presence, what they keep. It decides; it delivers nothing.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
-use crate::dialect::{EnterFault, RoomView};
+use super::history::{Bounds, History, Memory};
+use crate::dialect::{EnterFault, Keep, RoomView};
 use crate::ids::{EndpointId, Room, ShardId, UserId};
 use crate::limits::Limits;
 use crate::stats::ShardStats;
 
-/// Share of the process-wide bounds that one shard may use.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Bounds {
-    pub(crate) rooms: usize,
-    pub(crate) history_bytes: usize,
-    pub(crate) history_messages: usize,
-    pub(crate) history_age_ms: u64,
-}
-
-impl Bounds {
-    pub(crate) fn new(limits: &Limits, shards: usize) -> Bounds {
-        Bounds {
-            rooms: limits.rooms.div_ceil(shards),
-            history_bytes: limits.history_bytes / shards,
-            history_messages: limits.history_messages,
-            history_age_ms: limits.history_age_ms,
-        }
-    }
-}
-
-/// One room's history takes at most this part of what all of a shard may take.
-const ROOM_SHARE: usize = 16;
 /// Entries of the list of empty rooms beyond twice the rooms before it is looked through.
 const EMPTY_SLACK: usize = 64;
-
-#[derive(Debug)]
-struct Kept {
-    unix_ms: u64,
-    text: Arc<str>,
-}
 
 /// One room at home. Every user has one, so what only public rooms need is apart.
 #[derive(Debug)]
@@ -58,8 +30,6 @@ struct HomeRoom {
 struct PublicPart {
     /// Connections by presence. In a user's own room all are the same.
     present: HashMap<UserId, u32, RandomState>,
-    history: VecDeque<Kept>,
-    history_bytes: usize,
     /// Stamp of the room's entry in the list of empty rooms; an entry with another stamp is out of date.
     emptied: u64,
 }
@@ -68,18 +38,39 @@ struct PublicPart {
 #[derive(Debug)]
 pub(crate) struct Homes {
     rooms: HashMap<Room, HomeRoom, RandomState>,
-    bounds: Bounds,
-    shards: usize,
+    history: Box<dyn History>,
+    /// Public rooms that may be here, and that are.
+    rooms_max: usize,
     public_rooms: usize,
-    history_bytes: usize,
+    shards: usize,
     /// Empty rooms that are kept for their history, longest empty first.
     empty: VecDeque<(Room, u64)>,
     stamps: u64,
 }
 
 impl Homes {
-    pub(crate) fn new(bounds: Bounds, shards: usize) -> Homes {
-        Homes { rooms: HashMap::default(), bounds, shards, public_rooms: 0, history_bytes: 0, empty: VecDeque::new(), stamps: 0 }
+    pub(crate) fn new(limits: &Limits, shards: usize) -> Homes {
+        let memory = Memory::new(Bounds::new(limits, shards));
+        Homes {
+            rooms: HashMap::default(),
+            history: Box::new(memory),
+            rooms_max: limits.rooms.div_ceil(shards),
+            public_rooms: 0,
+            shards,
+            empty: VecDeque::new(),
+            stamps: 0,
+        }
+    }
+
+    /// What the rooms keep.
+    pub(crate) fn history(&mut self) -> &mut dyn History {
+        &mut *self.history
+    }
+
+    /// Puts another store in the memory's place.
+    #[cfg(test)]
+    pub(crate) fn set_history(&mut self, history: Box<dyn History>) {
+        self.history = history;
     }
 
     /// Counts a connection in; true when it is the first of its presence.
@@ -179,7 +170,7 @@ impl Homes {
     /// A room that nobody is in any more goes, or on the list of those that are kept for their history.
     fn tidy(&mut self, room: &Room, stats: &ShardStats) {
         let Some(home) = self.rooms.get_mut(room).filter(|home| home.members == 0 && home.away == 0) else { return };
-        match home.public.as_mut().filter(|public| !public.history.is_empty()) {
+        match home.public.as_mut().filter(|_| self.history.holds(room, 0)) {
             None => self.remove(room, stats),
             Some(public) => {
                 self.stamps += 1;
@@ -206,32 +197,18 @@ impl Homes {
         shards.iter().enumerate().filter(|(_, members)| **members > 0).map(|(shard, _)| ShardId(shard as u8)).collect()
     }
 
-    /// How a room is now.
-    pub(crate) fn view(&self, room: &Room, history: usize, history_bytes: usize, online: bool, unix_ms: u64) -> RoomView {
+    /// How a room is now, without its past.
+    pub(crate) fn view(&self, room: &Room, online: bool) -> RoomView {
         let Some(home) = self.rooms.get(room) else { return RoomView::default() };
-        let Some(public) = &home.public else { return RoomView { members: home.members, ..RoomView::default() } };
-        let oldest = unix_ms.saturating_sub(self.bounds.history_age_ms);
-        let fresh = public.history.partition_point(|kept| kept.unix_ms < oldest);
-        let mut first = fresh.max(public.history.len().saturating_sub(history));
-        let mut bytes = public.history.range(first..).map(|kept| kept.text.len()).sum::<usize>();
-        // The newest that fit: a past with its beginning cut off still ends where the present begins.
-        while bytes > history_bytes {
-            bytes -= public.history[first].text.len();
-            first += 1;
-        }
-        RoomView {
-            members: home.members,
-            online: if online { public.present.keys().cloned().collect() } else { Vec::new() },
-            history: public.history.range(first..).map(|kept| kept.text.clone()).collect(),
-            ..RoomView::default()
-        }
+        let present = home.public.as_ref().filter(|_| online).into_iter().flat_map(|public| public.present.keys());
+        RoomView { members: home.members, online: present.cloned().collect(), ..RoomView::default() }
     }
 
     /// Numbers a message and keeps it; calls `cast` for each shard with members. `None`: no such room.
     pub(crate) fn publish(
         &mut self,
         room: &Room,
-        keep: Option<(Arc<str>, usize)>,
+        keep: Option<Keep>,
         unix_ms: u64,
         stats: &ShardStats,
         mut cast: impl FnMut(ShardId, u64),
@@ -248,76 +225,44 @@ impl Homes {
                 cast(ShardId(shard as u8), home.seq);
             }
         }
-        if let Some((text, messages_max)) = keep {
-            self.keep(room, text, messages_max, unix_ms, stats);
+        if let Some(keep) = keep.filter(|_| home.public.is_some()) {
+            while self.history.is_full_for(&keep) && self.evict_empty(stats) {}
+            self.history.append(room, keep, unix_ms, stats);
         }
         Some(())
     }
 
-    fn keep(&mut self, room: &Room, text: Arc<str>, messages_max: usize, unix_ms: u64, stats: &ShardStats) {
-        while self.history_bytes + text.len() > self.bounds.history_bytes && self.evict_empty(stats) {}
-        let Some(public) = self.rooms.get_mut(room).and_then(|home| home.public.as_mut()) else { return };
-        let counted = &endpoint(stats, room.endpoint).history_messages;
-        let oldest = unix_ms.saturating_sub(self.bounds.history_age_ms);
-        let messages_max = messages_max.min(self.bounds.history_messages);
-        let share = self.bounds.history_bytes / ROOM_SHARE;
-        self.history_bytes += text.len();
-        public.history_bytes += text.len();
-        public.history.push_back(Kept { unix_ms, text });
-        counted.add(1);
-        while let Some(first) = public.history.front() {
-            let fits = public.history.len() <= messages_max
-                && self.history_bytes <= self.bounds.history_bytes
-                && public.history_bytes <= share.max(first.text.len());
-            if fits && first.unix_ms >= oldest {
-                break;
-            }
-            self.history_bytes -= first.text.len();
-            public.history_bytes -= first.text.len();
-            public.history.pop_front();
-            counted.sub(1);
-        }
-    }
-
     /// Removes empty rooms whose newest message is too old.
     pub(crate) fn sweep(&mut self, unix_ms: u64, stats: &ShardStats) {
-        let oldest = unix_ms.saturating_sub(self.bounds.history_age_ms);
         while let Some((room, stamp)) = self.empty.front() {
-            let stale = self.empty_since(room, *stamp).is_none_or(|public| public.history.back().is_none_or(|kept| kept.unix_ms < oldest));
-            if !stale {
+            if self.is_empty_since(room, *stamp) && self.history.holds(room, unix_ms) {
                 break;
             }
             let Some((room, stamp)) = self.empty.pop_front() else { break };
-            if self.empty_since(&room, stamp).is_some() {
+            if self.is_empty_since(&room, stamp) {
                 self.remove(&room, stats);
             }
         }
-    }
-
-    /// Rooms and bytes of history here.
-    #[cfg(test)]
-    pub(crate) fn usage(&self) -> (usize, usize) {
-        (self.rooms.len(), self.history_bytes)
     }
 
     /// Rooms that are entered and left again and again leave entries behind that are no longer true.
     fn tidy_empty(&mut self) {
         if self.empty.len() > 2 * self.rooms.len() + EMPTY_SLACK {
             let mut empty = std::mem::take(&mut self.empty);
-            empty.retain(|(room, stamp)| self.empty_since(room, *stamp).is_some());
+            empty.retain(|(room, stamp)| self.is_empty_since(room, *stamp));
             self.empty = empty;
         }
     }
 
-    /// The room that this entry of the list of empty rooms is about, if it is still true.
-    fn empty_since(&self, room: &Room, stamp: u64) -> Option<&PublicPart> {
-        let home = self.rooms.get(room).filter(|home| home.members == 0 && home.away == 0)?;
-        home.public.as_deref().filter(|public| public.emptied == stamp)
+    /// True exactly when this entry of the list of empty rooms is still true.
+    fn is_empty_since(&self, room: &Room, stamp: u64) -> bool {
+        let home = self.rooms.get(room).filter(|home| home.members == 0 && home.away == 0);
+        home.and_then(|home| home.public.as_ref()).is_some_and(|public| public.emptied == stamp)
     }
 
     fn create(&mut self, room: &Room, stats: &ShardStats) -> Result<(), EnterFault> {
         if room.is_public() {
-            while self.public_rooms >= self.bounds.rooms {
+            while self.public_rooms >= self.rooms_max {
                 if !self.evict_empty(stats) {
                     return Err(EnterFault::Full);
                 }
@@ -334,7 +279,7 @@ impl Homes {
     /// Removes the room that has been empty longest; false when there is none.
     fn evict_empty(&mut self, stats: &ShardStats) -> bool {
         while let Some((room, stamp)) = self.empty.pop_front() {
-            if self.empty_since(&room, stamp).is_some() {
+            if self.is_empty_since(&room, stamp) {
                 self.remove(&room, stats);
                 return true;
             }
@@ -344,12 +289,10 @@ impl Homes {
 
     fn remove(&mut self, room: &Room, stats: &ShardStats) {
         let Some(home) = self.rooms.remove(room) else { return };
-        let counters = endpoint(stats, room.endpoint);
-        if let Some(public) = home.public {
-            self.history_bytes -= public.history.iter().map(|kept| kept.text.len()).sum::<usize>();
-            counters.history_messages.sub(public.history.len() as u64);
+        if home.public.is_some() {
+            self.history.forget(room, stats);
             self.public_rooms -= 1;
-            counters.rooms.sub(1);
+            endpoint(stats, room.endpoint).rooms.sub(1);
         }
     }
 }
@@ -360,11 +303,24 @@ fn endpoint(stats: &ShardStats, id: EndpointId) -> &crate::stats::EndpointStats 
 
 #[cfg(test)]
 mod tests {
+    use super::super::history::{Past, Range, Reading};
     use super::*;
 
-    fn homes(rooms: usize, history_bytes: usize) -> (Homes, ShardStats) {
-        let bounds = Bounds { rooms, history_bytes, history_messages: 3, history_age_ms: 1_000 };
-        (Homes::new(bounds, 2), ShardStats::new(1))
+    fn homes(rooms: usize) -> (Homes, ShardStats) {
+        let limits = Limits { rooms: 2 * rooms, history_messages: 3, history_age_ms: 1_000, ..Limits::default() };
+        (Homes::new(&limits, 2), ShardStats::new(1))
+    }
+
+    fn keep(text: &str) -> Keep {
+        Keep { id: None, by_id: false, author: "alice".into(), text: text.into(), messages_max: usize::MAX }
+    }
+
+    /// How many messages are kept of a room.
+    fn kept(homes: &mut Homes, name: &str) -> usize {
+        match homes.history().read(&room(name), Range::ALL, 0) {
+            Reading::Now(past) => past.total,
+            Reading::Later(_) => unreachable!("memory is at hand"),
+        }
     }
 
     fn room(name: &str) -> Room {
@@ -373,20 +329,20 @@ mod tests {
 
     #[test]
     fn presence_changes_with_the_first_and_the_last() {
-        let (mut homes, stats) = homes(10, 1_000);
+        let (mut homes, stats) = homes(10);
         let (r, alice) = (room("r"), UserId::from("alice"));
         let first = |homes: &mut Homes, shard| homes.enter(&r, ShardId(shard), &alice, true, u32::MAX, &stats).expect("open");
         assert!(first(&mut homes, 0));
         assert!(!first(&mut homes, 1));
         assert!(!homes.leave(&r, ShardId(0), &alice, false, &stats));
         assert!(homes.leave(&r, ShardId(1), &alice, false, &stats));
-        assert_eq!(homes.usage().0, 0, "an empty room without history is gone");
+        assert_eq!(homes.rooms.len(), 0, "an empty room without history is gone");
         assert_eq!(homes.enter(&r, ShardId(0), &alice, false, 9, &stats), Err(EnterFault::NoRoom));
     }
 
     #[test]
     fn casts_go_only_to_shards_with_members() {
-        let (mut homes, stats) = homes(10, 1_000);
+        let (mut homes, stats) = homes(10);
         let r = room("r");
         homes.enter(&r, ShardId(1), &"a".into(), true, u32::MAX, &stats).expect("open");
         let mut casts = Vec::new();
@@ -398,50 +354,18 @@ mod tests {
     }
 
     #[test]
-    fn history_is_bounded_by_count_age_and_bytes() {
-        // A room's share is a sixteenth.
-        let (mut homes, stats) = homes(10, 30 * ROOM_SHARE);
-        let r = room("r");
-        homes.enter(&r, ShardId(0), &"a".into(), true, u32::MAX, &stats).expect("open");
-        let texts =
-            |homes: &Homes, now| homes.view(&r, 50, usize::MAX, false, now).history.iter().map(|t| t.to_string()).collect::<Vec<_>>();
-        for i in 0..5 {
-            homes.publish(&r, Some((format!("{i}").into(), usize::MAX)), i, &stats, |_, _| {}).expect("exists");
-        }
-        assert_eq!(texts(&homes, 5), ["2", "3", "4"]);
-        assert_eq!(texts(&homes, 1_003), ["3", "4"], "too old is not shown");
-        homes.publish(&r, Some(("x".repeat(29).into(), usize::MAX)), 6, &stats, |_, _| {}).expect("exists");
-        assert_eq!(texts(&homes, 6).len(), 2, "bytes bound: {:?}", texts(&homes, 6));
-        assert!(homes.usage().1 <= 30);
-        assert_eq!(stats.endpoints[0].history_messages.read(), 2);
-    }
-
-    #[test]
-    fn a_view_brings_the_newest_that_fit() {
-        let (mut homes, stats) = homes(10, 100_000);
-        let r = room("r");
-        homes.enter(&r, ShardId(0), &"a".into(), true, u32::MAX, &stats).expect("open");
-        for text in ["aaaa", "bbb", "cc"] {
-            homes.publish(&r, Some((text.into(), usize::MAX)), 0, &stats, |_, _| {}).expect("exists");
-        }
-        let fitting = |bytes| homes.view(&r, 50, bytes, false, 0).history.iter().map(|t| t.to_string()).collect::<Vec<_>>();
-        assert_eq!(fitting(8), ["bbb", "cc"]);
-        assert_eq!(fitting(1), [""; 0]);
-    }
-
-    #[test]
     fn coming_back_keeps_the_neighbours_history_and_leaves_no_trace() {
-        let (mut homes, stats) = homes(10, 100_000);
+        let (mut homes, stats) = homes(10);
         let visit = |homes: &mut Homes, name: &str| {
             homes.enter(&room(name), ShardId(0), &"a".into(), true, u32::MAX, &stats).expect("open");
-            homes.publish(&room(name), Some(("m".into(), 9)), 0, &stats, |_, _| {});
+            homes.publish(&room(name), Some(keep("m")), 0, &stats, |_, _| {});
             homes.leave(&room(name), ShardId(0), &"a".into(), false, &stats);
         };
         visit(&mut homes, "a");
         visit(&mut homes, "b");
         homes.enter(&room("a"), ShardId(0), &"a".into(), true, u32::MAX, &stats).expect("open");
         homes.sweep(0, &stats);
-        assert_eq!(homes.view(&room("b"), 50, usize::MAX, false, 0).history.len(), 1, "b is empty, not forgotten");
+        assert_eq!(kept(&mut homes, "b"), 1, "b is empty, not forgotten");
         for _ in 0..10_000 {
             visit(&mut homes, "b");
         }
@@ -450,11 +374,11 @@ mod tests {
 
     #[test]
     fn empty_rooms_with_history_go_when_room_is_needed_or_time_has_passed() {
-        let (mut homes, stats) = homes(2, 1_000);
+        let (mut homes, stats) = homes(2);
         let visit = |homes: &mut Homes, name: &str, now| {
             let entered = homes.enter(&room(name), ShardId(0), &"a".into(), true, u32::MAX, &stats);
             if entered.is_ok() {
-                homes.publish(&room(name), Some(("m".into(), 9)), now, &stats, |_, _| {});
+                homes.publish(&room(name), Some(keep("m")), now, &stats, |_, _| {});
                 homes.leave(&room(name), ShardId(0), &"a".into(), false, &stats);
             }
             entered
@@ -462,14 +386,35 @@ mod tests {
         for (now, name) in ["a", "b", "c"].into_iter().enumerate() {
             visit(&mut homes, name, now as u64).expect("the longest empty one makes place");
         }
-        assert_eq!(homes.usage(), (2, 2));
+        assert_eq!((homes.rooms.len(), kept(&mut homes, "a"), kept(&mut homes, "c")), (2, 0, 1));
         homes.enter(&room("d"), ShardId(0), &"a".into(), true, u32::MAX, &stats).expect("evicts b");
         homes.enter(&room("e"), ShardId(0), &"a".into(), true, u32::MAX, &stats).expect("evicts c");
         assert_eq!(visit(&mut homes, "f", 3), Err(EnterFault::Full), "rooms with members stay");
         homes.leave(&room("d"), ShardId(0), &"a".into(), false, &stats);
         visit(&mut homes, "g", 5).expect("d is gone");
         homes.sweep(2_000, &stats);
-        assert_eq!(homes.usage(), (1, 0));
+        assert_eq!((homes.rooms.len(), kept(&mut homes, "g")), (1, 0));
         assert_eq!(stats.endpoints[0].rooms.read(), 1);
+    }
+
+    #[test]
+    fn the_longest_empty_room_loses_its_history_first_when_there_is_no_place_for_bytes() {
+        let (mut homes, stats) = homes(9);
+        homes.history = Box::new(Memory::new(Bounds { bytes: 1_000, messages: 9, age_ms: 9 }));
+        let enter = |homes: &mut Homes, name: &str| homes.enter(&room(name), ShardId(0), &"a".into(), true, 9, &stats).expect("open");
+        let say = |homes: &mut Homes, name: &str, bytes| {
+            homes.publish(&room(name), Some(keep(&"x".repeat(bytes))), 0, &stats, |_, _| {}).expect("exists");
+        };
+        for name in ["full", "first", "second"] {
+            enter(&mut homes, name);
+            say(&mut homes, name, 200);
+        }
+        for name in ["first", "second"] {
+            homes.leave(&room(name), ShardId(0), &"a".into(), false, &stats);
+        }
+        say(&mut homes, "full", 300);
+        assert_eq!((homes.rooms.len(), kept(&mut homes, "first"), kept(&mut homes, "second"), kept(&mut homes, "full")), (2, 0, 1, 1));
+        homes.publish(&Room::everybody(EndpointId(0)), Some(keep("m")), 0, &stats, |_, _| {}).expect("always there");
+        assert_eq!(homes.history().read(&Room::everybody(EndpointId(0)), Range::ALL, 0), Reading::Now(Past::default()));
     }
 }

@@ -33,6 +33,7 @@ mod emits;
 mod engine_http;
 mod flow;
 mod grants;
+pub mod history;
 mod home;
 mod identity;
 mod intake;
@@ -49,6 +50,7 @@ mod questions;
 mod rate;
 mod receipts;
 mod recent;
+pub mod recollection;
 mod recovery;
 mod socket_io;
 mod table;
@@ -60,7 +62,7 @@ use address::Addresses;
 use clock::Wheel;
 use emits::Emits;
 use grants::Grants;
-use home::{Bounds, Homes};
+use home::Homes;
 use links::{Conn, Link, State};
 pub use luggage::Luggage;
 use membership::Membership;
@@ -68,6 +70,7 @@ pub use outbox::Span;
 use parcel::{Answer, Parcel};
 use rate::Rate;
 use receipts::Receipts;
+use recollection::Recollections;
 use table::Table;
 use telling::Telling;
 use upgraded::Upgraded;
@@ -163,6 +166,8 @@ pub struct Shard {
     ghosts: HashMap<ConnId, Conn>,
     membership: Membership,
     homes: Homes,
+    /// What waits for a store of history to answer.
+    recollections: Recollections,
     memory: recovery::Memory,
     /// Long-polling sessions that live on another shard than their id says: where; and those that live here, with their slots.
     moved_away: HashMap<Sid, ShardId>,
@@ -232,7 +237,8 @@ impl Shard {
             memory: recovery::Memory::new(&world.config),
             moved_away: HashMap::new(),
             guests: HashMap::new(),
-            homes: Homes::new(Bounds::new(&world.config.limits, shards), shards),
+            homes: Homes::new(&world.config.limits, shards),
+            recollections: Recollections::default(),
             emits: Emits::default(),
             grants: Grants::default(),
             absences: Absences::default(),
@@ -425,11 +431,12 @@ mod tests {
     use super::*;
     use crate::config::{AuthMode, DialectKind, Endpoint, Io, SocketIo};
 
-    fn shard(now: Now) -> Shard {
+    /// One of `shards` shards.
+    pub(super) fn shard(now: Now, shards: usize) -> Shard {
         let endpoint = Endpoint { auth: AuthMode::None, auto_create: true, ..Endpoint::new("rooms", DialectKind::Rooms, "/") };
         let config = Config {
             listen: ([127, 0, 0, 1], 0).into(),
-            shards: vec![None],
+            shards: vec![None; shards],
             io: Io::Auto,
             endpoints: vec![endpoint],
             socket_io: SocketIo::default(),
@@ -452,7 +459,7 @@ mod tests {
     #[test]
     fn a_day_of_heartbeats_leaves_one_alarm() {
         let mut now = Now { ns: 0, unix_ms: 0 };
-        let mut shard = shard(now);
+        let mut shard = shard(now, 1);
         let link = shard.handle_accept(now, ([127, 0, 0, 1], 1).into()).expect("room for one");
         let head = b"GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";

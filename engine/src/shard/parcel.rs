@@ -4,9 +4,11 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::history::Ticket;
 use super::luggage::Luggage;
+use super::recollection::Recollection;
 use crate::auth::Identity;
-use crate::dialect::{EnterFault, Progress, RoomView};
+use crate::dialect::{EnterFault, Keep, Progress, RoomView};
 use crate::event::Event;
 use crate::frame::{Frame, Receipt};
 use crate::ids::{ConnId, EndpointId, LinkKey, Room, ShardId, Sid, UserId};
@@ -55,6 +57,13 @@ pub enum Parcel {
         room: Room,
         /// Oldest first.
         kept: Vec<Arc<str>>,
+    },
+    /// From a store of history that is not in this process, to the shard that asked: what was read. See [`super::history`].
+    Recollected {
+        /// Which read it answers.
+        ticket: Ticket,
+        /// What was found.
+        recollection: Recollection,
     },
     /// To a room's home: number it, keep it, cast it.
     Publish(Box<Publish>),
@@ -138,6 +147,7 @@ impl Parcel {
             }
             Parcel::Left { view, .. } => view.online.len() * 16,
             Parcel::Recalled { kept, .. } => kept.iter().map(|text| text.len()).sum(),
+            Parcel::Recollected { recollection, .. } => recollection.bytes(),
             Parcel::Publish(publish) => publish.frame.bytes().len(),
             Parcel::Cast(cast) => cast.frame.bytes().len(),
             Parcel::Poll(poll) => match &poll.call {
@@ -281,8 +291,8 @@ pub struct Publish {
     pub except: Option<ConnId>,
     /// Whose `blocked` users do not get it.
     pub hidden_from: Option<Arc<Identity>>,
-    /// What history keeps, and how many at most.
-    pub keep: Option<(Arc<str>, usize)>,
+    /// What history keeps.
+    pub keep: Option<Keep>,
     /// When it was read, monotonic nanoseconds.
     pub read_ns: u64,
 }
