@@ -160,6 +160,8 @@ pub fn run(notices: Receiver<Notice>, pending: Arc<Pending>, handovers: mpsc::Se
     for notice in notices {
         match notice {
             Notice::Answer { ask, answer, .. } => pending.deliver(ask, answer),
+            // No setting leads there yet; what is dropped is refused.
+            Notice::Inquiry(inquiry) => drop(inquiry),
             Notice::Handover(handover) => pass_on(&handovers, handover),
             // The main thread has room for one from each shard, and there are no more.
             Notice::Drained { shard } => drop(drained.try_send(shard)),

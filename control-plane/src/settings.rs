@@ -351,5 +351,6 @@ fn limits(gathered: &Gathered) -> Limits {
         recovery_sessions: number("recovery_sessions") as usize,
         recovery_events: number("recovery_events") as usize,
         recovery_bytes: number("recovery_bytes") as usize,
+        inquiry_ms: Limits::default().inquiry_ms,
     }
 }

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Deserializer};
 
@@ -47,6 +49,8 @@ pub struct Identity {
     pub blocked: Vec<String>,
     /// `exp` plus the leeway, in milliseconds since 1970; `None` for a token without `exp`.
     pub expires_unix_ms: Option<u64>,
+    /// All claims, as the token has them; only from a verifier that keeps them ([`Verifier::keeping_claims`]).
+    pub claims: Option<Box<str>>,
 }
 
 /// What was wrong with a token.
@@ -122,6 +126,7 @@ pub struct Verifier {
     key: DecodingKey,
     signature_only: Validation,
     leeway_ms: u64,
+    keeps_claims: bool,
 }
 
 impl fmt::Debug for Verifier {
@@ -137,13 +142,19 @@ impl Verifier {
             Key::Hs256(secret) => (hmac_key(&secret)?, jsonwebtoken::Algorithm::HS256),
             Key::Pem { algorithm, pem } => (public_key(algorithm, &pem)?, library_algorithm(algorithm)),
         };
-        Ok(Verifier { key, signature_only: signature_only(algorithm), leeway_ms: LEEWAY_S * 1_000 })
+        Ok(Verifier { key, signature_only: signature_only(algorithm), leeway_ms: LEEWAY_S * 1_000, keeps_claims: false })
     }
 
     /// The same with another leeway.
     #[must_use]
     pub fn with_leeway_s(self, leeway_s: u64) -> Verifier {
         Verifier { leeway_ms: leeway_s.saturating_mul(1_000), ..self }
+    }
+
+    /// The same, with all claims in its identities: for a back end that is asked about them.
+    #[must_use]
+    pub fn keeping_claims(self, keeps_claims: bool) -> Verifier {
+        Verifier { keeps_claims, ..self }
     }
 
     /// Checks signature, `exp`, `nbf`, `sub`. `now_unix_ms` is the wall clock.
@@ -154,13 +165,21 @@ impl Verifier {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(AuthFault::Invalid);
         }
+        let claims = self.keeps_claims.then(|| payload(token)).flatten();
         let token = jsonwebtoken::decode::<Claims>(token, &self.key, &self.signature_only).map_err(|_| AuthFault::Invalid)?;
         // RFC 7515 section 4.1.11: an extension that must be understood, and we understand none.
         if token.header.crit.is_some() {
             return Err(AuthFault::Invalid);
         }
-        token.claims.identity(now_unix_ms, self.leeway_ms)
+        let identity = token.claims.identity(now_unix_ms, self.leeway_ms)?;
+        Ok(Identity { claims, ..identity })
     }
+}
+
+/// The claims of a signed token as they stand in it.
+fn payload(token: &str) -> Option<Box<str>> {
+    let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    String::from_utf8(claims).ok().map(Box::from)
 }
 
 /// The part of a token's claims that means something here. A claim that is there twice, or of another type, makes the token invalid.
@@ -208,6 +227,7 @@ impl Claims {
             documents: self.documents,
             blocked: self.blocked,
             expires_unix_ms,
+            claims: None,
         })
     }
 }
@@ -296,8 +316,6 @@ pub fn session_cookie_names() -> [&'static str; 4] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base64::Engine as _;
-    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use serde_json::{Value, json};
 
     // Public keys made for these tests with openssl; their private halves signed the one token below each and were thrown away.
@@ -385,6 +403,7 @@ P+GDRQW+fAUm5YUiZ46cX5uDcPbm0nCN
             documents: Some(vec!["d".into()]),
             blocked: vec!["bob".into(), "eve".into()],
             expires_unix_ms: Some((NOW_S + 65) * 1_000),
+            claims: None,
         };
         assert_eq!(verify(&claims), Ok(expected));
         let bare = Identity { user: "bob".into(), ..Identity::default() };

@@ -32,6 +32,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// True exactly when the back end is asked who may connect to some Socket.IO endpoint.
+    pub fn asks_callers_of_socket_io(&self) -> bool {
+        self.endpoints.iter().any(|endpoint| endpoint.connect_hook && endpoint.dialect.is_socket_io())
+    }
+
     /// True exactly when some endpoint serves clients of Engine.IO 3.
     pub fn serves_eio3(&self) -> bool {
         self.endpoints.iter().any(|endpoint| endpoint.eio3)
@@ -76,6 +81,10 @@ pub struct Endpoint {
     pub recovery_ms: u64,
     /// Socket.IO: clients of Engine.IO 3 (`socket.io-client` 1 and 2) are served too.
     pub eio3: bool,
+    /// True exactly when the back end is asked who may connect ([`crate::Notice::Inquiry`]).
+    pub connect_hook: bool,
+    /// True exactly when the back end is asked what clients may say to others.
+    pub publish_hook: bool,
 }
 
 impl Endpoint {
@@ -99,6 +108,8 @@ impl Endpoint {
             retain: 0,
             recovery_ms: 0,
             eio3: false,
+            connect_hook: false,
+            publish_hook: false,
         }
     }
 }
@@ -138,6 +149,11 @@ impl DialectKind {
         }
     }
 
+    /// True exactly when its clients say who they are after they have connected.
+    pub fn identifies_later(self) -> bool {
+        self == DialectKind::Notify
+    }
+
     /// The word for it in configuration and metrics.
     pub fn name(self) -> &'static str {
         match self {
@@ -170,6 +186,8 @@ pub enum Membership {
     Open,
     /// The token's lists.
     Claims,
+    /// The back end, which is asked each time ([`crate::Notice::Inquiry`]).
+    Webhook,
 }
 
 /// Engine.IO and Socket.IO settings.

@@ -117,6 +117,8 @@ labelled! {
         Timeout = "timeout",
         /// No token, a bad one or an expired one.
         Unauthorized = "unauthorized",
+        /// The back end does not want it, or could not be asked.
+        Forbidden = "forbidden",
         /// Too many connections of the user.
         UserLimit = "user_limit",
         /// Too many connections or handshakes of the address.

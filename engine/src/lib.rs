@@ -40,6 +40,7 @@ use ids::ShardId;
 use mesh::{Inbox, Outlets, Port};
 use shard::World;
 use shard::address::Addresses;
+pub use shard::inquiry::{About, Caller, Changes, Inquiry, OpenInquiry, Proposal, Ruling};
 pub use shard::parcel::{Answer, ConnectionInfo, Emit, Emitted, Question, Selection, Target};
 use stats::ShardStats;
 
@@ -55,6 +56,8 @@ pub enum Notice {
         /// Its answer.
         answer: Answer,
     },
+    /// A question to the back end, where the configuration says that it is asked. Dropped, it is refused.
+    Inquiry(OpenInquiry),
     /// A connection of the public port that is plain HTTP.
     Handover(Handover),
     /// A draining shard has closed its last connection.

@@ -151,6 +151,13 @@ pub const RECEIPTS_PER_SHARD_MAX: usize = 1_000_000;
 /// Bytes of what is remembered of them: half a million messages to one user each. The oldest are forgotten first, and counted.
 pub const RECEIPT_BYTES_PER_SHARD_MAX: usize = 128 * 1024 * 1024;
 
+/// Questions to the back end (webhooks) that are under way for one endpoint on one shard; what comes beyond is refused unasked. At 2 s an
+/// answer, the longest that is waited for, 500 joins or messages a second; a back end that needs 20 ms lets 50,000 pass.
+pub const INQUIRIES_PER_ENDPOINT_MAX: usize = 1_024;
+
+/// Bytes of the messages that wait for such an answer on one shard.
+pub const INQUIRY_BYTES_PER_SHARD_MAX: usize = 64 * 1024 * 1024;
+
 const _: () = assert!(ACK_BYTES_MAX <= ACK_BYTES_PER_SHARD_MAX);
 const _: () = assert!(GRANTS_PER_USER_MAX < GRANTS_PER_SHARD_MAX);
 const _: () = assert!(COALESCE_FRAME_BYTES_MAX <= COALESCE_WRITE_BYTES_MAX);
@@ -197,6 +204,9 @@ pub struct Limits {
     pub recovery_events: usize,
     /// Bytes of those.
     pub recovery_bytes: usize,
+    /// Milliseconds after which an answer of the back end (webhooks) is not waited for any more: whoever asks it should have given up by
+    /// then, so this is what holds when the asker himself fails.
+    pub inquiry_ms: u64,
 }
 
 impl Default for Limits {
@@ -221,6 +231,7 @@ impl Default for Limits {
             recovery_sessions: 100_000,
             recovery_events: 1_000_000,
             recovery_bytes: 256 * 1024 * 1024,
+            inquiry_ms: 2_500,
         }
     }
 }

@@ -114,6 +114,11 @@ impl<S> Inbox<S> {
         Some(batch)
     }
 
+    /// The way into it.
+    pub(crate) fn port(&self) -> Arc<Port<S>> {
+        self.port.clone()
+    }
+
     /// Says that the receiver is about to wait. True exactly when it may: nothing has come meanwhile.
     pub(crate) fn sleep(&self) -> bool {
         self.port.sleeping.store(true, Ordering::Relaxed);

@@ -115,6 +115,10 @@ pub struct EndpointStats {
     pub backlog_events: Counter,
     /// Bytes of those.
     pub backlog_bytes: Counter,
+    /// Questions to the back end that were not asked because too many were under way.
+    pub unasked: Counter,
+    /// Questions to the back end that nobody answered in time.
+    pub unanswered: Counter,
     /// Refused handshakes by [`Refusal::index`].
     pub refused: [Counter; Refusal::ALL.len()],
     /// Dropped messages by [`DropReason::index`].

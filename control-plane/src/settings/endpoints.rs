@@ -184,6 +184,8 @@ impl Draft {
             retain: self.integer("retain").unwrap_or(0) as usize,
             recovery_ms: self.integer("recovery_ms").unwrap_or(0),
             eio3: self.boolean("eio3").unwrap_or(false),
+            connect_hook: false,
+            publish_hook: false,
         };
         self.problems.is_empty().then_some(endpoint)
     }
@@ -295,6 +297,7 @@ pub(crate) fn described(endpoint: &Endpoint) -> Vec<(&'static str, Value)> {
         Membership::Auto => "auto",
         Membership::Open => "open",
         Membership::Claims => "claims",
+        Membership::Webhook => "webhook",
     };
     let all = vec![
         ("name", word(&endpoint.name)),

@@ -43,6 +43,7 @@ enum Fault {
     TooManyConnections,
     NotAllowed,
     NotInRoom,
+    NotToBeSaid,
     OverRate,
     BadRoom,
     RoomIsConnection,
@@ -60,6 +61,7 @@ impl Fault {
             Fault::TooManyConnections => ("RATE_LIMIT_EXCEEDED", "Maximum connection limit reached"),
             Fault::NotAllowed => ("AUTHORIZATION_FAILED", "Not allowed to join this room"),
             Fault::NotInRoom => ("AUTHORIZATION_FAILED", "Not a member of this room"),
+            Fault::NotToBeSaid => ("AUTHORIZATION_FAILED", "Not allowed to send this message"),
             Fault::OverRate => ("RATE_LIMIT_EXCEEDED", "Rate limit exceeded"),
             Fault::BadRoom => ("INVALID_ROOM", "Invalid room"),
             Fault::RoomIsConnection => ("INVALID_ROOM", "The id of a socket is no room to join"),
@@ -71,14 +73,20 @@ impl Fault {
 
     fn drop_reason(self) -> DropReason {
         match self {
-            Fault::NoToken | Fault::BadToken | Fault::NotAllowed | Fault::NotInRoom => DropReason::Forbidden,
+            Fault::NoToken | Fault::BadToken | Fault::NotAllowed | Fault::NotInRoom | Fault::NotToBeSaid => DropReason::Forbidden,
             _ => DropReason::Invalid,
         }
     }
 
     /// The error object.
     fn object(self, now: Now, details: Option<&str>) -> String {
+        self.object_saying(None, now, details)
+    }
+
+    /// The error object with other words, if there are any.
+    fn object_saying(self, words: Option<&str>, now: Now, details: Option<&str>) -> String {
         let (code, message) = self.told();
+        let message = words.unwrap_or(message);
         Object::new().str("code", code).str("message", message).opt_raw("details", details).str("timestamp", &now.rfc3339()).finish()
     }
 }
@@ -144,6 +152,10 @@ impl Dialect for Chat {
         connect_error(Fault::TooManyConnections, Refusal::UserLimit, now)
     }
 
+    fn turned_down(&self, now: Now, reason: Option<&str>) -> Refused {
+        connect_error_of(&Fault::BadToken.object_saying(reason, now, None), Refusal::Forbidden)
+    }
+
     fn opened(&self, _cx: &Cx<'_>, _query: &str, _acts: &mut Vec<Act>) {}
 
     fn presence(&self, cx: &Cx<'_>, online: bool) -> Option<Frame> {
@@ -188,6 +200,12 @@ impl Dialect for Chat {
         refuse(cx, "error", &Fault::OverRate.object(cx.now, Some(&details)), ack, acts);
     }
 
+    fn unpublished(&self, cx: &Cx<'_>, said: Said<'_>, _scratch: &mut Scratch, acts: &mut Vec<Act>) {
+        let ack = if let Said::Event { ack, .. } = said { ack } else { None };
+        acts.push(Act::Drop(DropReason::Forbidden));
+        refuse(cx, "error", &Fault::NotToBeSaid.object_saying(cx.reason, cx.now, None), ack, acts);
+    }
+
     fn entered(&self, cx: &Cx<'_>, room: &str, outcome: Result<&RoomView, EnterFault>, note: Option<&str>, acts: &mut Vec<Act>) {
         // The note is the acknowledgement's id, empty where the client waits for none; so it is in `left`.
         let ack = note.filter(|ack| !ack.is_empty());
@@ -200,6 +218,7 @@ impl Dialect for Chat {
             Err(EnterFault::TooMany) => Fault::TooManyRooms,
             Err(EnterFault::Full | EnterFault::UserLimit) => Fault::RoomFull,
             Err(EnterFault::NoRoom) => Fault::BadRoom,
+            Err(EnterFault::Refused) => Fault::NotAllowed,
         };
         acts.push(Act::Drop(fault.drop_reason()));
         let mut quoted = String::new();
@@ -223,8 +242,11 @@ impl Dialect for Chat {
 
 /// The error object twice: as the text that old clients parse, and as data.
 fn connect_error(fault: Fault, refusal: Refusal, now: Now) -> Refused {
-    let object = fault.object(now, None);
-    Refused::Connect { data: Object::new().str("message", &object).raw("data", &object).finish(), refusal }
+    connect_error_of(&fault.object(now, None), refusal)
+}
+
+fn connect_error_of(object: &str, refusal: Refusal) -> Refused {
+    Refused::Connect { data: Object::new().str("message", object).raw("data", object).finish(), refusal }
 }
 
 fn join(cx: &Cx<'_>, call: Call<'_>, acts: &mut Vec<Act>) -> Result<(), Fault> {
@@ -268,6 +290,7 @@ fn message(cx: &Cx<'_>, call: Call<'_>, acts: &mut Vec<Act>) -> Result<(), Fault
     };
     let message = with_metadata(metadata.map(Value::raw));
     let frame = event(cx, "message", &message);
+    let submission = cx.submission(room.filter(|_| to.is_none()), "message", call.argument.map_or("null", Value::raw));
     let publication = match (to, room) {
         // Whoever is addressed gets it, the sender's own devices included.
         (Some(to), _) => Publication { to_self: true, ..Publication::to_others(Room::addressed(cx.endpoint_id, to).name, frame) },
@@ -278,7 +301,7 @@ fn message(cx: &Cx<'_>, call: Call<'_>, acts: &mut Vec<Act>) -> Result<(), Fault
         let spelled_out = metadata.and_then(|metadata| cx.without_attachments(metadata));
         spelled_out.map_or_else(|| message.as_str().into(), |metadata| with_metadata(Some(&metadata)).into())
     });
-    acts.push(Act::Publish(Publication { told, ..publication }));
+    acts.push(Act::Publish(Publication { told, submission, ..publication }));
     if let Some(ack) = call.ack {
         let sent = Object::new().bool("success", true).str("id", &id).str("timestamp", &timestamp).finish();
         acts.push(acknowledge(cx, ack, &sent));
@@ -356,7 +379,7 @@ fn refuse(cx: &Cx<'_>, name: &str, error: &str, ack: Option<&str>, acts: &mut Ve
 
 /// Refuses `join-room`, whose answer has a form of its own; `room` is JSON.
 fn refuse_join(cx: &Cx<'_>, room: &str, fault: Fault, ack: Option<&str>, acts: &mut Vec<Act>) {
-    let error = fault.object(cx.now, None);
+    let error = fault.object_saying(cx.reason, cx.now, None);
     acts.push(Act::Send(event(cx, "room-error", &error)));
     if let Some(ack) = ack {
         let refused = Object::new().bool("success", false).raw("room", room).num("memberCount", 0).raw("error", &error).finish();

@@ -36,7 +36,7 @@ impl Dialect for Collab {
             (AuthMode::Token, Ok(identity)) => Some(identity.clone()),
             (AuthMode::Token, Err(_)) => return Err(Refused::Close { first: None, reason: CloseReason::Unauthorized }),
         };
-        let open = matches!(hello.endpoint.membership, Membership::Open);
+        let open = matches!(hello.endpoint.membership, Membership::Open | Membership::Webhook);
         if !open && !lists(identity.as_ref().and_then(|identity| identity.documents.as_ref()), &document) {
             return Err(Refused::Close { first: Some(error_text("Access denied")), reason: CloseReason::Forbidden });
         }
@@ -53,6 +53,10 @@ impl Dialect for Collab {
 
     fn too_many(&self, _now: Now) -> Refused {
         Refused::Close { first: Some(error_text("Maximum connection limit reached")), reason: CloseReason::UserLimit }
+    }
+
+    fn turned_down(&self, _now: Now, reason: Option<&str>) -> Refused {
+        Refused::Close { first: Some(error_text(reason.unwrap_or("Access denied"))), reason: CloseReason::Forbidden }
     }
 
     fn opened(&self, _cx: &Cx<'_>, query: &str, acts: &mut Vec<Act>) {
@@ -100,11 +104,23 @@ impl Dialect for Collab {
             let (author, messages_max) = (cx.profile.user.clone(), cx.endpoint.retain);
             publication.keep = (messages_max > 0).then_some(Keep { id: None, by_id: false, author, text, messages_max });
         }
+        if matches!(kind, "update" | "steps") {
+            publication.submission = cx.submission(Some(document), kind, root.raw());
+        }
         acts.push(Act::Publish(publication));
     }
 
     fn over_rate(&self, cx: &Cx<'_>, _said: Said<'_>, acts: &mut Vec<Act>) {
         acts.push(error(cx, "Rate limit exceeded"));
+    }
+
+    fn restated(&self, _kind: &str, data: &str) -> String {
+        data.to_owned()
+    }
+
+    fn unpublished(&self, cx: &Cx<'_>, _said: Said<'_>, _scratch: &mut Scratch, acts: &mut Vec<Act>) {
+        acts.push(Act::Drop(DropReason::Forbidden));
+        acts.push(error(cx, cx.reason.unwrap_or("Access denied")));
     }
 
     fn entered(&self, cx: &Cx<'_>, room: &str, outcome: Result<&RoomView, EnterFault>, _note: Option<&str>, acts: &mut Vec<Act>) {

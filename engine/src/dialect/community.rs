@@ -67,7 +67,7 @@ impl<'a> Channel<'a> {
     fn admits(self, cx: &Cx<'_>) -> bool {
         let (rooms, groups) = cx.profile.identity.as_deref().map_or((None, None), |i| (i.rooms.as_ref(), i.groups.as_ref()));
         let open = match cx.endpoint.membership {
-            Membership::Open => true,
+            Membership::Open | Membership::Webhook => true,
             Membership::Auto => rooms.is_none() && groups.is_none(),
             Membership::Claims => false,
         };
@@ -94,6 +94,11 @@ impl Dialect for Community {
     fn too_many(&self, _now: Now) -> Refused {
         let body = http_error("RATE_LIMIT_EXCEEDED", "Maximum connection limit reached");
         Refused::Http { status: 429, body, refusal: Refusal::UserLimit }
+    }
+
+    fn turned_down(&self, _now: Now, reason: Option<&str>) -> Refused {
+        let body = http_error("FORBIDDEN", reason.unwrap_or("Not allowed to connect"));
+        Refused::Http { status: 403, body, refusal: Refusal::Forbidden }
     }
 
     fn opened(&self, cx: &Cx<'_>, query: &str, acts: &mut Vec<Act>) {
@@ -147,6 +152,13 @@ impl Dialect for Community {
 
     fn over_rate(&self, cx: &Cx<'_>, _said: Said<'_>, acts: &mut Vec<Act>) {
         acts.push(error(cx, "RATE_LIMIT_EXCEEDED", "Rate limit exceeded", None));
+    }
+
+    fn unpublished(&self, cx: &Cx<'_>, said: Said<'_>, scratch: &mut Scratch, acts: &mut Vec<Act>) {
+        acts.push(Act::Drop(DropReason::Forbidden));
+        let doc = if let Said::Text(text) = said { scratch.parse(text).ok() } else { None };
+        let channel = Channel::of(doc.as_ref().and_then(|doc| doc.root().get("payload")));
+        acts.push(error(cx, "FORBIDDEN", cx.reason.unwrap_or("Not allowed to send this message"), channel));
     }
 
     fn entered(&self, cx: &Cx<'_>, room: &str, outcome: Result<&RoomView, EnterFault>, note: Option<&str>, acts: &mut Vec<Act>) {
@@ -211,7 +223,15 @@ fn typing(cx: &Cx<'_>, channel: Channel<'_>, payload: Option<Value<'_>>, acts: &
     }
     let frame = typing_frame(cx, channel, on);
     let hidden_from = hidden_from(cx);
-    acts.push(Act::Publish(Publication { room: room.clone(), frame, to_self: true, keep: None, hidden_from, told: None }));
+    acts.push(Act::Publish(Publication {
+        room: room.clone(),
+        frame,
+        to_self: true,
+        keep: None,
+        hidden_from,
+        told: None,
+        submission: None,
+    }));
     acts.push(Act::Typing { room, on });
 }
 
@@ -244,7 +264,8 @@ fn chat_message(cx: &Cx<'_>, channel: Channel<'_>, payload: Option<Value<'_>>, a
     let (author, text) = (cx.profile.user.clone(), Arc::<str>::from(message));
     let told = cx.told(|| text.clone());
     let keep = Some(Keep { id: Some(id), by_id: true, author, text, messages_max: KEPT_PER_CHANNEL });
-    acts.push(Act::Publish(Publication { room, frame, to_self: true, keep, hidden_from: hidden_from(cx), told }));
+    let submission = cx.submission(Some(&room), "CHAT_MESSAGE", payload.map_or("{}", Value::raw));
+    acts.push(Act::Publish(Publication { room, frame, to_self: true, keep, hidden_from: hidden_from(cx), told, submission }));
 }
 
 /// The identity whose `blocked` list hides the author's messages; `None` for the many who blocked nobody.
@@ -296,7 +317,7 @@ fn invalid(cx: &Cx<'_>) -> Act {
 }
 
 fn forbidden(cx: &Cx<'_>, channel: Channel<'_>) -> Act {
-    error(cx, "FORBIDDEN", "Not a member of this channel", Some(channel))
+    error(cx, "FORBIDDEN", cx.reason.unwrap_or("Not a member of this channel"), Some(channel))
 }
 
 fn refuse_invalid(cx: &Cx<'_>, acts: &mut Vec<Act>) {

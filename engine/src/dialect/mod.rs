@@ -213,6 +213,8 @@ pub struct Cx<'a> {
     pub attachments: &'a [Vec<u8>],
     /// Which events somebody wants to be told of.
     pub wanted: &'a Wanted,
+    /// What the back end gave as its reason, where it has refused what the dialect is told of.
+    pub reason: Option<&'a str>,
 }
 
 impl Cx<'_> {
@@ -279,6 +281,12 @@ impl Cx<'_> {
         Mark { volatile: false, offset }
     }
 
+    /// What a publication of a client carries where the back end is asked about those of clients; `data` is what the client gave, JSON.
+    pub fn submission(&self, room: Option<&str>, event: &str, data: &str) -> Option<Box<Submission>> {
+        let make = || Box::new(Submission { room: room.map(Arc::from), event: event.into(), data: data.into() });
+        self.endpoint.publish_hook.then(make)
+    }
+
     /// The identity of a token.
     pub fn verify(&self, token: &str) -> Result<Arc<Identity>, AuthFault> {
         let verifier = self.verifier.ok_or(AuthFault::Invalid)?;
@@ -288,7 +296,8 @@ impl Cx<'_> {
     /// The identity of a fresh token of the same user.
     pub fn reverify(&self, token: &str) -> Result<Arc<Identity>, AuthFault> {
         let identity = self.verify(token)?;
-        if self.profile.identity.is_none() || identity.user != self.profile.user {
+        // The user may have another name here than in his tokens, if the back end says so.
+        if self.profile.identity.as_ref().is_none_or(|known| known.user != identity.user) {
             return Err(AuthFault::Invalid);
         }
         Ok(identity)
@@ -365,6 +374,19 @@ pub struct Publication {
     pub hidden_from: Option<Arc<Identity>>,
     /// What the back end is told of it, JSON; see [`Cx::told`].
     pub told: Option<Arc<str>>,
+    /// There where the back end is asked first whether the client may say it.
+    pub submission: Option<Box<Submission>>,
+}
+
+/// What the back end is asked about a publication.
+#[derive(Debug)]
+pub struct Submission {
+    /// The room as clients know it; `None` where it is for one user or everybody.
+    pub room: Option<Arc<str>>,
+    /// What it is.
+    pub event: Box<str>,
+    /// What the client gave, JSON.
+    pub data: Box<str>,
 }
 
 /// What a room's history keeps of a message.
@@ -385,7 +407,7 @@ pub struct Keep {
 impl Publication {
     /// To all members but this connection, kept nowhere.
     pub fn to_others(room: Arc<str>, frame: Frame) -> Publication {
-        Publication { room, frame, to_self: false, keep: None, hidden_from: None, told: None }
+        Publication { room, frame, to_self: false, keep: None, hidden_from: None, told: None, submission: None }
     }
 
     /// To all members, this connection too if it is one; kept nowhere.
@@ -515,6 +537,8 @@ pub enum EnterFault {
     Full,
     /// The user has as many connections as allowed.
     UserLimit,
+    /// The back end does not want it ([`Cx::reason`]), or could not be asked.
+    Refused,
 }
 
 /// One served system. Methods are pure: they look at the [`Cx`] and push [`Act`]s. Only [`Self::message`] must be written; what is left as
@@ -535,6 +559,10 @@ pub trait Dialect: Sync {
     /// The refusal of one connection too many of a user.
     fn too_many(&self, _now: Now) -> Refused {
         Refused::with(429, "Maximum connection limit reached", Refusal::UserLimit)
+    }
+    /// The refusal of a connection that the back end does not want, or about which it could not be asked. What it said is for the client.
+    fn turned_down(&self, _now: Now, reason: Option<&str>) -> Refused {
+        Refused::with(403, reason.unwrap_or("Not allowed to connect"), Refusal::Forbidden)
     }
     /// The connection is there.
     fn opened(&self, _cx: &Cx<'_>, _query: &str, _acts: &mut Vec<Act>) {}
@@ -581,6 +609,14 @@ pub trait Dialect: Sync {
     fn message(&self, cx: &Cx<'_>, said: Said<'_>, scratch: &mut Scratch, acts: &mut Vec<Act>);
     /// The client said something although it is over its rate: to be refused. It is dropped and counted in any case.
     fn over_rate(&self, _cx: &Cx<'_>, _said: Said<'_>, _acts: &mut Vec<Act>) {}
+    /// The back end does not want what the client said ([`Cx::reason`]): to be refused.
+    fn unpublished(&self, _cx: &Cx<'_>, _said: Said<'_>, _scratch: &mut Scratch, acts: &mut Vec<Act>) {
+        acts.push(Act::Drop(DropReason::Forbidden));
+    }
+    /// The text of a plain dialect for a message of this type with other data: as a client would write it.
+    fn restated(&self, event: &str, data: &str) -> String {
+        typed(event, data)
+    }
     /// A room was entered or refused.
     fn entered(&self, _cx: &Cx<'_>, _room: &str, _outcome: Result<&RoomView, EnterFault>, _note: Option<&str>, _acts: &mut Vec<Act>) {}
     /// A room was left.

@@ -34,6 +34,7 @@ pub(super) struct Notify;
 const TIMED_EVENTS: [&str; 5] = [NEW_MESSAGE, STATUS_UPDATE, "unread_count_update", "conversation_update", "error"];
 const NEW_MESSAGE: &str = "new_message";
 const STATUS_UPDATE: &str = "message_status_update";
+const BAD_TOKEN: &str = "Invalid token";
 /// Of a `new_message`: the user who wants to know who got it.
 const RECEIPT_TO: &str = "receiptTo";
 
@@ -112,6 +113,11 @@ impl Dialect for Notify {
         let ack = awaited(note);
         match outcome {
             Ok(()) => welcome(cx, cx.profile.email.as_deref(), ack, acts),
+            // As for a bad token.
+            Err(EnterFault::Refused) => {
+                refuse_token(cx, cx.reason.unwrap_or(BAD_TOKEN), ack, acts);
+                acts.push(Act::Close(CloseReason::Forbidden));
+            }
             Err(fault) => {
                 refuse_token(cx, told_auth(fault), ack, acts);
                 acts.push(Act::Close(CloseReason::UserLimit));
@@ -152,6 +158,7 @@ impl Dialect for Notify {
                 acts.push(Act::Send(presence_frame(cx, user, sight)));
                 succeed(cx, ack, acts);
             }
+            Err(EnterFault::Refused) => refuse(cx, Fault::NotToBeWatched, ack, acts),
             Err(_) => refuse(cx, Fault::TooManyWatched, ack, acts),
         }
     }
@@ -242,7 +249,7 @@ fn authenticate(cx: &Cx<'_>, argument: Option<Value<'_>>, ack: Option<&str>, act
         (Err(_), Some(_)) => refuse_stranger(cx, ack, acts),
         (Err(_), None) => {
             acts.push(Act::Drop(DropReason::Forbidden));
-            refuse_token(cx, "Invalid token", ack, acts);
+            refuse_token(cx, BAD_TOKEN, ack, acts);
         }
     }
 }
@@ -265,7 +272,7 @@ fn welcome(cx: &Cx<'_>, email: Option<&str>, ack: Option<&str>, acts: &mut Vec<A
 
 /// Whoever shows a bad token before he is known is sent away.
 fn refuse_stranger(cx: &Cx<'_>, ack: Option<&str>, acts: &mut Vec<Act>) {
-    refuse_token(cx, "Invalid token", ack, acts);
+    refuse_token(cx, BAD_TOKEN, ack, acts);
     acts.push(Act::Close(CloseReason::Unauthorized));
 }
 
@@ -398,6 +405,7 @@ fn refuse(cx: &Cx<'_>, fault: Fault, ack: Option<&str>, acts: &mut Vec<Act>) {
 
 fn tell_error(cx: &Cx<'_>, fault: Fault, ack: Option<&str>, acts: &mut Vec<Act>) {
     let (code, message) = fault.told();
+    let message = cx.reason.unwrap_or(message);
     let error = Object::new().str("error", message).str("code", code).str("timestamp", &cx.now.rfc3339()).finish();
     tell_refusal(cx, "error", &error, ack, acts);
 }

@@ -62,6 +62,10 @@ impl Dialect for Rooms {
         connect_error("Maximum connection limit reached", Refusal::UserLimit)
     }
 
+    fn turned_down(&self, _now: Now, reason: Option<&str>) -> Refused {
+        connect_error(reason.unwrap_or("Invalid authentication token"), Refusal::Forbidden)
+    }
+
     fn opened(&self, _cx: &Cx<'_>, _query: &str, _acts: &mut Vec<Act>) {}
 
     fn presence(&self, cx: &Cx<'_>, online: bool) -> Option<Frame> {
@@ -83,18 +87,15 @@ impl Dialect for Rooms {
             _ => return acts.push(Act::Drop(DropReason::Invalid)),
         };
         if outcome.is_none() {
-            let (reason, message) = match name {
-                "room:join" => (DropReason::Invalid, "Failed to join room"),
-                "room:leave" => (DropReason::Invalid, "Failed to leave room"),
-                "message" => (DropReason::Invalid, "Failed to send message"),
-                "typing" => (DropReason::Invalid, "Failed to set typing"),
-                "document:edit" => (DropReason::Invalid, "Failed to edit document"),
-                "user:status" => (DropReason::Invalid, "Invalid status"),
-                _ => (DropReason::Forbidden, "Invalid authentication token"),
-            };
-            acts.push(Act::Drop(reason));
-            refuse(cx, message, ack, acts);
+            acts.push(Act::Drop(if name == "authenticate" { DropReason::Forbidden } else { DropReason::Invalid }));
+            refuse(cx, failed(name), ack, acts);
         }
+    }
+
+    fn unpublished(&self, cx: &Cx<'_>, said: Said<'_>, _scratch: &mut Scratch, acts: &mut Vec<Act>) {
+        let Said::Event { name, ack, .. } = said else { return };
+        acts.push(Act::Drop(DropReason::Forbidden));
+        refuse(cx, failed(name), ack, acts);
     }
 
     fn over_rate(&self, cx: &Cx<'_>, said: Said<'_>, acts: &mut Vec<Act>) {
@@ -127,6 +128,19 @@ impl Dialect for Rooms {
 
     fn typing_stopped(&self, cx: &Cx<'_>, room: &str) -> Option<(Frame, bool)> {
         Some((typing_frame(cx, room, false), false))
+    }
+}
+
+/// What the client hears of an event that is refused (contract).
+fn failed(event: &str) -> &'static str {
+    match event {
+        "room:join" => "Failed to join room",
+        "room:leave" => "Failed to leave room",
+        "message" => "Failed to send message",
+        "typing" => "Failed to set typing",
+        "document:edit" => "Failed to edit document",
+        "user:status" => "Invalid status",
+        _ => "Invalid authentication token",
     }
 }
 
@@ -205,7 +219,8 @@ fn message(cx: &Cx<'_>, argument: Option<Value<'_>>, ack: Option<&str>, acts: &m
     let (author, text) = (cx.profile.user.clone(), Arc::<str>::from(kept.unwrap_or(message)));
     let told = cx.told(|| text.clone());
     let keep = Some(Keep { id: Some(message_id), by_id: false, author, text, messages_max: usize::MAX });
-    acts.push(Act::Publish(Publication { room: room.into(), frame, to_self: true, keep, hidden_from: None, told }));
+    let submission = cx.submission(Some(room), "message", argument.raw());
+    acts.push(Act::Publish(Publication { room: room.into(), frame, to_self: true, keep, hidden_from: None, told, submission }));
     Some(())
 }
 
@@ -227,7 +242,8 @@ fn document_edit(cx: &Cx<'_>, argument: Option<Value<'_>>, ack: Option<&str>, ac
         .raw("changes", argument.get("changes")?.raw())
         .opt_raw("cursor", argument.get("cursor").map(Value::raw))
         .finish();
-    acts.push(Act::Publish(Publication::to_others(room.into(), event(cx, "document:edit", &edit))));
+    let submission = cx.submission(Some(room), "document:edit", argument.raw());
+    acts.push(Act::Publish(Publication { submission, ..Publication::to_others(room.into(), event(cx, "document:edit", &edit)) }));
     succeed(cx, ack, acts);
     Some(())
 }

@@ -18,6 +18,8 @@ use crate::event::EventBatch;
 use crate::ids::{LinkKey, ShardId};
 use crate::limits::{ACCEPT_PAUSE_MS, ACCEPTS_PER_TURN, COALESCE_WRITE_BYTES_MAX, READ_BUFFER_BYTES, SENDS_PER_BATCH, TICK_MS};
 use crate::mesh::{Delivery, Inbox, Outlets};
+use crate::shard::inquiry::OpenInquiry;
+use crate::shard::parcel::Parcel;
 use crate::shard::{Command, Luggage, Shard, World, Written};
 use crate::stats::ShardStats;
 use crate::time::Now;
@@ -525,6 +527,15 @@ impl Driver {
         while let Some((ask, answer)) = self.shard.poll_answer() {
             // Nobody listens, or too slowly: the asker has a deadline of its own.
             let _ = self.notices.try_send(Notice::Answer { ask, shard: self.id, answer });
+        }
+        while let Some((number, inquiry)) = self.shard.poll_inquiry() {
+            let port = self.inbox.port();
+            // A full lane: the shard has a deadline of its own.
+            let reply = move |ruling| {
+                let _ = port.send(Parcel::Ruled { number, ruling: Box::new(ruling) });
+            };
+            // What does not fit is dropped, and with that refused.
+            let _ = self.notices.try_send(Notice::Inquiry(OpenInquiry::new(inquiry, reply)));
         }
         if self.shard.is_drained() && !self.told_drained {
             self.told_drained = self.notices.try_send(Notice::Drained { shard: self.id }).is_ok();

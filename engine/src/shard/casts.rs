@@ -57,6 +57,7 @@ impl Shard {
             Parcel::Settle(luggage) => self.take_in(now, *luggage),
             Parcel::Forget { sid } => drop(self.moved_away.remove(&sid)),
             Parcel::Ask { ask, question } => self.answer(now, ask, question),
+            Parcel::Ruled { number, ruling } => self.ruled(now, number, *ruling),
             Parcel::Drain { over_ms } => self.drain = Some(deadlines::Drain::new(now, over_ms, self.links.len())),
         }
     }
@@ -73,7 +74,7 @@ impl Shard {
     }
 
     /// The connection that waits for an answer, if it is still there.
-    fn asker(&self, conn: ConnId) -> Option<u32> {
+    pub(super) fn asker(&self, conn: ConnId) -> Option<u32> {
         self.conns.holds(conn.slot, conn.generation).then_some(conn.slot)
     }
 

@@ -69,6 +69,7 @@ impl Shard {
             self.receipts.sweep(now.unix_ms);
         }
         self.end_waiting_emits(now);
+        self.end_waiting_inquiries(now);
         self.drain_some(now);
         self.settle(now);
     }
@@ -212,7 +213,11 @@ impl Shard {
         let hidden_from = conn.profile.identity.clone().filter(|identity| !identity.blocked.is_empty());
         let (endpoint, id): (_, ConnId) = (conn.endpoint, self.conn_id(slot, conn));
         if let Some((frame, to_self)) = stopped {
-            self.publish(endpoint, id, Publication { room: room.into(), frame, to_self, keep: None, hidden_from, told: None });
+            self.publish(
+                endpoint,
+                id,
+                Publication { room: room.into(), frame, to_self, keep: None, hidden_from, told: None, submission: None },
+            );
         }
     }
 

@@ -47,7 +47,7 @@ impl Shard {
             }
             // These are made by the control plane or sent with an address.
             Parcel::Cast(_) | Parcel::Grant(_) | Parcel::Settle(_) | Parcel::Forget { .. } => self.id,
-            Parcel::Recollected { .. } | Parcel::Ask { .. } | Parcel::Drain { .. } => self.id,
+            Parcel::Recollected { .. } | Parcel::Ruled { .. } | Parcel::Ask { .. } | Parcel::Drain { .. } => self.id,
         };
         self.post_to(to, parcel);
     }

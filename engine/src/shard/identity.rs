@@ -23,6 +23,9 @@ impl Shard {
         let Some(conn) = self.conns.get_mut(slot).filter(|conn| matches!(conn.stage, Stage::Unknown { .. })) else { return };
         conn.profile = Profile { unproven: None, ..profile };
         conn.stage = Stage::Asked;
+        if self.world.config.endpoints[usize::from(conn.endpoint.0)].connect_hook {
+            return self.inquire_identity(now, slot, note);
+        }
         self.ask_user_home(now, slot, Some(note));
     }
 

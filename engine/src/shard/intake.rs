@@ -5,13 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::engine_http::{Engine, pairs};
-use super::links::{Conn, Opening, Stage, State};
+use super::links::{Asking, Conn, Opening, Stage, State, Visitor};
 use super::rate::Verdict;
 use super::socket_io::without_token;
 use super::{Command, Shard};
 use crate::auth::{self, AuthFault, Identity};
-use crate::config::Endpoint;
-use crate::dialect::{Hello, Said};
+use crate::config::{AuthMode, Endpoint};
+use crate::dialect::{Hello, Profile, Said};
 use crate::fault::{CloseReason, Refusal};
 use crate::frame::Frame;
 use crate::ids::{EndpointId, LinkKey, SID_RANDOM_BYTES, Sid};
@@ -173,6 +173,7 @@ impl Shard {
         self.counters(endpoint).received.add(1);
         self.counters(endpoint).received_bytes.add(bytes as u64);
         match self.rate(now, link) {
+            Verdict::Within if self.world.config.endpoints[usize::from(endpoint.0)].publish_hook => self.hear_and_ask(now, conn, said),
             Verdict::Within => self.consult(now, conn, |dialect, cx, scratch, acts| dialect.message(cx, said, scratch, acts)),
             verdict => {
                 self.counters(endpoint).rate_limited.add(1);
@@ -302,11 +303,17 @@ impl Shard {
         // The id must be known to say who it is, and the slot to make the id.
         let random = self.random_id();
         let sid = Sid::new(self.id, self.conns.next_slot(), random);
-        let profile = match self.dialect(endpoint_id).admit(&Hello { now, endpoint, sid, query: request.query, auth: None, token }) {
+        let query = without_token(request.query).into_string();
+        let asking = self.asking(endpoint_id, &token, None, || Visitor::of(request));
+        let admitted = match &asking {
+            Some(_) => Ok(Profile::named(sid.text().as_str())),
+            None => self.dialect(endpoint_id).admit(&Hello { now, endpoint, sid, query: request.query, auth: None, token }),
+        };
+        let profile = match admitted {
             Ok(profile) => profile,
             Err(refused) => return self.refuse(now, slot, endpoint_id, refused, Some(response)),
         };
-        let opening = Opening { response: Some(response), query: without_token(request.query).into() };
+        let opening = Opening { response: Some(response), query, asking };
         let opened = self.open_conn(now, slot, |_, generation| new_conn(generation, slot, endpoint_id, sid, profile, opening, now));
         match (opened, self.links.get_mut(slot)) {
             (Some(conn), Some(link)) => link.state = State::Plain { conn },
@@ -338,6 +345,24 @@ impl Shard {
         verifier.verify(token, now.unix_ms).map(Arc::new)
     }
 
+    /// What is kept of a client's handshake while the back end is asked about it; `None` where it is not, or where its token is bad.
+    pub(super) fn asking(
+        &self,
+        endpoint: EndpointId,
+        token: &Result<Arc<Identity>, AuthFault>,
+        auth: Option<&str>,
+        visitor: impl FnOnce() -> Visitor,
+    ) -> Option<Box<Asking>> {
+        if !self.asks_callers(endpoint) {
+            return None;
+        }
+        // Where no token is asked for none counts, a bad one neither.
+        let is_open = self.world.config.endpoints[usize::from(endpoint.0)].auth == AuthMode::None;
+        let token = if is_open { Err(AuthFault::Missing) } else { token.clone() };
+        let auth = auth.filter(|_| is_open).map(Box::from);
+        (!matches!(token, Err(AuthFault::Invalid | AuthFault::Expired))).then(|| Box::new(Asking { token, auth, visitor: visitor() }))
+    }
+
     pub(super) fn random_id(&self) -> [u8; SID_RANDOM_BYTES] {
         rand::RngExt::random(&mut *self.entropy.borrow_mut())
     }
@@ -348,15 +373,7 @@ impl Shard {
     }
 }
 
-pub(super) fn new_conn(
-    generation: u32,
-    link: u32,
-    endpoint: EndpointId,
-    sid: Sid,
-    profile: crate::dialect::Profile,
-    opening: Opening,
-    now: Now,
-) -> Conn {
+pub(super) fn new_conn(generation: u32, link: u32, endpoint: EndpointId, sid: Sid, profile: Profile, opening: Opening, now: Now) -> Conn {
     Conn {
         generation,
         link,
@@ -373,6 +390,8 @@ pub(super) fn new_conn(
         opening: Some(Box::new(opening)),
         typing: Vec::new(),
         acks: Vec::new(),
+        asked_rooms: 0,
+        ruled: None,
         recovery: None,
     }
 }

@@ -50,6 +50,7 @@ impl Shard {
         conn.recovery = recovery;
         let conn = self.conns.get(conn_slot)?;
         let is_unknown = matches!(conn.stage, Stage::Unknown { .. });
+        let is_asked = conn.opening.as_ref().is_some_and(|opening| opening.asking.is_some());
         self.counters(endpoint).connections.add(1);
         if self.links.get(slot).is_some_and(Link::is_polling) {
             self.counters(endpoint).polling.add(1);
@@ -59,6 +60,8 @@ impl Shard {
         }
         if is_unknown {
             self.let_in_unknown(conn_slot);
+        } else if is_asked {
+            self.inquire_caller(now, conn_slot);
         } else {
             self.ask_user_home(now, conn_slot, None);
         }
@@ -85,19 +88,14 @@ impl Shard {
 
     /// The user's home has answered: the connection is open, or refused.
     pub(super) fn admitted(&mut self, now: Now, slot: u32, outcome: Result<(), EnterFault>) {
+        let Some(conn) = self.conns.get(slot) else { return };
+        if outcome.is_err() && conn.opening.is_some() {
+            let refused = self.dialect(conn.endpoint).too_many(now);
+            return self.turn_away(now, slot, refused);
+        }
         let Some(conn) = self.conns.get_mut(slot) else { return };
         let Some(opening) = conn.opening.take() else { return };
         let (link, endpoint, sid) = (conn.link, conn.endpoint, conn.sid);
-        if outcome.is_err() {
-            let refused = self.dialect(endpoint).too_many(now);
-            let id = self.conns.get(slot).map(|conn| self.conn_id(slot, conn));
-            if let (Some(conn), Some(id)) = (self.conns.remove(slot), id) {
-                self.counters(endpoint).connections.sub(1);
-                self.unlist(&conn, slot);
-                self.keep_ghost(id, conn);
-            }
-            return self.refuse(now, link, endpoint, refused, opening.response);
-        }
         let everybody = Room::everybody(endpoint);
         if conn.is_authenticated() {
             self.membership.join(&everybody, slot, link, &mut conn.seats);
@@ -129,6 +127,18 @@ impl Shard {
             return self.greet_later(now, slot);
         }
         self.consult(now, slot, |dialect, cx, _, acts| dialect.opened(cx, &opening.query, acts));
+    }
+
+    /// Takes a connection that is not open yet out of the table and refuses it.
+    pub(super) fn turn_away(&mut self, now: Now, slot: u32, refused: Refused) {
+        let Some(id) = self.conns.get(slot).map(|conn| self.conn_id(slot, conn)) else { return };
+        let Some(mut conn) = self.conns.remove(slot) else { return };
+        let (link, endpoint) = (conn.link, conn.endpoint);
+        let response = conn.opening.take().and_then(|opening| opening.response);
+        self.counters(endpoint).connections.sub(1);
+        self.unlist(&conn, slot);
+        self.keep_ghost(id, conn);
+        self.refuse(now, link, endpoint, refused, response);
     }
 
     /// Refuses a connection that is not in the table (any more). `response` is the upgrade's answer where it was not given yet.
@@ -409,6 +419,7 @@ impl Shard {
 
     /// A fresh token: its expiry and claims count from now on.
     pub(super) fn refresh(&mut self, now: Now, slot: u32, identity: Arc<Identity>) {
+        let identity = self.refreshed(slot, identity);
         if let Some(conn) = self.conns.get_mut(slot) {
             conn.profile.identity = Some(identity);
             let link = conn.link;

@@ -17,6 +17,7 @@ use super::recovery::Recovery;
 use crate::auth::{AuthFault, Identity};
 use crate::dialect::Profile;
 use crate::ids::{ConnId, EndpointId, LinkKey, Room, Sid};
+use crate::wire::http::Request;
 use crate::wire::{eio, ws};
 
 /// A transport: a WebSocket connection, or one that has not said yet what it is. Its debug form shows nothing of what was sent.
@@ -109,6 +110,27 @@ pub(crate) struct SocketIoLink {
     pub(crate) cookie: Result<Arc<Identity>, AuthFault>,
     /// Query of the request without its token.
     pub(crate) query: Box<str>,
+    /// There where the back end is asked who may connect.
+    pub(crate) visitor: Option<Box<Visitor>>,
+}
+
+/// What a request says of the program it comes from. Its debug form shows nothing of it.
+#[derive(Clone, Default)]
+pub(crate) struct Visitor {
+    pub(crate) origin: Option<Box<str>>,
+    pub(crate) user_agent: Option<Box<str>>,
+}
+
+impl Visitor {
+    pub(crate) fn of(request: &Request<'_>) -> Visitor {
+        Visitor { origin: request.header("origin").map(Box::from), user_agent: request.header("user-agent").map(Box::from) }
+    }
+}
+
+impl fmt::Debug for Visitor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Visitor").finish_non_exhaustive()
+    }
 }
 
 /// The long-polling side of a session. Its debug form shows nothing of what was sent.
@@ -263,6 +285,10 @@ pub(crate) struct Conn {
     pub(crate) typing: Vec<Typing>,
     /// Acknowledgements the back end waits for.
     pub(crate) acks: Vec<PendingAck>,
+    /// Rooms about which the back end is being asked.
+    pub(crate) asked_rooms: usize,
+    /// There exactly when the back end has said that it may be let in.
+    pub(crate) ruled: Option<Ruled>,
     /// There exactly when it can be taken up again after it broke off.
     pub(crate) recovery: Option<Box<Recovery>>,
 }
@@ -285,6 +311,15 @@ pub(crate) enum Stage {
     Arriving { note: Box<str> },
     /// All is settled.
     Known,
+}
+
+/// What the back end's word has made of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ruled {
+    /// True exactly when the rooms it may enter are the back end's, so that a fresh token does not change them.
+    pub(crate) lists: bool,
+    /// False exactly when its client brought no token.
+    pub(crate) has_token: bool,
 }
 
 /// A room that was asked for.
@@ -315,6 +350,17 @@ pub(crate) struct Opening {
     pub(crate) response: Option<Vec<u8>>,
     /// Query of the request.
     pub(crate) query: String,
+    /// There until the back end has said whether it may be let in, where that is asked.
+    pub(crate) asking: Option<Box<Asking>>,
+}
+
+/// What a dialect needs to say who a connection is, kept while the back end is asked.
+pub(crate) struct Asking {
+    /// What became of the token: it is good, or there is none.
+    pub(crate) token: Result<Arc<Identity>, AuthFault>,
+    /// What the client gave as Socket.IO `auth`, JSON; only where no token is asked for.
+    pub(crate) auth: Option<Box<str>>,
+    pub(crate) visitor: Visitor,
 }
 
 impl fmt::Debug for Opening {
@@ -357,7 +403,7 @@ mod tests {
 
     #[test]
     fn the_debug_form_of_an_opening_shows_no_token() {
-        let shown = format!("{:?}", Opening { response: None, query: "token=HUSH".to_owned() });
+        let shown = format!("{:?}", Opening { response: None, query: "token=HUSH".to_owned(), asking: None });
         assert_eq!(shown, "Opening { response_bytes: None, query_bytes: 10 }");
     }
 }

@@ -25,6 +25,7 @@ use crate::time::Now;
 pub mod address;
 mod assembly;
 mod backlog;
+mod callers;
 mod casts;
 mod clock;
 mod deadlines;
@@ -35,7 +36,9 @@ mod flow;
 mod grants;
 pub mod history;
 mod home;
+mod hooks;
 mod identity;
+pub mod inquiry;
 mod intake;
 mod lifecycle;
 mod links;
@@ -53,6 +56,7 @@ mod recent;
 pub mod recollection;
 mod recovery;
 mod socket_io;
+mod submissions;
 mod table;
 mod telling;
 mod upgraded;
@@ -63,6 +67,7 @@ use clock::Wheel;
 use emits::Emits;
 use grants::Grants;
 use home::Homes;
+use hooks::Hooks;
 use links::{Conn, Link, State};
 pub use luggage::Luggage;
 use membership::Membership;
@@ -173,6 +178,7 @@ pub struct Shard {
     moved_away: HashMap<Sid, ShardId>,
     guests: HashMap<Sid, u32>,
     emits: Emits,
+    hooks: Hooks,
     /// Of the users and messages whose home is here.
     grants: Grants,
     absences: Absences,
@@ -217,6 +223,7 @@ pub struct Shard {
 impl fmt::Debug for Shard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("Shard");
+        shown.field("inquiries", &self.hooks.len());
         shown.field("id", &self.id).field("links", &self.links.len()).field("conns", &self.conns.len());
         shown.field("signposts", &(self.moved_away.len() + self.guests.len())).field("ghosts", &self.ghosts.len()).finish_non_exhaustive()
     }
@@ -240,6 +247,7 @@ impl Shard {
             homes: Homes::new(&world.config.limits, shards),
             recollections: Recollections::default(),
             emits: Emits::default(),
+            hooks: Hooks::new(world.config.endpoints.len()),
             grants: Grants::default(),
             absences: Absences::default(),
             receipts: Receipts::default(),
@@ -411,7 +419,7 @@ impl Shard {
     /// When [`Self::handle_timeouts`] has something to do next, monotonic milliseconds.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<u64> {
-        self.wheel.next_ms().into_iter().chain(self.emits.next_ms()).min()
+        self.wheel.next_ms().into_iter().chain(self.emits.next_ms()).chain(self.hooks.next_ms()).min()
     }
 
     /// True exactly when the link's bytes should not be read now: an answer must come first.

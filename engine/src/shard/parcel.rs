@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::history::Ticket;
+use super::inquiry::Ruling;
 use super::luggage::Luggage;
 use super::recollection::Recollection;
 use crate::auth::Identity;
@@ -127,6 +128,13 @@ pub enum Parcel {
         /// What is asked.
         question: Question,
     },
+    /// From the back end, by way of the control plane: the answer to an inquiry.
+    Ruled {
+        /// The inquiry's number.
+        number: u64,
+        /// The answer.
+        ruling: Box<Ruling>,
+    },
     /// From the control plane: stop accepting, close everybody within so many milliseconds.
     Drain {
         /// The time to spread the closing over, in milliseconds.
@@ -162,6 +170,7 @@ impl Parcel {
             Parcel::PollAborted { .. } | Parcel::GiveUp { .. } | Parcel::Forget { .. } => 0,
             Parcel::Ask { question: Question::Emit(emit), .. } => emit.bytes(),
             Parcel::Entered { .. } | Parcel::Recall { .. } | Parcel::Ask { .. } | Parcel::Drain { .. } => 0,
+            Parcel::Ruled { ruling, .. } => ruling.bytes(),
             Parcel::Grant(_) | Parcel::Confirmed { .. } => 0,
         }
     }

@@ -42,6 +42,7 @@ impl Shard {
             Act::Typing { room, on } => self.types(now, slot, room, on),
             Act::Refresh(identity) => self.refresh(now, slot, identity),
             Act::Identify { profile, note } => self.identify(now, slot, *profile, note),
+            Act::Watch { users, note } if self.asks_of_rooms(endpoint) => self.inquire_watch(now, slot, users, note),
             Act::Watch { users, note } => self.watch(now, slot, &users, note),
             Act::Confirm(confirmation) => self.confirm(slot, *confirmation),
             Act::Drop(reason) => self.counters(endpoint).dropped[reason.index()].add(1),
@@ -50,7 +51,7 @@ impl Shard {
     }
 
     pub(super) fn publish(&mut self, endpoint: EndpointId, id: ConnId, publication: Publication) {
-        let Publication { room, frame, to_self, keep, hidden_from, told: _ } = publication;
+        let Publication { room, frame, to_self, keep, hidden_from, told: _, submission: _ } = publication;
         let except = (!to_self).then_some(id);
         let room = Room { endpoint, name: room };
         // What a user tells everybody goes by way of his own home, as his coming and going does: neither overtakes the other.
@@ -72,12 +73,24 @@ impl Shard {
         let again = self.seat_of(conn, &room).is_some();
         // The user's own room and everybody's do not count.
         let public = conn.seats.iter().filter(|seat| self.membership.room(seat.room).is_some_and(Room::is_public)).count();
-        if !again && public + conn.entering.len() >= rooms_max {
+        if !again && public + conn.entering.len() + conn.asked_rooms >= rooms_max {
             let note = entry.note;
             return self.consult(now, slot, |dialect, cx, _, acts| {
                 dialect.entered(cx, &room.name, Err(EnterFault::TooMany), note.as_deref(), acts);
             });
         }
+        if !again && self.asks_of_rooms(room.endpoint) {
+            return self.inquire_entry(now, slot, Entry { room: room.name, ..entry });
+        }
+        self.enter_allowed(slot, Entry { room: room.name, ..entry });
+    }
+
+    /// Enters a room that nobody has to be asked about any more.
+    pub(super) fn enter_allowed(&mut self, slot: u32, entry: Entry) {
+        let Some(conn) = self.conns.get(slot) else { return };
+        let room = Room { endpoint: conn.endpoint, name: entry.room };
+        // The back end may have put it in while it was asked about it: then the room's answer is all that is left to wait for.
+        let again = self.seat_of(conn, &room).is_some() || conn.awaits(&room).is_some();
         let announce = entry.announce.filter(|_| !again).map(|frame| Announcement { to: room.clone(), frame });
         let enter = Enter {
             conn: self.conn_id(slot, conn),
@@ -162,22 +175,40 @@ impl Shard {
 
     /// Asks the connection's dialect and performs what it wants.
     pub(super) fn consult(&mut self, now: Now, slot: u32, ask: impl FnOnce(&dyn Dialect, &Cx<'_>, &mut Scratch, &mut Vec<Act>)) {
-        let Some(conn) = self.conns.get(slot) else { return };
-        let id = self.conn_id(slot, conn);
+        let acts = self.wishes(now, slot, ask);
+        self.perform_all(now, slot, acts);
+    }
+
+    /// Asks the connection's dialect what it wants. Whoever asks performs it ([`Self::perform_all`]) or gives it back
+    /// ([`Self::keep_acts`]), so that the next one who asks needs no new list.
+    pub(super) fn wishes(&mut self, now: Now, slot: u32, ask: impl FnOnce(&dyn Dialect, &Cx<'_>, &mut Scratch, &mut Vec<Act>)) -> Vec<Act> {
         let mut acts = std::mem::take(&mut self.acts);
+        let Some(conn) = self.conns.get(slot) else { return acts };
         let mut scratch = std::mem::take(&mut self.scratch);
         let membership = &self.membership;
         let is_in = |name: &str| {
             conn.seats.iter().any(|seat| membership.room(seat.room).is_some_and(|room| room.is_public() && *room.name == *name))
         };
         ask(self.dialect(conn.endpoint), &self.context(now, conn, &is_in), &mut scratch, &mut acts);
+        self.scratch = scratch;
+        acts
+    }
+
+    /// Performs what the connection's dialect wants.
+    pub(super) fn perform_all(&mut self, now: Now, slot: u32, mut acts: Vec<Act>) {
+        let Some(id) = self.conns.get(slot).map(|conn| self.conn_id(slot, conn)) else { return self.keep_acts(acts) };
         for act in acts.drain(..) {
             // One that has ended, by an act before, may have a successor in its slot already.
             if self.conns.holds(id.slot, id.generation) {
                 self.perform(now, slot, act);
             }
         }
-        self.scratch = scratch;
+        self.keep_acts(acts);
+    }
+
+    /// Throws away what is left of a dialect's wishes, and keeps the list.
+    pub(super) fn keep_acts(&mut self, mut acts: Vec<Act>) {
+        acts.clear();
         self.acts = acts;
     }
 
@@ -195,6 +226,7 @@ impl Shard {
             entropy: &self.entropy,
             attachments: &self.attachments,
             wanted: &self.world.wanted,
+            reason: self.hooks.reason.as_deref(),
         }
     }
 

@@ -2,16 +2,17 @@
 //! server: what it closes for is closed for, what it tolerates is tolerated.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use super::Shard;
 use super::emits;
 use super::engine_http::version;
 use super::intake::new_conn;
-use super::links::{Heartbeat, Link, Opening, SocketIoLink, State};
+use super::links::{Heartbeat, Link, Opening, SocketIoLink, State, Visitor};
 use super::old_clients::Old;
 use super::rate::Verdict;
 use super::recovery::{Comeback, Verdict as ComebackVerdict};
-use crate::auth::AuthFault;
+use crate::auth::{AuthFault, Identity};
 use crate::dialect::{Hello, Profile, Refused, Said};
 use crate::fault::{CloseReason, RecoveryFault, Refusal};
 use crate::frame::{Frame, Packet};
@@ -21,6 +22,9 @@ use crate::limits::NAMESPACES_PER_LINK_MAX;
 use crate::time::Now;
 use crate::wire::http::{self, Request};
 use crate::wire::{eio, sio, ws};
+
+/// What became of a token.
+type Token = Result<Arc<Identity>, AuthFault>;
 
 /// The packet closes the transport.
 pub(super) struct Refuse;
@@ -64,6 +68,7 @@ impl Shard {
             token: self.token_of_request(now, request),
             cookie: self.token_of_cookie(now, request),
             query: without_token(request.query),
+            visitor: self.world.config.asks_callers_of_socket_io().then(|| Box::new(Visitor::of(request))),
         }
     }
 
@@ -167,10 +172,16 @@ impl Shard {
             }
         }
         let sid = self.promised_id(slot).unwrap_or_else(|| Sid::new(self.id, self.conns.next_slot(), self.random_id()));
-        match self.admit(now, slot, endpoint, sid, auth) {
+        let (token, query) = self.presented(now, slot, endpoint, auth);
+        let asking = self.asking(endpoint, &token, auth.map(Value::raw), || self.visitor_of(slot));
+        let admitted = match &asking {
+            Some(_) => Ok(Profile::named(sid.text().as_str())),
+            None => self.admit(now, endpoint, sid, &query, auth, token),
+        };
+        match admitted {
             Err(refused) => self.refuse(now, slot, endpoint, refused, None),
-            Ok((profile, query)) => {
-                let opening = Opening { response: None, query };
+            Ok(profile) => {
+                let opening = Opening { response: None, query, asking };
                 let opened = self.open_conn(now, slot, |_, generation| new_conn(generation, slot, endpoint, sid, profile, opening, now));
                 if let (Some(conn), Some(Link { state: State::SocketIo(socket), .. })) = (opened, self.links.get_mut(slot)) {
                     socket.conns.push(conn);
@@ -181,8 +192,30 @@ impl Shard {
         Ok(())
     }
 
-    /// Who the client of a link would be under this id, and the query of its request.
-    fn admit(&self, now: Now, slot: u32, endpoint_id: EndpointId, sid: Sid, auth: Option<Value<'_>>) -> Result<(Profile, String), Refused> {
+    /// Who a client would be under this id.
+    fn admit(
+        &self,
+        now: Now,
+        endpoint_id: EndpointId,
+        sid: Sid,
+        query: &str,
+        auth: Option<Value<'_>>,
+        token: Token,
+    ) -> Result<Profile, Refused> {
+        let endpoint = &self.world.config.endpoints[usize::from(endpoint_id.0)];
+        self.dialect(endpoint_id).admit(&Hello { now, endpoint, sid, query, auth, token })
+    }
+
+    /// What the request of a link says of its client's program.
+    fn visitor_of(&self, slot: u32) -> Visitor {
+        match self.links.get(slot).map(|link| &link.state) {
+            Some(State::SocketIo(socket)) => socket.visitor.as_deref().cloned().unwrap_or_default(),
+            _ => Visitor::default(),
+        }
+    }
+
+    /// What became of the token that the client of a link has brought, and the query of its request.
+    fn presented(&self, now: Now, slot: u32, endpoint_id: EndpointId, auth: Option<Value<'_>>) -> (Token, String) {
         let endpoint = &self.world.config.endpoints[usize::from(endpoint_id.0)];
         let socket = match self.links.get(slot).map(|link| &link.state) {
             Some(State::SocketIo(socket)) => Some(socket),
@@ -205,19 +238,18 @@ impl Shard {
         if let Some(socket) = socket.filter(|socket| !socket.query.is_empty()) {
             query.extend(if query.is_empty() { "" } else { "&" }.chars().chain(socket.query.chars()));
         }
-        let profile = self.dialect(endpoint_id).admit(&Hello { now, endpoint, sid, query: &query, auth, token })?;
-        Ok((profile, query))
+        (token, query)
     }
 
     /// Takes a connection up again for its client, who must still be the same user; false when he starts anew.
     fn come_back(&mut self, now: Now, slot: u32, endpoint: EndpointId, auth: Option<Value<'_>>, conn: u32, from: u64) -> bool {
         let Some((sid, old)) = self.conns.get(conn).map(|conn| (conn.sid, conn.profile.clone())) else { return false };
-        let profile = match self.admit(now, slot, endpoint, sid, auth) {
+        let (token, query) = self.presented(now, slot, endpoint, auth);
+        let ruled = self.ruled_comeback(now, conn, &token);
+        let profile = match ruled.map_or_else(|| self.admit(now, endpoint, sid, &query, auth, token), Ok) {
             // Where clients prove who they are after connecting, one that brings nothing new is who he was, for as long as that counts.
-            Ok((profile, _)) if profile.unproven == Some(Err(AuthFault::Missing)) && !old.has_expired(now) => old,
-            Ok((profile, _)) if profile.user == old.user && !matches!(profile.unproven, Some(Err(_))) => {
-                Profile { unproven: None, ..profile }
-            }
+            Ok(profile) if profile.unproven == Some(Err(AuthFault::Missing)) && !old.has_expired(now) => old,
+            Ok(profile) if profile.user == old.user && !matches!(profile.unproven, Some(Err(_))) => Profile { unproven: None, ..profile },
             Ok(_) => {
                 // The past belongs to somebody else, who may still come for it.
                 self.refuse_comeback(endpoint, RecoveryFault::OtherUser);
@@ -300,7 +332,7 @@ impl Shard {
     }
 
     /// Refuses a packet with attachments that names one which is not there. Without any, what looks like a placeholder is data.
-    fn check_placeholders(&self, args: Value<'_>) -> Result<(), Refuse> {
+    pub(super) fn check_placeholders(&self, args: Value<'_>) -> Result<(), Refuse> {
         let fit = self.attachments.is_empty() || sio::placeholders_fit(args, self.attachments.len());
         if fit { Ok(()) } else { Err(Refuse) }
     }
@@ -328,10 +360,7 @@ fn event_name<'a>(first: Value<'a>) -> Option<&'a str> {
 }
 
 /// What the token of the handshake is worth now: it may have expired since.
-fn fresh(
-    token: &Result<std::sync::Arc<crate::auth::Identity>, AuthFault>,
-    now: Now,
-) -> Result<std::sync::Arc<crate::auth::Identity>, AuthFault> {
+fn fresh(token: &Token, now: Now) -> Token {
     let identity = token.as_ref().map_err(|fault| *fault)?;
     if identity.expires_unix_ms.is_some_and(|at| at <= now.unix_ms) {
         return Err(AuthFault::Expired);

@@ -15,7 +15,7 @@ use engine::shard::parcel::Parcel;
 use engine::shard::{Command, Shard, World, Written};
 use engine::stats::ShardStats;
 use engine::time::Now;
-use engine::{Answer, auth, wire};
+use engine::{Answer, Inquiry, Ruling, auth, wire};
 
 pub const SECRET: &[u8] = b"a secret for tests only, 32 bytes";
 /// 2024-01-01T00:00:00Z, where every test's wall clock starts.
@@ -36,7 +36,9 @@ pub fn config(shards: usize, endpoints: Vec<Endpoint>) -> Config {
         any_origin: false,
         trusted_proxies: Vec::new(),
         limits: Limits::default(),
-        verifier: Some(auth::Verifier::new(auth::Key::Hs256(SECRET.to_vec())).expect("a good secret").with_leeway_s(0)),
+        verifier: Some(
+            auth::Verifier::new(auth::Key::Hs256(SECRET.to_vec())).expect("a good secret").with_leeway_s(0).keeping_claims(true),
+        ),
     }
 }
 
@@ -90,6 +92,8 @@ pub struct Host {
     pub events: Vec<Event>,
     pub events_dropped: u64,
     pub world: Arc<World>,
+    /// Questions to the back end, with the shards that ask and their numbers there.
+    pub inquiries: Vec<(usize, u64, Inquiry)>,
     pub now: Now,
 }
 
@@ -115,6 +119,7 @@ impl Host {
             events: Vec::new(),
             events_dropped: 0,
             world,
+            inquiries: Vec::new(),
             now,
         }
     }
@@ -197,8 +202,16 @@ impl Host {
         while let Some((ask, answer)) = self.shards[shard].poll_answer() {
             self.answers.push((shard, ask, answer));
         }
+        while let Some((number, inquiry)) = self.shards[shard].poll_inquiry() {
+            self.inquiries.push((shard, number, inquiry));
+        }
         let _ = self.shards[shard].poll_delivered().count();
         has_obeyed
+    }
+
+    /// The back end answers a question of a shard.
+    pub fn rule(&mut self, shard: usize, number: u64, ruling: Ruling) {
+        self.shards[shard].handle_parcel(self.now, Parcel::Ruled { number, ruling: Box::new(ruling) });
     }
 
     /// Delivers one parcel of a lane; false when it is empty.

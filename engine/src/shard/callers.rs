@@ -1,0 +1,157 @@
+//! Who may connect by the back end's will, and as whom: what it is told of a client, and what its word makes of the connection, for as long as
+//! that lasts. Where the dialect lets clients in before they say who they are, it is asked when they have.
+
+use std::sync::Arc;
+
+use super::Shard;
+use super::hooks::Wish;
+use super::inquiry::{About, Caller, Changes};
+use super::links::{Ruled, State, Visitor};
+use crate::auth::{AuthFault, Identity};
+use crate::config::{AuthMode, DialectKind, Endpoint};
+use crate::dialect::{Hello, Profile};
+use crate::ids::EndpointId;
+use crate::json::{self, Scratch};
+use crate::time::Now;
+
+impl Shard {
+    /// Whether the back end is asked who may connect here, before there is a connection.
+    pub(super) fn asks_callers(&self, endpoint: EndpointId) -> bool {
+        let endpoint = &self.world.config.endpoints[usize::from(endpoint.0)];
+        endpoint.connect_hook && !endpoint.dialect.identifies_later()
+    }
+
+    /// Asks whether a connection that has brought a good token, or none, may be let in.
+    pub(super) fn inquire_caller(&mut self, now: Now, slot: u32) {
+        let Some(conn) = self.conns.get(slot) else { return };
+        let Some(asking) = conn.opening.as_ref().and_then(|opening| Some((opening.asking.as_ref()?, &opening.query))) else { return };
+        let (asking, query) = asking;
+        let claims = asking.token.as_ref().ok().and_then(|identity| identity.claims.clone());
+        let caller = self.caller(slot, query.as_str().into(), asking.visitor.clone(), claims);
+        self.inquire(now, slot, About::Connect(Box::new(caller)), Wish::Connect);
+    }
+
+    /// Asks whether a connection may be who it says.
+    pub(super) fn inquire_identity(&mut self, now: Now, slot: u32, note: Box<str>) {
+        let Some(conn) = self.conns.get(slot) else { return };
+        let (query, visitor) = match self.links.get(conn.link).map(|link| &link.state) {
+            Some(State::SocketIo(socket)) => (socket.query.clone(), socket.visitor.as_deref().cloned().unwrap_or_default()),
+            _ => Default::default(),
+        };
+        let claims = conn.profile.identity.as_ref().and_then(|identity| identity.claims.clone());
+        let caller = self.caller(slot, query, visitor, claims);
+        self.inquire(now, slot, About::Connect(Box::new(caller)), Wish::Identify { note });
+    }
+
+    fn caller(&self, slot: u32, query: Box<str>, visitor: Visitor, claims: Option<Box<str>>) -> Caller {
+        let conn = self.conns.get(slot);
+        let address = conn.and_then(|conn| self.links.get(conn.link)).map(|link| link.peer.ip().to_canonical());
+        let Visitor { origin, user_agent } = visitor;
+        Caller { id: conn.map(|conn| conn.sid), address, origin, query, user_agent, claims }
+    }
+
+    /// The back end has said whether a connection is let in: its dialect and the user's home have a say, too.
+    pub(super) fn let_in_ruled(&mut self, now: Now, slot: u32, allowed: Option<Changes>) {
+        let Some(conn) = self.conns.get_mut(slot) else { return };
+        let (endpoint_id, sid) = (conn.endpoint, conn.sid);
+        let Some(opening) = conn.opening.as_mut() else { return };
+        let (Some(asking), query) = (opening.asking.take(), opening.query.clone()) else { return };
+        let world = self.world.clone();
+        let endpoint = &world.config.endpoints[usize::from(endpoint_id.0)];
+        let Some(changes) = allowed else {
+            let refused = self.dialect(endpoint_id).turned_down(now, self.hooks.reason.as_deref());
+            return self.turn_away(now, slot, refused);
+        };
+        let mut scratch = Scratch::default();
+        let auth = asking.auth.as_deref().and_then(|auth| scratch.parse(auth).ok());
+        let auth = auth.as_ref().map(json::Doc::root);
+        let has_token = asking.token.is_ok();
+        let token = changed_token(asking.token, &changes, endpoint);
+        match self.dialect(endpoint_id).admit(&Hello { now, endpoint, sid, query: &query, auth, token }) {
+            Err(refused) => self.turn_away(now, slot, refused),
+            Ok(profile) => {
+                let Some(conn) = self.conns.get_mut(slot) else { return };
+                conn.profile = profile;
+                self.change_profile(slot, changes, has_token);
+                self.ask_user_home(now, slot, None);
+            }
+        }
+    }
+
+    /// Puts the back end's word in the place of the token's.
+    pub(super) fn change_profile(&mut self, slot: u32, changes: Changes, has_token: bool) {
+        let Some(conn) = self.conns.get_mut(slot) else { return };
+        let dialect = self.world.config.endpoints[usize::from(conn.endpoint.0)].dialect;
+        let Changes { user, name, rooms, .. } = changes;
+        let profile = &mut conn.profile;
+        if let Some(user) = user {
+            if !profile.has_client_id {
+                profile.presence = user.clone();
+            }
+            profile.user = user;
+        }
+        if let Some(name) = name {
+            profile.username = Some((&*name).into());
+        }
+        conn.ruled = Some(Ruled { lists: rooms.is_some(), has_token });
+        if profile.identity.is_some() || rooms.is_some() {
+            // The claims were for the back end, which has seen them.
+            let mut identity =
+                profile.identity.as_deref().cloned().unwrap_or_else(|| Identity { user: profile.user.clone(), ..Identity::default() });
+            identity.claims = None;
+            set_lists(&mut identity, rooms, dialect);
+            profile.identity = Some(Arc::new(identity));
+        }
+    }
+
+    /// What a fresh token makes of a connection that the back end has let in: lists that are its own stay.
+    pub(super) fn refreshed(&self, slot: u32, fresh: Arc<Identity>) -> Arc<Identity> {
+        let Some(conn) = self.conns.get(slot).filter(|conn| conn.ruled.is_some()) else { return fresh };
+        let mut identity = Identity { claims: None, ..(*fresh).clone() };
+        if let Some(old) = conn.profile.identity.as_ref().filter(|_| conn.ruled.is_some_and(|ruled| ruled.lists)) {
+            (identity.rooms, identity.documents) = (old.rooms.clone(), old.documents.clone());
+        }
+        Arc::new(identity)
+    }
+
+    /// Who a connection is that the back end has let in and that its client takes up again: the back end is not asked anew. A token that
+    /// comes must be of the same user; where there was none, none is needed. `None` where the dialect decides as for anybody.
+    pub(super) fn ruled_comeback(&self, now: Now, slot: u32, token: &Result<Arc<Identity>, AuthFault>) -> Option<Profile> {
+        let conn = self.conns.get(slot)?;
+        let (ruled, old) = (conn.ruled?, &conn.profile);
+        let endpoint = &self.world.config.endpoints[usize::from(conn.endpoint.0)];
+        let needs_none = !ruled.has_token || endpoint.dialect.identifies_later();
+        match token {
+            _ if endpoint.auth == AuthMode::None => Some(old.clone()),
+            Err(AuthFault::Missing) if needs_none && !old.has_expired(now) => Some(old.clone()),
+            Ok(identity) if old.identity.as_ref().is_some_and(|known| known.user == identity.user) => {
+                Some(Profile { identity: Some(self.refreshed(slot, identity.clone())), ..old.clone() })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The token's identity after the back end's word. Where there is no token, the back end may say who it is.
+fn changed_token(token: Result<Arc<Identity>, AuthFault>, changes: &Changes, endpoint: &Endpoint) -> Result<Arc<Identity>, AuthFault> {
+    let identity = match (token, &changes.user) {
+        (Ok(identity), _) => identity,
+        (Err(AuthFault::Missing), Some(user)) if endpoint.auth == AuthMode::Token => {
+            Arc::new(Identity { user: user.clone(), ..Identity::default() })
+        }
+        (Err(fault), _) => return Err(fault),
+    };
+    let Some(rooms) = &changes.rooms else { return Ok(identity) };
+    let mut identity = (*identity).clone();
+    set_lists(&mut identity, Some(rooms.clone()), endpoint.dialect);
+    Ok(Arc::new(identity))
+}
+
+/// Rooms that the back end names; collab's are documents, and looked at to let somebody in.
+fn set_lists(identity: &mut Identity, rooms: Option<Vec<String>>, dialect: DialectKind) {
+    if dialect == DialectKind::Collab {
+        identity.documents = rooms.or(identity.documents.take());
+    } else {
+        identity.rooms = rooms.or(identity.rooms.take());
+    }
+}

@@ -1,0 +1,204 @@
+//! Asking the back end before a connection is let in, enters a room or says something (webhooks). The shard queues an [`Inquiry`] and goes on; the
+//! link of the connection waits for the [`Ruling`] as it does for the answers of other shards, so a client's messages keep their order. It
+//! fails closed: what is not allowed in time is refused, and so is what there is no place for. How the back end is reached nobody here knows.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::Shard;
+use super::inquiry::{About, Inquiry, Ruling};
+use super::parcel::Parcel;
+use super::submissions::Held;
+use crate::config::Membership;
+use crate::dialect::{EnterFault, Entry};
+use crate::ids::{ConnId, EndpointId, Room, UserId};
+use crate::limits::{INQUIRIES_PER_ENDPOINT_MAX, INQUIRY_BYTES_PER_SHARD_MAX};
+use crate::time::Now;
+
+/// Bytes that one question costs beside its message.
+const INQUIRY_BYTES: usize = 512;
+
+/// Questions under way.
+pub(super) struct Hooks {
+    waiting: HashMap<u64, Waiting>,
+    /// When each is given up, in the order in which they were asked; those that were answered are passed over.
+    deadlines: VecDeque<(u64, u64)>,
+    next: u64,
+    /// Bytes of all of them.
+    bytes: usize,
+    /// Questions by endpoint; several rooms count as many.
+    of_endpoint: Vec<usize>,
+    outgoing: VecDeque<(u64, Inquiry)>,
+    /// What the back end said to what is being refused now.
+    pub(super) reason: Option<Box<str>>,
+}
+
+/// A connection that waits for a ruling.
+struct Waiting {
+    conn: ConnId,
+    endpoint: EndpointId,
+    weight: usize,
+    bytes: usize,
+    wish: Wish,
+}
+
+/// What happens when it is allowed.
+pub(super) enum Wish {
+    /// It is let in; see [`super::links::Opening`].
+    Connect,
+    /// It is who it says.
+    Identify { note: Box<str> },
+    /// It enters a room.
+    Enter(Entry),
+    /// It watches users.
+    Watch { users: Vec<UserId>, note: Box<str> },
+    /// It has said this.
+    Say(Box<Held>),
+}
+
+impl Hooks {
+    pub(super) fn new(endpoints: usize) -> Hooks {
+        Hooks {
+            waiting: HashMap::new(),
+            deadlines: VecDeque::new(),
+            next: 0,
+            bytes: 0,
+            of_endpoint: vec![0; endpoints],
+            outgoing: VecDeque::new(),
+            reason: None,
+        }
+    }
+
+    /// When the first question is given up, monotonic milliseconds.
+    pub(super) fn next_ms(&self) -> Option<u64> {
+        self.deadlines.front().map(|(at_ms, _)| *at_ms)
+    }
+
+    /// Questions under way.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    fn has_place(&self, endpoint: EndpointId, weight: usize, bytes: usize) -> bool {
+        let under_way = self.of_endpoint[usize::from(endpoint.0)];
+        // One question is always asked, however large it is.
+        under_way == 0 || (under_way + weight <= INQUIRIES_PER_ENDPOINT_MAX && self.bytes + bytes <= INQUIRY_BYTES_PER_SHARD_MAX)
+    }
+
+    fn keep(&mut self, waiting: Waiting) -> u64 {
+        self.next += 1;
+        self.bytes += waiting.bytes;
+        self.of_endpoint[usize::from(waiting.endpoint.0)] += waiting.weight;
+        self.waiting.insert(self.next, waiting);
+        self.next
+    }
+
+    fn take(&mut self, number: u64) -> Option<Waiting> {
+        let waiting = self.waiting.remove(&number)?;
+        self.bytes -= waiting.bytes;
+        self.of_endpoint[usize::from(waiting.endpoint.0)] -= waiting.weight;
+        while self.deadlines.pop_front_if(|(_, number)| !self.waiting.contains_key(number)).is_some() {}
+        Some(waiting)
+    }
+}
+
+impl Shard {
+    /// The next question to the back end, and its number: [`Parcel::Ruled`] brings the answer.
+    pub fn poll_inquiry(&mut self) -> Option<(u64, Inquiry)> {
+        self.hooks.outgoing.pop_front()
+    }
+
+    /// Asks; the connection's link waits. Where there is no place the answer is no, and comes the same way.
+    pub(super) fn inquire(&mut self, now: Now, slot: u32, about: About, wish: Wish) {
+        let Some(conn) = self.conns.get(slot) else { return };
+        let (id, endpoint) = (self.conn_id(slot, conn), conn.endpoint);
+        let (weight, bytes) = match (&about, &wish) {
+            (About::Join { rooms, .. }, _) => (rooms.len(), rooms.iter().map(|room| room.len()).sum()),
+            (About::Publish(proposal), Wish::Say(held)) => (1, proposal.data.len() + held.bytes()),
+            _ => (1, 0),
+        };
+        let bytes = bytes + INQUIRY_BYTES * weight;
+        let has_place = self.hooks.has_place(endpoint, weight, bytes);
+        let number = self.hooks.keep(Waiting { conn: id, endpoint, weight, bytes, wish });
+        self.hold(slot);
+        if has_place {
+            self.hooks.deadlines.push_back((now.ms() + self.world.config.limits.inquiry_ms, number));
+            self.hooks.outgoing.push_back((number, Inquiry { endpoint, about }));
+        } else {
+            self.counters(endpoint).unasked.add(1);
+            self.post(Parcel::Ruled { number, ruling: Box::new(Ruling::refused()) });
+        }
+    }
+
+    /// The back end has answered, or nobody will. An answer that comes too late finds nothing; one for a connection that has ended
+    /// changes nothing.
+    pub(super) fn ruled(&mut self, now: Now, number: u64, ruling: Ruling) {
+        let Some(Waiting { conn: id, wish, .. }) = self.hooks.take(number) else { return };
+        let Some(slot) = self.asker(id) else { return };
+        let (allowed, reason) = match ruling {
+            Ruling::Allowed(changes) => (Some(changes), None),
+            Ruling::Refused(reason) => (None, reason),
+        };
+        self.hooks.reason = reason;
+        match (wish, allowed) {
+            (Wish::Connect, allowed) => self.let_in_ruled(now, slot, allowed),
+            (Wish::Identify { note }, Some(changes)) => {
+                self.change_profile(slot, changes, true);
+                self.ask_user_home(now, slot, Some(note));
+            }
+            (Wish::Identify { note }, None) => {
+                self.consult(now, slot, |dialect, cx, _, acts| dialect.identified(cx, Err(EnterFault::Refused), &note, acts));
+            }
+            (Wish::Enter(entry), allowed) => self.enter_ruled(now, slot, entry, allowed.is_some()),
+            (Wish::Watch { users, note }, Some(_)) => self.watch(now, slot, &users, note),
+            (Wish::Watch { note, .. }, None) => {
+                let refused = Err(EnterFault::Refused);
+                self.consult(now, slot, |dialect, cx, _, acts| dialect.watched(cx, refused, Some(&note), acts));
+            }
+            (Wish::Say(held), allowed) => self.say_ruled(now, slot, *held, allowed.as_ref()),
+        }
+        self.hooks.reason = None;
+        self.release(id);
+    }
+
+    /// Gives up what was not answered in time.
+    pub(super) fn end_waiting_inquiries(&mut self, now: Now) {
+        while let Some((_, number)) = self.hooks.deadlines.pop_front_if(|(at_ms, _)| *at_ms <= now.ms()) {
+            let Some(waiting) = self.hooks.waiting.get(&number) else { continue };
+            self.counters(waiting.endpoint).unanswered.add(1);
+            self.ruled(now, number, Ruling::refused());
+        }
+    }
+
+    /// Whether the back end is asked who enters rooms.
+    pub(super) fn asks_of_rooms(&self, endpoint: EndpointId) -> bool {
+        self.world.config.endpoints[usize::from(endpoint.0)].membership == Membership::Webhook
+    }
+
+    /// Asks whether a connection may enter a room.
+    pub(super) fn inquire_entry(&mut self, now: Now, slot: u32, entry: Entry) {
+        let Some(conn) = self.conns.get_mut(slot) else { return };
+        conn.asked_rooms += 1;
+        let about = About::Join { user: conn.profile.user.clone(), conn: conn.sid, rooms: vec![entry.room.clone()] };
+        self.inquire(now, slot, about, Wish::Enter(entry));
+    }
+
+    fn enter_ruled(&mut self, now: Now, slot: u32, entry: Entry, is_allowed: bool) {
+        let Some(conn) = self.conns.get_mut(slot) else { return };
+        conn.asked_rooms -= 1;
+        if is_allowed {
+            return self.enter_allowed(slot, entry);
+        }
+        let (room, note) = (entry.room, entry.note);
+        self.consult(now, slot, |dialect, cx, _, acts| dialect.entered(cx, &room, Err(EnterFault::Refused), note.as_deref(), acts));
+    }
+
+    /// Asks whether a connection may watch users; each is a room of the name that is his own.
+    pub(super) fn inquire_watch(&mut self, now: Now, slot: u32, users: Vec<UserId>, note: Box<str>) {
+        let Some(conn) = self.conns.get(slot) else { return };
+        let dialect = self.dialect(conn.endpoint);
+        let name = |user: &UserId| dialect.own_room(user).map_or_else(|| Room::user(conn.endpoint, user).name, Arc::from);
+        let about = About::Join { user: conn.profile.user.clone(), conn: conn.sid, rooms: users.iter().map(name).collect() };
+        self.inquire(now, slot, about, Wish::Watch { users, note });
+    }
+}
