@@ -1,4 +1,4 @@
-//! Clients that others wrote (`ws` and `socket.io-client` from npm, `websockets` and `python-socketio` from PyPI, a browser) against the
+//! Clients that others wrote (`ws` and `socket.io-client` from npm, `websockets`, `python-socketio` and `schemathesis` from PyPI, a browser) against the
 //! built binary with two or three shards. The scripts are in `clients/`; what they need is installed by `.ci/test`. Where it is missing, a test says aloud what it
 //! skipped, or fails if `URINGCAST_TEST_CLIENTS` asks for it.
 
@@ -54,6 +54,7 @@ scripts! {
     http: "http.mjs", Setup { limits: HTTP, ..STANDARD };
     admin: "admin.mjs", STANDARD;
     emits: "emits.mjs", STANDARD;
+    openapi: "openapi.py", STANDARD;
     expiry: "expiry.mjs", STANDARD;
     rate: "rate.mjs", Setup { limits: "rate_messages = 20\nrate_window_ms = 500\n", ..STANDARD };
     profile_engine_io: "profile.mjs", Setup { profile: Some("engine.io"), ..STANDARD };
@@ -146,9 +147,9 @@ fn clients_folder() -> PathBuf {
 fn tools(script: &str) -> Result<PathBuf, String> {
     if script.ends_with(".py") {
         let python = clients_folder().join("venv/bin/python3");
-        let imports = Command::new(&python).args(["-c", "import websockets, socketio"]).stderr(Stdio::null()).status();
+        let imports = Command::new(&python).args(["-c", "import websockets, socketio, schemathesis"]).stderr(Stdio::null()).status();
         let is_complete = imports.is_ok_and(|status| status.success());
-        return if is_complete { Ok(python) } else { Err("Python's websockets and socketio in target/clients/venv".into()) };
+        return if is_complete { Ok(python) } else { Err("Python's websockets, socketio and schemathesis in target/clients/venv".into()) };
     }
     let node = in_path("node").ok_or("node")?;
     for package in ["ws", "socket.io-client", "socket.io-client-3", "socket.io-client-2", "playwright-core"] {

@@ -32,7 +32,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::problem::{Params, Problem, Segment, Segments};
-use super::shapes::{Alive, Closed, Connection, Connections, Placed, Readiness, ShardState, Stats, User};
+use super::shapes::{Alive, Closed, Connection, Connections, Name, Placed, Readiness, ShardState, Stats, User};
 use super::{Admission, App, Relay, emit, monotonic_ms, openapi};
 use crate::bridge::Gathered;
 
@@ -186,10 +186,10 @@ struct ConnectionsQuery {
     /// Only those of the endpoint with this name.
     endpoint: Option<String>,
     /// Only those of this user.
-    #[param(min_length = 1, max_length = 255)]
+    #[param(value_type = Option<Name>)]
     user: Option<String>,
     /// Only those in this room.
-    #[param(min_length = 1, max_length = 255)]
+    #[param(value_type = Option<Name>)]
     room: Option<String>,
     /// How many at most; 100 if it is not said.
     #[param(minimum = 1, maximum = 1000)]
@@ -263,7 +263,7 @@ async fn close_connection(
 }
 
 /// A user's connections.
-#[utoipa::path(get, path = "/v1/users/{id}", tag = "users", params(("id" = String, Path, description = "The user's id.")),
+#[utoipa::path(get, path = "/v1/users/{id}", tag = "users", params(("id" = Name, Path, description = "The user's id.")),
     responses((status = 200, description = "the user, who may be offline", body = User)))]
 async fn user(State(app): State<Arc<App>>, Segment(id): Segment, Params(NoQuery {}): Params<NoQuery>) -> Result<Response, Problem> {
     let user = Some(name(id, "user")?);
@@ -275,7 +275,7 @@ async fn user(State(app): State<Arc<App>>, Segment(id): Segment, Params(NoQuery 
 }
 
 /// Closes all connections of a user.
-#[utoipa::path(delete, path = "/v1/users/{id}", tag = "users", params(("id" = String, Path, description = "The user's id."), CloseQuery),
+#[utoipa::path(delete, path = "/v1/users/{id}", tag = "users", params(("id" = Name, Path, description = "The user's id."), CloseQuery),
     responses((status = 200, description = "they are being closed", body = Closed)))]
 async fn close_user(State(app): State<Arc<App>>, Segment(id): Segment, Params(query): Params<CloseQuery>) -> Result<Response, Problem> {
     let gathered = app.ask(Question::CloseUser { endpoint: None, user: name(id, "user")?, reason: query.reason }).await;
@@ -292,7 +292,7 @@ struct RoomQuery {
 
 /// Puts all connections of a user into a room; on endpoints of notify his later ones too.
 #[utoipa::path(put, path = "/v1/rooms/{id}/users/{userId}", tag = "rooms",
-    params(("id" = String, Path, description = "The room's id."), ("userId" = String, Path, description = "The user's id."), RoomQuery),
+    params(("id" = Name, Path, description = "The room's id."), ("userId" = Name, Path, description = "The user's id."), RoomQuery),
     responses(
         (status = 200, description = "done", body = Placed),
         (status = 404, description = "no endpoint has the name"),
@@ -309,7 +309,7 @@ async fn enter_user(
 
 /// Takes all connections of a user out of a room.
 #[utoipa::path(delete, path = "/v1/rooms/{id}/users/{userId}", tag = "rooms",
-    params(("id" = String, Path, description = "The room's id."), ("userId" = String, Path, description = "The user's id."), RoomQuery),
+    params(("id" = Name, Path, description = "The room's id."), ("userId" = Name, Path, description = "The user's id."), RoomQuery),
     responses((status = 200, description = "done", body = Placed), (status = 404, description = "no endpoint has the name")))]
 async fn remove_user(
     State(app): State<Arc<App>>,

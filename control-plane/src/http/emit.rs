@@ -27,9 +27,11 @@ use engine::wire::sio::RESERVED_EVENTS;
 use engine::{Answer, Emit, Emitted, Question, Selection, Target};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use utoipa::openapi::{Object, ObjectBuilder, Type};
 
 use super::admin::{answer, endpoint_named};
 use super::problem::Problem;
+use super::shapes::Name;
 use super::{App, monotonic_ms};
 use crate::bridge::{Asked, Gathered};
 
@@ -85,7 +87,7 @@ pub async fn emit(State(app): State<Arc<App>>, request: Request) -> Result<Respo
 }
 
 /// Sends many events in order. Everything is checked before the first is sent.
-#[utoipa::path(post, path = BATCH, tag = "emit", request_body = Vec<EmitBody>, responses(
+#[utoipa::path(post, path = BATCH, tag = "emit", request_body = BatchBody, responses(
     (status = 200, description = "what came of each", body = BatchOutcome),
     (status = 404, description = "no endpoint has the name"),
 ))]
@@ -120,20 +122,30 @@ struct EmitBody {
     endpoint: String,
     to: EmitTarget,
     /// Ids of connections that do not get it, or rooms whose members do not.
-    except: Option<Vec<String>>,
+    #[schema(nullable = false)]
+    except: Option<Vec<RoomName>>,
     /// Its name. The names that the library keeps for itself (`connect`, `disconnect` and so on) are refused.
     event: String,
     /// Its argument, where it has one. Not together with `args`. On an endpoint of collab an object.
     data: Option<serde_json::Value>,
     /// Its arguments. Socket.IO only.
+    #[schema(nullable = false)]
     args: Option<Vec<serde_json::Value>>,
     /// Whether it is rather dropped than made to wait.
+    #[schema(nullable = false)]
     volatile: Option<bool>,
     /// Delivered once however often it is sent within five minutes.
-    #[schema(min_length = 1, max_length = 255)]
-    id: Option<String>,
+    #[schema(nullable = false)]
+    id: Option<Name>,
+    #[schema(nullable = false)]
     ack: Option<AckWanted>,
 }
+
+/// Emits, in order.
+#[derive(Deserialize, ToSchema)]
+#[schema(max_items = 1000)]
+#[expect(dead_code, reason = "the document is made from it")]
+struct BatchBody(Vec<EmitBody>);
 
 /// Who is meant.
 #[derive(Deserialize, ToSchema)]
@@ -155,25 +167,36 @@ enum EmitTarget {
 #[expect(dead_code, reason = "the document is made from it")]
 struct ToAll {
     /// Always true.
+    #[schema(schema_with = always_true)]
     all: bool,
 }
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "the document is made from it")]
 struct ToRooms {
-    rooms: Vec<String>,
+    rooms: Vec<RoomName>,
 }
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "the document is made from it")]
 struct ToUsers {
-    users: Vec<String>,
+    users: Vec<Name>,
 }
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "the document is made from it")]
 struct ToConnections {
     connections: Vec<String>,
+}
+
+/// Name of a room. A user's own is `U+0001`, `u:` and his id.
+#[derive(Deserialize, ToSchema)]
+#[schema(value_type = String, min_length = 1, pattern = r"^(\u0001u:)?[^\u0000-\u001f\u007f-\u009f]{1,255}$")]
+#[expect(dead_code, reason = "the document is made from it")]
+struct RoomName(String);
+
+fn always_true() -> Object {
+    ObjectBuilder::new().schema_type(Type::Boolean).enum_values(Some([true])).build()
 }
 
 /// Acknowledgements are asked for and counted. Socket.IO only.
@@ -193,6 +216,7 @@ struct EmitOutcome {
     recipients: u64,
     /// How many of them acknowledged it in time, where that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     acks: Option<u64>,
 }
 

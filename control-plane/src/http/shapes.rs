@@ -3,11 +3,18 @@
 use std::time::{Duration, SystemTime};
 
 use engine::ConnectionInfo;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::App;
+
+/// Name of a room, user or whatever else clients name: 1 to 255 bytes of UTF-8 without control characters. A schema counts characters, so
+/// that one of several bytes each may be too long all the same.
+#[derive(Deserialize, ToSchema)]
+#[schema(value_type = String, min_length = 1, max_length = 255, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
+#[expect(dead_code, reason = "only the document has it; `engine::ids::checked_name` is what reads names")]
+pub(super) struct Name(String);
 
 /// The process answers.
 #[derive(Serialize, ToSchema)]
@@ -69,11 +76,14 @@ pub(super) struct Connection {
     /// Whose it is.
     pub(super) user_id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub(super) username: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub(super) email: Option<String>,
     /// Only on endpoints of collab.
     #[serde(skip_serializing_if = "Option::is_none", rename = "clientID")]
+    #[schema(nullable = false)]
     pub(super) client_id: Option<String>,
     /// When it came, RFC 3339.
     #[schema(format = DateTime)]
@@ -115,6 +125,7 @@ pub(super) struct Connections {
     pub(super) connections: Vec<Connection>,
     /// For the next page; absent on the last.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub(super) cursor: Option<String>,
 }
 
