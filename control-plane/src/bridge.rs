@@ -2,19 +2,18 @@
 //! pieces of an answer to the request that waits for them, connections that speak plain HTTP to the server's queue, ends of drains to
 //! the main thread. What it does never waits, so that a slow HTTP client cannot hold up the engine's notices.
 
-use std::collections::HashMap;
-use std::io::{self, Write};
+use std::io::Write;
 use std::net::TcpStream;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Sender;
+pub use engine::Gathered;
 use engine::config::Endpoint;
 use engine::ids::ShardId;
 use engine::stats::ShardStats;
-use engine::{Answer, Engine, Handover, Notice, Question};
-use tokio::sync::{mpsc, oneshot};
+use engine::{Answer, Calls, Engine, Handover, Notice, Notices, Question, ShardLost};
+use tokio::sync::mpsc;
 
 /// How long a question may take before what has come is the answer. A healthy shard turns thousands of times in it.
 const ANSWER_WAIT: Duration = Duration::from_secs(1);
@@ -64,34 +63,9 @@ impl Host for Engine {
 
 /// Questions under way. As many as there are requests being served, which the server bounds.
 #[derive(Default)]
-pub struct Pending {
-    waiting: Mutex<HashMap<u64, Gathering>>,
-    next: AtomicU64,
-}
-
-/// One question whose answers are being gathered.
-struct Gathering {
-    missing: usize,
-    answers: Vec<Answer>,
-    /// Told once, when nothing is missing any more.
-    complete: Option<oneshot::Sender<()>>,
-}
-
-/// What the shards answered in time.
-#[must_use]
-#[derive(Debug)]
-pub struct Gathered {
-    /// One per shard that answered, in the order of their coming.
-    pub answers: Vec<Answer>,
-    /// Shards that did not.
-    pub missing: usize,
-}
+pub struct Pending(Calls);
 
 impl Pending {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Gathering>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Asks all shards and waits for their answers, at most [`ANSWER_WAIT`].
     pub async fn ask(&self, host: &dyn Host, question: Question) -> Gathered {
         self.begin(host, question).answers(Duration::ZERO).await
@@ -99,76 +73,38 @@ impl Pending {
 
     /// Asks all shards. Questions reach each of them in the order in which they were begun.
     pub fn begin(&self, host: &dyn Host, question: Question) -> Asked<'_> {
-        let (complete, completed) = oneshot::channel();
-        let shards = host.stats().len();
-        let entry = Entry { pending: self, ask: self.next.fetch_add(1, Relaxed) };
-        self.lock().insert(entry.ask, Gathering { missing: shards, answers: Vec::with_capacity(shards), complete: Some(complete) });
-        host.ask(entry.ask, question);
-        Asked { entry, shards, completed }
+        Asked(self.0.begin(host.stats().len(), |ask| host.ask(ask, question)))
     }
 
     /// Takes one shard's answer. One that nobody waits for any more is dropped.
     pub fn deliver(&self, ask: u64, answer: Answer) {
-        let mut waiting = self.lock();
-        let Some(question) = waiting.get_mut(&ask) else { return };
-        question.answers.push(answer);
-        question.missing = question.missing.saturating_sub(1);
-        if question.missing == 0
-            && let Some(complete) = question.complete.take()
-        {
-            // The asker may have hung up in this moment; then its entry goes with it.
-            let _ = complete.send(());
-        }
+        self.0.deliver(ask, answer);
     }
 }
 
-/// A question that all shards have been asked. Dropped, it is forgotten.
-pub struct Asked<'a> {
-    entry: Entry<'a>,
-    shards: usize,
-    completed: oneshot::Receiver<()>,
-}
+/// A question that all shards have been asked. Dropped, it is forgotten: a request that is cancelled half-way leaves nothing behind.
+pub struct Asked<'a>(engine::Asked<'a>);
 
 impl Asked<'_> {
     /// Waits for the answers, at most [`ANSWER_WAIT`] longer than the shards themselves wait for something.
-    pub async fn answers(self, shards_wait: Duration) -> Gathered {
-        let Asked { entry, shards, completed } = self;
-        let _ = tokio::time::timeout(ANSWER_WAIT + shards_wait, completed).await;
-        let question = entry.pending.lock().remove(&entry.ask);
-        question.map_or(Gathered { answers: Vec::new(), missing: shards }, |it| Gathered { answers: it.answers, missing: it.missing })
+    pub async fn answers(mut self, shards_wait: Duration) -> Gathered {
+        // What has come when it is over is the answer.
+        let _ = tokio::time::timeout(ANSWER_WAIT + shards_wait, &mut self.0).await;
+        self.0.gathered()
     }
 }
-
-/// Forgets its question when dropped: a request that is cancelled half-way must not leave its entry behind.
-struct Entry<'a> {
-    pending: &'a Pending,
-    ask: u64,
-}
-
-impl Drop for Entry<'_> {
-    fn drop(&mut self) {
-        self.pending.lock().remove(&self.ask);
-    }
-}
-
-/// A shard that ended by itself, and with what.
-pub type Lost = (ShardId, io::Error);
 
 /// Passes notices on until the engine is gone, or one of its shards is: the process ends then, and the result says why.
 #[expect(clippy::needless_pass_by_value, reason = "the thread owns its ends of the channels; their drop tells the others")]
-pub fn run(notices: Receiver<Notice>, pending: Arc<Pending>, handovers: mpsc::Sender<Handover>, drained: Sender<ShardId>) -> Option<Lost> {
-    for notice in notices {
-        match notice {
-            Notice::Answer { ask, answer, .. } => pending.deliver(ask, answer),
-            // No setting leads there yet; what is dropped is refused.
-            Notice::Inquiry(inquiry) => drop(inquiry),
-            Notice::Handover(handover) => pass_on(&handovers, handover),
-            // The main thread has room for one from each shard, and there are no more.
-            Notice::Drained { shard } => drop(drained.try_send(shard)),
-            Notice::ShardLost { shard, reason } => return Some((shard, reason)),
-        }
-    }
-    None
+pub fn run(notices: Notices, pending: Arc<Pending>, handovers: mpsc::Sender<Handover>, drained: Sender<ShardId>) -> Result<(), ShardLost> {
+    pending.0.run(&notices, |notice| match notice {
+        // No setting leads there yet; what is dropped is refused.
+        Notice::Inquiry(inquiry) => drop(inquiry),
+        Notice::Handover(handover) => pass_on(&handovers, handover),
+        // The main thread has room for one from each shard, and there are no more.
+        Notice::Drained { shard } => drop(drained.try_send(shard)),
+        Notice::Answer { .. } | Notice::ShardLost { .. } => {}
+    })
 }
 
 /// Queues a connection for the HTTP server, or turns it away.
@@ -184,7 +120,7 @@ fn pass_on(handovers: &mpsc::Sender<Handover>, handover: Handover) {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::io::{self, Read};
     use std::net::TcpListener;
 
     use super::*;
@@ -202,7 +138,7 @@ mod tests {
         let some = pending.ask(&host, anything()).await;
         assert_eq!((some.answers.len(), some.missing), (1, 1));
         assert_eq!(before.elapsed(), ANSWER_WAIT);
-        assert!(pending.lock().is_empty(), "nothing is left behind");
+        assert!(pending.0.is_idle(), "nothing is left behind");
     }
 
     #[tokio::test(flavor = "current_thread", start_paused = true)]
@@ -210,9 +146,9 @@ mod tests {
         let pending = Pending::default();
         let host = FakeHost::new(1);
         let asked = tokio::time::timeout(Duration::from_millis(10), pending.ask(&host, anything())).await;
-        assert!(asked.is_err() && pending.lock().is_empty());
+        assert!(asked.is_err() && pending.0.is_idle());
         pending.deliver(0, Answer::Closed(1));
-        assert!(pending.lock().is_empty());
+        assert!(pending.0.is_idle());
     }
 
     #[test]
@@ -229,7 +165,7 @@ mod tests {
         }
         notices.send(Notice::Drained { shard: ShardId(0) }).expect("open");
         drop(notices);
-        assert!(run(from_engine, Arc::new(Pending::default()), handovers, drained).is_none());
+        assert!(run(from_engine, Arc::new(Pending::default()), handovers, drained).is_ok());
 
         assert_eq!(at_server.blocking_recv().map(|it| it.read), Some(b"GET".to_vec()));
         assert!(at_server.blocking_recv().is_none());
@@ -246,7 +182,7 @@ mod tests {
         let (handovers, _at_server) = mpsc::channel(1);
         notices.send(Notice::ShardLost { shard: ShardId(1), reason: io::Error::other("no memory") }).expect("open");
         let lost = run(from_engine, Arc::new(Pending::default()), handovers, drained);
-        assert_eq!(lost.map(|(shard, reason)| (shard, reason.to_string())), Some((ShardId(1), "no memory".to_owned())));
+        assert_eq!(lost.expect_err("a shard is lost").to_string(), "shard 1 ended by itself: no memory");
         assert!(at_main.recv().is_err(), "the main thread sees the end");
     }
 

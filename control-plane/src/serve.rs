@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 use engine::ids::ShardId;
-use engine::{Engine, Handover, Notice};
+use engine::{Engine, Handover, Notices, ShardLost};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::bridge::{self, HANDOVERS_MAX, Lost, Pending};
+use crate::bridge::{self, HANDOVERS_MAX, Pending};
 use crate::http::listener::Listener;
 use crate::http::{Admission, App, Dev, Origins, Relay, Terms, admin, monotonic_ms, public};
 use crate::lifecycle::{self, Drain, Stop};
@@ -60,7 +60,7 @@ struct Server {
     signals: Signals,
     engine: Arc<Engine>,
     drained: Receiver<ShardId>,
-    bridge: JoinHandle<Option<Lost>>,
+    bridge: JoinHandle<Result<(), ShardLost>>,
     control: Control,
     drain: Duration,
 }
@@ -117,7 +117,7 @@ impl Server {
     /// with the process.
     fn lost(self) -> ExitCode {
         match self.bridge.join() {
-            Ok(Some((shard, reason))) => log::error(format_args!("shard {} ended by itself: {reason}", shard.0)),
+            Ok(Err(lost)) => log::error(lost),
             _ => log::error("the engine ended by itself"),
         }
         ExitCode::from(EXIT_SOFTWARE)
@@ -159,11 +159,11 @@ fn admission(settings: &Settings) -> Admission {
 }
 
 fn start_bridge(
-    notices: Receiver<Notice>,
+    notices: Notices,
     pending: Arc<Pending>,
     handovers: mpsc::Sender<Handover>,
     drained: crossbeam_channel::Sender<ShardId>,
-) -> Result<JoinHandle<Option<Lost>>, StartFault> {
+) -> Result<JoinHandle<Result<(), ShardLost>>, StartFault> {
     let thread = std::thread::Builder::new().name("bridge".into());
     thread.spawn(move || bridge::run(notices, pending, handovers, drained)).map_err(StartFault::Thread)
 }

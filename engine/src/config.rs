@@ -1,10 +1,21 @@
 //! What the engine is told: typed, resolved, complete. It reads no file and no environment; whoever starts the engine does.
+//!
+//! ```
+//! use engine::config::{AuthMode, Config, DialectKind, Endpoint};
+//!
+//! let collab = Endpoint { retain: 500, ..Endpoint::new("notes", DialectKind::Collab, "/ws/notes") };
+//! let chat = Endpoint { auth: AuthMode::None, ..Endpoint::new("chat", DialectKind::Chat, "/") };
+//! let mut config = Config::new(([127, 0, 0, 1], 3000), 4, vec![collab, chat]);
+//! config.origins.push("https://app.example.com".into());
+//! config.limits.message_bytes = 64 * 1024;
+//! assert!(config.check().is_ok());
+//! ```
 
 use std::net::{IpAddr, SocketAddr};
 
 use crate::auth::Verifier;
 pub use crate::dialect::OwnDialect;
-use crate::limits::Limits;
+use crate::limits::{ENDPOINTS_MAX, Limits, SHARDS_MAX};
 
 /// Everything [`crate::start`] needs.
 #[derive(Debug)]
@@ -32,6 +43,54 @@ pub struct Config {
 }
 
 impl Config {
+    /// These endpoints on so many shards, which are pinned to no CPU. Everything else is as the contract has it by default, which lets in no
+    /// page of another origin and knows no token.
+    pub fn new(listen: impl Into<SocketAddr>, shards: usize, endpoints: Vec<Endpoint>) -> Config {
+        Config {
+            listen: listen.into(),
+            shards: vec![None; shards],
+            io: Io::Auto,
+            endpoints,
+            socket_io: SocketIo::default(),
+            origins: Vec::new(),
+            any_origin: false,
+            trusted_proxies: Vec::new(),
+            limits: Limits::default(),
+            verifier: None,
+        }
+    }
+
+    /// Whether it can be served. [`crate::start`] asks this first.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it.
+    pub fn check(&self) -> Result<(), ConfigFault> {
+        if !(1..=SHARDS_MAX).contains(&self.shards.len()) {
+            return Err(ConfigFault::Shards);
+        }
+        if !(1..=ENDPOINTS_MAX).contains(&self.endpoints.len()) {
+            return Err(ConfigFault::Endpoints);
+        }
+        let path = &self.socket_io.path;
+        if !(path.len() > 1 && path.starts_with('/') && path.ends_with('/')) {
+            return Err(ConfigFault::SocketIoPath);
+        }
+        for (index, endpoint) in self.endpoints.iter().enumerate() {
+            let is_plain = !endpoint.dialect.is_socket_io();
+            let is_taken = |other: &Endpoint| other.bind == endpoint.bind && other.dialect.is_socket_io() != is_plain;
+            if self.endpoints[..index].iter().any(|other| other.name == endpoint.name) {
+                return Err(ConfigFault::NameTaken(endpoint.name.clone()));
+            }
+            if !endpoint.bind.starts_with('/') || (is_plain && endpoint.bind.starts_with(path)) {
+                return Err(ConfigFault::Bind(endpoint.name.clone()));
+            }
+            if self.endpoints[..index].iter().any(is_taken) {
+                return Err(ConfigFault::BindTaken(endpoint.name.clone()));
+            }
+        }
+        Ok(())
+    }
+
     /// True exactly when the back end is asked who may connect to some Socket.IO endpoint.
     pub fn asks_callers_of_socket_io(&self) -> bool {
         self.endpoints.iter().any(|endpoint| endpoint.connect_hook && endpoint.dialect.is_socket_io())
@@ -41,6 +100,29 @@ impl Config {
     pub fn serves_eio3(&self) -> bool {
         self.endpoints.iter().any(|endpoint| endpoint.eio3)
     }
+}
+
+/// What is wrong with a configuration.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ConfigFault {
+    /// No shard, or more than an id has room for.
+    #[error("shards: 1 to {SHARDS_MAX}")]
+    Shards,
+    /// No endpoint, or more than an id has room for.
+    #[error("endpoints: 1 to {ENDPOINTS_MAX}")]
+    Endpoints,
+    /// The path of Socket.IO could not be told from others.
+    #[error("socket_io.path: begins and ends with a slash and is not only one")]
+    SocketIoPath,
+    /// Two endpoints have this name.
+    #[error("endpoint {0}: another one has this name")]
+    NameTaken(String),
+    /// No request comes to where this endpoint is bound.
+    #[error("endpoint {0}: bind begins with a slash and is not inside the path of Socket.IO")]
+    Bind(String),
+    /// This endpoint is bound to where another one is.
+    #[error("endpoint {0}: another one has this bind")]
+    BindTaken(String),
 }
 
 /// Kernel interface of a shard.
@@ -222,6 +304,33 @@ impl Default for SocketIo {
             strict_origin: false,
             bundle: false,
             raw_echo: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_that_cannot_be_served_says_why() {
+        let plain = |name, bind| Endpoint::new(name, DialectKind::Collab, bind);
+        let socket = |name, bind| Endpoint::new(name, DialectKind::Rooms, bind);
+        let check = |shards, endpoints| Config::new(([127, 0, 0, 1], 0), shards, endpoints).check();
+        assert_eq!(check(2, vec![plain("a", "/"), socket("b", "/"), plain("c", "/c")]), Ok(()), "a path is no namespace");
+        assert_eq!(check(0, vec![plain("a", "/a")]), Err(ConfigFault::Shards));
+        assert_eq!(check(256, vec![plain("a", "/a")]), Err(ConfigFault::Shards));
+        assert_eq!(check(1, vec![]), Err(ConfigFault::Endpoints));
+        assert_eq!(check(1, vec![plain("a", "/a"); 256]), Err(ConfigFault::Endpoints));
+        assert_eq!(check(1, vec![plain("a", "/a"), socket("a", "/a")]), Err(ConfigFault::NameTaken("a".into())));
+        assert_eq!(check(1, vec![socket("a", "/x"), socket("b", "/x")]), Err(ConfigFault::BindTaken("b".into())));
+        for bind in ["", "a", "/socket.io/", "/socket.io/x"] {
+            assert_eq!(check(1, vec![plain("a", bind)]), Err(ConfigFault::Bind("a".into())), "{bind:?}");
+        }
+        for path in ["", "/", "/a", "a/"] {
+            let mut config = Config::new(([127, 0, 0, 1], 0), 1, vec![plain("a", "/b")]);
+            config.socket_io.path = path.into();
+            assert_eq!(config.check(), Err(ConfigFault::SocketIoPath), "{path:?}");
         }
     }
 }

@@ -1,8 +1,77 @@
 //! The engine: holds a host's WebSocket and Socket.IO connections on one io_uring runtime per core and moves their messages.
 //!
 //! [`start`] takes a complete [`config::Config`] and returns an [`Engine`] to ask and stop, and the stream of [`Notice`]s: answers to
-//! questions, and connections of the public port that speak plain HTTP and belong to whoever serves that.
+//! questions, and connections of the public port that speak plain HTTP and belong to whoever serves that. When it has returned, clients
+//! are served; nothing more is needed than somebody who takes the notices.
 //! The way through the code is told in `ARCHITECTURE.md`.
+//!
+//! # What a program that embeds it does
+//!
+//! | to | use |
+//! |---|---|
+//! | say what is served | [`config::Config::new`], [`config::Endpoint::new`], [`limits::Limits`], [`auth::Verifier`] |
+//! | serve a dialect of its own | [`dialect::Dialect`], bound as a [`config::OwnDialect`] |
+//! | take notices, gather answers | [`Calls`], or by hand: [`Engine::ask`] and [`Notice::Answer`] |
+//! | say who may connect, enter and publish | [`Notice::Inquiry`], where [`config::Endpoint`] says that it is asked |
+//! | say something to clients | [`Engine::event`], put as [`Question::Emit`] |
+//! | see who is connected, and close | [`Question::Connections`], [`Question::CloseUser`] and their like |
+//! | hear what happens | [`Engine::want_events`], [`Engine::events`] |
+//! | count | [`Engine::stats`], [`stats::ShardStats`]: one set of counters a shard, to be summed |
+//! | stop | [`Engine::drain`], then [`Engine::join`]; a drop stops too, without a word to clients |
+//!
+//! Each function of the HTTP API is one of these with the same meaning: an emit is an [`Emit`], a call with one of several shards is a
+//! [`Question`], and what the HTTP API sums over them [`Gathered`] sums here. What is HTTP's own is not here: problem documents, the cursor's
+//! form, idempotent ids.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use std::time::Duration;
+//!
+//! use engine::config::{Config, DialectKind, Endpoint};
+//! use engine::{Calls, Emit, Question, Selection, Target, auth};
+//!
+//! let secret = b"of the login service, 32 bytes or more".to_vec();
+//! let mut config = Config::new(([127, 0, 0, 1], 0), 1, vec![Endpoint::new("chat", DialectKind::Chat, "/")]);
+//! config.verifier = Some(auth::Verifier::new(auth::Key::Hs256(secret))?);
+//! let (engine, notices) = engine::start(config)?;
+//! let calls = Arc::new(Calls::default());
+//! let taker = std::thread::spawn({
+//!     let calls = calls.clone();
+//!     move || calls.run(&notices, drop)
+//! });
+//!
+//! // To all devices of alice, one of which may be asleep: who has not acknowledged in 2 s does not count.
+//! let chat = engine.endpoint("chat").expect("it is configured");
+//! let to = Selection::of(chat, vec![Target::user("alice")]);
+//! let news = Emit { ack_ms: Some(2_000), ..engine.event(to, "news", r#"{"unread":3}"#)? };
+//! let gathered = calls.ask(&engine, &Question::Emit(Arc::new(news))).within(Duration::from_millis(2_000 + 1_000));
+//! assert_eq!(gathered.missing, 0, "every shard has answered");
+//! let emitted = gathered.emitted();
+//! assert_eq!((emitted.recipients, emitted.acks), (0, 0), "alice is not here");
+//!
+//! engine.join();
+//! taker.join().expect("it does not panic")?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Shapes, units, errors
+//!
+//! - Messages are JSON texts as they go over the wire; the engine takes them as text and relays them byte for byte. Where several are given
+//!   they are joined by commas (`args`). Binary data is attached to a Socket.IO event or is a message of a plain WebSocket.
+//! - A name's last word is its unit: `_ms` (wall clock: `unix_ms`, since 1970), `_ns`, `_us`, `_bytes`, `_max`. Without one it is a count.
+//! - Ids are types: [`ids::Sid`] is a connection's public id, [`ids::EndpointId`] the index of an endpoint, [`ids::ShardId`] that of a shard.
+//!   Names of rooms and users are texts that went through [`ids::checked_name`].
+//! - Errors are an enum each, named by whose fault it was: [`StartError`] and [`config::ConfigFault`] at the start, [`BadEvent`] for what no
+//!   client could read, [`auth::AuthFault`] for tokens, [`ShardLost`] for ourselves. What clients do wrong is answered by their dialect and
+//!   counted ([`fault`]); a program hears nothing of it.
+//! - Nothing here waits but [`start`] (until all shards run), [`Asked::within`] (as long as it is told), [`Calls::run`] (for the engine's life),
+//!   [`Engine::drain`] (a second, for a shard that hangs) and [`Engine::join`] (for the shards' current turn).
+//! - Every queue has a bound, told with its reason in [`limits`]. What is lost to one is counted.
+//!
+//! # Plain HTTP
+//!
+//! A request on the public port that is neither an upgrade to a WebSocket nor one of Engine.IO comes as a [`Handover`] with its socket and the
+//! bytes that were read. A program with an HTTP server gives it those; one without drops it, which closes the connection without an answer.
 
 use std::fmt;
 use std::fs::File;
@@ -18,6 +87,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, bounded};
 
 pub mod auth;
+mod calls;
 pub mod config;
 pub mod dialect;
 mod driver;
@@ -28,23 +98,29 @@ pub mod ids;
 pub mod json;
 pub mod limits;
 mod mesh;
+// Public for the tests that run a host without a socket. It promises nothing to others.
+#[doc(hidden)]
 pub mod shard;
 pub mod stats;
 pub mod time;
+// Public for the fuzzers of the parsers and for the control plane, which shares words with it. It promises nothing to others.
+#[doc(hidden)]
 pub mod wire;
 
-use config::{Config, Endpoint, Io};
+pub use calls::{Asked, Calls, Gathered, ShardLost};
+use config::{Config, ConfigFault, Endpoint, Io};
+pub use dialect::BadEvent;
 use driver::Poller;
 use event::{EventBatch, EventTypes, Wanted};
-use ids::ShardId;
+use ids::{EndpointId, ShardId};
 use mesh::{Inbox, Outlets, Port};
 use shard::World;
 use shard::address::Addresses;
 pub use shard::inquiry::{About, Caller, Changes, Inquiry, OpenInquiry, Proposal, Ruling};
-pub use shard::parcel::{Answer, ConnectionInfo, Emit, Emitted, Question, Selection, Target};
+pub use shard::parcel::{Answer, ConnectionInfo, Emit, Emitted, Question, Selection, Target, TooManyGrants};
 use stats::ShardStats;
 
-/// Something the engine tells.
+/// Something the engine tells. It must be taken without long waits: see [`Notices`].
 #[derive(Debug)]
 pub enum Notice {
     /// One shard's answer to a question.
@@ -65,7 +141,7 @@ pub enum Notice {
         /// The shard.
         shard: ShardId,
     },
-    /// A shard has ended although nobody stopped it. A host without one of its shards answers some clients and not others: better to
+    /// A shard has ended although nobody stopped it: the kernel refused what it cannot go on without, or a dialect panicked. A host without one of its shards answers some clients and not others: better to
     /// end the process and have it started again.
     ShardLost {
         /// The shard.
@@ -93,9 +169,16 @@ impl fmt::Debug for Handover {
     }
 }
 
+/// What the engine tells, in the order in which each shard does. At most [`limits::NOTICES_MAX`] wait: where nobody takes them, answers are
+/// lost and connections that are to be handed over are closed. The stream ends when the engine has.
+pub type Notices = Receiver<Notice>;
+
 /// Why the engine does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// The configuration cannot be served.
+    #[error("the configuration is wrong: {0}")]
+    Config(#[from] ConfigFault),
     /// The public port cannot be had.
     #[error("cannot listen on {0}: {1}")]
     Listen(SocketAddr, io::Error),
@@ -143,11 +226,10 @@ const LOST_WAIT: Duration = Duration::from_secs(10);
 /// Starts the shards. When this returns every one of them serves; the public port accepts.
 ///
 /// # Errors
-/// When the port cannot be bound, when the kernel interface that was asked for is not there, when threads or descriptors run out, or
+/// When the configuration cannot be served ([`Config::check`]), when the port cannot be bound, when the kernel interface that was asked for is not there, when threads or descriptors run out, or
 /// when one of the shards cannot be built. Those that could are stopped then.
-pub fn start(config: Config) -> Result<(Engine, Receiver<Notice>), StartError> {
-    assert!((1..=limits::SHARDS_MAX).contains(&config.shards.len()), "1 to 255 shards");
-    assert!((1..=limits::ENDPOINTS_MAX).contains(&config.endpoints.len()), "1 to 255 endpoints");
+pub fn start(config: Config) -> Result<(Engine, Notices), StartError> {
+    config.check()?;
     let (io, io_note) = Poller::choose(config.io).map_err(StartError::Io)?;
     let listeners = listeners(config.listen, config.shards.len()).map_err(|error| StartError::Listen(config.listen, error))?;
     let local_addr = listeners[0].local_addr()?;
@@ -250,8 +332,26 @@ impl Engine {
         &self.world.config.endpoints
     }
 
+    /// The id of the endpoint of this name.
+    pub fn endpoint(&self, name: &str) -> Option<EndpointId> {
+        self.endpoints().iter().position(|endpoint| endpoint.name == name).map(|index| EndpointId(index as u8))
+    }
+
+    /// An event for these connections, checked; to be put as [`Question::Emit`]. `args` are JSON texts joined by commas, at most one where
+    /// the endpoint is of plain WebSocket. Nothing is asked for beyond its delivery: what is to differ is changed in what is returned.
+    ///
+    /// # Errors
+    /// When there is no such endpoint, or its clients could not read the event.
+    pub fn event(&self, to: Selection, event: &str, args: &str) -> Result<Emit, BadEvent> {
+        let endpoint = self.endpoints().get(usize::from(to.endpoint.0)).ok_or(BadEvent::NoEndpoint)?;
+        let now = driver::read_clock(self.epoch);
+        dialect::check_event(endpoint, now, event, args)?;
+        let (event, args) = (event.to_owned(), args.to_owned());
+        Ok(Emit { to, event, args, volatile: false, ack_ms: None, offset: rand::random(), unix_ms: now.unix_ms })
+    }
+
     /// Asks every shard; each answers with one [`Notice::Answer`] that has the number `ask`. An answer may fail to come (a full
-    /// lane), so the asker needs a deadline.
+    /// lane), so the asker needs a deadline. [`Calls`] gathers them.
     pub fn ask(&self, ask: u64, question: &Question) {
         for port in &self.ports {
             // A full lane is a shard that cannot answer in time anyway.

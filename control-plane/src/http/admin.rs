@@ -25,7 +25,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use engine::config::DialectKind;
 use engine::ids::{EndpointId, Sid, checked_name};
-use engine::{Answer, ConnectionInfo, Question};
+use engine::{Answer, Question};
 use serde::{Deserialize, Serialize};
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
@@ -215,7 +215,7 @@ async fn connections(State(app): State<Arc<App>>, Params(query): Params<Connecti
     // One more than is shown tells whether there is a next page.
     let gathered = app.ask(Question::Connections { endpoint, user, room, after, limit: limit + 1 }).await;
     let missing = gathered.missing;
-    let mut found = connections_of(gathered);
+    let mut found = gathered.connections();
     let cursor = (found.len() > limit).then(|| cursor(&found[limit - 1].id));
     found.truncate(limit);
     Ok(answer(missing, Connections { connections: Connection::list(&app, &found), cursor }))
@@ -233,7 +233,7 @@ async fn connection(
 ) -> Result<Json<Connection>, Problem> {
     let gathered = app.ask(Question::Connection { id: sid(&id)? }).await;
     let missing = gathered.missing;
-    match connections_of(gathered).first() {
+    match gathered.connections().first() {
         Some(found) => Ok(Json(Connection::new(&app, found))),
         None => Err(no_connection(missing)),
     }
@@ -256,7 +256,7 @@ async fn close_connection(
     Params(query): Params<CloseQuery>,
 ) -> Result<Json<Closed>, Problem> {
     let gathered = app.ask(Question::CloseConnection { id: sid(&id)?, reason: query.reason }).await;
-    match closed(&gathered) {
+    match gathered.closed() {
         0 => Err(no_connection(gathered.missing)),
         closed => Ok(Json(Closed { closed })),
     }
@@ -270,7 +270,7 @@ async fn user(State(app): State<Arc<App>>, Segment(id): Segment, Params(NoQuery 
     let question = Question::Connections { endpoint: None, user, room: None, after: None, limit: USER_CONNECTIONS_MAX };
     let gathered = app.ask(question).await;
     let missing = gathered.missing;
-    let found = connections_of(gathered);
+    let found = gathered.connections();
     Ok(answer(missing, User { online: !found.is_empty(), connections: Connection::list(&app, &found) }))
 }
 
@@ -279,7 +279,7 @@ async fn user(State(app): State<Arc<App>>, Segment(id): Segment, Params(NoQuery 
     responses((status = 200, description = "they are being closed", body = Closed)))]
 async fn close_user(State(app): State<Arc<App>>, Segment(id): Segment, Params(query): Params<CloseQuery>) -> Result<Response, Problem> {
     let gathered = app.ask(Question::CloseUser { endpoint: None, user: name(id, "user")?, reason: query.reason }).await;
-    Ok(answer(gathered.missing, Closed { closed: closed(&gathered) }))
+    Ok(answer(gathered.missing, Closed { closed: gathered.closed() }))
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -387,22 +387,6 @@ fn after_cursor(cursor: &str) -> Result<String, Problem> {
     let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
     let id = text.as_deref().and_then(|text| text.strip_prefix('1')).filter(|id| Sid::parse(id).is_some());
     id.map(str::to_owned).ok_or_else(|| Problem::bad_request("cursor is not one of ours"))
-}
-
-fn connections_of(gathered: Gathered) -> Vec<ConnectionInfo> {
-    let lists = gathered.answers.into_iter().filter_map(|answer| match answer {
-        Answer::Connections(list) => Some(list),
-        Answer::Closed(_) | Answer::Emitted(_) | Answer::Granted(_) => None,
-    });
-    let mut found: Vec<ConnectionInfo> = lists.flatten().collect();
-    // The order of the ids' texts, as within each shard's list.
-    found.sort_unstable_by(|one, other| one.id.text().as_str().cmp(other.id.text().as_str()));
-    found
-}
-
-fn closed(gathered: &Gathered) -> u64 {
-    let count = |answer: &Answer| if let Answer::Closed(count) = answer { *count } else { 0 };
-    gathered.answers.iter().map(count).sum()
 }
 
 #[cfg(test)]

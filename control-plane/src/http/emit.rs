@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::extract::{Request, State};
 use axum::response::Response;
-use engine::config::{DialectKind, Endpoint};
+use engine::config::Endpoint;
 use engine::dialect;
 use engine::ids::{Sid, checked_name};
 use engine::json::{Scratch, Value};
@@ -363,9 +363,6 @@ fn args(body: Value<'_>, endpoint: &Endpoint) -> Result<String, Problem> {
         (Some(_), Some(_)) => Err(Problem::bad_request("an emit has data or args, not both")),
         (_, Some(_)) if !endpoint.dialect.is_socket_io() => Err(Problem::bad_request("args: the endpoint's events have data")),
         (_, Some(args)) if !args.is_array() => Err(Problem::bad_request("args is a list")),
-        (Some(data), _) if endpoint.dialect == DialectKind::Collab && !data.is_object() => {
-            Err(Problem::bad_request("data: the endpoint's events are objects"))
-        }
         (Some(data), _) => Ok(data.raw().to_owned()),
         (None, Some(args)) => Ok(args.items().map(Value::raw).collect::<Vec<_>>().join(",")),
         (None, None) => Ok(String::new()),

@@ -12,7 +12,9 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::{Act, Cx, Dialect, EnterFault, Entry, Hello, Keep, Profile, Publication, Refused, RoomView, Said, lists};
+use super::{
+    Act, BadOutgoing, Cx, Dialect, EnterFault, Entry, Hello, Keep, Outgoing, Profile, Publication, Refused, RoomView, Said, lists,
+};
 use crate::config::{AuthMode, Membership};
 use crate::event::EventType;
 use crate::fault::{CloseReason, DropReason};
@@ -63,6 +65,12 @@ impl Dialect for Collab {
         // `admit` has seen that it is there and a good name.
         let document = http::query_value(query, "documentId").unwrap_or(Cow::Borrowed(""));
         acts.push(Act::Enter(Entry { room: document.into(), create: true, announce: None, history: 0, online: false, note: None }));
+    }
+
+    fn outgoing(&self, _now: Now, _event: &str, args: &str, _scratch: &mut Scratch) -> Result<Outgoing, BadOutgoing> {
+        // What comes here is JSON or nothing.
+        let is_object = args.is_empty() || args.trim_ascii_start().starts_with('{');
+        if is_object { Ok(Outgoing::default()) } else { Err(BadOutgoing("the endpoint's events are objects")) }
     }
 
     /// The event is the type, beside the members of its data.

@@ -502,6 +502,38 @@ pub struct Outgoing {
 #[error("{0}")]
 pub struct BadOutgoing(pub &'static str);
 
+/// An event that clients of an endpoint could not read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum BadEvent {
+    /// There is no such endpoint.
+    #[error("no such endpoint")]
+    NoEndpoint,
+    /// An event of this name means something to the client's library.
+    #[error("an event of the library's own")]
+    Reserved,
+    /// The arguments are not JSON texts joined by commas, or more than one on a plain WebSocket.
+    #[error("arguments are JSON texts joined by commas, and of a plain WebSocket at most one")]
+    BadArguments,
+    /// What the dialect says to it.
+    #[error(transparent)]
+    Refused(#[from] BadOutgoing),
+}
+
+/// Whether clients of the endpoint can read this event of the back end, whose `args` are JSON texts joined by commas.
+pub(crate) fn check_event(endpoint: &Endpoint, now: Now, event: &str, args: &str) -> Result<(), BadEvent> {
+    if sio::RESERVED_EVENTS.contains(&event) {
+        return Err(BadEvent::Reserved);
+    }
+    let mut scratch = Scratch::default();
+    let list = format!("[{args}]");
+    let count = scratch.parse(&list).map_err(|_| BadEvent::BadArguments)?.root().items().count();
+    if count > 1 && !endpoint.dialect.is_socket_io() {
+        return Err(BadEvent::BadArguments);
+    }
+    of(endpoint.dialect).outgoing(now, event, args, &mut scratch)?;
+    Ok(())
+}
+
 /// What a room's home answers to somebody who enters or leaves.
 #[derive(Clone, Debug, Default)]
 pub struct RoomView {
@@ -663,7 +695,7 @@ fn event_frame(endpoint_id: EndpointId, endpoint: &Endpoint, said: &Emission<'_>
 
 /// An event of the server's own will.
 #[derive(Clone, Copy, Debug)]
-pub struct Emission<'a> {
+pub(crate) struct Emission<'a> {
     /// Its name.
     pub event: &'a str,
     /// Its arguments: JSON texts joined by commas.
@@ -675,7 +707,7 @@ pub struct Emission<'a> {
 }
 
 /// What the back end says, as the clients of the endpoint's dialect hear it. A plain dialect has neither acknowledgements nor offsets.
-pub fn emission(endpoint_id: EndpointId, endpoint: &Endpoint, said: &Emission<'_>, scratch: &mut Scratch) -> Frame {
+pub(crate) fn emission(endpoint_id: EndpointId, endpoint: &Endpoint, said: &Emission<'_>, scratch: &mut Scratch) -> Frame {
     if endpoint.dialect.is_socket_io() {
         return event_frame(endpoint_id, endpoint, said, &[]);
     }

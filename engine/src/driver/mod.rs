@@ -547,7 +547,7 @@ impl Driver {
     }
 }
 
-fn read_clock(epoch: Instant) -> Now {
+pub(crate) fn read_clock(epoch: Instant) -> Now {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Now { ns: epoch.elapsed().as_nanos() as u64, unix_ms: unix.as_millis() as u64 }
 }

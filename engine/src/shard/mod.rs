@@ -1,6 +1,6 @@
 //! One core's whole world: its links and connections, the rooms at home here, and what is due. Sans-IO: bytes, parcels and the time come
 //! in through `handle_*`, writes, parcels and commands go out through `poll_*` and `transmit`; there is no socket, no clock, no lock and
-//! no await in here. Everything that changes state is an [`Act`](crate::dialect::Act) and ends in [`Shard::perform`].
+//! no await in here. Everything that changes state is an [`Act`] and ends in `Shard::perform`.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -437,23 +437,12 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{AuthMode, DialectKind, Endpoint, Io, SocketIo};
+    use crate::config::{AuthMode, DialectKind, Endpoint};
 
     /// One of `shards` shards.
     pub(super) fn shard(now: Now, shards: usize) -> Shard {
         let endpoint = Endpoint { auth: AuthMode::None, auto_create: true, ..Endpoint::new("rooms", DialectKind::Rooms, "/") };
-        let config = Config {
-            listen: ([127, 0, 0, 1], 0).into(),
-            shards: vec![None; shards],
-            io: Io::Auto,
-            endpoints: vec![endpoint],
-            socket_io: SocketIo::default(),
-            origins: Vec::new(),
-            any_origin: false,
-            trusted_proxies: Vec::new(),
-            limits: crate::limits::Limits::default(),
-            verifier: None,
-        };
+        let config = Config::new(([127, 0, 0, 1], 0), shards, vec![endpoint]);
         let addresses = Addresses::new(&config.limits, 10);
         let world = Arc::new(World { config, addresses, seed: 0, wanted: Wanted::default() });
         Shard::new(ShardId(0), world, Arc::new(ShardStats::new(1)), [0; 32], now)

@@ -22,7 +22,7 @@ pub(crate) struct Outbox {
     pub(crate) dirty: bool,
 }
 
-/// The next write: bytes that stay where they are until [`Outbox::sent`] is called.
+/// The next write: bytes that stay where they are until `Outbox::sent` is called.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Span {
     /// First byte.

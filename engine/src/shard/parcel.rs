@@ -336,6 +336,13 @@ pub struct Selection {
     pub except: Vec<Target>,
 }
 
+impl Selection {
+    /// These, without exception.
+    pub fn of(endpoint: EndpointId, targets: Vec<Target>) -> Selection {
+        Selection { endpoint, targets, except: Vec::new() }
+    }
+}
+
 /// Some of an endpoint's connections.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Target {

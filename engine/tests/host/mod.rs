@@ -6,10 +6,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use engine::config::{Config, DialectKind, Endpoint, Io, SocketIo};
+use engine::config::{Config, DialectKind, Endpoint};
 use engine::event::{Event, Wanted};
 use engine::ids::{LinkKey, ShardId};
-use engine::limits::Limits;
 use engine::shard::address::Addresses;
 use engine::shard::parcel::Parcel;
 use engine::shard::{Command, Shard, World, Written};
@@ -27,18 +26,11 @@ pub fn endpoint(name: &str, dialect: DialectKind, bind: &str) -> Endpoint {
 
 pub fn config(shards: usize, endpoints: Vec<Endpoint>) -> Config {
     Config {
-        listen: ([127, 0, 0, 1], 0).into(),
-        shards: vec![None; shards],
-        io: Io::Auto,
-        endpoints,
-        socket_io: SocketIo::default(),
         origins: vec!["https://app.example.com".into()],
-        any_origin: false,
-        trusted_proxies: Vec::new(),
-        limits: Limits::default(),
         verifier: Some(
             auth::Verifier::new(auth::Key::Hs256(SECRET.to_vec())).expect("a good secret").with_leeway_s(0).keeping_claims(true),
         ),
+        ..Config::new(([127, 0, 0, 1], 0), shards, endpoints)
     }
 }
 

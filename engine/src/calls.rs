@@ -1,0 +1,302 @@
+//! Questions to a running engine and what its shards answer, gathered: for the threads of the program that embeds it, blocking or as a
+//! future of any runtime. It owns the questions under way, and knows of a question and of an answer nothing but the number. Its one lock is
+//! held for a few instructions, and no shard ever takes it.
+
+use std::collections::HashMap;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use crate::ids::ShardId;
+use crate::shard::parcel::{Answer, ConnectionInfo, Emitted, Question};
+use crate::{Engine, Notice, Notices};
+
+/// Questions under way: as many as there are [`Asked`]s, which those who ask hold. One thread of the program runs [`Self::run`]; any number
+/// of others ask.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::time::Duration;
+///
+/// use engine::config::{Config, DialectKind, Endpoint};
+/// use engine::{Calls, Notice, Question};
+///
+/// let rooms = Endpoint::new("rooms", DialectKind::Rooms, "/");
+/// let (engine, notices) = engine::start(Config::new(([127, 0, 0, 1], 0), 2, vec![rooms]))?;
+/// let calls = Arc::new(Calls::default());
+/// let (told, drained) = std::sync::mpsc::channel();
+/// let taker = std::thread::spawn({
+///     let calls = calls.clone();
+///     move || {
+///         calls.run(&notices, |notice| match notice {
+///             Notice::Drained { shard } => drop(told.send(shard)),
+///             // Plain HTTP on the public port; the drop of the socket closes it.
+///             Notice::Handover(_) => {}
+///             other => unreachable!("kept by run: {other:?}"),
+///         })
+///     }
+/// });
+///
+/// let everybody = Question::Connections { endpoint: None, user: None, room: None, after: None, limit: 100 };
+/// let gathered = calls.ask(&engine, &everybody).within(Duration::from_secs(1));
+/// assert_eq!((gathered.missing, gathered.connections().len()), (0, 0));
+///
+/// engine.drain(Duration::from_secs(1));
+/// for _ in 0..engine.stats().len() {
+///     drained.recv().expect("each shard tells once");
+/// }
+/// engine.join();
+/// taker.join().expect("it does not panic")?; // no shard was lost
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Default, Debug)]
+pub struct Calls {
+    waiting: Mutex<HashMap<u64, Gathering>>,
+    next: AtomicU64,
+}
+
+/// One question whose answers are being gathered.
+#[derive(Debug)]
+struct Gathering {
+    missing: usize,
+    answers: Vec<Answer>,
+    /// Woken when nothing is missing any more.
+    waker: Option<Waker>,
+}
+
+/// A shard has ended although nobody stopped it; see [`Notice::ShardLost`].
+#[derive(Debug, thiserror::Error)]
+#[error("shard {} ended by itself: {reason}", .shard.0)]
+pub struct ShardLost {
+    /// The shard.
+    pub shard: ShardId,
+    /// What it ended with.
+    pub reason: io::Error,
+}
+
+impl Calls {
+    /// Takes the engine's notices until it is gone: gives answers to those who wait for them and everything else to `rest`, which must not
+    /// wait for anything, an answer least of all.
+    ///
+    /// # Errors
+    /// When a shard is lost. It returns at once then; nobody gets an answer any more.
+    pub fn run(&self, notices: &Notices, mut rest: impl FnMut(Notice)) -> Result<(), ShardLost> {
+        for notice in notices {
+            match notice {
+                Notice::Answer { ask, answer, .. } => self.deliver(ask, answer),
+                Notice::ShardLost { shard, reason } => return Err(ShardLost { shard, reason }),
+                other => rest(other),
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks all shards. Questions reach each of them in the order in which they were asked.
+    pub fn ask(&self, engine: &Engine, question: &Question) -> Asked<'_> {
+        self.begin(engine.stats().len(), |ask| engine.ask(ask, question))
+    }
+
+    /// The same where somebody else puts the question to so many shards, under the number that is given to him.
+    pub fn begin(&self, shards: usize, put: impl FnOnce(u64)) -> Asked<'_> {
+        let ask = self.next.fetch_add(1, Relaxed);
+        self.lock().insert(ask, Gathering { missing: shards, answers: Vec::with_capacity(shards), waker: None });
+        let asked = Asked { calls: self, ask, shards };
+        put(ask);
+        asked
+    }
+
+    /// Takes one shard's answer. One that nobody waits for any more is dropped.
+    pub fn deliver(&self, ask: u64, answer: Answer) {
+        let waker = {
+            let mut waiting = self.lock();
+            let Some(question) = waiting.get_mut(&ask) else { return };
+            question.answers.push(answer);
+            question.missing = question.missing.saturating_sub(1);
+            question.waker.take_if(|_| question.missing == 0)
+        };
+        // Without the lock: a waker is somebody else's code.
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// True exactly when no question is under way.
+    pub fn is_idle(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Gathering>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A question that all shards have been asked. As a future it is ready when all have answered, for which whoever awaits it needs a deadline:
+/// what has come by then is [`Self::gathered`]. Dropped, it is forgotten, and answers that still come are too.
+#[must_use]
+#[derive(Debug)]
+pub struct Asked<'a> {
+    calls: &'a Calls,
+    ask: u64,
+    shards: usize,
+}
+
+impl Asked<'_> {
+    /// Blocks until all shards have answered, at most so long. A shard that lives answers within milliseconds, but an emit for which
+    /// acknowledgements are wanted only when the last has come or [`crate::Emit::ack_ms`] is over: wait a second longer than that.
+    pub fn within(mut self, wait: Duration) -> Gathered {
+        let deadline = Instant::now().checked_add(wait);
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        let mut cx = Context::from_waker(&waker);
+        while Pin::new(&mut self).poll(&mut cx).is_pending() {
+            // A time beyond all clocks is no deadline.
+            let Some(deadline) = deadline else {
+                std::thread::park();
+                continue;
+            };
+            match deadline.saturating_duration_since(Instant::now()) {
+                Duration::ZERO => break,
+                left => std::thread::park_timeout(left),
+            }
+        }
+        self.gathered()
+    }
+
+    /// What has been answered until now.
+    pub fn gathered(self) -> Gathered {
+        let question = self.calls.lock().remove(&self.ask);
+        question.map_or(Gathered { answers: Vec::new(), missing: self.shards }, |it| Gathered { answers: it.answers, missing: it.missing })
+    }
+}
+
+impl Future for Asked<'_> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        match self.calls.lock().get_mut(&self.ask).filter(|question| question.missing > 0) {
+            Some(question) => {
+                question.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+            None => Poll::Ready(()),
+        }
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.calls.lock().remove(&self.ask);
+    }
+}
+
+/// Wakes a thread that blocks.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// What the shards answered in time.
+#[must_use]
+#[derive(Default, Debug)]
+pub struct Gathered {
+    /// One per shard that answered, in the order of their coming.
+    pub answers: Vec<Answer>,
+    /// Shards that did not; what they would have said is not in the sums. An answer is whole exactly when it is 0.
+    pub missing: usize,
+}
+
+impl Gathered {
+    /// The connections of [`Question::Connections`] and [`Question::Connection`], in the order of their ids' texts. Each shard has given up
+    /// to `limit` of its own: the first `limit` of these are a page, and the last id of a page is `after` of the next.
+    pub fn connections(self) -> Vec<ConnectionInfo> {
+        let lists = self.answers.into_iter().filter_map(|answer| if let Answer::Connections(list) = answer { Some(list) } else { None });
+        let mut found: Vec<ConnectionInfo> = lists.flatten().collect();
+        found.sort_unstable_by_key(|info| info.id.text());
+        found
+    }
+
+    /// How many connections [`Question::CloseConnection`], [`Question::CloseUser`] and [`Question::Disconnect`] have ended.
+    pub fn closed(&self) -> u64 {
+        self.answers.iter().map(|answer| if let Answer::Closed(count) = answer { *count } else { 0 }).sum()
+    }
+
+    /// What became of [`Question::Emit`].
+    pub fn emitted(self) -> Emitted {
+        let here = self.answers.into_iter().filter_map(|answer| if let Answer::Emitted(here) = answer { Some(here) } else { None });
+        here.fold(Emitted::default(), |mut sum, here| {
+            sum.recipients += here.recipients;
+            sum.acks += here.acks;
+            sum.answers.extend(here.answers);
+            sum
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Far more than any wait of these tests needs.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn an_answer_is_whole_when_every_shard_spoke_and_partial_after_the_wait() {
+        let calls = Calls::default();
+        std::thread::scope(|scope| {
+            let asked = calls.begin(2, |ask| {
+                scope.spawn({
+                    let calls = &calls;
+                    move || (1..=2).for_each(|count| calls.deliver(ask, Answer::Closed(count)))
+                });
+            });
+            let gathered = asked.within(PATIENCE);
+            assert_eq!((gathered.missing, gathered.closed()), (0, 3));
+        });
+        let gathered = calls.begin(2, |ask| calls.deliver(ask, Answer::Closed(7))).within(Duration::from_millis(20));
+        assert_eq!((gathered.missing, gathered.closed()), (1, 7));
+        assert!(calls.is_idle(), "nothing is left behind");
+    }
+
+    #[test]
+    fn a_dropped_question_and_a_late_answer_leave_nothing_behind() {
+        let calls = Calls::default();
+        drop(calls.begin(1, |_| {}));
+        assert!(calls.is_idle());
+        calls.deliver(0, Answer::Closed(1));
+        assert!(calls.is_idle());
+        assert_eq!(calls.begin(1, |ask| assert_eq!(ask, 1, "a number is used once")).gathered().missing, 1);
+    }
+
+    #[test]
+    fn answers_find_who_asked_and_the_rest_is_passed_on_until_a_shard_is_lost() {
+        let calls = Calls::default();
+        let (notices, told) = crossbeam_channel::unbounded();
+        let (first, second) = (calls.begin(1, |_| {}), calls.begin(1, |_| {}));
+        let answer = |ask, count| Notice::Answer { ask, shard: ShardId(0), answer: Answer::Closed(count) };
+        for notice in [answer(1, 11), Notice::Drained { shard: ShardId(0) }, answer(0, 10), answer(9, 1)] {
+            notices.send(notice).expect("open");
+        }
+        notices.send(Notice::ShardLost { shard: ShardId(3), reason: io::Error::other("no memory") }).expect("open");
+        let mut rest = Vec::new();
+        let lost = calls.run(&told, |notice| rest.push(notice)).expect_err("a shard is lost");
+        assert_eq!(lost.to_string(), "shard 3 ended by itself: no memory");
+        assert!(matches!(rest[..], [Notice::Drained { shard: ShardId(0) }]), "{rest:?}");
+        assert_eq!((first.gathered().closed(), second.within(PATIENCE).closed()), (10, 11));
+        drop(notices);
+        assert!(calls.run(&told, drop).is_ok(), "the engine is gone");
+    }
+
+    #[test]
+    fn sums_are_over_all_shards() {
+        let emitted = |recipients, acks, answer: &str| Answer::Emitted(Emitted { recipients, acks, answers: vec![answer.into()] });
+        let gathered = Gathered { answers: vec![emitted(2, 1, "[1]"), emitted(3, 3, "[2]")], missing: 0 };
+        let sum = gathered.emitted();
+        assert_eq!((sum.recipients, sum.acks, sum.answers), (5, 4, vec!["[1]".to_owned(), "[2]".to_owned()]));
+    }
+}
