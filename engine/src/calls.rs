@@ -80,7 +80,8 @@ pub struct ShardLost {
 
 impl Calls {
     /// Takes the engine's notices until it is gone: gives answers to those who wait for them and everything else to `rest`, which must not
-    /// wait for anything, an answer least of all.
+    /// wait for anything, an answer least of all. `drop` is a good `rest` for who does not care: it closes plain HTTP connections and
+    /// refuses what the back end is asked ([`Notice::Inquiry`]).
     ///
     /// # Errors
     /// When a shard is lost. It returns at once then; nobody gets an answer any more.

@@ -583,6 +583,48 @@ pub enum EnterFault {
 ///
 /// The limits ([`Limits`]) hold whatever the dialect does: it is not asked about messages that are too large, over the rate only
 /// [`Self::over_rate`] is, and a connection that reads too slowly is closed.
+///
+/// One over Socket.IO, where who has a token may follow a question and vote on it:
+///
+/// ```
+/// use engine::dialect::{Act, Cx, Dialect, EnterFault, Entry, Publication, RoomView, Said};
+/// use engine::ids::checked_name;
+/// use engine::json::{Object, Scratch};
+///
+/// struct Votes;
+///
+/// impl Dialect for Votes {
+///     fn message(&self, cx: &Cx<'_>, said: Said<'_>, _scratch: &mut Scratch, acts: &mut Vec<Act>) {
+///         let Said::Event { name, ack, .. } = said else { return };
+///         let question = said.argument().and_then(|question| checked_name(question.as_exact_str()?).ok());
+///         match (name, question) {
+///             ("follow", Some(question)) => {
+///                 // The note comes back in `entered`.
+///                 let note = Some(ack.unwrap_or_default().into());
+///                 acts.push(Act::Enter(Entry { note, ..Entry::new(question.into()) }));
+///             }
+///             ("yes" | "no", Some(question)) if (cx.is_in)(question) => {
+///                 let vote = Object::new().str("by", &cx.profile.user).bool("yes", name == "yes").finish();
+///                 acts.push(Act::Publish(Publication::to_all(question.into(), cx.event("vote", &vote))));
+///             }
+///             _ => acts.push(Act::Send(cx.event("error", r#"{"message":"what?"}"#))),
+///         }
+///     }
+///
+///     fn entered(&self, cx: &Cx<'_>, _room: &str, outcome: Result<&RoomView, EnterFault>, note: Option<&str>, acts: &mut Vec<Act>) {
+///         let Some(ack) = note.filter(|ack| !ack.is_empty()) else { return };
+///         let answer = match outcome {
+///             Ok(view) => Object::new().bool("success", true).num("followers", u64::from(view.members)).finish(),
+///             Err(_) => r#"{"success":false}"#.to_owned(),
+///         };
+///         acts.push(cx.acknowledge(ack, &answer));
+///     }
+/// }
+///
+/// # use engine::config::{Endpoint, OwnDialect};
+/// // The endpoint asks for a token unless told otherwise.
+/// let endpoint = Endpoint::new("votes", OwnDialect::socket_io("votes", &Votes), "/votes");
+/// ```
 pub trait Dialect: Sync {
     /// Who is this, if he may connect at all. He is asked for what [`Hello::profile`] says.
     fn admit(&self, hello: &Hello<'_>) -> Result<Profile, Refused> {

@@ -508,7 +508,7 @@ pub enum Answer {
     Connections(Vec<ConnectionInfo>),
     /// To [`Question::Emit`].
     Emitted(Emitted),
-    /// How many connections were closed.
+    /// To [`Question::CloseConnection`], [`Question::CloseUser`] and [`Question::Disconnect`]: how many connections were closed.
     Closed(u64),
     /// To [`Question::Grant`] and [`Question::Revoke`]: how many connections of the user this reaches. `None` from the shards that are
     /// not his home.
