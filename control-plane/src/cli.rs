@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::operator::{self, Operation};
 use crate::secret::Secret;
 use crate::settings::{Environment, Flags, Problems, Settings, TestProfile, print};
 use crate::token::{Claims, lifetime};
 
 /// Serves WebSocket and Socket.IO clients. Without a command it starts the server.
 #[derive(Parser, Debug)]
-#[command(name = "uringcast", version)]
+#[command(name = "uringcast", version, after_help = operator::EXIT_STATUSES)]
 pub struct Cli {
     #[command(flatten)]
     settings: SettingFlags,
@@ -52,6 +53,17 @@ struct SettingFlags {
 /// Commands that start no server.
 #[derive(Subcommand, Debug)]
 pub enum Command {
+    /// What needs no server.
+    #[command(flatten)]
+    Alone(Alone),
+    /// What is asked of a running one.
+    #[command(flatten)]
+    Operate(Operation),
+}
+
+/// Commands that need no server.
+#[derive(Subcommand, Debug)]
+pub enum Alone {
     /// Print a token for trying out, signed with the server's secret.
     Token(TokenArgs),
     /// Say what is wrong with the settings, or ok, without starting.
@@ -127,6 +139,10 @@ pub fn environment() -> Environment {
 
 /// Performs a command and writes its answer to the standard output.
 pub fn perform(command: &Command, flags: &Flags, environment: &Environment) -> ExitCode {
+    let command = match command {
+        Command::Operate(operation) => return operator::perform(operation, flags, environment),
+        Command::Alone(command) => command,
+    };
     match answer(command, flags, environment) {
         // A reader that went away (`print-config | head`) has seen what it wanted.
         Ok(text) => io::stdout().write_all(text.as_bytes()).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),
@@ -147,14 +163,14 @@ pub fn warn(warnings: &[String]) {
     }
 }
 
-fn answer(command: &Command, flags: &Flags, environment: &Environment) -> Result<String, Problems> {
+fn answer(command: &Alone, flags: &Flags, environment: &Environment) -> Result<String, Problems> {
     match command {
-        Command::PrintConfig => print(flags, environment),
-        Command::CheckConfig => {
+        Alone::PrintConfig => print(flags, environment),
+        Alone::CheckConfig => {
             warn(&Settings::load(flags, environment)?.warnings);
             Ok("ok\n".to_owned())
         }
-        Command::Token(args) => {
+        Alone::Token(args) => {
             let secret = Settings::signing_secret(flags, environment, args.secret_file.as_deref())?;
             Ok(args.sign(&secret).expect("claims are an object") + "\n")
         }
@@ -172,7 +188,8 @@ mod tests {
 
     fn run(arguments: &[&str], environment: &Environment) -> Result<String, Problems> {
         let cli = Cli::try_parse_from([&["uringcast"], arguments].concat()).expect("a good command line");
-        answer(cli.command.as_ref().expect("a command"), &cli.flags(), environment)
+        let Some(Command::Alone(command)) = &cli.command else { panic!("a command that needs no server") };
+        answer(command, &cli.flags(), environment)
     }
 
     #[test]

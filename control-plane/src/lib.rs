@@ -6,6 +6,7 @@ pub mod http;
 pub mod lifecycle;
 pub mod log;
 pub mod metrics;
+pub mod operator;
 pub mod outbound;
 pub mod secret;
 pub mod serve;

@@ -2,6 +2,7 @@
 //! the environment and the file (`sources`, `endpoints`), and becomes the engine's [`Config`] and the control plane's own settings
 //! here, once. Whoever has a [`Settings`] need not check anything again; whoever has [`Problems`] has all of them.
 
+mod access;
 mod cpus;
 mod endpoints;
 mod print;
@@ -24,9 +25,11 @@ use engine::auth::{Algorithm, Key, Verifier};
 use engine::config::{Config, Io, SocketIo};
 use engine::limits::Limits;
 
+pub use access::Access;
 pub use print::print;
 pub use problem::{Problem, Problems};
 pub use profile::TestProfile;
+pub(crate) use sources::percent_encoded;
 pub use sources::{Environment, Flags};
 pub use value::ControlListen;
 

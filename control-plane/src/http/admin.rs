@@ -50,7 +50,7 @@ const LIST_MAX: usize = 1_000;
 const USER_CONNECTIONS_MAX: usize = 1_000;
 
 /// Says how many shards did not answer in time, on an answer made of what the others said.
-pub(super) const INCOMPLETE: &str = "uringcast-missing-shards";
+pub(crate) const INCOMPLETE: &str = "uringcast-missing-shards";
 
 /// All calls, with what the document says of them. There are no others: a handler without a description cannot be registered.
 pub(super) fn calls() -> OpenApiRouter<Arc<App>> {

@@ -349,7 +349,8 @@ fn old_redis(environment: &Environment) -> Option<(String, String)> {
     Some(("REDIS_HOST with REDIS_PORT and REDIS_PASSWORD".into(), format!("redis://{password}{host}:{port}")))
 }
 
-fn percent_encoded(text: &str) -> String {
+/// For a part of a URL.
+pub(crate) fn percent_encoded(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
     text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
