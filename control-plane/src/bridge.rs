@@ -16,7 +16,7 @@ use engine::{Answer, Calls, Engine, Handover, Notice, Notices, Question, ShardLo
 use tokio::sync::mpsc;
 
 /// How long a question may take before what has come is the answer. A healthy shard turns thousands of times in it.
-const ANSWER_WAIT: Duration = Duration::from_secs(1);
+pub(crate) const ANSWER_WAIT: Duration = Duration::from_secs(1);
 
 /// Handed-over connections waiting for the HTTP server; as many as it serves at once, so that nobody waits longer than one request.
 pub const HANDOVERS_MAX: usize = 1024;

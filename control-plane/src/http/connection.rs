@@ -31,8 +31,9 @@ pub struct Bounds {
 pub const PUBLIC: Bounds = Bounds { keep_alive: false, life: Duration::from_secs(10), grace: Duration::ZERO };
 
 /// The admin part: a program may keep its connection for many calls, but has to come anew from time to time, so that connections of
-/// clients that neither go nor come cannot take all places for good.
-pub const ADMIN: Bounds = Bounds { keep_alive: true, life: Duration::from_secs(60), grace: Duration::from_secs(10) };
+/// clients that neither go nor come cannot take all places for good. The grace is the longest wait for an answer (acknowledgements), which
+/// may have begun in the last moment, and ten seconds to read it.
+pub const ADMIN: Bounds = Bounds { keep_alive: true, life: Duration::from_secs(60), grace: Duration::from_secs(75) };
 
 /// Answers the requests of one connection. How it ends is the peer's affair and is not reported.
 pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, router: Router, bounds: Bounds) {

@@ -13,6 +13,7 @@
 //! The arguments go out as they stand in the body, so that no number changes on its way.
 
 use std::collections::{HashMap, VecDeque};
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -25,6 +26,7 @@ use engine::json::{Scratch, Value};
 use engine::time::Now;
 use engine::wire::sio::RESERVED_EVENTS;
 use engine::{Answer, Emit, Emitted, Question, Selection, Target};
+use http_body_util::LengthLimitError;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa::openapi::{Object, ObjectBuilder, Type};
@@ -33,7 +35,7 @@ use super::admin::{answer, endpoint_named};
 use super::problem::Problem;
 use super::shapes::Name;
 use super::{App, monotonic_ms};
-use crate::bridge::{Asked, Gathered};
+use crate::bridge::{ANSWER_WAIT, Asked, Gathered};
 
 /// Paths.
 pub const EMIT: &str = "/v1/emit";
@@ -51,6 +53,9 @@ pub const ANSWER_TIME: Duration = Duration::from_millis(ACK_MS_MAX + 5_000);
 
 /// Milliseconds to wait for acknowledgements: as long as a connection of the admin part lives.
 const ACK_MS_MAX: u64 = 60_000;
+
+/// Milliseconds that a batch may take at most when nobody acknowledges: some less than [`ANSWER_TIME`], so that its answer comes.
+const BATCH_MS_MAX: u64 = ACK_MS_MAX + 4_000;
 
 /// Emits of one batch (contract).
 const BATCH_MAX: usize = 1_000;
@@ -74,6 +79,7 @@ const MEMBERS: [&str; 9] = ["endpoint", "to", "except", "event", "data", "args",
     (status = 200, description = "who got it", body = EmitOutcome),
     (status = 404, description = "no endpoint has the name"),
     (status = 409, description = "an emit with the same id is under way"),
+    (status = 503, description = "no shard answered in time; the same id can be tried again"),
 ))]
 pub async fn emit(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
     let body = body(request, EMIT_BYTES_MAX).await?;
@@ -104,6 +110,11 @@ pub async fn batch(State(app): State<Arc<App>>, request: Request) -> Result<Resp
         };
         doc.root().items().enumerate().map(read).collect::<Result<Vec<_>, _>>()?
     };
+    let longest_ms = longest_ms(orders.iter().map(|order| order.emit.ack_ms));
+    if longest_ms > BATCH_MS_MAX {
+        let detail = format!("the acknowledgements of this batch may take {longest_ms} ms, allowed are {BATCH_MS_MAX}");
+        return Err(Problem::bad_request(detail));
+    }
     let outcomes = unstoppable(async move { perform(&app, orders).await }).await?;
     let missing = outcomes.iter().flatten().map(|outcome| outcome.missing).max().unwrap_or(0);
     let results = outcomes.into_iter().map(|outcome| match outcome {
@@ -247,8 +258,10 @@ struct BatchOutcome {
 }
 
 async fn body(request: Request, bytes_max: usize) -> Result<String, Problem> {
-    // The limit is the only thing that goes wrong here but the client's going away, which nobody hears of.
-    let bytes = axum::body::to_bytes(request.into_body(), bytes_max).await.map_err(|_| Problem::too_large(bytes_max))?;
+    let bytes = axum::body::to_bytes(request.into_body(), bytes_max).await.map_err(|fault| match fault.source() {
+        Some(source) if source.is::<LengthLimitError>() => Problem::too_large(bytes_max),
+        _ => Problem::bad_request("the body is cut off, or its chunks are malformed"),
+    })?;
     String::from_utf8(bytes.into()).map_err(|_| Problem::bad_request("the body is not UTF-8"))
 }
 
@@ -430,6 +443,20 @@ async fn perform(app: &App, orders: Vec<Order>) -> Vec<Result<Outcome, Problem>>
     outcomes
 }
 
+/// How long [`perform`] takes when every shard and every client is as slow as may be.
+fn longest_ms(acks_ms: impl Iterator<Item = Option<u64>>) -> u64 {
+    let (mut now_ms, mut ends) = (0, VecDeque::<u64>::new());
+    for ack_ms in acks_ms {
+        if ends.len() >= UNDER_WAY_MAX
+            && let Some(end) = ends.pop_front()
+        {
+            now_ms = end.max(now_ms);
+        }
+        ends.push_back(now_ms + ANSWER_WAIT.as_millis() as u64 + ack_ms.unwrap_or(0));
+    }
+    ends.into_iter().max().unwrap_or(0)
+}
+
 fn begin(app: &App, order: Order) -> Step<'_> {
     let Order { emit, id } = order;
     if let Some(id) = &id {
@@ -450,6 +477,11 @@ async fn finish(app: &App, step: Step<'_>) -> Result<Outcome, Problem> {
         Step::Sent(id) => app.recent().outcome(&id).ok_or_else(|| Problem::conflict("id: the same is under way")),
         Step::UnderWay { asked, id, ack_ms } => {
             let gathered = asked.answers(Duration::from_millis(ack_ms.unwrap_or(0))).await;
+            if gathered.answers.is_empty() {
+                // Told as nothing done, so that the same id can be tried again.
+                id.inspect(|id| app.recent().forget(id));
+                return Err(Problem::unavailable("no shard answered in time"));
+            }
             let outcome = Outcome::sum(&gathered, ack_ms.is_some());
             if let Some(id) = id {
                 app.recent().done(&id, outcome);
@@ -499,6 +531,12 @@ impl Recent {
         }
     }
 
+    fn forget(&mut self, id: &str) {
+        self.outcomes.remove(id);
+        // A walk through all of them, but only after a second in which no shard turned.
+        self.order.retain(|(_, known)| **known != *id);
+    }
+
     fn outcome(&self, id: &str) -> Option<Outcome> {
         self.outcomes.get(id).copied().flatten()
     }
@@ -507,6 +545,7 @@ impl Recent {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
     use serde_json::json;
 
@@ -656,6 +695,34 @@ mod tests {
         let heard = post(&router, EMIT, body).await;
         assert_eq!((heard.status, heard.json()), (StatusCode::OK, json!({"recipients": 0, "acks": 0})));
         assert_eq!(heard.header("uringcast-missing-shards"), "1");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_no_shard_answered_can_be_tried_again() {
+        let (pending, is_silent) = (Arc::new(Pending::default()), Arc::new(AtomicBool::new(true)));
+        let silent = is_silent.clone();
+        let host = FakeHost::new(2).answering(&pending, move |_, _| (!silent.load(Relaxed)).then(|| Answer::Emitted(Emitted::default())));
+        let router = super::super::admin::router(Arc::new(app(Arc::new(host), pending)));
+        let body = r#"{"endpoint":"rooms","to":{"all":true},"event":"e","id":"one"}"#;
+        assert_eq!(post(&router, EMIT, body).await.status, StatusCode::SERVICE_UNAVAILABLE);
+        let batch = post(&router, BATCH, &format!("[{body},{body}]")).await;
+        let refused = [503, 409].map(|status| json!(status));
+        assert_eq!([&batch.json()["results"][0]["status"], &batch.json()["results"][1]["status"]], [&refused[0], &refused[1]]);
+        is_silent.store(false, Relaxed);
+        assert_eq!(post(&router, EMIT, body).await.json(), json!({"recipients": 0}));
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_would_outlast_its_answer_is_refused() {
+        let (asked, router) = router();
+        let emit = |ack_ms: u64| format!(r#"{{"endpoint":"rooms","to":{{"all":true}},"event":"e","ack":{{"timeoutMs":{ack_ms}}}}}"#);
+        let batch = |ack_ms, count| format!("[{}]", vec![emit(ack_ms); count].join(","));
+        for (ack_ms, count, status) in [(60_000, 128, 200), (60_000, 129, 400), (7_000, 1_000, 200), (7_001, 1_000, 400)] {
+            let heard = post(&router, BATCH, &batch(ack_ms, count)).await;
+            assert_eq!(heard.status, status, "{ack_ms} ms, {count} times");
+        }
+        assert_eq!(asked.lock().expect("one thread").len(), 128 + 1_000);
+        assert!(Duration::from_millis(BATCH_MS_MAX) < ANSWER_TIME);
     }
 
     #[test]

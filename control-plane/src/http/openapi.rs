@@ -32,7 +32,8 @@ const TOKEN: &str = "adminToken";
     info(
         title = "uringcast admin API",
         description = "What back ends and operators may ask of a uringcast server. Everything under /v1 needs the admin token; on a Unix socket it may be \
-                       configured without. Unknown query parameters and members of bodies are refused.",
+                       configured without. Bodies are JSON in UTF-8, whatever their Content-Type. Unknown query parameters and members of \
+                       bodies are refused, and a call that is refused has changed nothing.",
         version = env!("CARGO_PKG_VERSION"),
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
     ),
