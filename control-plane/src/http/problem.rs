@@ -84,9 +84,27 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Params<T>, Problem> {
+        if !is_utf8(parts.uri.query().unwrap_or_default()) {
+            return Err(Problem::bad_request("the query is not UTF-8"));
+        }
         let Query(params) = Query::try_from_uri(&parts.uri).map_err(|fault| Problem::bad_request(fault.body_text()))?;
         Ok(Params(params))
     }
+}
+
+/// True exactly when what is percent-encoded here is UTF-8. The extractor would put other characters in the place of what is not, and so
+/// might find somebody else.
+fn is_utf8(query: &str) -> bool {
+    let bytes = query.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(byte) = bytes.get(at) {
+        let hex = bytes.get(at + 1..at + 3).filter(|_| *byte == b'%').and_then(|hex| std::str::from_utf8(hex).ok());
+        let encoded = hex.and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        decoded.push(encoded.unwrap_or(*byte));
+        at += if encoded.is_some() { 3 } else { 1 };
+    }
+    std::str::from_utf8(&decoded).is_ok()
 }
 
 /// The one variable segment of the path, percent-decoded.
@@ -118,6 +136,16 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_query_that_is_not_utf8_is_noticed() {
+        for good in ["", "a=%C3%A9&b=%e2%82%ac", "%", "%4", "%zz", "100%", "%+1"] {
+            assert!(is_utf8(good), "{good}");
+        }
+        for bad in ["%ff", "a=%C3", "%c3%28", "a=b&c=%ED%A0%80"] {
+            assert!(!is_utf8(bad), "{bad}");
+        }
+    }
 
     #[tokio::test]
     async fn a_problem_is_a_problem_document() {
