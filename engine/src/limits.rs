@@ -52,6 +52,12 @@ pub const HEADERS_MAX: usize = 100;
 /// Bytes of a token. Verifying costs time linear in this; the largest real ones (group claims) are about 10 kB.
 pub const TOKEN_BYTES_MAX: usize = 16 * 1024;
 
+/// Bytes of a JSON Web Key Set. An RSA key with its certificate chain has about 6 kB; real sets have two to ten keys.
+pub const JWKS_BYTES_MAX: usize = 256 * 1024;
+
+/// Keys of a JSON Web Key Set, those counted that are passed over. So many signatures a token can cost at most, where all keys have one name.
+pub const JWKS_KEYS_MAX: usize = 32;
+
 /// Fragments of one WebSocket message: a million empty ones are no message.
 pub const FRAGMENTS_MAX: u32 = 16 * 1024;
 

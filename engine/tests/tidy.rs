@@ -25,7 +25,7 @@ const WORDS: [(&[&str], &[&str]); 13] = [
     // What threads of the embedding program wait with; no shard does.
     (&["std::thread"], &["lib.rs", "calls.rs"]),
     (&["rand::rng", "SysRng", "OsRng", "thread_rng"], &[]),
-    (&["jsonwebtoken"], &["auth.rs"]),
+    (&["jsonwebtoken", "aws_lc_rs"], &["auth/"]),
     (&[".await", "async"], &["driver/"]),
     (&["Mutex"], &["calls.rs"]),
     (&["RwLock", "Condvar"], &[]),

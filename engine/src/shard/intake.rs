@@ -9,7 +9,7 @@ use super::links::{Asking, Conn, Opening, Stage, State, Visitor};
 use super::rate::Verdict;
 use super::socket_io::without_token;
 use super::{Command, Shard};
-use crate::auth::{self, AuthFault, Identity};
+use crate::auth::{AuthFault, Identity, SessionCookie, Verifier};
 use crate::config::{AuthMode, Endpoint};
 use crate::dialect::{Hello, Profile, Said};
 use crate::fault::{CloseReason, Refusal};
@@ -20,7 +20,7 @@ use crate::time::Now;
 use crate::wire::http::{self, Head, Request};
 use crate::wire::ws::{self, Message, Step, WsFault};
 
-/// Chunks of one session cookie. The libraries cut at about 4 kB, and a token has at most [`crate::limits::TOKEN_BYTES_MAX`].
+/// Chunks of one session cookie. The libraries cut at about 3.9 kB, and a token has at most [`crate::limits::TOKEN_BYTES_MAX`].
 const COOKIE_CHUNKS_MAX: usize = 8;
 
 /// What one look at a link's bytes came to.
@@ -336,13 +336,30 @@ impl Shard {
             Some(origin) => origin.is_some_and(|origin| self.world.config.origins.iter().any(|allowed| allowed == origin)),
             None => request.header("sec-fetch-site") == Some("same-origin") && !request.wants_websocket(),
         };
-        let cookie = counts.then(|| auth::session_cookie_names().iter().find_map(|name| session_cookie(request, name))).flatten();
-        cookie.map_or(Err(AuthFault::Missing), |token| self.verify(now, &token))
+        let mut said = Err(AuthFault::Missing);
+        if counts {
+            // A site that moves from one library to the other leaves the old cookies behind, so the first that is good counts.
+            for cookie in SessionCookie::ALL {
+                let Some(value) = session_cookie(request, cookie.name()) else { continue };
+                let verified = self.verifier().and_then(|verifier| verifier.verify_cookie(cookie, &value, now.unix_ms));
+                if verified.is_ok() {
+                    return verified.map(Arc::new);
+                }
+                // Of several bad ones, that a session is over is what a client can do something about.
+                if said != Err(AuthFault::Expired) {
+                    said = verified.map(Arc::new);
+                }
+            }
+        }
+        said
     }
 
     pub(super) fn verify(&self, now: Now, token: &str) -> Result<Arc<Identity>, AuthFault> {
-        let verifier = self.world.config.verifier.as_ref().ok_or(AuthFault::Invalid)?;
-        verifier.verify(token, now.unix_ms).map(Arc::new)
+        self.verifier()?.verify(token, now.unix_ms).map(Arc::new)
+    }
+
+    fn verifier(&self) -> Result<&Verifier, AuthFault> {
+        self.world.config.verifier.as_ref().ok_or(AuthFault::Invalid)
     }
 
     /// What is kept of a client's handshake while the back end is asked about it; `None` where it is not, or where its token is bad.
@@ -398,7 +415,7 @@ pub(super) fn new_conn(generation: u32, link: u32, endpoint: EndpointId, sid: Si
 
 /// The cookie of this name, or what its chunks `NAME.0`, `NAME.1`... are together.
 fn session_cookie<'b>(request: &Request<'b>, name: &str) -> Option<Cow<'b, str>> {
-    if let Some(whole) = request.cookie(name) {
+    if let Some(whole) = request.cookie(name).filter(|whole| !whole.is_empty()) {
         return Some(Cow::Borrowed(whole));
     }
     let chunks: String = (0..COOKIE_CHUNKS_MAX).map_while(|chunk| request.cookie(&format!("{name}.{chunk}"))).collect();

@@ -1,14 +1,27 @@
-//! From a token to an identity; the only file that knows `jsonwebtoken`. Tokens are verified and dropped, never stored or logged.
+//! From a token to an identity; only this folder knows `jsonwebtoken`, and cryptography at all. Tokens are verified and dropped, never
+//! stored or logged. Keys come as bytes: it knows no file and no URL.
 //!
 //! The library checks the signature and nothing else: its own checks of `exp` and `nbf` read the system's clock and round, ours take
 //! the time as an argument. It knows no room and no dialect: the lists of a token are handed on as they are.
 
+mod cookie;
+mod jwe;
+mod key_set;
+mod keys;
+#[cfg(test)]
+mod samples;
+
 use std::fmt;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{DecodingKey, EncodingKey, Header, Validation};
+use jsonwebtoken::{DecodingKey, EncodingKey, Header, TokenData, Validation};
 use serde::{Deserialize, Deserializer};
+
+pub use cookie::SessionCookie;
+pub use key_set::{KeySet, KeySetFault, Loaded, UnfitKey};
+pub use keys::{Algorithm, Key, KeyFault};
 
 use crate::ids::{UserId, checked_name};
 use crate::limits::TOKEN_BYTES_MAX;
@@ -20,13 +33,6 @@ pub const LEEWAY_S: u64 = 5;
 /// four characters into three bytes and the shortest element, `"",`, has three.
 const LIST_ELEMENTS_MAX: usize = 10_000;
 const _: () = assert!(TOKEN_BYTES_MAX / 4 <= LIST_ELEMENTS_MAX);
-
-/// Bytes of the DER form of an RSA public key of 2,048 bits: 256 of them are the modulus. Shorter keys can be factored, and the
-/// library would refuse every token instead of the key.
-const RSA_2048_DER_BYTES: usize = 256;
-
-/// Bytes of an uncompressed point of P-256: a tag and two coordinates of 32.
-const P256_POINT_BYTES: usize = 65;
 
 /// Who a verified token says someone is.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
@@ -67,66 +73,20 @@ pub enum AuthFault {
     Expired,
 }
 
-/// Signature algorithms with a public key.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Algorithm {
-    /// RSA PKCS#1 1.5 with SHA-256; keys of 2,048 to 8,192 bits.
-    Rs256,
-    /// ECDSA on P-256 with SHA-256.
-    Es256,
-    /// Ed25519.
-    EdDsa,
-}
-
-/// What signatures are checked with. It pins the algorithm: a token that names another is refused.
-pub enum Key {
-    /// HMAC with SHA-256: who can verify can also sign.
-    Hs256(Vec<u8>),
-    /// A public key as PEM text (`BEGIN PUBLIC KEY`, for RSA also `BEGIN RSA PUBLIC KEY`).
-    Pem {
-        /// The one algorithm it is for.
-        algorithm: Algorithm,
-        /// The text.
-        pem: Vec<u8>,
-    },
-}
-
-impl fmt::Debug for Key {
-    /// Names the kind and never shows the key.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Key::Hs256(_) => f.write_str("Hs256(..)"),
-            Key::Pem { algorithm, .. } => write!(f, "Pem({algorithm:?}, ..)"),
-        }
-    }
-}
-
-/// Why a key is refused.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum KeyFault {
-    /// The secret has no bytes: anyone could sign.
-    #[error("the secret is empty")]
-    Empty,
-    /// A PEM text where a secret belongs: public keys are public, so anyone could sign.
-    #[error("the secret is a PEM key: give its file as the public key and name its algorithm")]
-    PemAsSecret,
-    /// Not a public key in PEM form (a private key and a certificate are refused too).
-    #[error("not a public key in PEM form")]
-    NotPublicKey,
-    /// A public key for another algorithm.
-    #[error("the public key does not belong to the algorithm")]
-    OtherAlgorithm,
-    /// RSA with fewer than 2,048 bits.
-    #[error("the RSA key is shorter than 2048 bits")]
-    ShortRsa,
-}
-
-/// Verifies tokens with one pinned algorithm and key.
+/// Verifies tokens with one pinned algorithm.
 pub struct Verifier {
-    key: DecodingKey,
+    keys: SigningKeys,
     signature_only: Validation,
+    /// What session cookies are decrypted with, in the order of [`SessionCookie::ALL`]; `None` where there is no secret for it.
+    sessions: Option<[jwe::ContentKeys; SessionCookie::ALL.len()]>,
     leeway_ms: u64,
     keeps_claims: bool,
+}
+
+/// Whose signatures count.
+enum SigningKeys {
+    One(DecodingKey),
+    Set(Arc<KeySet>),
 }
 
 impl fmt::Debug for Verifier {
@@ -136,13 +96,26 @@ impl fmt::Debug for Verifier {
 }
 
 impl Verifier {
-    /// A verifier with the leeway [`LEEWAY_S`].
+    /// A verifier with the leeway [`LEEWAY_S`]. One with a shared secret also decrypts session cookies with it.
     pub fn new(key: Key) -> Result<Verifier, KeyFault> {
-        let (key, algorithm) = match key {
-            Key::Hs256(secret) => (hmac_key(&secret)?, jsonwebtoken::Algorithm::HS256),
-            Key::Pem { algorithm, pem } => (public_key(algorithm, &pem)?, library_algorithm(algorithm)),
+        let mut session_secret = None;
+        let (keys, algorithm) = match key {
+            Key::Hs256(secret) => {
+                let key = keys::hmac_key(&secret)?;
+                session_secret = Some(secret);
+                (SigningKeys::One(key), jsonwebtoken::Algorithm::HS256)
+            }
+            Key::Pem { algorithm, pem } => (SigningKeys::One(keys::public_key(algorithm, &pem)?), algorithm.of_library()),
+            Key::Set(set) => {
+                let algorithm = set.algorithm().of_library();
+                (SigningKeys::Set(set), algorithm)
+            }
         };
-        Ok(Verifier { key, signature_only: signature_only(algorithm), leeway_ms: LEEWAY_S * 1_000, keeps_claims: false })
+        let verifier = Verifier { keys, signature_only: signature_only(algorithm), sessions: None, leeway_ms: LEEWAY_S * 1_000, keeps_claims: false };
+        match session_secret {
+            Some(secret) => verifier.with_session_secret(&secret),
+            None => Ok(verifier),
+        }
     }
 
     /// The same with another leeway.
@@ -157,22 +130,49 @@ impl Verifier {
         Verifier { keeps_claims, ..self }
     }
 
+    /// The same with this secret for encrypted session cookies. Beside a public key it is for nothing else.
+    pub fn with_session_secret(self, secret: &[u8]) -> Result<Verifier, KeyFault> {
+        keys::hmac_key(secret)?;
+        Ok(Verifier { sessions: Some(SessionCookie::ALL.map(|cookie| cookie.content_keys(secret))), ..self })
+    }
+
     /// Checks signature, `exp`, `nbf`, `sub`. `now_unix_ms` is the wall clock.
     pub fn verify(&self, token: &str, now_unix_ms: u64) -> Result<Identity, AuthFault> {
-        if token.is_empty() {
-            return Err(AuthFault::Missing);
-        }
-        if token.len() > TOKEN_BYTES_MAX {
-            return Err(AuthFault::Invalid);
-        }
+        bounded(token)?;
         let claims = self.keeps_claims.then(|| payload(token)).flatten();
-        let token = jsonwebtoken::decode::<Claims>(token, &self.key, &self.signature_only).map_err(|_| AuthFault::Invalid)?;
+        let token: TokenData<Claims> = match &self.keys {
+            SigningKeys::One(key) => jsonwebtoken::decode(token, key, &self.signature_only).map_err(|_| AuthFault::Invalid)?,
+            SigningKeys::Set(set) => set.decode(token, &self.signature_only)?,
+        };
         // RFC 7515 section 4.1.11: an extension that must be understood, and we understand none.
         if token.header.crit.is_some() {
             return Err(AuthFault::Invalid);
         }
         let identity = token.claims.identity(now_unix_ms, self.leeway_ms)?;
         Ok(Identity { claims, ..identity })
+    }
+
+    /// The same for the value of a session cookie, its chunks joined: only there may a token be encrypted instead of signed.
+    pub fn verify_cookie(&self, cookie: SessionCookie, value: &str, now_unix_ms: u64) -> Result<Identity, AuthFault> {
+        bounded(value)?;
+        if !jwe::is_jwe(value) {
+            return self.verify(value, now_unix_ms);
+        }
+        let keys = self.sessions.as_ref().map(|sessions| &sessions[cookie as usize]);
+        let content = keys.and_then(|keys| keys.open(value)).ok_or(AuthFault::Invalid)?;
+        let claims: Claims = serde_json::from_slice(&content).map_err(|_| AuthFault::Invalid)?;
+        let identity = claims.identity(now_unix_ms, self.leeway_ms)?;
+        let claims = self.keeps_claims.then(|| String::from_utf8(content).ok().map(Box::from)).flatten();
+        Ok(Identity { claims, ..identity })
+    }
+}
+
+/// Refuses what is not worth a look.
+fn bounded(token: &str) -> Result<(), AuthFault> {
+    match token.len() {
+        0 => Err(AuthFault::Missing),
+        1..=TOKEN_BYTES_MAX => Ok(()),
+        _ => Err(AuthFault::Invalid),
     }
 }
 
@@ -252,48 +252,6 @@ fn signature_only(algorithm: jsonwebtoken::Algorithm) -> Validation {
     validation
 }
 
-fn hmac_key(secret: &[u8]) -> Result<DecodingKey, KeyFault> {
-    if secret.is_empty() {
-        return Err(KeyFault::Empty);
-    }
-    if contains(secret, b"-----BEGIN ") {
-        return Err(KeyFault::PemAsSecret);
-    }
-    Ok(DecodingKey::from_secret(secret))
-}
-
-/// Reads a public key. The label is checked first, because the library also takes a private key or a certificate and then
-/// refuses every token.
-fn public_key(algorithm: Algorithm, pem: &[u8]) -> Result<DecodingKey, KeyFault> {
-    if !contains(pem, b"-----BEGIN PUBLIC KEY-----") && !contains(pem, b"-----BEGIN RSA PUBLIC KEY-----") {
-        return Err(KeyFault::NotPublicKey);
-    }
-    let read = match algorithm {
-        Algorithm::Rs256 => DecodingKey::from_rsa_pem,
-        Algorithm::Es256 => DecodingKey::from_ec_pem,
-        Algorithm::EdDsa => DecodingKey::from_ed_pem,
-    };
-    let key = read(pem).map_err(|_| KeyFault::OtherAlgorithm)?;
-    let bytes = key.try_get_as_bytes().map_err(|_| KeyFault::OtherAlgorithm)?;
-    match algorithm {
-        Algorithm::Rs256 if bytes.len() < RSA_2048_DER_BYTES => Err(KeyFault::ShortRsa),
-        Algorithm::Es256 if bytes.len() != P256_POINT_BYTES => Err(KeyFault::OtherAlgorithm),
-        _ => Ok(key),
-    }
-}
-
-fn library_algorithm(algorithm: Algorithm) -> jsonwebtoken::Algorithm {
-    match algorithm {
-        Algorithm::Rs256 => jsonwebtoken::Algorithm::RS256,
-        Algorithm::Es256 => jsonwebtoken::Algorithm::ES256,
-        Algorithm::EdDsa => jsonwebtoken::Algorithm::EdDSA,
-    }
-}
-
-fn contains(text: &[u8], part: &[u8]) -> bool {
-    text.windows(part.len()).any(|window| window == part)
-}
-
 /// Claims that could not be signed: they are no JSON object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the claims of a token are a JSON object")]
@@ -307,63 +265,13 @@ pub fn mint(secret: &[u8], claims: &serde_json::Value) -> Result<String, MintFau
     jsonwebtoken::encode(&Header::default(), claims, &EncodingKey::from_secret(secret)).map_err(|_| MintFault)
 }
 
-/// Cookies in which NextAuth 4 and Auth.js 5 keep a session, in the order they are looked for. Only signed tokens are understood
-/// in them so far, not encrypted ones.
-pub fn session_cookie_names() -> [&'static str; 4] {
-    ["next-auth.session-token", "__Secure-next-auth.session-token", "authjs.session-token", "__Secure-authjs.session-token"]
-}
-
 #[cfg(test)]
 mod tests {
+    use super::samples::*;
     use super::*;
     use serde_json::{Value, json};
 
-    // Public keys made for these tests with openssl; their private halves signed the one token below each and were thrown away.
-    const RSA_PEM: &str = "\
------BEGIN PUBLIC KEY-----
-MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEAuwkUwOx7L3ga1jfkuq6t
-tE5RChbU2Q4p+pdy5aOCZ52qmA1JZgNAU7wkS9uDU5JinuCpeIYARcx4ye5Qhd5A
-Swrt8dy1apNc0UQ79SMm9b6m699Kr/NroUm3t6quIJ3RvZxwJqocMAuro3NsI0xv
-qr1Obp3va8Rx+6B38DQuHvaKBz6JIsGkUClrwVb13mDGhJ0jiHkQgAG4WupeqEY+
-1tl9JwQIjrWPVrhBGqGnFaMcZDqCyXKRosVX75UlGYqMTFarYdstBPW2zOujLETQ
-K+uPX66JJlbhq5uj9cTXUG05c3bY2k5SZdkDNlWJ8GHHY1Z0KqzfW1n48Q2VRrGH
-fQIDAQAB
------END PUBLIC KEY-----
-";
-    const EC_PEM: &str = "\
------BEGIN PUBLIC KEY-----
-MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEHxQcpKkmI7ykF0MwNzjXZdIfN4rO
-cc9C2uX9z7DkYPpNLXOzymkhU2xigSt7i80lPkrmTL6oeAh0kGRdyCAczw==
------END PUBLIC KEY-----
-";
-    const ED_PEM: &str = "\
------BEGIN PUBLIC KEY-----
-MCowBQYDK2VwAyEA+EVaXurCmrtpcr8g2nc2O6NA0nk3jjQBciS2ugOe6XQ=
------END PUBLIC KEY-----
-";
-    const RSA_1024_PEM: &str = "\
------BEGIN PUBLIC KEY-----
-MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQDOn/VY/7jGjXi3SOjWZOAfHXlg
-YpKdGDKcUI1cEaBZFw0jcO/mISPvpl5jG+yXOMj6iaAOj5QVqiv3hzv2gtEL9tdc
-R5hbXClnrKMG3Ui8Np2m2/wkwB34oegUBoy6LXttjWtUX7vEsiRfot+QvkAekpqZ
-XyJswCiTxVprLj1lNwIDAQAB
------END PUBLIC KEY-----
-";
-    const EC_P384_PEM: &str = "\
------BEGIN PUBLIC KEY-----
-MHYwEAYHKoZIzj0CAQYFK4EEACIDYgAE7GE5AsNMdZrZGAtW5n6jjPRcbRdxqcn0
-u9CkpLa/8H9GXG6p00G3010f45PePr6hLLe6XR1QCUSPjqZLobtkONNtcb813MBb
-P+GDRQW+fAUm5YUiZ46cX5uDcPbm0nCN
------END PUBLIC KEY-----
-";
-    const RSA_SIGNATURE: &str = "B7RuPoFh_MmzrT2WT90AQ4QgIG7dskEVTm0BkIjiiLEhQumMcLwhViBElRMRTcDd8QlHrGu16Ez9ieVCt1Jg3E0KWFiHhE9OUW5BGAm5JphkpI8hIpbOapLsqq-iK-m-ZI5z24aMLmkqToFvZl2s_eYqSR73PPgmTlCL1e3y-KHhp2kZu7dbZpO4ZwY6Hd4AISWAU2AqOiqzIaOmhf3io_jcI2s8IrithrhQ9k3Vxh_My5yUbNRUMFqw062dNiP4vj-dcxS5JovK-L6MpcXOgApLOP9y8isW74qovl1CoH9m7DJcXnFuCnRhdYwPRYCEoIR7fY620dWRcjg4e1SPgw";
-    const EC_SIGNATURE: &str = "bAvXxvJPJhD6XokuiQQx9O0ZAOAmgzLtfryUWyFjucdQ6Q1lmy4ov67QpDMpLtYUCLhDc3BZompUJ4fJMqCnDw";
-    const ED_SIGNATURE: &str = "dSUCYS9iTC_6YZtmH_qveAzZfVJ7wT-UQKwQyBkG-TZjVErqtIqe36QVJvsrz9qXmrQZtbVB36NHDgVyGV4QAg";
-    /// What the three signed: `{"alg":..,"typ":"JWT"}` and `{"sub":"alice","exp":2000000000}`.
-    const SIGNED_CLAIMS: &str = r#"{"sub":"alice","exp":2000000000}"#;
-    const SECRET: &[u8] = b"a secret for tests only";
-    const NOW_S: u64 = 1_700_000_000;
-    const NOW_MS: u64 = NOW_S * 1_000;
+    const SECRET: &[u8] = samples::SECRET.as_bytes();
 
     fn hs256() -> Verifier {
         Verifier::new(Key::Hs256(SECRET.to_vec())).expect("a good secret")
@@ -371,10 +279,6 @@ P+GDRQW+fAUm5YUiZ46cX5uDcPbm0nCN
 
     fn pem(algorithm: Algorithm, pem: &str) -> Result<Verifier, KeyFault> {
         Verifier::new(Key::Pem { algorithm, pem: pem.as_bytes().to_vec() })
-    }
-
-    fn part(json: &str) -> String {
-        URL_SAFE_NO_PAD.encode(json)
     }
 
     /// A correctly signed HS256 token of any header and claims, objects or not.
@@ -569,23 +473,6 @@ P+GDRQW+fAUm5YUiZ46cX5uDcPbm0nCN
     }
 
     #[test]
-    fn unfit_keys_are_refused_at_the_start() {
-        assert_eq!(Verifier::new(Key::Hs256(vec![])).err(), Some(KeyFault::Empty));
-        assert_eq!(Verifier::new(Key::Hs256(RSA_PEM.into())).err(), Some(KeyFault::PemAsSecret));
-        assert_eq!(pem(Algorithm::Rs256, RSA_1024_PEM).err(), Some(KeyFault::ShortRsa));
-        assert_eq!(pem(Algorithm::Es256, EC_P384_PEM).err(), Some(KeyFault::OtherAlgorithm));
-        for text in
-            ["", "hello", "-----BEGIN CERTIFICATE-----\n", "-----BEGIN RSA PRIVATE KEY-----\n", &RSA_PEM.replace("PUBLIC", "PRIVATE")]
-        {
-            assert_eq!(pem(Algorithm::Rs256, text).err(), Some(KeyFault::NotPublicKey), "{text}");
-        }
-        assert_eq!(
-            pem(Algorithm::Rs256, "-----BEGIN PUBLIC KEY-----\n!\n-----END PUBLIC KEY-----\n").err(),
-            Some(KeyFault::OtherAlgorithm)
-        );
-    }
-
-    #[test]
     fn debug_shows_no_key() {
         let text = format!(
             "{:?} {:?} {:?}",
@@ -599,5 +486,93 @@ P+GDRQW+fAUm5YUiZ46cX5uDcPbm0nCN
     #[test]
     fn only_objects_are_minted() {
         assert_eq!(mint(SECRET, &json!(["sub"])), Err(MintFault));
+    }
+
+    #[test]
+    fn cookies_of_the_real_libraries_are_understood_under_their_own_names_only() {
+        let cookies = [
+            (NEXT_AUTH_COOKIE, &[SessionCookie::NextAuth, SessionCookie::SecureNextAuth][..]),
+            (AUTH_JS_COOKIE, &[SessionCookie::AuthJs]),
+            (SECURE_AUTH_JS_COOKIE, &[SessionCookie::SecureAuthJs]),
+        ];
+        let of_another_secret = Verifier::new(Key::Hs256(b"another secret for tests".to_vec())).expect("a good secret");
+        for (index, cookie) in SessionCookie::ALL.into_iter().enumerate() {
+            assert_eq!(cookie as usize, index, "keys are found by the position");
+            for (value, names) in cookies {
+                let said = hs256().verify_cookie(cookie, value, NOW_MS);
+                if names.contains(&cookie) {
+                    let identity = said.expect("a good cookie");
+                    assert_eq!((&*identity.user, identity.name.as_deref(), identity.picture), ("alice", Some("Alice"), None));
+                    assert!(identity.expires_unix_ms.is_some_and(|at| at > 4_900_000_000_000), "exp is in 2126");
+                    assert_eq!(hs256().verify_cookie(cookie, value, u64::MAX), Err(AuthFault::Expired), "{cookie:?}");
+                } else {
+                    assert_eq!(said, Err(AuthFault::Invalid), "{cookie:?} with {value}");
+                }
+                assert_eq!(of_another_secret.verify_cookie(cookie, value, NOW_MS), Err(AuthFault::Invalid));
+                assert_eq!(hs256().verify(value, NOW_MS), Err(AuthFault::Invalid), "encrypted tokens are cookies only");
+            }
+            let signed = mint(SECRET, &json!({"sub": "bob"})).expect("an object");
+            assert_eq!(hs256().verify_cookie(cookie, &signed, NOW_MS).map(|identity| identity.user), Ok("bob".into()));
+            assert_eq!(hs256().verify_cookie(cookie, "", NOW_MS), Err(AuthFault::Missing));
+        }
+    }
+
+    #[test]
+    fn claims_are_kept_where_they_are_wanted_of_cookies_too() {
+        let verifier = hs256().keeping_claims(true);
+        let email_of = |claims: Option<Box<str>>| {
+            let claims: Value = serde_json::from_str(&claims.expect("kept")).expect("JSON");
+            claims["email"].as_str().map(str::to_owned)
+        };
+        let signed = mint(SECRET, &json!({"sub": "alice", "email": "a@example.com"})).expect("an object");
+        for (cookie, value) in [(SessionCookie::AuthJs, AUTH_JS_COOKIE), (SessionCookie::NextAuth, NEXT_AUTH_COOKIE), (SessionCookie::AuthJs, &signed)] {
+            let identity = verifier.verify_cookie(cookie, value, NOW_MS).expect("a good cookie");
+            assert_eq!(email_of(identity.claims).as_deref(), Some("a@example.com"));
+            assert_eq!(hs256().verify_cookie(cookie, value, NOW_MS).map(|identity| identity.claims), Ok(None));
+        }
+    }
+
+    #[test]
+    fn beside_a_public_key_a_secret_is_for_cookies_alone() {
+        let keyed = || pem(Algorithm::EdDsa, ED_PEM).expect("a good key");
+        let both = keyed().with_session_secret(SECRET).expect("a good secret");
+        assert!(both.verify_cookie(SessionCookie::AuthJs, AUTH_JS_COOKIE, NOW_MS).is_ok());
+        assert_eq!(keyed().verify_cookie(SessionCookie::AuthJs, AUTH_JS_COOKIE, NOW_MS), Err(AuthFault::Invalid));
+        let signed = mint(SECRET, &json!({"sub": "alice"})).expect("an object");
+        assert_eq!(both.verify_cookie(SessionCookie::AuthJs, &signed, NOW_MS), Err(AuthFault::Invalid), "the algorithm stays pinned");
+        assert_eq!(both.verify(&signed, NOW_MS), Err(AuthFault::Invalid));
+        assert_eq!(keyed().with_session_secret(b"").err(), Some(KeyFault::Empty));
+        assert_eq!(keyed().with_session_secret(ED_PEM.as_bytes()).err(), Some(KeyFault::PemAsSecret));
+    }
+
+    #[test]
+    fn every_changed_character_of_a_cookie_is_noticed() {
+        for (cookie, good) in [(SessionCookie::NextAuth, NEXT_AUTH_COOKIE), (SessionCookie::AuthJs, AUTH_JS_COOKIE)] {
+            let verifier = hs256();
+            for at in 0..good.len() {
+                for other in ["A", "B", ".", "=", ""] {
+                    let bad = [&good[..at], other, &good[at + 1..]].concat();
+                    if bad != good {
+                        assert_eq!(verifier.verify_cookie(cookie, &bad, NOW_MS), Err(AuthFault::Invalid), "character {at}: {other:?}");
+                    }
+                }
+                assert!(verifier.verify_cookie(cookie, &good[..at], NOW_MS).is_err(), "cut at {at}");
+            }
+            let long = good.replace("..", &format!("..{}", "A".repeat(TOKEN_BYTES_MAX)));
+            assert_eq!(verifier.verify_cookie(cookie, &long, NOW_MS), Err(AuthFault::Invalid));
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_panic(text in ".{0,300}", parts in proptest::collection::vec("[A-Za-z0-9_-]{0,40}", 0..7)) {
+            let verifier = hs256();
+            for value in [text, parts.join("."), format!("{}.{}", NEXT_AUTH_COOKIE.split('.').next().unwrap_or_default(), parts.join("."))] {
+                for cookie in SessionCookie::ALL {
+                    proptest::prop_assert!(verifier.verify_cookie(cookie, &value, NOW_MS).is_err());
+                }
+                proptest::prop_assert!(verifier.verify(&value, NOW_MS).is_err());
+            }
+        }
     }
 }
