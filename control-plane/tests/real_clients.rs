@@ -55,7 +55,8 @@ scripts! {
     admin: "admin.mjs", STANDARD;
     emits: "emits.mjs", STANDARD;
     openapi: "openapi.py", STANDARD;
-    expiry: "expiry.mjs", STANDARD;
+    session_cookies: "session_cookies.mjs", STANDARD;
+    expiry: "expiry.mjs", Setup { variables: &[("URINGCAST_ENDPOINT_NOTIFY_COOKIES", "true")], ..STANDARD };
     rate: "rate.mjs", Setup { limits: "rate_messages = 20\nrate_window_ms = 500\n", ..STANDARD };
     profile_engine_io: "profile.mjs", Setup { profile: Some("engine.io"), ..STANDARD };
     profile_socket_io: "profile.mjs", Setup { profile: Some("socket.io"), ..STANDARD };
@@ -152,7 +153,7 @@ fn tools(script: &str) -> Result<PathBuf, String> {
         return if is_complete { Ok(python) } else { Err("Python's websockets, socketio and schemathesis in target/clients/venv".into()) };
     }
     let node = in_path("node").ok_or("node")?;
-    for package in ["ws", "socket.io-client", "socket.io-client-3", "socket.io-client-2", "playwright-core"] {
+    for package in ["ws", "socket.io-client", "socket.io-client-3", "socket.io-client-2", "playwright-core", "next-auth", "@auth/core"] {
         if !clients_folder().join("node_modules").join(package).exists() {
             return Err(format!("{package} in target/clients/node_modules"));
         }
