@@ -3,6 +3,7 @@
 pub mod bridge;
 pub mod cli;
 pub mod http;
+pub mod jwks;
 pub mod lifecycle;
 pub mod log;
 pub mod metrics;

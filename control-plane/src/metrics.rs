@@ -30,6 +30,10 @@
 //! | `relay_published_total` | counter | | messages given to Redis |
 //! | `relay_received_total` | counter | | messages taken from Redis |
 //! | `relay_dropped_total` | counter | reason | messages lost on the way to or from Redis |
+//! | `jwks_keys` | gauge | | keys of the key set that verify tokens; 0 where none is configured, here and below |
+//! | `jwks_age_seconds` | gauge | | since the key set was last found in order |
+//! | `jwks_failures_total` | counter | | times that its file or URL gave none |
+//! | `jwks_unknown_kids_total` | counter | | tokens that named a key which is not in it |
 //! | `build_info` | gauge | version, io | always 1 |
 //!
 //! Beside them, without the prefix, `process_*` of the usual collector.
@@ -44,17 +48,19 @@ use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::{self, Bucket, LabelPair, Metric, MetricFamily, MetricType};
 
 use crate::bridge::Host;
+use crate::jwks::Watch;
 
 /// Makes the text of `/metrics`.
 pub struct Metrics {
     host: Arc<dyn Host>,
+    jwks: Option<Arc<Watch>>,
     process: ProcessCollector,
 }
 
 impl Metrics {
-    /// Metrics of `host` and of this process.
-    pub fn new(host: Arc<dyn Host>) -> Metrics {
-        Metrics { host, process: ProcessCollector::for_self() }
+    /// Metrics of `host`, of the key set and of this process.
+    pub fn new(host: Arc<dyn Host>, jwks: Option<Arc<Watch>>) -> Metrics {
+        Metrics { host, jwks, process: ProcessCollector::for_self() }
     }
 
     /// All metrics as they are now.
@@ -62,6 +68,7 @@ impl Metrics {
         let mut families = self.of_endpoints();
         families.extend(self.of_shards());
         families.extend(self.of_the_host());
+        families.extend(self.of_the_key_set());
         families.extend(self.process.collect());
         TextEncoder::new().encode_to_string(&families)
     }
@@ -151,6 +158,23 @@ impl Metrics {
                 zero(MetricType::COUNTER, &[("reason", "malformed")]),
             ),
             family("build_info", MetricType::GAUGE, "Always 1.", vec![sample(MetricType::GAUGE, &build, 1)]),
+        ]
+    }
+
+    fn of_the_key_set(&self) -> Vec<MetricFamily> {
+        let one = |name, kind, help, read: fn(&Watch) -> u64| {
+            family(name, kind, help, vec![sample(kind, &[], self.jwks.as_deref().map_or(0, read))])
+        };
+        vec![
+            one("jwks_keys", MetricType::GAUGE, "Keys of the key set that verify tokens.", Watch::keys),
+            one("jwks_age_seconds", MetricType::GAUGE, "Since the key set was last found in order.", Watch::age_s),
+            one("jwks_failures_total", MetricType::COUNTER, "Times that the key set's file or URL gave none.", Watch::failures),
+            one(
+                "jwks_unknown_kids_total",
+                MetricType::COUNTER,
+                "Tokens that named a key which is not in the key set.",
+                Watch::unknown_kids,
+            ),
         ]
     }
 
@@ -311,7 +335,7 @@ mod tests {
 
     #[test]
     fn the_table_and_the_output_agree() {
-        let text = Metrics::new(Arc::new(FakeHost::new(2))).render().expect("encodes");
+        let text = Metrics::new(Arc::new(FakeHost::new(2)), None).render().expect("encodes");
         let mut exposed = exposed(&text);
         assert!(exposed.contains_key("process_resident_memory_bytes") && exposed.contains_key("process_cpu_seconds_total"));
         exposed.retain(|name, _| !name.starts_with("process_"));
@@ -334,7 +358,7 @@ mod tests {
         one.delivery.observe(70_000);
         two.delivery.observe(10_000_000_000);
         two.loop_time.observe(1);
-        let text = Metrics::new(host.clone()).render().expect("encodes");
+        let text = Metrics::new(host.clone(), None).render().expect("encodes");
         for line in [
             "uringcast_connections{endpoint=\"community\",shard=\"0\",transport=\"websocket\"} 3",
             "uringcast_connections{endpoint=\"community\",shard=\"1\",transport=\"websocket\"} 0",

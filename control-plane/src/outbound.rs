@@ -39,6 +39,16 @@ const BUFFER_BYTES: usize = 64 * 1024;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Url(Uri);
 
+impl Url {
+    /// True exactly when what is said there passes over a network in the clear, where it can be read and changed on the way.
+    pub fn is_exposed(&self) -> bool {
+        let host = self.0.host().unwrap_or_default();
+        let is_here =
+            host == "localhost" || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+        self.0.scheme() != Some(&Scheme::HTTPS) && !is_here
+    }
+}
+
 /// What is wrong with a URL.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum UrlFault {

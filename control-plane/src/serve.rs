@@ -14,11 +14,13 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 use engine::ids::ShardId;
 use engine::{Engine, Handover, Notices, ShardLost};
+use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::bridge::{self, HANDOVERS_MAX, Pending};
 use crate::http::listener::Listener;
 use crate::http::{Admission, App, Dev, Origins, Relay, Terms, admin, monotonic_ms, public};
+use crate::jwks::Keeper;
 use crate::lifecycle::{self, Drain, Stop};
 use crate::log;
 use crate::secret::Secret;
@@ -77,6 +79,11 @@ fn start(settings: Settings) -> Result<Server, StartFault> {
     let control =
         Listener::bind(&settings.control_listen).map_err(|fault| StartFault::Control(shown_listen(&settings.control_listen), fault))?;
     let terms = terms(&settings);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartFault::Thread)?;
+    let mut keeper = settings.jwks;
+    if let Some(keeper) = &mut keeper {
+        runtime.block_on(keeper.begin());
+    }
     let (engine, notices) = engine::start(settings.engine)?;
     let engine = Arc::new(engine);
     log_start(&engine, &control);
@@ -88,7 +95,7 @@ fn start(settings: Settings) -> Result<Server, StartFault> {
     let (at_bridge, drained) = crossbeam_channel::bounded(engine.stats().len());
     let bridge = start_bridge(notices, pending.clone(), handovers, at_bridge)?;
     let app = Arc::new(App::new(engine.clone(), pending, terms));
-    let control = start_control(control, handed_over, app)?;
+    let control = start_control(runtime, control, handed_over, app, keeper)?;
     if let Some(greeting) = greeting {
         // A closed standard output is no reason not to serve.
         let _ = io::stdout().lock().write_all(greeting.to_string().as_bytes());
@@ -145,6 +152,7 @@ fn terms(settings: &Settings) -> Terms {
         relay: if settings.redis_url.is_some() { Relay::Down } else { Relay::NotConfigured },
         origins: if settings.any_origin { Origins::Any } else { Origins::Listed(settings.engine.origins.clone()) },
         bundle: settings.bundle.clone(),
+        jwks: settings.jwks.as_ref().map(Keeper::watch),
         dev: settings.dev.then(|| Dev { secret: settings.dev_secret.clone() }),
     }
 }
@@ -168,11 +176,24 @@ fn start_bridge(
     thread.spawn(move || bridge::run(notices, pending, handovers, drained)).map_err(StartFault::Thread)
 }
 
-fn start_control(listener: Listener, handovers: mpsc::Receiver<Handover>, app: Arc<App>) -> Result<Control, StartFault> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartFault::Thread)?;
+fn start_control(
+    runtime: Runtime,
+    listener: Listener,
+    handovers: mpsc::Receiver<Handover>,
+    app: Arc<App>,
+    keeper: Option<Keeper>,
+) -> Result<Control, StartFault> {
     let (stop, stopped) = oneshot::channel();
     let thread = std::thread::Builder::new().name("control".into());
-    let thread = thread.spawn(move || runtime.block_on(serve_http(listener, handovers, app, stopped))).map_err(StartFault::Thread)?;
+    let live = move || {
+        if let Some(keeper) = keeper {
+            runtime.spawn(keeper.keep());
+        }
+        runtime.block_on(serve_http(listener, handovers, app, stopped));
+        // A look at a file that hangs is not waited for.
+        runtime.shutdown_background();
+    };
+    let thread = thread.spawn(live).map_err(StartFault::Thread)?;
     Ok(Control { stop, thread })
 }
 

@@ -3,6 +3,7 @@
 //! here, once. Whoever has a [`Settings`] need not check anything again; whoever has [`Problems`] has all of them.
 
 mod access;
+mod auth;
 mod cpus;
 mod endpoints;
 mod print;
@@ -21,7 +22,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use engine::auth::{Algorithm, Key, Verifier};
+use engine::auth::Verifier;
 use engine::config::{Config, Io, SocketIo};
 use engine::limits::Limits;
 
@@ -34,6 +35,7 @@ pub use sources::{Environment, Flags};
 pub use value::ControlListen;
 
 use crate::http::bundle::Bundle;
+use crate::jwks::Keeper;
 use crate::secret::Secret;
 use problem::Origin;
 use sources::{Gathered, Given};
@@ -54,6 +56,8 @@ pub struct Settings {
     pub dev: bool,
     /// With `--dev` and HS256: signs the tokens that are shown for trying out.
     pub dev_secret: Option<Secret>,
+    /// Keeps the key set up to date where tokens are verified with one.
+    pub jwks: Option<Keeper>,
     /// Redis that joins several hosts; may hold a password.
     pub redis_url: Option<String>,
     /// On SIGTERM, closing all connections is spread over this time.
@@ -83,20 +87,24 @@ impl Settings {
         let mut gathered = Gathered::gather(flags, environment);
         let token_secret = token_secret(&mut gathered, environment);
         let admin_token = admin_token(&mut gathered, environment);
-        let verifier = verifier(&mut gathered, token_secret, flags.dev);
+        let verification = auth::verification(&mut gathered, token_secret, flags.dev);
         check_relations(&mut gathered);
         let bundle = bundle(&mut gathered);
         note_unfinished(&mut gathered);
         if !gathered.problems.is_empty() {
             return Err(Problems(gathered.problems));
         }
-        let (verifier, signing) = verifier.unzip();
+        let (verifier, signing, jwks) = match verification {
+            Some(it) => (Some(it.verifier), it.signing, it.keeper),
+            None => (None, None, None),
+        };
         Ok(Settings {
             engine: engine_config(&gathered, verifier, flags.dev),
             control_listen: gathered.control("control.listen").clone(),
             admin_token: admin_token.or_else(|| flags.dev.then(Secret::generated)),
             dev: flags.dev,
-            dev_secret: signing.flatten().filter(|_| flags.dev),
+            dev_secret: signing.filter(|_| flags.dev),
+            jwks,
             redis_url: gathered.text("redis.url").map(str::to_owned),
             drain: Duration::from_secs(gathered.integer("server.drain_seconds").unwrap_or_default()),
             any_origin: any_origin(&gathered, flags.dev),
@@ -128,14 +136,14 @@ impl Settings {
 }
 
 const NO_SECRET: &str = "there is no token secret: set auth.secret_file, the variable JWT_SECRET or the systemd credential jwt_secret, \
-                         or auth.algorithm and auth.public_key_file; or try it out with --dev";
+                         or auth.algorithm with auth.public_key_file, auth.jwks_file or auth.jwks_url; or try it out with --dev";
 
 fn problem(key: &str, path: &Path, reason: impl fmt::Display) -> Problems {
     let value = Some(value::quoted(&path.display().to_string()));
     Problems(vec![Problem { key: key.to_owned(), value, origin: None, reason: reason.to_string() }])
 }
 
-/// The secret of HS256, wherever it is kept.
+/// The secret of HS256 and of session cookies, wherever it is kept.
 fn token_secret(gathered: &mut Gathered, environment: &Environment) -> Option<Secret> {
     let secret = secret(gathered, environment, "auth.secret", "auth.secret_file", "jwt_secret");
     warn_of_short(gathered, "auth.secret", secret.as_ref());
@@ -186,59 +194,6 @@ fn credential_secret(gathered: &mut Gathered, environment: &Environment, key: &s
         return None;
     }
     Secret::read(&path).map_err(|fault| gathered.problems.append(&mut problem(key, &path, format!("systemd credential: {fault}")).0)).ok()
-}
-
-/// The verifier, and the secret to sign with where it is HS256.
-fn verifier(gathered: &mut Gathered, secret: Option<Secret>, dev: bool) -> Option<(Verifier, Option<Secret>)> {
-    let algorithm = match gathered.text("auth.algorithm") {
-        Some("RS256") => Some(Algorithm::Rs256),
-        Some("ES256") => Some(Algorithm::Es256),
-        Some("EdDSA") => Some(Algorithm::EdDsa),
-        _ => None,
-    };
-    let leeway_s = gathered.integer("auth.leeway_seconds").unwrap_or(engine::auth::LEEWAY_S);
-    let key_file = gathered.text("auth.public_key_file").map(PathBuf::from);
-    let (key, path, secret) = match (algorithm, key_file) {
-        (Some(algorithm), Some(file)) => (pem_key(gathered, algorithm, &file)?, "auth.public_key_file", None),
-        (Some(_), None) => {
-            gathered.complain("auth.algorithm", "needs auth.public_key_file");
-            return None;
-        }
-        (None, Some(_)) => {
-            gathered.complain("auth.public_key_file", "needs auth.algorithm to be one of RS256, ES256, EdDSA");
-            return None;
-        }
-        (None, None) => {
-            let secret = token_secret_or_complaint(gathered, secret, dev)?;
-            (Key::Hs256(secret.reveal().to_vec()), "auth.secret", Some(secret))
-        }
-    };
-    match Verifier::new(key) {
-        Ok(verifier) => Some((verifier.with_leeway_s(leeway_s), secret)),
-        Err(fault) => {
-            gathered.complain(path, fault.to_string());
-            None
-        }
-    }
-}
-
-fn token_secret_or_complaint(gathered: &mut Gathered, secret: Option<Secret>, dev: bool) -> Option<Secret> {
-    let secret = secret.or_else(|| dev.then(Secret::generated));
-    // Where one was given that cannot be used, that has been said.
-    if secret.is_none() && !gathered.problems.iter().any(|problem| problem.key.starts_with("auth.secret")) {
-        gathered.complain("auth.secret", NO_SECRET);
-    }
-    secret
-}
-
-fn pem_key(gathered: &mut Gathered, algorithm: Algorithm, file: &Path) -> Option<Key> {
-    match Secret::read(file) {
-        Ok(pem) => Some(Key::Pem { algorithm, pem: pem.reveal().to_vec() }),
-        Err(fault) => {
-            gathered.complain("auth.public_key_file", fault.to_string());
-            None
-        }
-    }
 }
 
 /// What single values cannot tell: relations between two of them.

@@ -22,6 +22,7 @@ use engine::config::DialectKind;
 use engine::stats::EndpointStats;
 
 use crate::bridge::{Gathered, Host, Pending};
+use crate::jwks::Watch;
 use crate::metrics::Metrics;
 use crate::secret::Secret;
 use crate::token::Claims;
@@ -61,6 +62,8 @@ pub struct Terms {
     pub origins: Origins,
     /// The Socket.IO client's files.
     pub bundle: Option<Bundle>,
+    /// How the key set does, where there is one.
+    pub jwks: Option<Arc<Watch>>,
     /// What only `--dev` serves.
     pub dev: Option<Dev>,
 }
@@ -120,7 +123,7 @@ impl App {
     /// An app that has measured nothing yet.
     pub fn new(host: Arc<dyn Host>, pending: Arc<Pending>, terms: Terms) -> App {
         App {
-            metrics: Metrics::new(host.clone()),
+            metrics: Metrics::new(host.clone(), terms.jwks.clone()),
             host,
             pending,
             terms,
@@ -286,6 +289,7 @@ pub(crate) mod testing {
             relay: Relay::NotConfigured,
             origins: Origins::Listed(Vec::new()),
             bundle: None,
+            jwks: None,
             dev: None,
         }
     }

@@ -55,7 +55,7 @@ fn line(setting: &Setting, value: Option<&Value>) -> String {
     let key = setting.key();
     match (setting.kind, value) {
         (_, None) => format!("# {key} ="),
-        (Kind::Redis, Some(Value::Text(url))) if without_credentials(url) != *url => {
+        (Kind::Redis | Kind::Url, Some(Value::Text(url))) if without_credentials(url) != *url => {
             format!("# {key} = {} (credentials hidden)", toml_text(&without_credentials(url)))
         }
         (_, Some(value)) => value.toml().map_or_else(|| format!("# {key} = (hidden)"), |text| format!("{key} = {text}")),

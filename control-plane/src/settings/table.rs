@@ -141,13 +141,39 @@ fn auth() -> Vec<Setting> {
             word("HS256"),
             "The one algorithm that tokens may be signed with.",
         ),
-        Setting::new("auth.secret", Kind::Secret, None, "Secret of HS256. Unset: the systemd credential jwt_secret.").old(&[
+        Setting::new("auth.secret", Kind::Secret, None, "Secret of HS256, and of encrypted session cookies: with a public key or key set of nothing else. Unset: the systemd credential jwt_secret.").old(&[
             "JWT_SECRET",
             "NEXTAUTH_SECRET",
             "AUTH_SECRET",
         ]),
         Setting::new("auth.secret_file", Kind::File, None, "File with that secret; one newline at its end does not count."),
         Setting::new("auth.public_key_file", Kind::File, None, "PEM file with the public key of RS256, ES256 or EdDSA."),
+        Setting::new(
+            "auth.jwks_file",
+            Kind::File,
+            None,
+            "File with the public keys of RS256, ES256 or EdDSA as a JSON Web Key Set; read again when it changes. A token names its key (kid).",
+        ),
+        Setting::new(
+            "auth.jwks_url",
+            Kind::Url,
+            None,
+            "URL of such a set instead. Until it has been fetched all tokens are refused; when it cannot be fetched again, the keys known so far stay.",
+        ),
+        Setting::number(
+            "auth.jwks_refresh_seconds",
+            "seconds",
+            (1, 86_400),
+            Some(600),
+            "The URL is fetched again after this time, or sooner where its answer says so (Cache-Control: max-age).",
+        ),
+        Setting::number(
+            "auth.jwks_cooldown_seconds",
+            "seconds",
+            (1, 86_400),
+            Some(30),
+            "A token that names an unknown key makes the URL be fetched at once, but not within this time after the last fetch.",
+        ),
         Setting::number(
             "auth.leeway_seconds",
             "seconds",

@@ -418,12 +418,66 @@ fn public_keys_need_their_algorithm_and_the_other_way_round() {
     assert!(load(&[path, eddsa], &dev()).expect("good settings").dev_secret.is_none(), "nothing to sign with");
     let said = |pairs: &[(&str, &str)]| load(pairs, &Flags::default()).expect_err("problems").to_string();
     assert!(said(&[path]).contains("needs auth.algorithm"));
-    assert!(said(&[eddsa]).contains("needs auth.public_key_file"));
+    assert!(said(&[eddsa]).contains("needs one of auth.public_key_file, auth.jwks_file, auth.jwks_url"));
     assert!(said(&[path, ("URINGCAST_AUTH_ALGORITHM", "RS256")]).contains("does not belong to the algorithm"));
     assert!(said(&[path, ("URINGCAST_AUTH_ALGORITHM", "none")]).contains("must be one of HS256, RS256, ES256, EdDSA"));
     assert!(said(&[("URINGCAST_AUTH_PUBLIC_KEY_FILE", "/nonexistent"), eddsa]).contains("cannot be read"));
     let signing = Settings::signing_secret(&Flags::default(), &environment(&[path, eddsa]), None).expect_err("no secret key");
     assert!(signing.to_string().contains("HS256 only"), "{signing}");
+}
+
+#[test]
+fn key_sets_need_an_algorithm_too_and_stand_alone() {
+    let jwks =
+        r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"aJCchsS7-Ct3Hp9tVrmTINPlFmgb4Dw8j7kpqoHJbag","kid":"a"},{"kty":"oct"},{"kty":1}]}"#;
+    let file = Scratch::file(jwks);
+    let file_variable = ("URINGCAST_AUTH_JWKS_FILE", file.path().to_str().expect("UTF-8"));
+    let url = ("URINGCAST_AUTH_JWKS_URL", "https://login.example/keys?hush");
+    let eddsa = ("URINGCAST_AUTH_ALGORITHM", "EdDSA");
+    let load = |pairs: &[(&str, &str)]| Settings::load(&Flags::default(), &environment(pairs));
+    let settings = load(&[file_variable, eddsa]).expect("good settings");
+    assert_eq!(settings.jwks.as_ref().expect("a keeper").watch().keys(), 1);
+    assert_eq!(settings.warnings, ["auth.jwks_file: key 3 is not used: malformed"], "that another is for another algorithm is usual");
+    let settings = load(&[url, eddsa]).expect("an URL is not fetched here");
+    assert_eq!((settings.jwks.expect("a keeper").watch().keys(), settings.warnings.len()), (0, 0));
+    for (exposed, warnings) in
+        [("http://login.example/keys", 1), ("http://127.0.0.1:9/k", 0), ("http://[::1]/k", 0), ("http://localhost/k", 0)]
+    {
+        assert_eq!(load(&[("URINGCAST_AUTH_JWKS_URL", exposed), eddsa]).expect("good settings").warnings.len(), warnings, "{exposed}");
+    }
+    let said = |pairs: &[(&str, &str)]| load(pairs).expect_err("problems").to_string();
+    assert!(said(&[url]).contains("auth.jwks_url") && said(&[url]).contains("needs auth.algorithm"), "{}", said(&[url]));
+    assert!(said(&[file_variable, ("URINGCAST_AUTH_ALGORITHM", "HS256")]).contains("auth.jwks_file"));
+    assert!(said(&[file_variable, url, eddsa]).contains("auth.jwks_file is set too: set one of them"));
+    assert!(said(&[file_variable, ("URINGCAST_AUTH_ALGORITHM", "ES256")]).contains("no usable key: the first is for another algorithm"));
+    assert!(said(&[("URINGCAST_AUTH_JWKS_FILE", "/nonexistent"), eddsa]).contains("cannot be read"));
+    for bad in ["login.example/keys", "ftp://login.example/", "https://user:hush@login.example/", "https://"] {
+        let said = said(&[("URINGCAST_AUTH_JWKS_URL", bad), eddsa]);
+        assert!(said.contains("must be http://HOST") && !said.contains("hush"), "{said}");
+    }
+    let page = print(&Flags::default(), &environment(&[url, eddsa])).expect("good settings");
+    assert!(
+        page.contains("# jwks_url = \"https://login.example/keys?...\" (credentials hidden)")
+            && page.contains("jwks_refresh_seconds = 600")
+    );
+}
+
+#[test]
+fn beside_a_public_key_the_secret_is_for_cookies() {
+    let pem = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAT7su9R7JUP4cZ14SjGbHGXQ9llSBd787pJ2q678iNjM=\n-----END PUBLIC KEY-----\n";
+    let file = Scratch::file(pem);
+    let keyed = [("URINGCAST_AUTH_PUBLIC_KEY_FILE", file.path().to_str().expect("UTF-8")), ("URINGCAST_AUTH_ALGORITHM", "EdDSA")];
+    let load = |secret| Settings::load(&Flags::default(), &environment(&[keyed[0], keyed[1], ("AUTH_SECRET", secret)]));
+    // Made by next-auth with this secret.
+    let cookie = "eyJhbGciOiJkaXIiLCJlbmMiOiJBMjU2R0NNIn0..Zxj6KQvde98bUCv-.JwEcOb2D8e2bBctuIx_L4TiCP8s2XNkqzipD5qmxSURHaoMtj62oDEyPvA9iLIYJ_ySNIV6RvrLQvN2OcvcnMGO0ZXSs9qCu4qVgLqQnYHZm1xE12Nisn-LB-38CHvYmj7qi-JLN-lHaTzJa-G4c01Fs003j_iD-AKWAtj6JP7PoW915bbcq_dpS8FnvnYEJGerq6A.bFDZU-IdlUkKCFigGraNlg";
+    let reads = |settings: &Settings| {
+        let verifier = settings.engine.verifier.as_ref().expect("a verifier");
+        verifier.verify_cookie(engine::auth::SessionCookie::NextAuth, cookie, 0).is_ok()
+    };
+    let settings = load(SECRET).expect("good settings");
+    assert!(reads(&settings) && !verifies(&settings, SECRET) && settings.dev_secret.is_none());
+    assert!(!reads(&load("another secret for tests").expect("good settings")));
+    assert!(load(pem).expect_err("problems").to_string().contains("the secret is a PEM key"));
 }
 
 #[test]

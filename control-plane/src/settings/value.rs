@@ -3,7 +3,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr as _;
 
+use crate::outbound::Url;
 use crate::secret::Secret;
 
 /// Characters of a value that a problem shows; the rest is cut.
@@ -50,6 +52,8 @@ pub(crate) enum Kind {
     Origins,
     Addresses,
     Redis,
+    /// A URL that is asked over HTTP.
+    Url,
     Secret,
 }
 
@@ -74,6 +78,7 @@ impl Kind {
             Kind::Origins => raw.list()?.into_iter().map(origin).collect::<Option<_>>().map(Value::List),
             Kind::Addresses => raw.list()?.into_iter().map(address).collect::<Option<_>>().map(Value::List),
             Kind::Redis => raw.word().filter(|url| is_redis_url(url)).map(|url| Value::Text(url.to_owned())),
+            Kind::Url => raw.word().filter(|url| Url::from_str(url).is_ok()).map(|url| Value::Text(url.to_owned())),
             Kind::Secret => Secret::new(raw.text()?.as_bytes()).ok().map(Value::Secret),
         }
     }
@@ -92,6 +97,7 @@ impl Kind {
             Kind::Origins => "a list of origins such as https://app.example.com (no path), or *".to_owned(),
             Kind::Addresses => "a list of IP addresses".to_owned(),
             Kind::Redis => "redis://HOST[:PORT][/DB], rediss://... or unix:///PATH".to_owned(),
+            Kind::Url => "http://HOST[:PORT]/PATH or https://..., without a user or password".to_owned(),
             Kind::Secret => "text that is not empty".to_owned(),
         }
     }
@@ -100,7 +106,7 @@ impl Kind {
     /// part of it is the password).
     pub(crate) fn shown(self, raw: Raw<'_>) -> Option<String> {
         match self {
-            Kind::Secret | Kind::Redis => None,
+            Kind::Secret | Kind::Redis | Kind::Url => None,
             _ => Some(raw.shown()),
         }
     }

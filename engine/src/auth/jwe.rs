@@ -165,7 +165,9 @@ mod tests {
         let iv = || EncryptionContext::Iv128(FixedLength::from([9; 16]));
         let (header, mut content) = (part(header), padded.unwrap_or(PLAIN).to_vec());
         if padded.is_some() {
-            aws_lc_rs::cipher::EncryptingKey::cbc(cipher_key()).and_then(|it| it.less_safe_encrypt(&mut content, iv())).expect("whole blocks");
+            aws_lc_rs::cipher::EncryptingKey::cbc(cipher_key())
+                .and_then(|it| it.less_safe_encrypt(&mut content, iv()))
+                .expect("whole blocks");
         } else {
             PaddedBlockEncryptingKey::cbc_pkcs7(cipher_key()).and_then(|it| it.less_safe_encrypt(&mut content, iv())).expect("encrypted");
         }

@@ -111,7 +111,8 @@ impl Verifier {
                 (SigningKeys::Set(set), algorithm)
             }
         };
-        let verifier = Verifier { keys, signature_only: signature_only(algorithm), sessions: None, leeway_ms: LEEWAY_S * 1_000, keeps_claims: false };
+        let verifier =
+            Verifier { keys, signature_only: signature_only(algorithm), sessions: None, leeway_ms: LEEWAY_S * 1_000, keeps_claims: false };
         match session_secret {
             Some(secret) => verifier.with_session_secret(&secret),
             None => Ok(verifier),
@@ -525,7 +526,9 @@ mod tests {
             claims["email"].as_str().map(str::to_owned)
         };
         let signed = mint(SECRET, &json!({"sub": "alice", "email": "a@example.com"})).expect("an object");
-        for (cookie, value) in [(SessionCookie::AuthJs, AUTH_JS_COOKIE), (SessionCookie::NextAuth, NEXT_AUTH_COOKIE), (SessionCookie::AuthJs, &signed)] {
+        for (cookie, value) in
+            [(SessionCookie::AuthJs, AUTH_JS_COOKIE), (SessionCookie::NextAuth, NEXT_AUTH_COOKIE), (SessionCookie::AuthJs, &signed)]
+        {
             let identity = verifier.verify_cookie(cookie, value, NOW_MS).expect("a good cookie");
             assert_eq!(email_of(identity.claims).as_deref(), Some("a@example.com"));
             assert_eq!(hs256().verify_cookie(cookie, value, NOW_MS).map(|identity| identity.claims), Ok(None));

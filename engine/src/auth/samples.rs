@@ -54,16 +54,19 @@ pub(super) const SIGNED_CLAIMS: &str = r#"{"sub":"alice","exp":2000000000}"#;
 
 /// The same public keys as JSON Web Keys, without a name.
 pub(super) const RSA_JWK: &str = r#"{"kty":"RSA","n":"uwkUwOx7L3ga1jfkuq6ttE5RChbU2Q4p-pdy5aOCZ52qmA1JZgNAU7wkS9uDU5JinuCpeIYARcx4ye5Qhd5ASwrt8dy1apNc0UQ79SMm9b6m699Kr_NroUm3t6quIJ3RvZxwJqocMAuro3NsI0xvqr1Obp3va8Rx-6B38DQuHvaKBz6JIsGkUClrwVb13mDGhJ0jiHkQgAG4WupeqEY-1tl9JwQIjrWPVrhBGqGnFaMcZDqCyXKRosVX75UlGYqMTFarYdstBPW2zOujLETQK-uPX66JJlbhq5uj9cTXUG05c3bY2k5SZdkDNlWJ8GHHY1Z0KqzfW1n48Q2VRrGHfQ","e":"AQAB"}"#;
-pub(super) const EC_JWK: &str = r#"{"kty":"EC","crv":"P-256","x":"HxQcpKkmI7ykF0MwNzjXZdIfN4rOcc9C2uX9z7DkYPo","y":"TS1zs8ppIVNsYoEre4vNJT5K5ky-qHgIdJBkXcggHM8"}"#;
+pub(super) const EC_JWK: &str =
+    r#"{"kty":"EC","crv":"P-256","x":"HxQcpKkmI7ykF0MwNzjXZdIfN4rOcc9C2uX9z7DkYPo","y":"TS1zs8ppIVNsYoEre4vNJT5K5ky-qHgIdJBkXcggHM8"}"#;
 pub(super) const ED_JWK: &str = r#"{"kty":"OKP","crv":"Ed25519","x":"-EVaXurCmrtpcr8g2nc2O6NA0nk3jjQBciS2ugOe6XQ"}"#;
 pub(super) const RSA_1024_JWK: &str = r#"{"kty":"RSA","n":"zp_1WP-4xo14t0jo1mTgHx15YGKSnRgynFCNXBGgWRcNI3Dv5iEj76ZeYxvslzjI-omgDo-UFaor94c79oLRC_bXXEeYW1wpZ6yjBt1IvDadptv8JMAd-KHoFAaMui17bY1rVF-7xLIkX6LfkL5AHpKamV8ibMAok8Vaay49ZTc","e":"AQAB"}"#;
 pub(super) const EC_P384_JWK: &str = r#"{"kty":"EC","crv":"P-384","x":"7GE5AsNMdZrZGAtW5n6jjPRcbRdxqcn0u9CkpLa_8H9GXG6p00G3010f45PePr6h","y":"LLe6XR1QCUSPjqZLobtkONNtcb813MBbP-GDRQW-fAUm5YUiZ46cX5uDcPbm0nCN"}"#;
 
 /// Two Ed25519 keys by name; each signed `{"alg":"EdDSA","kid":..}` and [`SIGNED_CLAIMS`], and the same without the name.
-pub(super) const A_JWK: &str = r#"{"kty":"OKP","crv":"Ed25519","x":"aJCchsS7-Ct3Hp9tVrmTINPlFmgb4Dw8j7kpqoHJbag","kid":"a","use":"sig","alg":"EdDSA"}"#;
+pub(super) const A_JWK: &str =
+    r#"{"kty":"OKP","crv":"Ed25519","x":"aJCchsS7-Ct3Hp9tVrmTINPlFmgb4Dw8j7kpqoHJbag","kid":"a","use":"sig","alg":"EdDSA"}"#;
 pub(super) const A_TOKEN: &str = "eyJhbGciOiJFZERTQSIsImtpZCI6ImEifQ.eyJzdWIiOiJhbGljZSIsImV4cCI6MjAwMDAwMDAwMH0.w9FIONHgXgyWgNcT72xp3zkCuKLDRZCKyKwZF8ipvu8tE0ZLJZET2dTWTzjN26BVJyYuuuUASf5Pax298_vvCw";
 pub(super) const A_TOKEN_NAMELESS: &str = "eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJhbGljZSIsImV4cCI6MjAwMDAwMDAwMH0.PZYY25f1hdy_5RySwJHuHzwqfh45RkKgpxpqV1_0ybdu3e7XO2XGjIOJHgWsCPU-fWy7ohG7CCDEPDELpcS1Bg";
-pub(super) const B_JWK: &str = r#"{"kty":"OKP","crv":"Ed25519","x":"7jIWknkinYPHXnA4HpVx8kMxs4BcP2gR1adnBwT7eZ4","kid":"b","use":"sig","alg":"EdDSA"}"#;
+pub(super) const B_JWK: &str =
+    r#"{"kty":"OKP","crv":"Ed25519","x":"7jIWknkinYPHXnA4HpVx8kMxs4BcP2gR1adnBwT7eZ4","kid":"b","use":"sig","alg":"EdDSA"}"#;
 pub(super) const B_TOKEN: &str = "eyJhbGciOiJFZERTQSIsImtpZCI6ImIifQ.eyJzdWIiOiJhbGljZSIsImV4cCI6MjAwMDAwMDAwMH0.Gxcyq8NUDrfe8fy0RY1hcQn58g6MZ-ZR_s_XLanWFaY1ETXyGfTMdMIWPQfo8roI4OODkkCfEkZfw65xlFttAw";
 
 /// Cookies made by `next-auth` 4.24.15 and `@auth/core` 0.41.3 with [`SECRET`], of `{"sub":"alice","name":"Alice","email":"a@example.com","picture":null}`
