@@ -7,13 +7,11 @@ mod support;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::process::{Pid, Signal};
-use support::{ADMIN_TOKEN, SECRET, Server, Setup, aloud};
+use support::programs::{assert_success, in_path, outcome, skip, target_folder};
+use support::{ADMIN_TOKEN, SECRET, Server, Setup};
 
-/// A script of a minute or so gets this much, on a machine that does other things too.
-const SCRIPT_TIME: Duration = Duration::from_secs(240);
 const STANDARD: Setup = Setup { limits: "", dev: false, profile: None, descriptors: None, shards: None, variables: &[] };
 /// More shards than most things need, so that what comes back comes to another one as a rule.
 const THREE_SHARDS: Setup = Setup { shards: Some(3), ..STANDARD };
@@ -76,8 +74,7 @@ fn script(name: &str, setup: &Setup) -> Option<Server> {
     let interpreter = match tools(name) {
         Ok(interpreter) => interpreter,
         Err(missing) => {
-            assert!(std::env::var_os("URINGCAST_TEST_CLIENTS").is_none(), "{name} needs {missing}");
-            aloud(&format!("SKIPPED: {name} needs {missing} (.ci/test installs it)"));
+            skip(name, &missing);
             return None;
         }
     };
@@ -85,13 +82,7 @@ fn script(name: &str, setup: &Setup) -> Option<Server> {
     let profile = setup.profile.unwrap_or_default();
     let log = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}{profile}.log"));
     let mut client = client(&interpreter, name, &server, profile, &log);
-    let status = outcome(&mut client);
-    let told = std::fs::read_to_string(&log).unwrap_or_default();
-    match status {
-        Some(status) if status.success() => {}
-        Some(status) => panic!("{name}: {status}\n{told}"),
-        None => panic!("{name}: not ready after {SCRIPT_TIME:?}\n{told}"),
-    }
+    assert_success(name, outcome(&mut client), &log);
     if name != "drain.mjs" {
         server.assert_well();
     }
@@ -121,27 +112,9 @@ fn client(interpreter: &Path, name: &str, server: &Server, profile: &str, log: &
         .expect("the interpreter is there")
 }
 
-/// How it ended; after [`SCRIPT_TIME`] its whole process group is killed and the answer is `None`.
-fn outcome(client: &mut Child) -> Option<std::process::ExitStatus> {
-    let end = Instant::now() + SCRIPT_TIME;
-    let group = Pid::from_raw(i32::try_from(client.id()).expect("process ids are small")).expect("and not 0");
-    let status = loop {
-        match client.try_wait().expect("our child") {
-            Some(status) => break Some(status),
-            None if Instant::now() > end => break None,
-            None => std::thread::sleep(Duration::from_millis(50)),
-        }
-    };
-    // Whatever it left behind goes with it; usually there is nothing.
-    let _ = rustix::process::kill_process_group(group, Signal::KILL);
-    let _ = client.wait();
-    status
-}
-
 /// `target/clients`, where `.ci/test` installs packages.
 fn clients_folder() -> PathBuf {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it is target/tmp");
-    target.join("clients")
+    target_folder().join("clients")
 }
 
 /// The interpreter for a script, or what is missing.
@@ -162,8 +135,4 @@ fn tools(script: &str) -> Result<PathBuf, String> {
         return Err("/usr/bin/chromium".into());
     }
     Ok(node)
-}
-
-fn in_path(program: &str) -> Option<PathBuf> {
-    std::env::split_paths(&std::env::var_os("PATH")?).map(|folder| folder.join(program)).find(|file| file.is_file())
 }

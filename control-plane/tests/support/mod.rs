@@ -2,6 +2,7 @@
 //! Several test programs use it, so each leaves some of it unused.
 #![allow(dead_code, reason = "each of the test programs uses a part of it")]
 
+pub(crate) mod programs;
 pub(crate) mod raw;
 
 use std::fmt::Write as _;
