@@ -19,7 +19,8 @@ afterAll(async () => {
 
 afterEach(() => { way.isOpen = true; });
 
-const QUICK = { reconnectionDelay: 50, socketOptions: { reconnectionDelayMax: 200 } };
+// A long-polling session that is cut off stays with the server for its heartbeat's time, and counts; a WebSocket ends at once.
+const QUICK = { reconnectionDelay: 50, socketOptions: { reconnectionDelayMax: 200, transports: ["websocket"] } };
 const enter = (name: string, options: UseWebSocketOptions = {}) => new Guest({ url: way.url, token: server.token(name), ...QUICK, ...options });
 const NO_CONNECTION = { code: WebSocketErrorCode.CONNECTION_ERROR, message: expect.any(String) as string, timestamp: TIME };
 
