@@ -1,6 +1,6 @@
 //! Between the engine's threads and the control plane's: one thread takes the engine's notices and passes each to whom it belongs: the
-//! pieces of an answer to the request that waits for them, connections that speak plain HTTP to the server's queue, ends of drains to
-//! the main thread. What it does never waits, so that a slow HTTP client cannot hold up the engine's notices.
+//! pieces of an answer to the request that waits for them, connections that speak plain HTTP to the server's queue, questions to the back
+//! end to those who ask it, ends of drains to the main thread. What it does never waits, so that a slow HTTP client cannot hold up the engine's notices.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -14,6 +14,8 @@ use engine::ids::ShardId;
 use engine::stats::ShardStats;
 use engine::{Answer, Calls, Engine, Handover, Notice, Notices, Question, ShardLost};
 use tokio::sync::mpsc;
+
+use crate::hooks::Queue;
 
 /// How long a question may take before what has come is the answer. A healthy shard turns thousands of times in it.
 pub(crate) const ANSWER_WAIT: Duration = Duration::from_secs(1);
@@ -96,10 +98,19 @@ impl Asked<'_> {
 
 /// Passes notices on until the engine is gone, or one of its shards is: the process ends then, and the result says why.
 #[expect(clippy::needless_pass_by_value, reason = "the thread owns its ends of the channels; their drop tells the others")]
-pub fn run(notices: Notices, pending: Arc<Pending>, handovers: mpsc::Sender<Handover>, drained: Sender<ShardId>) -> Result<(), ShardLost> {
+pub fn run(
+    notices: Notices,
+    pending: Arc<Pending>,
+    handovers: mpsc::Sender<Handover>,
+    hooks: Option<Queue>,
+    drained: Sender<ShardId>,
+) -> Result<(), ShardLost> {
     pending.0.run(&notices, |notice| match notice {
-        // No setting leads there yet; what is dropped is refused.
-        Notice::Inquiry(inquiry) => drop(inquiry),
+        Notice::Inquiry(inquiry) => match &hooks {
+            Some(hooks) => hooks.put(inquiry),
+            // Dropped, it is refused.
+            None => drop(inquiry),
+        },
         Notice::Handover(handover) => pass_on(&handovers, handover),
         // The main thread has room for one from each shard, and there are no more.
         Notice::Drained { shard } => drop(drained.try_send(shard)),
@@ -165,7 +176,7 @@ mod tests {
         }
         notices.send(Notice::Drained { shard: ShardId(0) }).expect("open");
         drop(notices);
-        assert!(run(from_engine, Arc::new(Pending::default()), handovers, drained).is_ok());
+        assert!(run(from_engine, Arc::new(Pending::default()), handovers, None, drained).is_ok());
 
         assert_eq!(at_server.blocking_recv().map(|it| it.read), Some(b"GET".to_vec()));
         assert!(at_server.blocking_recv().is_none());
@@ -181,7 +192,7 @@ mod tests {
         let (drained, at_main) = crossbeam_channel::bounded(1);
         let (handovers, _at_server) = mpsc::channel(1);
         notices.send(Notice::ShardLost { shard: ShardId(1), reason: io::Error::other("no memory") }).expect("open");
-        let lost = run(from_engine, Arc::new(Pending::default()), handovers, drained);
+        let lost = run(from_engine, Arc::new(Pending::default()), handovers, None, drained);
         assert_eq!(lost.expect_err("a shard is lost").to_string(), "shard 1 ended by itself: no memory");
         assert!(at_main.recv().is_err(), "the main thread sees the end");
     }

@@ -18,6 +18,10 @@
 //! | `recoveries_refused_total` | counter | endpoint, reason | wishes to recover that were not granted |
 //! | `recovery_events` | gauge | endpoint | events remembered for those who come back |
 //! | `recovery_bytes` | gauge | endpoint | bytes of those |
+//! | `webhook_requests_total` | counter | endpoint, hook, outcome | questions to the back end; `cached`: it had just said so; but for `allowed`, `denied` and `cached` refused |
+//! | `webhook_seconds` | histogram | endpoint, hook | how long its answers took, waiting for a place included |
+//! | `webhooks_unasked_total` | counter | endpoint | questions refused unasked because too many were under way on a shard |
+//! | `webhooks_unanswered_total` | counter | endpoint | questions that nobody answered within the timeout and a margin |
 //! | `outbox_bytes` | gauge | shard | bytes queued for sockets that take no more |
 //! | `mesh_parcels_total` | counter | shard | parcels sent to other shards |
 //! | `mesh_wakes_total` | counter | shard | other shards woken to fetch them |
@@ -48,24 +52,27 @@ use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::{self, Bucket, LabelPair, Metric, MetricFamily, MetricType};
 
 use crate::bridge::Host;
+use crate::hooks::Hooks;
 use crate::jwks::Watch;
 
 /// Makes the text of `/metrics`.
 pub struct Metrics {
     host: Arc<dyn Host>,
     jwks: Option<Arc<Watch>>,
+    hooks: Option<Arc<Hooks>>,
     process: ProcessCollector,
 }
 
 impl Metrics {
-    /// Metrics of `host`, of the key set and of this process.
-    pub fn new(host: Arc<dyn Host>, jwks: Option<Arc<Watch>>) -> Metrics {
-        Metrics { host, jwks, process: ProcessCollector::for_self() }
+    /// Metrics of `host`, of the key set, of webhooks and of this process.
+    pub fn new(host: Arc<dyn Host>, jwks: Option<Arc<Watch>>, hooks: Option<Arc<Hooks>>) -> Metrics {
+        Metrics { host, jwks, hooks, process: ProcessCollector::for_self() }
     }
 
     /// All metrics as they are now.
     pub fn render(&self) -> prometheus::Result<String> {
         let mut families = self.of_endpoints();
+        families.extend(self.of_webhooks());
         families.extend(self.of_shards());
         families.extend(self.of_the_host());
         families.extend(self.of_the_key_set());
@@ -117,6 +124,31 @@ impl Metrics {
                 it.backlog_events.read()
             }),
             self.by_endpoint("recovery_bytes", MetricType::GAUGE, "Bytes of those events.", |it| it.backlog_bytes.read()),
+        ]
+    }
+
+    fn of_webhooks(&self) -> [MetricFamily; 4] {
+        let labels = |endpoint, hook| [("endpoint", endpoint), ("hook", hook)];
+        let (mut requests, mut seconds) = (Vec::new(), Vec::new());
+        for (endpoint, hook, outcome, count) in self.hooks.iter().flat_map(|hooks| hooks.counts()) {
+            let [endpoint, hook] = labels(endpoint, hook);
+            requests.push(sample(MetricType::COUNTER, &[endpoint, hook, ("outcome", outcome)], count));
+        }
+        for (endpoint, hook, answers) in self.hooks.iter().flat_map(|hooks| hooks.seconds()) {
+            seconds.push(histogram(&labels(endpoint, hook), [answers]));
+        }
+        if requests.is_empty() {
+            // The format knows no metric without a sample.
+            requests.push(sample(MetricType::COUNTER, &[("endpoint", ""), ("hook", ""), ("outcome", "")], 0));
+            seconds.push(histogram(&labels("", ""), []));
+        }
+        [
+            family("webhook_requests_total", MetricType::COUNTER, "Questions to the back end.", requests),
+            family("webhook_seconds", MetricType::HISTOGRAM, "How long the back end's answers took.", seconds),
+            self.by_endpoint("webhooks_unasked_total", MetricType::COUNTER, "Questions refused unasked.", |it| it.unasked.read()),
+            self.by_endpoint("webhooks_unanswered_total", MetricType::COUNTER, "Questions that nobody answered.", |it| {
+                it.unanswered.read()
+            }),
         ]
     }
 
@@ -335,7 +367,7 @@ mod tests {
 
     #[test]
     fn the_table_and_the_output_agree() {
-        let text = Metrics::new(Arc::new(FakeHost::new(2)), None).render().expect("encodes");
+        let text = Metrics::new(Arc::new(FakeHost::new(2)), None, None).render().expect("encodes");
         let mut exposed = exposed(&text);
         assert!(exposed.contains_key("process_resident_memory_bytes") && exposed.contains_key("process_cpu_seconds_total"));
         exposed.retain(|name, _| !name.starts_with("process_"));
@@ -358,7 +390,7 @@ mod tests {
         one.delivery.observe(70_000);
         two.delivery.observe(10_000_000_000);
         two.loop_time.observe(1);
-        let text = Metrics::new(host.clone(), None).render().expect("encodes");
+        let text = Metrics::new(host.clone(), None, None).render().expect("encodes");
         for line in [
             "uringcast_connections{endpoint=\"community\",shard=\"0\",transport=\"websocket\"} 3",
             "uringcast_connections{endpoint=\"community\",shard=\"1\",transport=\"websocket\"} 0",

@@ -79,6 +79,13 @@ impl FromStr for Url {
     }
 }
 
+impl Url {
+    /// True exactly when it has a query, which its shown form lacks.
+    pub fn has_query(&self) -> bool {
+        self.0.query().is_some()
+    }
+}
+
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (scheme, authority) = (self.0.scheme_str().unwrap_or_default(), self.0.authority().map_or("", |authority| authority.as_str()));

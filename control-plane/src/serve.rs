@@ -13,16 +13,18 @@ use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 use engine::ids::ShardId;
-use engine::{Engine, Handover, Notices, ShardLost};
+use engine::{Engine, Handover, Notices, OpenInquiry, ShardLost};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::bridge::{self, HANDOVERS_MAX, Pending};
+use crate::hooks::{Hooks, Queue};
 use crate::http::listener::Listener;
 use crate::http::{Admission, App, Dev, Origins, Relay, Terms, admin, monotonic_ms, public};
 use crate::jwks::Keeper;
 use crate::lifecycle::{self, Drain, Stop};
 use crate::log;
+use crate::outbound::Outbound;
 use crate::secret::Secret;
 use crate::settings::{ControlListen, Settings};
 use crate::signals::Signals;
@@ -78,7 +80,11 @@ fn start(settings: Settings) -> Result<Server, StartFault> {
     let signals = Signals::block().map_err(StartFault::Signals)?;
     let control =
         Listener::bind(&settings.control_listen).map_err(|fault| StartFault::Control(shown_listen(&settings.control_listen), fault))?;
-    let terms = terms(&settings);
+    let (hooks, queue, asked) = match settings.hooks.as_ref().map(|hooks| Hooks::new(hooks, Outbound::new())) {
+        Some((hooks, queue, asked)) => (Some(hooks), Some(queue), Some(asked)),
+        None => (None, None, None),
+    };
+    let terms = Terms { hooks, ..terms(&settings) };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartFault::Thread)?;
     let mut keeper = settings.jwks;
     if let Some(keeper) = &mut keeper {
@@ -93,9 +99,9 @@ fn start(settings: Settings) -> Result<Server, StartFault> {
     let pending = Arc::new(Pending::default());
     let (handovers, handed_over) = mpsc::channel(HANDOVERS_MAX);
     let (at_bridge, drained) = crossbeam_channel::bounded(engine.stats().len());
-    let bridge = start_bridge(notices, pending.clone(), handovers, at_bridge)?;
+    let bridge = start_bridge(notices, pending.clone(), handovers, queue, at_bridge)?;
     let app = Arc::new(App::new(engine.clone(), pending, terms));
-    let control = start_control(runtime, control, handed_over, app, keeper)?;
+    let control = start_control(runtime, control, handed_over, asked, app, keeper)?;
     if let Some(greeting) = greeting {
         // A closed standard output is no reason not to serve.
         let _ = io::stdout().lock().write_all(greeting.to_string().as_bytes());
@@ -154,6 +160,7 @@ fn terms(settings: &Settings) -> Terms {
         bundle: settings.bundle.clone(),
         jwks: settings.jwks.as_ref().map(Keeper::watch),
         dev: settings.dev.then(|| Dev { secret: settings.dev_secret.clone() }),
+        hooks: None,
     }
 }
 
@@ -170,16 +177,18 @@ fn start_bridge(
     notices: Notices,
     pending: Arc<Pending>,
     handovers: mpsc::Sender<Handover>,
+    hooks: Option<Queue>,
     drained: crossbeam_channel::Sender<ShardId>,
 ) -> Result<JoinHandle<Result<(), ShardLost>>, StartFault> {
     let thread = std::thread::Builder::new().name("bridge".into());
-    thread.spawn(move || bridge::run(notices, pending, handovers, drained)).map_err(StartFault::Thread)
+    thread.spawn(move || bridge::run(notices, pending, handovers, hooks, drained)).map_err(StartFault::Thread)
 }
 
 fn start_control(
     runtime: Runtime,
     listener: Listener,
     handovers: mpsc::Receiver<Handover>,
+    asked: Option<mpsc::Receiver<OpenInquiry>>,
     app: Arc<App>,
     keeper: Option<Keeper>,
 ) -> Result<Control, StartFault> {
@@ -189,7 +198,7 @@ fn start_control(
         if let Some(keeper) = keeper {
             runtime.spawn(keeper.keep());
         }
-        runtime.block_on(serve_http(listener, handovers, app, stopped));
+        runtime.block_on(serve_http(listener, handovers, asked, app, stopped));
         // A look at a file that hangs is not waited for.
         runtime.shutdown_background();
     };
@@ -198,7 +207,16 @@ fn start_control(
 }
 
 /// Serves both parts until told to stop.
-async fn serve_http(listener: Listener, handovers: mpsc::Receiver<Handover>, app: Arc<App>, stopped: oneshot::Receiver<()>) {
+async fn serve_http(
+    listener: Listener,
+    handovers: mpsc::Receiver<Handover>,
+    asked: Option<mpsc::Receiver<OpenInquiry>>,
+    app: Arc<App>,
+    stopped: oneshot::Receiver<()>,
+) {
+    if let (Some(hooks), Some(asked)) = (app.terms.hooks.clone(), asked) {
+        tokio::spawn(hooks.serve(asked));
+    }
     tokio::spawn(public::serve(handovers, public::router(app.clone())));
     tokio::spawn(sample(app.clone()));
     let admin = listener.serve(admin::router(app));

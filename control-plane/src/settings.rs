@@ -34,6 +34,7 @@ pub(crate) use sources::percent_encoded;
 pub use sources::{Environment, Flags};
 pub use value::ControlListen;
 
+use crate::hooks::HookSettings;
 use crate::http::bundle::Bundle;
 use crate::jwks::Keeper;
 use crate::secret::Secret;
@@ -43,6 +44,9 @@ use value::Value;
 
 /// Secrets shorter than this can be found by trying; they are taken, with a warning.
 const SECRET_BYTES_ADVISED: usize = 16;
+
+/// Milliseconds that a shard waits longer for a webhook's answer than whoever asks the webhook: its way, on a machine that is busy.
+const INQUIRY_MARGIN_MS: u64 = 500;
 
 /// Everything the process runs with.
 pub struct Settings {
@@ -60,6 +64,8 @@ pub struct Settings {
     pub jwks: Option<Keeper>,
     /// Redis that joins several hosts; may hold a password.
     pub redis_url: Option<String>,
+    /// What the back end is asked, if it is.
+    pub hooks: Option<HookSettings>,
     /// On SIGTERM, closing all connections is spread over this time.
     pub drain: Duration,
     /// True exactly when pages of any origin may connect, without cookies; those listed by name are in [`Config::origins`].
@@ -89,6 +95,7 @@ impl Settings {
         let admin_token = admin_token(&mut gathered, environment);
         let verification = auth::verification(&mut gathered, token_secret, flags.dev);
         check_relations(&mut gathered);
+        let hooks = hooks(&mut gathered, environment, flags.dev);
         let bundle = bundle(&mut gathered);
         note_unfinished(&mut gathered);
         if !gathered.problems.is_empty() {
@@ -98,14 +105,17 @@ impl Settings {
             Some(it) => (Some(it.verifier), it.signing, it.keeper),
             None => (None, None, None),
         };
+        // Only there are they told to somebody.
+        let has_callers = gathered.endpoints.list.iter().any(|endpoint| endpoint.connect_hook);
         Ok(Settings {
-            engine: engine_config(&gathered, verifier, flags.dev),
+            engine: engine_config(&gathered, verifier.map(|verifier| verifier.keeping_claims(has_callers)), flags.dev),
             control_listen: gathered.control("control.listen").clone(),
             admin_token: admin_token.or_else(|| flags.dev.then(Secret::generated)),
             dev: flags.dev,
             dev_secret: signing.filter(|_| flags.dev),
             jwks,
             redis_url: gathered.text("redis.url").map(str::to_owned),
+            hooks,
             drain: Duration::from_secs(gathered.integer("server.drain_seconds").unwrap_or_default()),
             any_origin: any_origin(&gathered, flags.dev),
             bundle,
@@ -194,6 +204,36 @@ fn credential_secret(gathered: &mut Gathered, environment: &Environment, key: &s
         return None;
     }
     Secret::read(&path).map_err(|fault| gathered.problems.append(&mut problem(key, &path, format!("systemd credential: {fault}")).0)).ok()
+}
+
+/// The webhooks of all endpoints, if there are any.
+fn hooks(gathered: &mut Gathered, environment: &Environment, dev: bool) -> Option<HookSettings> {
+    let secret = secret(gathered, environment, "webhooks.secret", "webhooks.secret_file", "webhook_secret");
+    warn_of_short(gathered, "webhooks.secret", secret.as_ref());
+    let urls = &gathered.endpoints.hooks;
+    if !urls.iter().any(|urls| urls.connect.is_some() || urls.join.is_some() || urls.publish.is_some()) {
+        return None;
+    }
+    let endpoints = gathered.endpoints.list.iter().map(|endpoint| endpoint.name.clone()).zip(urls.iter().cloned()).collect();
+    let Some(secret) = secret.or_else(|| dev.then(Secret::generated)) else {
+        // Where one was given that cannot be used, that has been said.
+        if !gathered.problems.iter().any(|problem| problem.key.starts_with("webhooks.secret")) {
+            let reason = "is needed by the endpoints' webhooks, which know by it who asks them: set it, webhooks.secret_file or the systemd \
+                          credential webhook_secret";
+            gathered.complain("webhooks.secret", reason);
+        }
+        return None;
+    };
+    let number = |key: &str| gathered.integer(&format!("webhooks.{key}")).unwrap_or_default();
+    Some(HookSettings {
+        endpoints,
+        secret,
+        timeout: Duration::from_millis(number("timeout_ms")),
+        cache: Duration::from_millis(number("cache_ms")),
+        cache_entries: number("cache_entries") as usize,
+        concurrency: number("concurrency") as usize,
+        message_bytes: gathered.integer("limits.message_bytes").unwrap_or_default() as usize,
+    })
 }
 
 /// What single values cannot tell: relations between two of them.
@@ -309,6 +349,6 @@ fn limits(gathered: &Gathered) -> Limits {
         recovery_sessions: number("recovery_sessions") as usize,
         recovery_events: number("recovery_events") as usize,
         recovery_bytes: number("recovery_bytes") as usize,
-        inquiry_ms: Limits::default().inquiry_ms,
+        inquiry_ms: gathered.integer("webhooks.timeout_ms").unwrap_or_default() + INQUIRY_MARGIN_MS,
     }
 }

@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::net::TcpListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -62,6 +63,32 @@ scripts! {
 }
 
 #[test]
+fn webhooks() {
+    // The script listens there; nobody else takes a port that was free a moment ago.
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+    // A few bytes, for as long as the test runs.
+    let leaked = |text: String| -> &'static str { Box::leak(text.into_boxed_str()) };
+    let mut variables = vec![
+        ("URINGCAST_WEBHOOKS_SECRET", SECRET),
+        ("URINGCAST_WEBHOOKS_TIMEOUT_MS", "1000"),
+        ("URINGCAST_WEBHOOKS_CACHE_MS", "3000"),
+        ("BACK_END", leaked(free.port().to_string())),
+    ];
+    for endpoint in ["TALK", "FABRIC", "ROOMS", "CHAT", "NOTIFY"] {
+        variables.push((leaked(format!("URINGCAST_ENDPOINT_{endpoint}_MEMBERSHIP")), "webhook"));
+        for hook in ["connect", "join", "publish"] {
+            if (endpoint, hook) == ("NOTIFY", "publish") {
+                continue;
+            }
+            let url = format!("http://{free}/{hook}?key=HUSH");
+            variables.push((leaked(format!("URINGCAST_ENDPOINT_{endpoint}_WEBHOOK_{}", hook.to_ascii_uppercase())), leaked(url)));
+        }
+    }
+    let server = script("webhooks.mjs", &Setup { variables: variables.leak(), ..STANDARD });
+    assert!(server.is_none_or(|server| !server.said().contains("HUSH")), "no log shows a query");
+}
+
+#[test]
 fn drain_on_sigterm() {
     if let Some(mut server) = script("drain.mjs", &STANDARD) {
         let status = server.exit(Duration::from_secs(30));
@@ -81,7 +108,7 @@ fn script(name: &str, setup: &Setup) -> Option<Server> {
     let mut server = Server::start(setup);
     let profile = setup.profile.unwrap_or_default();
     let log = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}{profile}.log"));
-    let mut client = client(&interpreter, name, &server, profile, &log);
+    let mut client = client(&interpreter, name, setup, &server, &log);
     assert_success(name, outcome(&mut client), &log);
     if name != "drain.mjs" {
         server.assert_well();
@@ -90,14 +117,15 @@ fn script(name: &str, setup: &Setup) -> Option<Server> {
 }
 
 /// Starts the script in a process group of its own, which takes a browser's many processes along when it is ended.
-fn client(interpreter: &Path, name: &str, server: &Server, profile: &str, log: &Path) -> Child {
+fn client(interpreter: &Path, name: &str, setup: &Setup, server: &Server, log: &Path) -> Child {
     let file = std::fs::File::create(log).expect("the target folder can be written");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name);
     Command::new(interpreter)
         .arg(script)
+        .envs(setup.variables.iter().copied())
         .env("PORT", server.public.port().to_string())
         .env("CONTROL", server.control.port().to_string())
-        .env("PROFILE", profile)
+        .env("PROFILE", setup.profile.unwrap_or_default())
         .env("SECRET", SECRET)
         .env("ADMIN_TOKEN", ADMIN_TOKEN)
         .env("PID", server.pid().to_string())

@@ -22,6 +22,7 @@ use engine::config::DialectKind;
 use engine::stats::EndpointStats;
 
 use crate::bridge::{Gathered, Host, Pending};
+use crate::hooks::Hooks;
 use crate::jwks::Watch;
 use crate::metrics::Metrics;
 use crate::secret::Secret;
@@ -66,6 +67,8 @@ pub struct Terms {
     pub jwks: Option<Arc<Watch>>,
     /// What only `--dev` serves.
     pub dev: Option<Dev>,
+    /// Asks the back end, where that is configured.
+    pub hooks: Option<Arc<Hooks>>,
 }
 
 /// Who may use `/v1`.
@@ -123,7 +126,7 @@ impl App {
     /// An app that has measured nothing yet.
     pub fn new(host: Arc<dyn Host>, pending: Arc<Pending>, terms: Terms) -> App {
         App {
-            metrics: Metrics::new(host.clone(), terms.jwks.clone()),
+            metrics: Metrics::new(host.clone(), terms.jwks.clone(), terms.hooks.clone()),
             host,
             pending,
             terms,
@@ -291,6 +294,7 @@ pub(crate) mod testing {
             bundle: None,
             jwks: None,
             dev: None,
+            hooks: None,
         }
     }
 

@@ -10,7 +10,10 @@ use super::problem::{Origin, Problem};
 use super::sources::{Environment, File, Given, read};
 use super::table::{Setting, endpoint_settings};
 use super::value::{Raw, Value, is_plain_path};
+use crate::hooks::Urls;
 use crate::http::health;
+use crate::outbound::Url;
+use crate::secret::Secret;
 
 /// Bytes of an endpoint's name: it is a label of every metric.
 const NAME_BYTES_MAX: usize = 64;
@@ -32,6 +35,8 @@ const DEFAULTS: [(&str, &str, &str); 8] = [
 pub(crate) struct Endpoints {
     /// In the order of the file; those with problems are left out.
     pub(crate) list: Vec<Endpoint>,
+    /// Their webhooks, in the same order.
+    pub(crate) hooks: Vec<Urls>,
     names: Vec<String>,
 }
 
@@ -62,7 +67,10 @@ pub(crate) fn resolve(file: &File, environment: &Environment, dev: bool, problem
         endpoints.names.extend(draft.text("name").map(str::to_owned));
         let endpoint = draft.endpoint(dev, &endpoints.list);
         problems.append(&mut draft.problems);
-        endpoints.list.extend(endpoint);
+        if let Some(endpoint) = endpoint {
+            endpoints.list.push(endpoint);
+            endpoints.hooks.push(draft.hooks());
+        }
     }
     endpoints
 }
@@ -147,6 +155,15 @@ impl Draft {
         }
     }
 
+    fn url(&self, key: &str) -> Option<Url> {
+        // Its kind has been checked.
+        self.text(key)?.parse().ok()
+    }
+
+    fn hooks(&self) -> Urls {
+        Urls { connect: self.url("webhook_connect"), join: self.url("webhook_join"), publish: self.url("webhook_publish") }
+    }
+
     fn complain(&mut self, key: &str, reason: impl Into<String>) {
         let given = self.given.get(key);
         self.problems.push(Problem {
@@ -184,8 +201,8 @@ impl Draft {
             retain: self.integer("retain").unwrap_or(0) as usize,
             recovery_ms: self.integer("recovery_ms").unwrap_or(0),
             eio3: self.boolean("eio3").unwrap_or(false),
-            connect_hook: false,
-            publish_hook: false,
+            connect_hook: self.url("webhook_connect").is_some(),
+            publish_hook: self.url("webhook_publish").is_some(),
         };
         self.problems.is_empty().then_some(endpoint)
     }
@@ -241,6 +258,7 @@ impl Draft {
         let membership = match (self.text("membership"), dialect) {
             (Some("auto"), _) => Membership::Auto,
             (Some("claims"), _) => Membership::Claims,
+            (Some("webhook"), _) => Membership::Webhook,
             (Some(_), _) => Membership::Open,
             // Own dialects come in no file.
             (None, DialectKind::Rooms | DialectKind::Chat | DialectKind::Notify | DialectKind::Echo | DialectKind::Own(_)) => {
@@ -255,6 +273,12 @@ impl Draft {
         }
         if membership == Membership::Auto && dialect != DialectKind::Community {
             self.complain("membership", "must be one of open, claims: auto is for community");
+        }
+        let has_join = self.given.contains_key("webhook_join");
+        if membership == Membership::Webhook && !has_join {
+            self.complain("membership", "needs webhook_join: the URL that is asked");
+        } else if membership != Membership::Webhook && has_join {
+            self.complain("webhook_join", "means nothing unless membership is webhook");
         }
         if auth == AuthMode::None && membership == Membership::Claims {
             self.complain("membership", "must be set to open: with auth = \"none\" nobody has claims, so nobody could enter");
@@ -281,13 +305,14 @@ fn applies(key: &str, dialect: DialectKind) -> bool {
         "auto_create" => dialect == DialectKind::Rooms,
         "require_membership" => dialect == DialectKind::Chat,
         "retain" => dialect == DialectKind::Collab,
+        "webhook_publish" => dialect != DialectKind::Notify,
         "recovery_ms" | "eio3" => dialect.is_socket_io(),
         _ => true,
     }
 }
 
 /// The keys of an endpoint and their values, in the order of the table: what the file would say.
-pub(crate) fn described(endpoint: &Endpoint) -> Vec<(&'static str, Value)> {
+pub(crate) fn described(endpoint: &Endpoint, hooks: &Urls) -> Vec<(&'static str, Value)> {
     let word = |text: &str| Value::Text(text.to_owned());
     let auth = match endpoint.auth {
         AuthMode::Token => "token",
@@ -299,6 +324,10 @@ pub(crate) fn described(endpoint: &Endpoint) -> Vec<(&'static str, Value)> {
         Membership::Claims => "claims",
         Membership::Webhook => "webhook",
     };
+    // A query may hold a secret, so the whole is one.
+    let shown = |url: &Url| if url.has_query() { Secret::new(b"hidden").ok().map(Value::Secret) } else { Some(word(&url.to_string())) };
+    let url = |key, url: &Option<Url>| Some((key, shown(url.as_ref()?)?));
+    let hooks = [url("webhook_connect", &hooks.connect), url("webhook_join", &hooks.join), url("webhook_publish", &hooks.publish)];
     let all = vec![
         ("name", word(&endpoint.name)),
         ("dialect", word(endpoint.dialect.name())),
@@ -313,5 +342,5 @@ pub(crate) fn described(endpoint: &Endpoint) -> Vec<(&'static str, Value)> {
         ("recovery_ms", Value::Integer(endpoint.recovery_ms)),
         ("eio3", Value::Boolean(endpoint.eio3)),
     ];
-    all.into_iter().filter(|(key, _)| applies(key, endpoint.dialect)).collect()
+    all.into_iter().chain(hooks.into_iter().flatten()).filter(|(key, _)| applies(key, endpoint.dialect)).collect()
 }

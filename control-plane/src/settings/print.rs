@@ -68,10 +68,13 @@ fn print_endpoints(page: &mut String, gathered: &Gathered) {
         let _ = writeln!(page, "# {}: {}\n#   {}", setting.key(), setting.doc, allowed(&setting));
     }
     *page += "#\n# All but name and dialect have a variable URINGCAST_ENDPOINT_NAME_KEY.\n";
-    for endpoint in &gathered.endpoints.list {
+    for (endpoint, hooks) in gathered.endpoints.list.iter().zip(&gathered.endpoints.hooks) {
         *page += "\n[[endpoint]]\n";
-        for (key, value) in described(endpoint) {
-            let _ = writeln!(page, "{key} = {}", value.toml().unwrap_or_default());
+        for (key, value) in described(endpoint, hooks) {
+            let _ = match value.toml() {
+                Some(value) => writeln!(page, "{key} = {value}"),
+                None => writeln!(page, "# {key} = (hidden)"),
+            };
         }
     }
 }

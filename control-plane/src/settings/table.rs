@@ -67,7 +67,7 @@ fn word(text: &str) -> Option<Value> {
 
 /// All settings but those of endpoints, section by section.
 pub(crate) fn settings() -> Vec<Setting> {
-    [server(), control(), auth(), origins(), socket_io(), limits(), redis()].concat()
+    [server(), control(), auth(), origins(), socket_io(), webhooks(), limits(), redis()].concat()
 }
 
 fn server() -> Vec<Setting> {
@@ -240,6 +240,40 @@ fn socket_io() -> Vec<Setting> {
     ]
 }
 
+fn webhooks() -> Vec<Setting> {
+    vec![
+        Setting::new(
+            "webhooks.secret",
+            Kind::Secret,
+            None,
+            "Signs what is sent to webhooks (header X-Uringcast-Signature). Unset: the systemd credential webhook_secret. Needed where an endpoint has a webhook; --dev makes one up.",
+        ),
+        Setting::new("webhooks.secret_file", Kind::File, None, "File with that secret; one newline at its end does not count."),
+        Setting::number(
+            "webhooks.timeout_ms",
+            "milliseconds",
+            (10, MINUTE_MS),
+            Some(2_000),
+            "How long an answer may take, connecting and waiting for a place included; then what was asked about is refused.",
+        ),
+        Setting::number(
+            "webhooks.cache_ms",
+            "milliseconds",
+            (0, HOUR_MS),
+            Some(10_000),
+            "How long an answer of webhook_join counts for the same user and room, yes or no. 0: not at all.",
+        ),
+        Setting::number("webhooks.cache_entries", "answers", (0, 10_000_000), Some(100_000), "Such answers kept; the oldest make way."),
+        Setting::number(
+            "webhooks.concurrency",
+            "requests",
+            (1, 1_024),
+            Some(64),
+            "Requests of one webhook of one endpoint at once; others wait for a place.",
+        ),
+    ]
+}
+
 fn limits() -> Vec<Setting> {
     let default = Limits::default();
     let number = Setting::number;
@@ -392,9 +426,9 @@ pub(crate) fn endpoint_settings() -> Vec<Setting> {
         ),
         Setting::new(
             "endpoint.membership",
-            Kind::Choice(&["auto", "open", "claims"]),
+            Kind::Choice(&["auto", "open", "claims", "webhook"]),
             None,
-            "Who may enter a room (notify: whose presence may be watched, `user:ID` in the list). open: anyone; claims: whom the token's list names; auto (community only): claims when the token has lists, else open. Default: community auto, collab claims (with --dev open), rooms, chat and notify open.",
+            "Who may enter a room (notify: whose presence may be watched, `user:ID` in the list). open: anyone; claims: whom the token's list names; webhook: whom the back end lets in (webhook_join); auto (community only): claims when the token has lists, else open. Default: community auto, collab claims (with --dev open), rooms, chat and notify open.",
         ),
         Setting::new(
             "endpoint.cookies",
@@ -439,6 +473,24 @@ pub(crate) fn endpoint_settings() -> Vec<Setting> {
             Kind::Boolean,
             Some(Value::Boolean(false)),
             "Socket.IO only: serves clients of Engine.IO 3 too (socket.io-client 1 and 2).",
+        ),
+        Setting::new(
+            "endpoint.webhook_connect",
+            Kind::Url,
+            None,
+            "Asked whether a client may connect (notify: when it has said who it is), after its token was found good or none was given. It may say who the client is.",
+        ),
+        Setting::new(
+            "endpoint.webhook_join",
+            Kind::Url,
+            None,
+            "Asked whether a user may enter a room by his client's wish; needs membership = \"webhook\", which needs it.",
+        ),
+        Setting::new(
+            "endpoint.webhook_publish",
+            Kind::Url,
+            None,
+            "Asked whether a client may say something, and what: community CHAT_MESSAGE, chat message, rooms message and document:edit, collab update and steps. Not for notify.",
         ),
     ]
 }

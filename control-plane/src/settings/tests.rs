@@ -553,3 +553,44 @@ fn print_config_shows_no_secret() {
     assert!(printed.contains("# url = \"redis://...@h\" (credentials hidden)") && printed.contains("leeway_seconds = 7"));
     assert!(load(&printed, &[]).is_ok());
 }
+
+#[test]
+fn webhooks_need_a_secret_and_membership_its_url() {
+    let endpoint = "[[endpoint]]\nname = 'r'\ndialect = 'rooms'\nbind = '/'\n";
+    let secret = "[webhooks]\nsecret = 'a secret for webhooks only'\ntimeout_ms = 700\n";
+    let all = "membership = 'webhook'\nwebhook_connect = 'https://b/c'\nwebhook_join = 'http://b:8080/j?key=HUSH'\nwebhook_publish = 'http://b/p'\n";
+    let settings = load(&format!("{secret}{endpoint}{all}"), &[]).expect("good settings");
+    let (engine, hooks) = (&settings.engine, settings.hooks.as_ref().expect("there are some"));
+    let served = &engine.endpoints[0];
+    assert!(served.connect_hook && served.publish_hook && served.membership == Membership::Webhook);
+    assert_eq!((engine.limits.inquiry_ms, hooks.timeout), (700 + INQUIRY_MARGIN_MS, Duration::from_millis(700)));
+    assert_eq!(
+        (hooks.endpoints[0].0.as_str(), hooks.endpoints[0].1.join.as_ref().map(ToString::to_string)),
+        ("r", Some("http://b:8080/j".into()))
+    );
+    assert!(load(endpoint, &[]).expect("good settings").hooks.is_none());
+    let by_variable = [("URINGCAST_ENDPOINT_R_WEBHOOK_CONNECT", "http://b/"), ("URINGCAST_WEBHOOKS_SECRET", "a secret for webhooks only")];
+    assert!(load(endpoint, &by_variable).expect("good settings").engine.endpoints[0].connect_hook);
+
+    for (keys, key, words) in [
+        ("membership = 'webhook'", "membership", "needs webhook_join: the URL that is asked"),
+        ("webhook_join = 'http://b/'", "webhook_join", "means nothing unless membership is webhook"),
+        ("webhook_connect = 'http://u:HUSH@b/'", "webhook_connect", "must be http://HOST"),
+        ("webhook_connect = 'b/HUSH'", "webhook_connect", "must be http://HOST"),
+        ("webhook_publish = ''", "webhook_publish", "must be http://HOST"),
+    ] {
+        let said = complaints(&format!("{secret}{endpoint}{keys}"), &[]);
+        assert!(said.contains(&format!("endpoint r: {key}")) && said.contains(words), "{keys}: {said}");
+        assert!(!said.contains("HUSH"), "{said}");
+    }
+    let said = complaints(&format!("{endpoint}webhook_connect = 'http://b/'"), &[]);
+    assert!(said.contains("webhooks.secret") && said.contains("credential webhook_secret"), "{said}");
+    let said = complaints("[[endpoint]]\nname = 'n'\ndialect = 'notify'\nbind = '/'\nwebhook_publish = 'http://b/'", &[]);
+    assert!(said.contains("webhook_publish") && said.contains("means nothing for dialect notify"), "{said}");
+
+    let file = Scratch::file(format!("{secret}{endpoint}{all}"));
+    let flags = Flags { config: Some(file.path().to_owned()), ..Flags::default() };
+    let page = print(&flags, &environment(&[("JWT_SECRET", SECRET)])).expect("good settings");
+    assert!(page.contains("webhook_connect = \"https://b/c\"") && page.contains("# webhook_join = (hidden)"), "{page}");
+    assert!(!page.contains("HUSH") && !page.contains("a secret for webhooks only"));
+}
