@@ -3,7 +3,6 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
@@ -177,15 +176,187 @@ const CALLS: &[Cases] = &[
         paths: &[("/v1/rooms/x/users/neighbour0?endpoint=nothing", 404), ("/v1/rooms/a%01b/users/neighbour0", 400)],
         ..NONE
     },
-    Cases { method: "POST", path: "/v1/emit", body: EMIT, bodies: BAD_EMITS, bytes_max: 1_000_000, paths: &[("/v1/emit/", 404)] },
+    Cases {
+        method: "POST",
+        path: "/v1/emit",
+        body: EMIT,
+        bodies: BAD_EMITS,
+        bytes_max: 1_000_000,
+        paths: &[("/v1/emit/", 404), ("/v1/emit?x=1", 400)],
+    },
     Cases {
         method: "POST",
         path: "/v1/batch",
         body: "[]",
         bodies: &[("", 400), ("{}", 400), ("[7]", 400), ("[[]]", 400), ("[", 400), ("[,]", 400)],
         bytes_max: 8_000_000,
-        paths: &[("/v1/batch/", 404)],
+        paths: &[("/v1/batch/", 404), ("/v1/batch?endpoint=talk", 400)],
     },
+    Cases {
+        path: "/v1/endpoints/talk/stats",
+        paths: &[("/v1/endpoints/nothing/stats", 404), ("/v1/endpoints/talk/stats?x=1", 400)],
+        ..NONE
+    },
+    Cases {
+        path: "/v1/endpoints/talk/metrics",
+        paths: &[("/v1/endpoints/nothing/metrics", 404), ("/v1/endpoints/talk/metrics?x=1", 400)],
+        ..NONE
+    },
+    Cases {
+        method: "POST",
+        path: "/v1/endpoints/fabric/documents/d/steps",
+        body: r#"{"steps":[],"changeId":"c"}"#,
+        bodies: &[
+            ("", 400),
+            ("[]", 400),
+            ("{}", 400),
+            (r#"{"steps":[]}"#, 400),
+            (r#"{"changeId":"c"}"#, 400),
+            (r#"{"steps":{},"changeId":"c"}"#, 400),
+            (r#"{"steps":[],"changeId":[]}"#, 400),
+            (r#"{"steps":[],"changeId":"c","clientID":7}"#, 400),
+            (r#"{"steps":[],"changeId":"c","clientID":""}"#, 400),
+            (r#"{"steps":[],"changeId":"c","colour":"red"}"#, 400),
+        ],
+        bytes_max: 1_000_000,
+        paths: &[
+            ("/v1/endpoints/nothing/documents/d/steps", 404),
+            ("/v1/endpoints/fabric/documents/a%0ab/steps", 400),
+            ("/v1/endpoints/fabric/documents/d/steps?x=1", 400),
+        ],
+    },
+    Cases {
+        method: "POST",
+        path: "/v1/cleanup",
+        body: r#"{"inactiveMinutes":1000000}"#,
+        bodies: &[
+            ("[]", 400),
+            ("7", 400),
+            (r#"{"inactiveMinutes":-1}"#, 400),
+            (r#"{"inactiveMinutes":"5"}"#, 400),
+            (r#"{"inactiveMinutes":null}"#, 400),
+            (r#"{"inactiveMinutes":0,"endpoint":"nothing"}"#, 404),
+            (r#"{"inactiveMinutes":0,"endpoint":7}"#, 400),
+            (r#"{"inactiveMinutes":0,"colour":"red"}"#, 400),
+        ],
+        bytes_max: 65_536,
+        paths: &[("/v1/cleanup?x=1", 400), ("/v1/cleanup/", 404)],
+    },
+    Cases {
+        method: "POST",
+        path: "/v1/drain",
+        body: r#"{"seconds":1}"#,
+        bodies: &[
+            ("[]", 400),
+            (r#"{"seconds":-1}"#, 400),
+            (r#"{"seconds":3601}"#, 400),
+            (r#"{"seconds":"5"}"#, 400),
+            (r#"{"seconds":null}"#, 400),
+            (r#"{"minutes":1}"#, 400),
+        ],
+        bytes_max: 65_536,
+        paths: &[("/v1/drain?seconds=1", 400), ("/v1/drain/", 404)],
+    },
+    Cases {
+        path: "/v1/rooms",
+        paths: &[
+            ("/v1/rooms?limit=0", 400),
+            ("/v1/rooms?limit=1001", 400),
+            ("/v1/rooms?cursor=x", 400),
+            ("/v1/rooms?namespace=", 400),
+            ("/v1/rooms?colour=red", 400),
+            ("/v1/rooms?endpoint=nothing", 404),
+        ],
+        ..NONE
+    },
+    Cases {
+        method: "POST",
+        path: "/v1/rooms",
+        body: r#"{"name":"den"}"#,
+        bodies: &[
+            ("", 400),
+            ("[]", 400),
+            ("{}", 400),
+            (r#"{"name":7}"#, 400),
+            (r#"{"name":""}"#, 400),
+            (r#"{"name":"den","id":"a\nb"}"#, 400),
+            (r#"{"name":"den","id":7}"#, 400),
+            (r#"{"name":"den","namespace":{}}"#, 400),
+            (r#"{"name":"den","createdBy":[]}"#, 400),
+            (r#"{"name":"den","metadata":[]}"#, 400),
+            (r#"{"name":"den","metadata":"x"}"#, 400),
+            (r#"{"name":"den","colour":"red"}"#, 400),
+            (r#"{"name":"den","endpoint":"nothing"}"#, 404),
+        ],
+        bytes_max: 65_536,
+        paths: &[("/v1/rooms?x=1", 400)],
+    },
+    Cases {
+        path: "/v1/rooms/none?x=1",
+        paths: &[("/v1/rooms/none", 404), ("/v1/rooms/none?endpoint=nothing", 404), ("/v1/rooms/a%0ab", 400)],
+        ..NONE
+    },
+    Cases {
+        method: "DELETE",
+        path: "/v1/rooms/none?x=1",
+        paths: &[("/v1/rooms/none", 404), ("/v1/rooms/none?endpoint=nothing", 404), ("/v1/rooms/%ff", 400)],
+        ..NONE
+    },
+    Cases {
+        path: "/v1/rooms/none/stats?x=1",
+        paths: &[("/v1/rooms/none/stats", 404), ("/v1/rooms/none/stats?endpoint=nothing", 404)],
+        ..NONE
+    },
+    Cases {
+        path: "/v1/rooms/none/members?x=1",
+        paths: &[("/v1/rooms/none/members", 404), ("/v1/rooms/none/members?limit=0", 400), ("/v1/rooms/none/members?cursor=x", 400)],
+        ..NONE
+    },
+    Cases {
+        method: "PUT",
+        path: "/v1/rooms/none/members/AAAAAAAAAAAAAAAAAAAA?x=1",
+        paths: &[("/v1/rooms/none/members/AAAAAAAAAAAAAAAAAAAA", 404), ("/v1/rooms/none/members/x", 404)],
+        ..NONE
+    },
+    Cases {
+        method: "DELETE",
+        path: "/v1/rooms/none/members/AAAAAAAAAAAAAAAAAAAA?x=1",
+        paths: &[("/v1/rooms/none/members/AAAAAAAAAAAAAAAAAAAA", 404), ("/v1/rooms/none/members/x", 404)],
+        ..NONE
+    },
+    Cases {
+        path: "/v1/rooms/none/messages?x=1",
+        paths: &[
+            ("/v1/rooms/none/messages", 404),
+            ("/v1/rooms/none/messages?limit=0", 400),
+            ("/v1/rooms/none/messages?limit=1001", 400),
+            ("/v1/rooms/none/messages?offset=-1", 400),
+        ],
+        ..NONE
+    },
+    Cases {
+        method: "POST",
+        path: "/v1/rooms/none/messages",
+        body: r#"{"userId":"a","content":"x"}"#,
+        bodies: &[
+            ("", 400),
+            ("[]", 400),
+            ("{}", 400),
+            (r#"{"userId":"a"}"#, 400),
+            (r#"{"content":"x"}"#, 400),
+            (r#"{"userId":7,"content":"x"}"#, 400),
+            (r#"{"userId":"","content":"x"}"#, 400),
+            (r#"{"userId":"a","content":7}"#, 400),
+            (r#"{"userId":"a","content":"x","type":"colour"}"#, 400),
+            (r#"{"userId":"a","content":"x","metadata":[]}"#, 400),
+            (r#"{"userId":"a","content":"x","colour":"red"}"#, 400),
+            (r#"{"userId":"a","content":"x","endpoint":"nothing"}"#, 404),
+            (r#"{"userId":"a","content":"x"}"#, 404),
+        ],
+        bytes_max: 1_000_000,
+        paths: &[("/v1/rooms/none/messages?x=1", 400), ("/v1/rooms/a%0ab/messages", 400)],
+    },
+    Cases { path: "/v1/events?colour=red", paths: &[("/v1/events?types=nonsense", 400), ("/v1/events/", 404)], ..NONE },
 ];
 
 /// What can be seen of the server from outside, but for what time changes.
@@ -240,7 +411,7 @@ fn refuse_bodies(server: &Server, cases: &Cases) {
     for (body, status) in cases.bodies {
         assert_refused(&call(server, cases.method, cases.path, &bearer(), body.as_bytes()), *status, &format!("{what} with {body}"));
     }
-    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let deep = format!("{}{}", "[".repeat(30_000), "]".repeat(30_000));
     for (body, why) in
         [(&b"\xff\xfe"[..], "not UTF-8"), (b"{\"endpoint\":\"\xc3\x28\"}", "broken UTF-8"), (deep.as_bytes(), "deep nesting")]
     {
@@ -270,7 +441,8 @@ fn what_is_wrong_is_refused_and_changes_nothing() {
     let mut neighbours = Neighbours::move_in(&server);
     let mut listener = Raw::talk(&server, "listener", "quiet");
     let before = state(&server);
-    for cases in CALLS {
+    let document = document(&server);
+    for cases in CALLS.iter().filter(|cases| is_in(&document, cases)) {
         refuse_strangers(&server, cases);
         refuse_oversize(&server, cases);
         for (path, status) in cases.paths {
@@ -305,17 +477,29 @@ fn what_is_wrong_is_refused_and_changes_nothing() {
 #[test]
 fn every_call_of_the_document_has_its_cases() {
     let server = Server::start(&Setup::default());
-    let document: Value = serde_json::from_str(&call(&server, "GET", "/openapi.json", "", b"").body).expect("JSON");
-    let mut missing = BTreeMap::new();
-    for (path, item) in document["paths"].as_object().expect("an object") {
-        for method in item.as_object().into_iter().flat_map(serde_json::Map::keys).filter(|_| path.starts_with("/v1/")) {
-            let fits = |cases: &Cases| cases.method.eq_ignore_ascii_case(method) && same_path(path, cases.path);
-            if !CALLS.iter().any(fits) {
-                missing.insert(path.clone(), method.clone());
-            }
-        }
-    }
+    let missing: Vec<_> =
+        document(&server).into_iter().filter(|(method, path)| !CALLS.iter().any(|cases| cases.are_of(method, path))).collect();
     assert!(missing.is_empty(), "{missing:?}");
+}
+
+/// Method and path of every call under `/v1`.
+fn document(server: &Server) -> Vec<(String, String)> {
+    let document: Value = serde_json::from_str(&call(server, "GET", "/openapi.json", "", b"").body).expect("JSON");
+    let paths = document["paths"].as_object().expect("an object").iter().filter(|(path, _)| path.starts_with("/v1/"));
+    let calls = paths.flat_map(|(path, item)| {
+        item.as_object().into_iter().flat_map(serde_json::Map::keys).map(move |method| (method.clone(), path.clone()))
+    });
+    calls.collect()
+}
+
+fn is_in(document: &[(String, String)], cases: &Cases) -> bool {
+    document.iter().any(|(method, path)| cases.are_of(method, path))
+}
+
+impl Cases {
+    fn are_of(&self, method: &str, template: &str) -> bool {
+        self.method.eq_ignore_ascii_case(method) && same_path(template, self.path)
+    }
 }
 
 /// True exactly when the path is one of those that the template stands for.

@@ -13,7 +13,6 @@
 //! The arguments go out as they stand in the body, so that no number changes on its way.
 
 use std::collections::{HashMap, VecDeque};
-use std::error::Error as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -26,13 +25,12 @@ use engine::json::{Scratch, Value};
 use engine::time::Now;
 use engine::wire::sio::RESERVED_EVENTS;
 use engine::{Answer, Emit, Emitted, Question, Selection, Target};
-use http_body_util::LengthLimitError;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa::openapi::{Object, ObjectBuilder, Type};
 
 use super::admin::{answer, endpoint_named};
-use super::problem::Problem;
+use super::problem::{Problem, whole_body};
 use super::shapes::Name;
 use super::{App, monotonic_ms};
 use crate::bridge::{ANSWER_WAIT, Asked, Gathered};
@@ -258,10 +256,10 @@ struct BatchOutcome {
 }
 
 async fn body(request: Request, bytes_max: usize) -> Result<String, Problem> {
-    let bytes = axum::body::to_bytes(request.into_body(), bytes_max).await.map_err(|fault| match fault.source() {
-        Some(source) if source.is::<LengthLimitError>() => Problem::too_large(bytes_max),
-        _ => Problem::bad_request("the body is cut off, or its chunks are malformed"),
-    })?;
+    if request.uri().query().is_some_and(|query| !query.is_empty()) {
+        return Err(Problem::bad_request("the call takes no query parameters: everything stands in its body"));
+    }
+    let bytes = whole_body(request, bytes_max).await?;
     String::from_utf8(bytes.into()).map_err(|_| Problem::bad_request("the body is not UTF-8"))
 }
 

@@ -18,7 +18,7 @@ use axum::response::IntoResponse;
 use utoipa::openapi::header::{Header, HeaderBuilder};
 use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
-use utoipa::openapi::{ContentBuilder, Object, OpenApi, Ref, RefOr, Response, Type};
+use utoipa::openapi::{Content, ContentBuilder, Object, OpenApi, Ref, RefOr, Response, Schema, Type};
 use utoipa::{OpenApi as _, ToSchema as _};
 
 use super::admin::{self, INCOMPLETE};
@@ -86,6 +86,9 @@ fn complete(operation: &mut Operation, needs_token: bool) {
     for (status, description) in common {
         operation.responses.responses.entry(status.into()).or_insert_with(|| RefOr::T(Response::new(description)));
     }
+    if let Some(RefOr::T(body)) = operation.request_body.as_mut() {
+        body.content.values_mut().for_each(not_null);
+    }
     for (status, response) in &mut operation.responses.responses {
         let RefOr::T(response) = response else { continue };
         let is_refusal = status.starts_with(['4', '5']);
@@ -95,6 +98,14 @@ fn complete(operation: &mut Operation, needs_token: bool) {
         } else if !is_refusal && needs_token {
             response.headers.insert(INCOMPLETE.into(), RefOr::T(missing_shards()));
         }
+    }
+}
+
+/// A body that need not be there (`request_body = Option<T>`) is not null where it is.
+fn not_null(content: &mut RefOr<Content>) {
+    let RefOr::T(content) = content else { return };
+    if let Some(RefOr::T(Schema::OneOf(alternatives))) = &mut content.schema {
+        alternatives.items.retain(|item| !matches!(item, RefOr::T(Schema::Object(object)) if object.schema_type == Type::Null.into()));
     }
 }
 

@@ -1,10 +1,14 @@
 //! Errors of the admin API as problem documents (RFC 9457), and the extractors that make one of whatever they refuse.
 
+use std::error::Error as _;
+
 use axum::Json;
-use axum::extract::{FromRequestParts, Path, Query};
+use axum::body::Bytes;
+use axum::extract::{FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use http_body_util::LengthLimitError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use utoipa::ToSchema;
@@ -105,6 +109,14 @@ fn is_utf8(query: &str) -> bool {
         at += if encoded.is_some() { 3 } else { 1 };
     }
     std::str::from_utf8(&decoded).is_ok()
+}
+
+/// All bytes of a body.
+pub(super) async fn whole_body(request: Request, bytes_max: usize) -> Result<Bytes, Problem> {
+    axum::body::to_bytes(request.into_body(), bytes_max).await.map_err(|fault| match fault.source() {
+        Some(source) if source.is::<LengthLimitError>() => Problem::too_large(bytes_max),
+        _ => Problem::bad_request("the body is cut off, or its chunks are malformed"),
+    })
 }
 
 /// The one variable segment of the path, percent-decoded.
