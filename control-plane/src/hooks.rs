@@ -230,7 +230,7 @@ impl Hooks {
     }
 
     /// Whether a user may enter a room, for those who do not come by a connection. The answer may be one that was given a moment ago.
-    pub async fn may_join(self: &Arc<Hooks>, endpoint: EndpointId, user: &str, connection: &str, room: &str) -> Ruling {
+    pub async fn may_join(self: &Arc<Hooks>, endpoint: EndpointId, user: &str, connection: Option<&str>, room: &str) -> Ruling {
         let Some(hook) = self.of(endpoint).and_then(|it| it.join.as_ref()) else { return Ruling::refused() };
         let key = Key { endpoint, user: user.into(), room: room.into() };
         let (wait, is_first) = match self.cache().look_up(&key, Instant::now()) {
@@ -244,9 +244,9 @@ impl Hooks {
         let place = hook.enter();
         if is_first {
             // A task of its own: whoever asks first may hang up, and others wait for the same answer.
-            let (hooks, connection) = (self.clone(), connection.to_owned());
+            let (hooks, connection) = (self.clone(), connection.map(str::to_owned));
             let is_busy = place.is_none();
-            tokio::spawn(async move { hooks.ask_to_join(key, &connection, is_busy).await });
+            tokio::spawn(async move { hooks.ask_to_join(key, connection.as_deref(), is_busy).await });
         } else {
             hook.count(if place.is_some() { Outcome::Cached } else { Outcome::Busy });
         }
@@ -311,12 +311,12 @@ impl Hooks {
     /// All of the rooms or none.
     async fn rule_joins(self: &Arc<Hooks>, endpoint: EndpointId, user: &str, connection: &str, rooms: &[Arc<str>]) -> Ruling {
         if let [room] = rooms {
-            return self.may_join(endpoint, user, connection, room).await;
+            return self.may_join(endpoint, user, Some(connection), room).await;
         }
         let mut asked = JoinSet::new();
         for room in rooms {
             let (hooks, user, connection, room) = (self.clone(), user.to_owned(), connection.to_owned(), room.clone());
-            asked.spawn(async move { hooks.may_join(endpoint, &user, &connection, &room).await });
+            asked.spawn(async move { hooks.may_join(endpoint, &user, Some(&connection), &room).await });
         }
         while let Some(ruling) = asked.join_next().await {
             match ruling {
@@ -329,7 +329,7 @@ impl Hooks {
     }
 
     /// Asks whether a user may enter a room, and tells all who wait for that. Failures are told and not remembered.
-    async fn ask_to_join(self: Arc<Hooks>, key: Key, connection: &str, is_busy: bool) {
+    async fn ask_to_join(self: Arc<Hooks>, key: Key, connection: Option<&str>, is_busy: bool) {
         let flight = Flight { hooks: &self, key: &key };
         let Some(hook) = self.of(key.endpoint).and_then(|it| it.join.as_ref()) else { return };
         if is_busy {

@@ -37,6 +37,7 @@ pub use value::ControlListen;
 use crate::hooks::HookSettings;
 use crate::http::bundle::Bundle;
 use crate::jwks::Keeper;
+use crate::outbound::Url;
 use crate::secret::Secret;
 use problem::Origin;
 use sources::{Gathered, Given};
@@ -210,6 +211,13 @@ fn credential_secret(gathered: &mut Gathered, environment: &Environment, key: &s
 fn hooks(gathered: &mut Gathered, environment: &Environment, dev: bool) -> Option<HookSettings> {
     let secret = secret(gathered, environment, "webhooks.secret", "webhooks.secret_file", "webhook_secret");
     warn_of_short(gathered, "webhooks.secret", secret.as_ref());
+    let all = gathered.endpoints.list.iter().zip(&gathered.endpoints.hooks);
+    for (endpoint, urls) in all {
+        if [&urls.connect, &urls.join, &urls.publish].into_iter().flatten().any(Url::is_exposed) {
+            let warning = format!("endpoint {} has a webhook that is not https: whoever is on the way to it can answer it", endpoint.name);
+            gathered.warnings.push(warning);
+        }
+    }
     let urls = &gathered.endpoints.hooks;
     if !urls.iter().any(|urls| urls.connect.is_some() || urls.join.is_some() || urls.publish.is_some()) {
         return None;

@@ -108,7 +108,7 @@ async fn a_flood_of_the_same_question_is_one_and_its_answer_is_kept() {
     let mut waiting = JoinSet::new();
     for _ in 0..WAITING_MAX + 100 {
         let hooks = hooks.clone();
-        waiting.spawn(async move { hooks.may_join(ENDPOINT, "alice", "c", "r").await });
+        waiting.spawn(async move { hooks.may_join(ENDPOINT, "alice", Some("c"), "r").await });
     }
     // Who comes when as many wait as may wait is refused at once.
     for _ in 0..100 {
@@ -118,12 +118,12 @@ async fn a_flood_of_the_same_question_is_one_and_its_answer_is_kept() {
     let all = waiting.join_all().await;
     assert!(all.len() == WAITING_MAX && all.iter().all(allowed));
     assert_eq!(asked.load(Relaxed), 1);
-    assert!(allowed(&hooks.may_join(ENDPOINT, "alice", "c", "r").await));
+    assert!(allowed(&hooks.may_join(ENDPOINT, "alice", Some("c"), "r").await));
     assert_eq!((asked.load(Relaxed), counted(&hooks, "join", Outcome::Busy)), (1, 100));
     assert!(hooks.all().all(|hook| hook.waiting.load(Relaxed) == 0), "all places are free again");
     // Somebody else is another question.
     gate.add_permits(1);
-    assert!(allowed(&hooks.may_join(ENDPOINT, "bob", "c", "r").await));
+    assert!(allowed(&hooks.may_join(ENDPOINT, "bob", Some("c"), "r").await));
     assert_eq!(asked.load(Relaxed), 2);
 }
 
@@ -142,7 +142,7 @@ async fn whoever_asked_first_may_hang_up() {
     let (hooks, _queue, _inquiries) = hooks(&url, PLENTY);
     let first = {
         let hooks = hooks.clone();
-        tokio::spawn(async move { hooks.may_join(ENDPOINT, "a", "c", "r").await })
+        tokio::spawn(async move { hooks.may_join(ENDPOINT, "a", Some("c"), "r").await })
     };
     while asked.load(Relaxed) == 0 {
         tokio::task::yield_now().await;
@@ -151,7 +151,7 @@ async fn whoever_asked_first_may_hang_up() {
     first.abort();
     let second = {
         let hooks = hooks.clone();
-        tokio::spawn(async move { hooks.may_join(ENDPOINT, "a", "c", "r").await })
+        tokio::spawn(async move { hooks.may_join(ENDPOINT, "a", Some("c"), "r").await })
     };
     gate.add_permits(1);
     assert!(allowed(&second.await.expect("no panic")));
@@ -177,7 +177,7 @@ async fn so_many_are_asked_at_once_and_one_hook_does_not_wait_for_another() {
     let mut all = JoinSet::new();
     for room in rooms.clone() {
         let hooks = hooks.clone();
-        all.spawn(async move { hooks.may_join(ENDPOINT, "a", "c", &room).await });
+        all.spawn(async move { hooks.may_join(ENDPOINT, "a", Some("c"), &room).await });
     }
     for ruling in all.join_all().await {
         assert!(matches!(ruling, Ruling::Refused(Some(reason)) if &*reason == "no"));
@@ -191,7 +191,7 @@ async fn so_many_are_asked_at_once_and_one_hook_does_not_wait_for_another() {
     let (stuck, _queue, _inquiries) = self::hooks(&url, PLENTY);
     for n in 0..10 {
         let stuck = stuck.clone();
-        tokio::spawn(async move { stuck.may_join(ENDPOINT, "a", "c", &n.to_string()).await });
+        tokio::spawn(async move { stuck.may_join(ENDPOINT, "a", Some("c"), &n.to_string()).await });
     }
     tokio::task::yield_now().await;
     let hook = stuck.endpoints[0].publish.as_ref().expect("it is there");
@@ -205,7 +205,13 @@ async fn what_is_queued_is_answered_and_what_is_dropped_is_refused() {
     let (told, mut hears) = mpsc::unbounded_channel();
     let proposal = || {
         let conn = Sid::new(ShardId(0), 1, [7; 11]);
-        About::Publish(Box::new(engine::Proposal { user: "a".into(), conn, room: None, event: "message".into(), data: "{}".into() }))
+        About::Publish(Box::new(engine::Proposal {
+            user: "a".into(),
+            conn: Some(conn),
+            room: None,
+            event: "message".into(),
+            data: "{}".into(),
+        }))
     };
     let inquiry = |about| {
         let told = told.clone();

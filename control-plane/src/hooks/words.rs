@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use engine::ids::{UserId, checked_name};
+use engine::ids::{SidText, UserId, checked_name};
 use engine::json::{Object, quote};
 use engine::{Caller, Proposal};
 use serde::Deserialize;
@@ -31,8 +31,8 @@ pub(super) fn connect(endpoint: &str, caller: &Caller) -> String {
 }
 
 /// Asks who may enter a room.
-pub(super) fn join(endpoint: &str, user: &str, connection: &str, room: &str) -> String {
-    Object::new().str("endpoint", endpoint).str("userId", user).str("connectionId", connection).str("room", room).finish()
+pub(super) fn join(endpoint: &str, user: &str, connection: Option<&str>, room: &str) -> String {
+    Object::new().str("endpoint", endpoint).str("userId", user).raw("connectionId", &text_or_null(connection)).str("room", room).finish()
 }
 
 /// Asks what may be said.
@@ -40,7 +40,7 @@ pub(super) fn publish(endpoint: &str, proposal: &Proposal) -> String {
     Object::with_capacity(proposal.data.len() + 300)
         .str("endpoint", endpoint)
         .str("userId", &proposal.user)
-        .str("connectionId", proposal.conn.text().as_str())
+        .raw("connectionId", &text_or_null(proposal.conn.map(|conn| conn.text()).as_ref().map(SidText::as_str)))
         .raw("room", &text_or_null(proposal.room.as_deref()))
         .str("event", &proposal.event)
         .raw("data", &proposal.data)
@@ -115,10 +115,11 @@ mod tests {
         );
         assert!(connect("rooms", &Caller::default()).ends_with(r#""claims":null}"#));
         assert_eq!(
-            join("rooms", "alice", "c", "r\u{e9}"),
+            join("rooms", "alice", Some("c"), "r\u{e9}"),
             "{\"endpoint\":\"rooms\",\"userId\":\"alice\",\"connectionId\":\"c\",\"room\":\"r\u{e9}\"}"
         );
-        let proposal = Proposal { user: "alice".into(), conn: id, room: None, event: "message".into(), data: r#"{"n":1e400}"#.into() };
+        let proposal =
+            Proposal { user: "alice".into(), conn: Some(id), room: None, event: "message".into(), data: r#"{"n":1e400}"#.into() };
         let asked = publish("chat", &proposal);
         assert_eq!(
             asked,

@@ -568,6 +568,7 @@ fn webhooks_need_a_secret_and_membership_its_url() {
         (hooks.endpoints[0].0.as_str(), hooks.endpoints[0].1.join.as_ref().map(ToString::to_string)),
         ("r", Some("http://b:8080/j".into()))
     );
+    assert!(settings.warnings.iter().any(|warning| warning.contains("endpoint r has a webhook that is not https")));
     assert!(load(endpoint, &[]).expect("good settings").hooks.is_none());
     let by_variable = [("URINGCAST_ENDPOINT_R_WEBHOOK_CONNECT", "http://b/"), ("URINGCAST_WEBHOOKS_SECRET", "a secret for webhooks only")];
     assert!(load(endpoint, &by_variable).expect("good settings").engine.endpoints[0].connect_hook);

@@ -61,8 +61,8 @@ impl fmt::Debug for Caller {
 pub struct Proposal {
     /// Who.
     pub user: UserId,
-    /// His connection.
-    pub conn: Sid,
+    /// His connection; `None` where he comes without one (REST).
+    pub conn: Option<Sid>,
     /// To which room; `None` where it is for one user, or for everybody.
     pub room: Option<Arc<str>>,
     /// Event of Socket.IO, type of a plain dialect.

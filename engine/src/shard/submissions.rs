@@ -71,7 +71,7 @@ impl Shard {
         let (user, conn) = (conn.profile.user.clone(), conn.sid);
         let held = Held::new(said, std::mem::take(&mut self.attachments), &submission);
         let Submission { room, event, data } = *submission;
-        let about = About::Publish(Box::new(Proposal { user, conn, room, event, data }));
+        let about = About::Publish(Box::new(Proposal { user, conn: Some(conn), room, event, data }));
         self.inquire(now, slot, about, Wish::Say(Box::new(held)));
     }
 
