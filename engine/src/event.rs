@@ -46,7 +46,7 @@ impl EventType {
     }
 
     /// The contract's word for it.
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             EventType::Connection => "connection",
             EventType::Disconnect => "disconnect",

@@ -12,7 +12,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use engine::config::Io;
+use engine::event::{EventType, EventTypes, What};
 use engine::ids::EndpointId;
+use engine::limits::EVENTS_WAITING_MAX;
 use engine::{Answer, Emit, Emitted, Notice, Question, Selection, Target};
 use sockets::{Client, Flood, Live, PATIENCE, config};
 use tungstenite::protocol::frame::coding::CloseCode;
@@ -40,6 +42,7 @@ on_both!(
     an_idle_shard_wakes_for_every_message,
     plain_http_is_handed_over,
     http_connections_stay_until_another_server_needs_them,
+    events_come_out_and_no_client_waits_for_their_taker,
     draining_says_goodbye_to_everybody,
     dropping_the_engine_ends_everything,
 );
@@ -306,6 +309,32 @@ fn http_answer(stream: &mut TcpStream) -> String {
     let mut body = vec![0; length];
     stream.read_exact(&mut body).expect("a whole body");
     head + &String::from_utf8(body).expect("text")
+}
+
+fn events_come_out_and_no_client_waits_for_their_taker(io: Io) {
+    let Some(live) = Live::start(config(io, 1)) else { return };
+    let (events, sent) = (live.engine.events(), EVENTS_WAITING_MAX + 1_000);
+    let mut anna = live.community_on(0);
+    live.engine.want_events(EventTypes::NONE.with(EventType::Message));
+    anna.subscribe("r");
+    // Nobody takes them.
+    for first in (0..sent).step_by(100) {
+        let some = first..sent.min(first + 100);
+        some.clone().for_each(|number| anna.chat("r", &number.to_string()));
+        some.for_each(|number| assert_eq!(anna.hear_chat().1, number.to_string()));
+    }
+    let (mut told, mut missing) = (Vec::new(), 0);
+    while told.len() as u64 + missing < sent as u64 {
+        let batch = events.recv_timeout(PATIENCE).expect("the rest is told");
+        missing += batch.dropped;
+        told.extend(batch.events.iter().map(|event| match &event.what {
+            What::Message { message } => serde_json::from_str::<serde_json::Value>(message).expect("JSON")["content"].to_string(),
+            what => panic!("{what:?}"),
+        }));
+    }
+    assert!(missing > 0, "more than could wait");
+    assert_eq!(live.engine.stats()[0].events_dropped.read(), missing);
+    assert!(told.iter().enumerate().all(|(number, content)| *content == format!("\"{number}\"")), "the first ones, in order");
 }
 
 fn draining_says_goodbye_to_everybody(io: Io) {
