@@ -1,14 +1,16 @@
 //! One HTTP/1 connection, whatever it runs over, with a bound on each way in which a peer can take its time: the head, the body, reading
 //! the answer, staying.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// Time to send a request head, and on a kept connection to send the next.
 const HEAD_TIME: Duration = Duration::from_secs(10);
@@ -35,26 +37,58 @@ pub const PUBLIC: Bounds = Bounds { keep_alive: false, life: Duration::from_secs
 /// may have begun in the last moment, and ten seconds to read it.
 pub const ADMIN: Bounds = Bounds { keep_alive: true, life: Duration::from_secs(60), grace: Duration::from_secs(75) };
 
+/// By which the maker of an answer without an end keeps its connection: an extension of each request. Who never uses it has a connection that
+/// lives no longer than its [`Bounds`] say.
+#[derive(Clone, Default, Debug)]
+pub struct Stay(Arc<Mutex<Option<Instant>>>);
+
+impl Stay {
+    /// The connection lives at least until then. Whoever calls this has a sign of the peer's life.
+    pub fn until(&self, end: Instant) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
+    }
+
+    fn end(&self) -> Option<Instant> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Answers the requests of one connection. How it ends is the peer's affair and is not reported.
 pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, router: Router, bounds: Bounds) {
+    let stay = Stay::default();
+    let service = TowerToHyperService::new(router);
+    let own = stay.clone();
+    let service = service_fn(move |mut request| {
+        request.extensions_mut().insert(own.clone());
+        service.call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
         .max_buf_size(BUFFER_BYTES)
         .keep_alive(bounds.keep_alive)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
-    if timeout(bounds.life, connection.as_mut()).await.is_err() && !bounds.grace.is_zero() {
+    let mut end = Instant::now() + bounds.life;
+    while timeout_at(end, connection.as_mut()).await.is_err() {
+        if let Some(later) = stay.end().filter(|later| *later > end) {
+            end = later;
+            continue;
+        }
+        if bounds.grace.is_zero() {
+            return;
+        }
         connection.as_mut().graceful_shutdown();
-        let _ = timeout(bounds.grace, connection).await;
+        let _ = timeout(bounds.grace, connection.as_mut()).await;
+        return;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::Extension;
     use axum::routing::get;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::time::Instant;
 
     use super::*;
 
@@ -89,6 +123,24 @@ mod tests {
             served.await.expect("no panic");
             assert!(before.elapsed() <= Duration::from_secs(at_most + 1), "{sent:?}: {:?}", before.elapsed());
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_without_end_keeps_its_connection_as_long_as_its_maker_says() {
+        const PATIENCE: Duration = Duration::from_secs(90);
+        let maker = |Extension(stay): Extension<Stay>| async move {
+            stay.until(Instant::now() + PATIENCE);
+            tokio::time::sleep(Duration::from_secs(80)).await;
+            stay.until(Instant::now() + PATIENCE);
+            std::future::pending::<()>().await;
+        };
+        let (mut peer, stream) = tokio::io::duplex(1024);
+        let before = Instant::now();
+        let served = tokio::spawn(serve(stream, Router::new().route("/", get(maker)), ADMIN));
+        peer.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("open");
+        served.await.expect("no panic");
+        let lived = before.elapsed();
+        assert!(lived >= Duration::from_secs(170) && lived <= Duration::from_secs(181), "{lived:?}");
     }
 
     #[tokio::test(start_paused = true)]
