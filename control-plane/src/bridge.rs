@@ -10,6 +10,7 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 pub use engine::Gathered;
 use engine::config::Endpoint;
+use engine::event::EventTypes;
 use engine::ids::ShardId;
 use engine::stats::ShardStats;
 use engine::{Answer, Calls, Engine, Handover, Notice, Notices, Question, ShardLost};
@@ -40,6 +41,8 @@ pub trait Host: Send + Sync {
     fn is_responsive(&self, shard: usize) -> bool;
     /// The kernel interface in use.
     fn io_name(&self) -> &'static str;
+    /// From now on events of these types are told, and no others.
+    fn want_events(&self, types: EventTypes);
 }
 
 impl Host for Engine {
@@ -60,6 +63,9 @@ impl Host for Engine {
     }
     fn io_name(&self) -> &'static str {
         Engine::io_name(self)
+    }
+    fn want_events(&self, types: EventTypes) {
+        Engine::want_events(self, types);
     }
 }
 

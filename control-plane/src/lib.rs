@@ -2,6 +2,7 @@
 
 pub mod bridge;
 pub mod cli;
+pub mod events;
 pub mod hooks;
 pub mod http;
 pub mod jwks;

@@ -27,6 +27,10 @@
 //! | `mesh_wakes_total` | counter | shard | other shards woken to fetch them |
 //! | `mesh_full_total` | counter | shard | turns that ended with a full lane, so that reading paused |
 //! | `accept_paused_total` | counter | shard | times accepting paused for want of file descriptors |
+//! | `event_readers` | gauge | | who follows what happens now: streams, and the webhook |
+//! | `events_total` | counter | type | events recorded because somebody wants them |
+//! | `events_dropped_total` | counter | reason | events for which a shard had no place, a reader was too slow, or that the webhook did not take |
+//! | `event_webhook_requests_total` | counter | outcome | requests of the webhook that were taken (2xx), and those that were not |
 //! | `handed_over_total` | counter | shard | plain HTTP connections given to the control plane |
 //! | `shard_loop_seconds` | histogram | shard | length of one turn of the loop |
 //! | `delivery_seconds` | histogram | | from the read of a message to the last write of its cast |
@@ -43,7 +47,9 @@
 //! Beside them, without the prefix, `process_*` of the usual collector.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
+use engine::event::EventType;
 use engine::fault::{CloseReason, DropReason, RecoveryFault, Refusal};
 use engine::stats::{EndpointStats, HISTOGRAM_BOUNDS_NS, Histogram, ShardStats};
 use prometheus::TextEncoder;
@@ -52,6 +58,7 @@ use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::{self, Bucket, LabelPair, Metric, MetricFamily, MetricType};
 
 use crate::bridge::Host;
+use crate::events::Events;
 use crate::hooks::Hooks;
 use crate::jwks::Watch;
 
@@ -60,13 +67,14 @@ pub struct Metrics {
     host: Arc<dyn Host>,
     jwks: Option<Arc<Watch>>,
     hooks: Option<Arc<Hooks>>,
+    events: Arc<Events>,
     process: ProcessCollector,
 }
 
 impl Metrics {
-    /// Metrics of `host`, of the key set, of webhooks and of this process.
-    pub fn new(host: Arc<dyn Host>, jwks: Option<Arc<Watch>>, hooks: Option<Arc<Hooks>>) -> Metrics {
-        Metrics { host, jwks, hooks, process: ProcessCollector::for_self() }
+    /// Metrics of `host`, of the key set, of webhooks, of the events and of this process.
+    pub fn new(host: Arc<dyn Host>, jwks: Option<Arc<Watch>>, hooks: Option<Arc<Hooks>>, events: Arc<Events>) -> Metrics {
+        Metrics { host, jwks, hooks, events, process: ProcessCollector::for_self() }
     }
 
     /// All metrics as they are now.
@@ -76,6 +84,7 @@ impl Metrics {
         families.extend(self.of_shards());
         families.extend(self.of_the_host());
         families.extend(self.of_the_key_set());
+        families.extend(self.of_events());
         families.extend(self.process.collect());
         TextEncoder::new().encode_to_string(&families)
     }
@@ -210,6 +219,25 @@ impl Metrics {
         ]
     }
 
+    fn of_events(&self) -> Vec<MetricFamily> {
+        let (counts, count) = (&self.events.counts, |labels: &[(&str, &str)], value| sample(MetricType::COUNTER, labels, value));
+        let by = |label, values: &[(&str, u64)]| values.iter().map(|(name, value)| count(&[(label, name)], *value)).collect();
+        let recorded = EventType::ALL.map(|kind| (kind.name(), counts.recorded[kind.index()].load(Relaxed)));
+        let dropped = [
+            ("shard", self.events.dropped_by_shards()),
+            ("reader", counts.missed_by_readers.load(Relaxed)),
+            ("webhook", counts.missed_by_webhook.load(Relaxed)),
+        ];
+        let requests = [("taken", counts.webhook_deliveries.load(Relaxed)), ("failed", counts.webhook_failures.load(Relaxed))];
+        let readers = vec![sample(MetricType::GAUGE, &[], self.events.readers() as u64)];
+        vec![
+            family("event_readers", MetricType::GAUGE, "Who follows what happens now.", readers),
+            family("events_total", MetricType::COUNTER, "Events recorded.", by("type", &recorded)),
+            family("events_dropped_total", MetricType::COUNTER, "Events that somebody did not get.", by("reason", &dropped)),
+            family("event_webhook_requests_total", MetricType::COUNTER, "Requests of the events webhook.", by("outcome", &requests)),
+        ]
+    }
+
     /// Each endpoint with its index in the counters; last, nameless, what reached none.
     fn endpoints(&self) -> impl Iterator<Item = (usize, &str)> {
         self.host.endpoints().iter().map(|endpoint| endpoint.name.as_str()).chain([""]).enumerate()
@@ -333,8 +361,16 @@ fn seconds(ns: u64) -> f64 {
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
+    use engine::event::EventTypes;
+
     use super::*;
+    use crate::events::Bounds;
     use crate::http::testing::FakeHost;
+
+    fn metrics(host: Arc<FakeHost>) -> Metrics {
+        let bounds = Bounds { events: 1, bytes: 1 };
+        Metrics::new(host.clone(), None, None, Arc::new(Events::new(host, bounds, EventTypes::NONE)))
+    }
 
     /// Name, type and labels as the table at the top of this file has them.
     fn documented() -> BTreeMap<String, (String, BTreeSet<String>)> {
@@ -367,7 +403,7 @@ mod tests {
 
     #[test]
     fn the_table_and_the_output_agree() {
-        let text = Metrics::new(Arc::new(FakeHost::new(2)), None, None).render().expect("encodes");
+        let text = metrics(Arc::new(FakeHost::new(2))).render().expect("encodes");
         let mut exposed = exposed(&text);
         assert!(exposed.contains_key("process_resident_memory_bytes") && exposed.contains_key("process_cpu_seconds_total"));
         exposed.retain(|name, _| !name.starts_with("process_"));
@@ -390,7 +426,7 @@ mod tests {
         one.delivery.observe(70_000);
         two.delivery.observe(10_000_000_000);
         two.loop_time.observe(1);
-        let text = Metrics::new(host.clone(), None, None).render().expect("encodes");
+        let text = metrics(host.clone()).render().expect("encodes");
         for line in [
             "uringcast_connections{endpoint=\"community\",shard=\"0\",transport=\"websocket\"} 3",
             "uringcast_connections{endpoint=\"community\",shard=\"1\",transport=\"websocket\"} 0",

@@ -1,7 +1,8 @@
 //! Starts the server, keeps it, and stops it: the order in which threads begin and end. Everything that can fail for a wrong setting is
 //! tried before the first client is let in.
 //!
-//! Threads: this one waits for signals; the engine has one per shard; `bridge` passes the engine's notices on; `control` serves HTTP.
+//! Threads: this one waits for signals; the engine has one per shard; `bridge` passes the engine's notices on; `events` takes
+//! what the shards tell; `control` serves HTTP and the webhook of the events.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -18,6 +19,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::bridge::{self, HANDOVERS_MAX, Pending};
+use crate::events::{self, Events, webhook};
 use crate::hooks::{Hooks, Queue};
 use crate::http::listener::Listener;
 use crate::http::{Admission, App, Dev, Origins, Relay, Terms, admin, monotonic_ms, public};
@@ -31,6 +33,9 @@ use crate::signals::Signals;
 
 /// sysexits.h EX_SOFTWARE: a shard ended although nobody asked it to.
 const EXIT_SOFTWARE: u8 = 70;
+
+/// How long readers of the events have for what is left when the server stops.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// Time between two samples of the counters that rates are made of.
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
@@ -64,9 +69,16 @@ struct Server {
     signals: Signals,
     engine: Arc<Engine>,
     drained: Receiver<ShardId>,
+    events: Taker,
     bridge: JoinHandle<Result<(), ShardLost>>,
     control: Control,
     drain: Duration,
+}
+
+/// The thread that takes what the shards tell. Dropping `stop` ends it.
+struct Taker {
+    stop: crossbeam_channel::Sender<()>,
+    thread: JoinHandle<()>,
 }
 
 /// The HTTP server's thread. Dropping `stop` ends it.
@@ -101,13 +113,14 @@ fn start(settings: Settings) -> Result<Server, StartFault> {
     let (at_bridge, drained) = crossbeam_channel::bounded(engine.stats().len());
     let bridge = start_bridge(notices, pending.clone(), handovers, queue, at_bridge)?;
     let app = Arc::new(App::new(engine.clone(), pending, terms));
+    let events = start_taker(&engine, app.events.clone())?;
     let control = start_control(runtime, control, handed_over, asked, app, keeper)?;
     if let Some(greeting) = greeting {
         // A closed standard output is no reason not to serve.
         let _ = io::stdout().lock().write_all(greeting.to_string().as_bytes());
     }
     lifecycle::notify("READY=1");
-    Ok(Server { signals, engine, drained, bridge, control, drain: settings.drain })
+    Ok(Server { signals, engine, drained, events, bridge, control, drain: settings.drain })
 }
 
 impl Server {
@@ -138,6 +151,9 @@ impl Server {
 
     /// HTTP last: until the drain is over it tells that we are stopping. Threads that would not end in time end with the process.
     fn end(self, drain: Drain) {
+        // What the last connections did has been told before their shards were empty.
+        drop(self.events.stop);
+        let _ = self.events.thread.join();
         drop(self.control.stop);
         let _ = self.control.thread.join();
         if drain == Drain::CutShort {
@@ -159,6 +175,8 @@ fn terms(settings: &Settings) -> Terms {
         origins: if settings.any_origin { Origins::Any } else { Origins::Listed(settings.engine.origins.clone()) },
         bundle: settings.bundle.clone(),
         jwks: settings.jwks.as_ref().map(Keeper::watch),
+        journal: settings.journal,
+        webhook: settings.webhook.clone(),
         dev: settings.dev.then(|| Dev { secret: settings.dev_secret.clone() }),
         hooks: None,
     }
@@ -182,6 +200,14 @@ fn start_bridge(
 ) -> Result<JoinHandle<Result<(), ShardLost>>, StartFault> {
     let thread = std::thread::Builder::new().name("bridge".into());
     thread.spawn(move || bridge::run(notices, pending, handovers, hooks, drained)).map_err(StartFault::Thread)
+}
+
+fn start_taker(engine: &Engine, events: Arc<Events>) -> Result<Taker, StartFault> {
+    let told = engine.events();
+    let (stop, stopped) = crossbeam_channel::bounded(0);
+    let thread = std::thread::Builder::new().name("events".into());
+    let thread = thread.spawn(move || events::run(told, stopped, events)).map_err(StartFault::Thread)?;
+    Ok(Taker { stop, thread })
 }
 
 fn start_control(
@@ -219,10 +245,26 @@ async fn serve_http(
     }
     tokio::spawn(public::serve(handovers, public::router(app.clone())));
     tokio::spawn(sample(app.clone()));
+    let events = app.events.clone();
+    follow_events(&app);
     let admin = listener.serve(admin::router(app));
+    let last_words = async {
+        let _ = stopped.await;
+        // Readers get what is left; who does not take it now does not get it.
+        let _ = tokio::time::timeout(LAST_WORDS, events.unread()).await;
+    };
     tokio::select! {
-        _ = stopped => {}
+        () = last_words => {}
         Err(fault) = admin => log::error(format_args!("the control listener ended: {fault}")),
+    }
+}
+
+/// Starts the webhook, if there is one.
+fn follow_events(app: &App) {
+    let Some(webhook) = app.terms.webhook.clone() else { return };
+    match app.events.read_for_webhook(webhook.types) {
+        Ok(reading) => drop(tokio::spawn(webhook::deliver(app.events.clone(), reading, webhook, Outbound::new()))),
+        Err(fault) => log::error(format_args!("events webhook: {fault}")),
     }
 }
 

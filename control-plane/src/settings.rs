@@ -6,6 +6,7 @@ mod access;
 mod auth;
 mod cpus;
 mod endpoints;
+mod events;
 mod print;
 mod problem;
 mod profile;
@@ -34,6 +35,8 @@ pub(crate) use sources::percent_encoded;
 pub use sources::{Environment, Flags};
 pub use value::ControlListen;
 
+use crate::events::Bounds;
+use crate::events::webhook::Webhook;
 use crate::hooks::HookSettings;
 use crate::http::bundle::Bundle;
 use crate::jwks::Keeper;
@@ -73,6 +76,10 @@ pub struct Settings {
     pub any_origin: bool,
     /// The Socket.IO client's files, where they are served.
     pub bundle: Option<Bundle>,
+    /// How much of what happens is kept.
+    pub journal: Bounds,
+    /// Where it is sent.
+    pub webhook: Option<Webhook>,
     /// What the operator should know though it stops nothing; a line each.
     pub warnings: Vec<String>,
 }
@@ -98,6 +105,7 @@ impl Settings {
         check_relations(&mut gathered);
         let hooks = hooks(&mut gathered, environment, flags.dev);
         let bundle = bundle(&mut gathered);
+        let webhook = events::webhook(&mut gathered, environment);
         note_unfinished(&mut gathered);
         if !gathered.problems.is_empty() {
             return Err(Problems(gathered.problems));
@@ -120,6 +128,8 @@ impl Settings {
             drain: Duration::from_secs(gathered.integer("server.drain_seconds").unwrap_or_default()),
             any_origin: any_origin(&gathered, flags.dev),
             bundle,
+            journal: events::journal(&gathered),
+            webhook,
             warnings: gathered.warnings,
         })
     }

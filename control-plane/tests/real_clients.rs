@@ -25,6 +25,9 @@ const OLD_CLIENTS: Setup =
 const HTTP: &str =
     concat!("[socket_io]\ncookie = 'io'\nbundle = '", env!("CARGO_TARGET_TMPDIR"), "/../clients/node_modules/socket.io-client/dist'\n");
 
+/// Few events are kept, and whoever publishes may do so without pause.
+const EVENTS: Setup = Setup { limits: "rate_messages = 1000000\n", variables: &[("URINGCAST_EVENTS_BUFFER_EVENTS", "4000")], ..STANDARD };
+
 /// Defines one test for each script: its name, how the server is set up.
 macro_rules! scripts {
     ($($test:ident: $script:literal, $setup:expr;)+) => { $(
@@ -54,6 +57,7 @@ scripts! {
     admin: "admin.mjs", STANDARD;
     emits: "emits.mjs", STANDARD;
     openapi: "openapi.py", STANDARD;
+    events: "events.mjs", EVENTS;
     session_cookies: "session_cookies.mjs", STANDARD;
     expiry: "expiry.mjs", Setup { variables: &[("URINGCAST_ENDPOINT_NOTIFY_COOKIES", "true")], ..STANDARD };
     rate: "rate.mjs", Setup { limits: "rate_messages = 20\nrate_window_ms = 500\n", ..STANDARD };
@@ -129,6 +133,7 @@ fn client(interpreter: &Path, name: &str, setup: &Setup, server: &Server, log: &
         .env("SECRET", SECRET)
         .env("ADMIN_TOKEN", ADMIN_TOKEN)
         .env("PID", server.pid().to_string())
+        .env("BINARY", env!("CARGO_BIN_EXE_uringcast"))
         .env("CLIENT_MODULES", clients_folder())
         .env("SCREENSHOT", clients_folder().join(name).with_extension("png"))
         .env("PYTHONDONTWRITEBYTECODE", "1")

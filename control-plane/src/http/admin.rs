@@ -7,6 +7,7 @@
 //! | `GET /openapi.json` | this API, for programs |
 //! | `GET /healthz`, `/readyz`, `/metrics` | is the process there, does it take connections, how does it do |
 //! | `GET /v1/stats` | numbers of the host |
+//! | `GET /v1/events?types=` | what happens, as a stream: [`crate::events`] |
 //! | `GET /v1/connections?endpoint=&user=&room=&limit=&cursor=` | connections that match all filters, by id |
 //! | `GET`, `DELETE /v1/connections/{id}?reason=` | one connection; close it |
 //! | `GET`, `DELETE /v1/users/{id}?reason=` | a user's connections; close them |
@@ -35,6 +36,7 @@ use super::problem::{Params, Problem, Segment, Segments};
 use super::shapes::{Alive, Closed, Connection, Connections, Name, Placed, Readiness, ShardState, Stats, User};
 use super::{Admission, App, Relay, emit, monotonic_ms, openapi};
 use crate::bridge::Gathered;
+use crate::events::sse;
 
 /// Time to make an answer.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
@@ -60,6 +62,7 @@ pub(super) fn calls() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(readyz))
         .routes(routes!(metrics))
         .routes(routes!(stats))
+        .routes(routes!(sse::follow))
         .routes(routes!(connections))
         .routes(routes!(connection, close_connection))
         .routes(routes!(user, close_user))

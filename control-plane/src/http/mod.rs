@@ -19,9 +19,12 @@ use std::time::{Duration, Instant};
 
 use engine::Question;
 use engine::config::DialectKind;
+use engine::event::EventTypes;
 use engine::stats::EndpointStats;
 
 use crate::bridge::{Gathered, Host, Pending};
+use crate::events::webhook::Webhook;
+use crate::events::{Bounds, Events};
 use crate::hooks::Hooks;
 use crate::jwks::Watch;
 use crate::metrics::Metrics;
@@ -43,6 +46,8 @@ pub struct App {
     pub host: Arc<dyn Host>,
     /// Questions under way.
     pub pending: Arc<Pending>,
+    /// What happens on this host.
+    pub events: Arc<Events>,
     /// `/metrics`.
     pub metrics: Metrics,
     /// What was configured.
@@ -65,6 +70,10 @@ pub struct Terms {
     pub bundle: Option<Bundle>,
     /// How the key set does, where there is one.
     pub jwks: Option<Arc<Watch>>,
+    /// How much of what happens is kept.
+    pub journal: Bounds,
+    /// Where it is sent.
+    pub webhook: Option<Webhook>,
     /// What only `--dev` serves.
     pub dev: Option<Dev>,
     /// Asks the back end, where that is configured.
@@ -125,8 +134,11 @@ impl Dev {
 impl App {
     /// An app that has measured nothing yet.
     pub fn new(host: Arc<dyn Host>, pending: Arc<Pending>, terms: Terms) -> App {
+        let recorded = terms.webhook.as_ref().map_or(EventTypes::NONE, |webhook| webhook.types);
+        let events = Arc::new(Events::new(host.clone(), terms.journal, recorded));
         App {
-            metrics: Metrics::new(host.clone(), terms.jwks.clone(), terms.hooks.clone()),
+            metrics: Metrics::new(host.clone(), terms.jwks.clone(), terms.hooks.clone(), events.clone()),
+            events,
             host,
             pending,
             terms,
@@ -204,13 +216,14 @@ pub fn monotonic_ms() -> u64 {
 #[cfg(test)]
 pub(crate) mod testing {
     use std::net::SocketAddr;
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    use std::sync::{Arc, Mutex};
 
     use axum::Router;
     use axum::body::Body;
     use axum::http::{HeaderMap, Method, Request, StatusCode};
     use engine::config::{DialectKind, Endpoint};
+    use engine::event::EventTypes;
     use engine::ids::{EndpointId, ShardId, Sid};
     use engine::stats::ShardStats;
     use engine::{Answer, ConnectionInfo, Question};
@@ -218,6 +231,7 @@ pub(crate) mod testing {
 
     use super::{Admission, App, Origins, Relay, Terms};
     use crate::bridge::{Host, Pending};
+    use crate::events::Bounds;
     use crate::secret::Secret;
 
     type Answering = Box<dyn Fn(usize, &Question) -> Option<Answer> + Send + Sync>;
@@ -227,6 +241,7 @@ pub(crate) mod testing {
         stats: Vec<Arc<ShardStats>>,
         pub(crate) accepting: AtomicBool,
         pub(crate) responsive: AtomicBool,
+        pub(crate) wanted: Mutex<EventTypes>,
         answers: Option<(Arc<Pending>, Answering)>,
     }
 
@@ -244,6 +259,7 @@ pub(crate) mod testing {
                 endpoints,
                 accepting: AtomicBool::new(true),
                 responsive: AtomicBool::new(true),
+                wanted: Mutex::default(),
                 answers: None,
             }
         }
@@ -281,6 +297,9 @@ pub(crate) mod testing {
         fn io_name(&self) -> &'static str {
             "io_uring"
         }
+        fn want_events(&self, types: EventTypes) {
+            *self.wanted.lock().expect("no panic before") = types;
+        }
     }
 
     pub(crate) const TOKEN: &str = "correct horse";
@@ -293,6 +312,8 @@ pub(crate) mod testing {
             origins: Origins::Listed(Vec::new()),
             bundle: None,
             jwks: None,
+            journal: Bounds { events: 100, bytes: 1 << 20 },
+            webhook: None,
             dev: None,
             hooks: None,
         }

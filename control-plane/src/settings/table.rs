@@ -2,6 +2,7 @@
 //! `print-config` and the problems are all made from this table; nothing else lists the settings.
 
 use engine::config::SocketIo;
+use engine::event::EventType;
 use engine::limits::{LINKS_PER_SHARD_MAX, Limits, READ_BUFFER_BYTES, SHARDS_MAX};
 
 use super::value::{ControlListen, Kind, Value};
@@ -67,7 +68,7 @@ fn word(text: &str) -> Option<Value> {
 
 /// All settings but those of endpoints, section by section.
 pub(crate) fn settings() -> Vec<Setting> {
-    [server(), control(), auth(), origins(), socket_io(), webhooks(), limits(), redis()].concat()
+    [server(), control(), auth(), origins(), socket_io(), webhooks(), limits(), events(), redis()].concat()
 }
 
 fn server() -> Vec<Setting> {
@@ -386,6 +387,59 @@ fn limits() -> Vec<Setting> {
             "Events remembered for connections that come back.",
         ),
         number("limits.recovery_bytes", "bytes", (1, 1 << 40), Some(default.recovery_bytes as u64), "Memory for those events."),
+    ]
+}
+
+/// The contract's words for types of events.
+static EVENT_TYPES: [&str; EventType::ALL.len()] = {
+    let (mut names, mut index) = ([""; EventType::ALL.len()], 0);
+    while index < names.len() {
+        names[index] = EventType::ALL[index].name();
+        index += 1;
+    }
+    names
+};
+
+fn events() -> Vec<Setting> {
+    let number = Setting::number;
+    vec![
+        number(
+            "events.buffer_events",
+            "events",
+            (1, 10_000_000),
+            Some(10_000),
+            "Events kept for readers of GET /v1/events that come back or are slow, and for the webhook. Who falls behind is told how many he missed.",
+        ),
+        number("events.buffer_bytes", "bytes", (1, 1 << 40), Some(64 * 1024 * 1024), "Memory for them; the newest stays, however large."),
+        Setting::new(
+            "events.webhook_url",
+            Kind::Url,
+            None,
+            "Events are sent here as well, by signed POST requests in order. Unset: nowhere. What is not taken when the process ends is lost.",
+        ),
+        Setting::new(
+            "events.webhook_types",
+            Kind::Choices(&EVENT_TYPES),
+            Some(Value::List(EVENT_TYPES.map(str::to_owned).to_vec())),
+            "Types of events that are sent.",
+        ),
+        Setting::new(
+            "events.webhook_secret",
+            Kind::Secret,
+            None,
+            "Key of the HMAC-SHA256 in X-Uringcast-Signature. Unset: the systemd credential events_webhook_secret.",
+        ),
+        Setting::new("events.webhook_secret_file", Kind::File, None, "File with that secret; one newline at its end does not count."),
+        number("events.webhook_batch_events", "events", (1, 10_000), Some(100), "Events in one request, at most."),
+        number("events.webhook_batch_bytes", "bytes", (1, 1 << 30), Some(1024 * 1024), "Bytes after which a request takes no more events."),
+        number("events.webhook_timeout_ms", "milliseconds", (100, 10 * MINUTE_MS), Some(10_000), "Time for one try, answer included."),
+        number(
+            "events.webhook_retry_seconds",
+            "seconds",
+            (0, 30 * 24 * 3_600),
+            Some(24 * 3_600),
+            "How long a request is tried again, with growing pauses of up to a minute, before its events are given up and counted.",
+        ),
     ]
 }
 

@@ -2,6 +2,7 @@
 //! environment is a map and the file lies in a directory of its own: no test touches what the process has.
 
 use engine::config::{AuthMode, DialectKind, Io, Membership};
+use engine::event::{EventType, EventTypes};
 use engine::limits::Limits;
 
 use super::scratch::Scratch;
@@ -208,8 +209,8 @@ fn every_setting_has_a_variable() {
     assert!(!endpoint("chat").require_membership);
     for setting in settings_with_a_simple_default() {
         let text = setting.default.as_ref().and_then(Value::toml).expect("a default that can be shown");
-        let text = text.trim_matches(['"', '[', ']']);
-        assert!(load("", &[(&setting.variable(), text)]).is_ok(), "{}={text}", setting.variable());
+        let text = text.trim_matches(['"', '[', ']']).replace("\", \"", ",");
+        assert!(load("", &[(&setting.variable(), &text)]).is_ok(), "{}={text}", setting.variable());
     }
 }
 
@@ -515,6 +516,35 @@ fn dev_opens_the_doors_at_home_only() {
     let settings = load_with(file, &[], flags).expect("good settings");
     assert_eq!(settings.engine.listen.to_string(), "0.0.0.0:1");
     assert_eq!(settings.control_listen, ControlListen::Unix("/tmp/c".into()));
+}
+
+#[test]
+fn the_events_webhook_needs_a_secret_from_somewhere() {
+    let plain = load("", &[]).expect("good settings");
+    assert!(plain.webhook.is_none());
+    assert_eq!(plain.journal, Bounds { events: 10_000, bytes: 64 << 20 });
+    let url = "[events]\nwebhook_url = 'https://app.example.com/hook?key=hunter2'\n";
+    let said = complaints(url, &[]);
+    assert!(said.contains("events.webhook_secret: events.webhook_url needs it") && said.lines().count() == 1, "{said}");
+    let credentials = Scratch::named("events_webhook_secret", "of systemd, and long enough\n");
+    let directory = credentials.directory().to_str().expect("UTF-8");
+    let in_file = Scratch::file("of the file, and long enough\n");
+    let file = format!("{url}webhook_secret_file = '{}'", in_file.path().display());
+    let cases: [Case<'_>; 3] = [
+        (url, &[("CREDENTIALS_DIRECTORY", directory)], "of systemd, and long enough"),
+        (&file, &[("CREDENTIALS_DIRECTORY", directory)], "of the file, and long enough"),
+        (&file, &[("URINGCAST_EVENTS_WEBHOOK_SECRET", "of the variable, and long")], "of the variable, and long"),
+    ];
+    for (text, pairs, expected) in cases {
+        let webhook = load(text, pairs).expect("good settings").webhook.expect("a webhook");
+        assert!(webhook.secret.matches(expected.as_bytes()) && webhook.types == EventTypes::ALL);
+        assert_eq!(format!("{webhook:?}"), "Webhook { url: \"https://app.example.com/hook\", .. }");
+    }
+    let some = load(&format!("{url}webhook_types = ['message', 'room:join']\nwebhook_secret = 'short'"), &[]).expect("good settings");
+    assert_eq!(some.webhook.map(|webhook| webhook.types), Some(EventTypes::NONE.with(EventType::Message).with(EventType::RoomJoin)));
+    assert!(some.warnings.iter().any(|warning| warning.starts_with("events.webhook_secret is shorter")));
+    let wrong = complaints("[events]\nwebhook_url = 'ftp://hunter2@x'\nwebhook_types = ['messages']", &[]);
+    assert!(wrong.contains("events.webhook_url") && wrong.contains("a list of connection, ") && !wrong.contains("hunter2"), "{wrong}");
 }
 
 #[test]

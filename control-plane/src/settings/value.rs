@@ -54,6 +54,8 @@ pub(crate) enum Kind {
     Redis,
     /// A URL that is asked over HTTP.
     Url,
+    /// Some of these words.
+    Choices(&'static [&'static str]),
     Secret,
 }
 
@@ -79,6 +81,10 @@ impl Kind {
             Kind::Addresses => raw.list()?.into_iter().map(address).collect::<Option<_>>().map(Value::List),
             Kind::Redis => raw.word().filter(|url| is_redis_url(url)).map(|url| Value::Text(url.to_owned())),
             Kind::Url => raw.word().filter(|url| Url::from_str(url).is_ok()).map(|url| Value::Text(url.to_owned())),
+            Kind::Choices(words) => {
+                let chosen = raw.list()?.into_iter().map(|word| words.contains(&word).then(|| word.to_owned()));
+                chosen.collect::<Option<_>>().map(Value::List)
+            }
             Kind::Secret => Secret::new(raw.text()?.as_bytes()).ok().map(Value::Secret),
         }
     }
@@ -98,6 +104,7 @@ impl Kind {
             Kind::Addresses => "a list of IP addresses".to_owned(),
             Kind::Redis => "redis://HOST[:PORT][/DB], rediss://... or unix:///PATH".to_owned(),
             Kind::Url => "http://HOST[:PORT]/PATH or https://..., without a user or password".to_owned(),
+            Kind::Choices(words) => format!("a list of {}", words.join(", ")),
             Kind::Secret => "text that is not empty".to_owned(),
         }
     }

@@ -169,8 +169,8 @@ export class Peer extends Inbox {
 }
 
 /** Opens a plain WebSocket; a refusal before the upgrade rejects with `status`, `headers` and `body`. */
-export function open(path, { name = path, headers, origin, perMessageDeflate = false, packets = false } = {}) {
-  const socket = new WebSocket(`ws://127.0.0.1:${PORT}${path}`, { headers, origin, perMessageDeflate });
+export function open(path, { name = path, headers, origin, perMessageDeflate = false, packets = false, port = PORT } = {}) {
+  const socket = new WebSocket(`ws://127.0.0.1:${port}${path}`, { headers, origin, perMessageDeflate });
   const peer = new Peer(name, socket, packets);
   const opened = new Promise((resolve, reject) => {
     socket.once("open", () => resolve(peer));
