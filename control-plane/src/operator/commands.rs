@@ -113,8 +113,8 @@ fn list(client: &Client, listed: &Listed, query: &str, amount: Amount, output: O
         }
         (seen, missing) = (seen + items.len() as u64, missing.max(reply.missing));
         let next = page["cursor"].as_str().map(str::to_owned);
-        // A page that holds nothing and names a next one would never end.
-        let is_last = next.is_none() || items.is_empty() || (!amount.all && seen >= amount.limit);
+        // A page may hold little or nothing and be followed by more; one that leads to itself would never end.
+        let is_last = next.is_none() || next == cursor || (!amount.all && seen >= amount.limit);
         if is_last {
             return end_of_list(next, seen, missing, output, out);
         }
