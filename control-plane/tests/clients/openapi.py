@@ -120,9 +120,11 @@ expected-statuses = ["2xx", "404", "409"]
 
 def walk():
     """Runs the program; whether it found nothing."""
-    with tempfile.NamedTemporaryFile("w", suffix=".toml") as configuration:
+    with tempfile.TemporaryDirectory() as folder, tempfile.NamedTemporaryFile("w", suffix=".toml") as configuration:
         configuration.write(CONFIGURATION)
         configuration.flush()
+        # It keeps what it found in the folder it is in, which would be the sources.
+        os.chdir(folder)
         arguments = ["--config-file", configuration.name, "run", f"{CONTROL}/openapi.json", "--no-color", "--generation-deterministic",
                      "--phases", "coverage,fuzzing,stateful", "--max-examples", str(EXAMPLES), "--request-timeout", str(REQUEST_SECONDS),
                      "--header", f"Authorization: Bearer {ADMIN_TOKEN}"]
