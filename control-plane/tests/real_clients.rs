@@ -56,6 +56,7 @@ scripts! {
     http: "http.mjs", Setup { limits: HTTP, ..STANDARD };
     admin: "admin.mjs", STANDARD;
     emits: "emits.mjs", STANDARD;
+    rooms_api: "rooms_api.mjs", STANDARD;
     openapi: "openapi.py", STANDARD;
     events: "events.mjs", EVENTS;
     session_cookies: "session_cookies.mjs", STANDARD;

@@ -109,6 +109,11 @@ pub type UserId = Arc<str>;
 /// A message's id: a UUIDv7, so that ids are in the order of their time.
 pub type MessageId = uuid::Uuid;
 
+/// A new UUIDv7 of this time and these random bytes.
+pub fn new_message_id(unix_ms: u64, random: &[u8; 10]) -> MessageId {
+    uuid::Builder::from_unix_timestamp_millis(unix_ms, random).into_uuid()
+}
+
 /// Why a text is no name. The message says what is allowed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("a name is 1 to 255 bytes of UTF-8 without control characters")]

@@ -117,7 +117,8 @@ use mesh::{Inbox, Outlets, Port};
 use shard::World;
 use shard::address::Addresses;
 pub use shard::inquiry::{About, Caller, Changes, Inquiry, OpenInquiry, Proposal, Ruling};
-pub use shard::parcel::{Answer, ConnectionInfo, Emit, Emitted, Question, Selection, Target, TooManyGrants};
+pub use shard::parcel::{Answer, ConnectionInfo, Emit, Emitted, GrantFault, Question, Selection, Target};
+pub use shard::room_calls::{NewRoom, RoomAnswer, RoomCall, RoomFault, RoomInfo, Saying};
 use stats::ShardStats;
 
 /// Something the engine tells. It must be taken without long waits: see [`Notices`].

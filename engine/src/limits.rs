@@ -148,6 +148,27 @@ pub const GRANTS_PER_SHARD_MAX: usize = 1_000_000;
 /// Users who went offline of whom a shard remembers when: at about 150 bytes each 40 MB. The longest gone are forgotten first.
 pub const ABSENCES_PER_SHARD_MAX: usize = 256 * 1024;
 
+/// Bytes of what the back end says of one room when it makes it: a name, who made it, and a page of metadata.
+pub const ROOM_METADATA_BYTES_MAX: usize = 16 * 1024;
+
+/// Bytes of all that on one shard: some 600,000 rooms of a name and a little metadata. With more no room is made.
+pub const ROOM_RECORDS_BYTES_MAX: usize = 128 * 1024 * 1024;
+
+/// Rooms that a shard looks at for one page of the list of rooms: two milliseconds of work. A page may be short of that, and be followed by more.
+pub const ROOMS_LOOKED_AT_MAX: usize = 10_000;
+
+/// Members of one room that are named where the room is shown, on one shard; the list of members has them all, page by page.
+pub const ROOM_MEMBERS_SHOWN_MAX: usize = 10_000;
+
+/// Members named in one page of the list of rooms, on one shard: as much text as a message may have.
+pub const LIST_MEMBERS_SHOWN_MAX: usize = 40_000;
+
+/// Bytes of messages in one answer to the back end, at least one message: a room's history may be large, and is made of other people's messages.
+pub const MESSAGES_SHOWN_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Bytes of what a client may say of itself when it connects, which the back end can read. What is longer is as if it were not said.
+pub const CONNECTION_METADATA_BYTES_MAX: usize = 4 * 1024;
+
 /// How long it is remembered who got a message of which receipts are wanted, in milliseconds (contract).
 pub const RECEIPTS_MS: u64 = 24 * 60 * 60 * 1_000;
 
@@ -166,6 +187,7 @@ pub const INQUIRY_BYTES_PER_SHARD_MAX: usize = 64 * 1024 * 1024;
 
 const _: () = assert!(ACK_BYTES_MAX <= ACK_BYTES_PER_SHARD_MAX);
 const _: () = assert!(GRANTS_PER_USER_MAX < GRANTS_PER_SHARD_MAX);
+const _: () = assert!(ROOM_METADATA_BYTES_MAX + 4 * NAME_BYTES_MAX < ROOM_RECORDS_BYTES_MAX);
 const _: () = assert!(COALESCE_FRAME_BYTES_MAX <= COALESCE_WRITE_BYTES_MAX);
 const _: () = assert!(NAME_BYTES_MAX < READ_BUFFER_BYTES);
 

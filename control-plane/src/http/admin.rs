@@ -12,40 +12,41 @@
 //! | `GET`, `DELETE /v1/connections/{id}?reason=` | one connection; close it |
 //! | `GET`, `DELETE /v1/users/{id}?reason=` | a user's connections; close them |
 //! | `POST /v1/emit`, `/v1/batch` | an event to connections, see [`super::emit`]; many of them |
-//! | `PUT`, `DELETE /v1/rooms/{id}/users/{userId}?endpoint=` | put a user into a room, take him out |
+//! | `POST`, `GET /v1/rooms`, `GET`, `DELETE /v1/rooms/{id}`, `GET /v1/rooms/{id}/stats` | rooms, see [`super::rooms`] |
+//! | `GET`, `PUT`, `DELETE /v1/rooms/{id}/members/{connectionId}`, `/v1/rooms/{id}/users/{userId}` | who is in, see [`super::members`] |
+//! | `POST`, `GET /v1/rooms/{id}/messages` | what is said, see [`super::messages`] |
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use engine::Question;
 use engine::config::DialectKind;
 use engine::ids::{EndpointId, Sid, checked_name};
-use engine::{Answer, Question};
 use serde::{Deserialize, Serialize};
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::problem::{Params, Problem, Segment, Segments};
-use super::shapes::{Alive, Closed, Connection, Connections, Name, Placed, Readiness, ShardState, Stats, User};
-use super::{Admission, App, Relay, emit, monotonic_ms, openapi};
-use crate::bridge::Gathered;
+use super::problem::{Params, Problem, Segment};
+use super::shapes::{Alive, Closed, Connection, Connections, Name, Readiness, ShardState, Stats, User};
+use super::{Admission, App, Relay, emit, members, messages, monotonic_ms, openapi, rooms};
 use crate::events::sse;
 
 /// Time to make an answer.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
 
-/// Bytes of a request body, where a call does not say otherwise. None of the others takes one.
-const BODY_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of a request body, where a call does not say otherwise.
+pub(super) const BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// Entries of a list, when the call says nothing and at most.
-const LIST_DEFAULT: usize = 100;
+pub(super) const LIST_DEFAULT: usize = 100;
 const LIST_MAX: usize = 1_000;
 
 /// Connections shown of one user, ten times what a user may have on an endpoint by default.
@@ -68,7 +69,13 @@ pub(super) fn calls() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(user, close_user))
         .routes(routes!(emit::emit))
         .routes(routes!(emit::batch))
-        .routes(routes!(enter_user, remove_user))
+        .routes(routes!(rooms::create, rooms::list))
+        .routes(routes!(rooms::show, rooms::delete))
+        .routes(routes!(rooms::stats))
+        .routes(routes!(members::members))
+        .routes(routes!(members::enter, members::leave))
+        .routes(routes!(members::enter_user, members::leave_user))
+        .routes(routes!(messages::say, messages::list))
 }
 
 /// The server of all calls.
@@ -89,6 +96,7 @@ async fn bound(request: Request, next: Next) -> Response {
     let (bytes_max, time) = match request.uri().path() {
         emit::EMIT => (emit::EMIT_BYTES_MAX, emit::ANSWER_TIME),
         emit::BATCH => (emit::BATCH_BYTES_MAX, emit::ANSWER_TIME),
+        path if request.method() == Method::POST && messages::is_path(path) => (emit::EMIT_BYTES_MAX, ANSWER_TIME),
         _ => (BODY_BYTES_MAX, ANSWER_TIME),
     };
     let body_bytes = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
@@ -166,7 +174,7 @@ async fn metrics(State(app): State<Arc<App>>) -> Response {
 /// No parameter at all.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct NoQuery {}
+pub(super) struct NoQuery {}
 
 /// Numbers of the host, over all endpoints.
 #[utoipa::path(get, path = "/v1/stats", tag = "stats", responses((status = 200, description = "the numbers", body = Stats)))]
@@ -207,10 +215,7 @@ struct ConnectionsQuery {
     (status = 404, description = "no endpoint has the name"),
 ))]
 async fn connections(State(app): State<Arc<App>>, Params(query): Params<ConnectionsQuery>) -> Result<Response, Problem> {
-    let limit = query.limit.unwrap_or(LIST_DEFAULT);
-    if !(1..=LIST_MAX).contains(&limit) {
-        return Err(Problem::bad_request(format!("limit is {limit}, allowed are 1 to {LIST_MAX}")));
-    }
+    let limit = limit(query.limit, LIST_DEFAULT)?;
     let endpoint = query.endpoint.map(|name| endpoint_named(&app, &name)).transpose()?;
     let user = query.user.map(|user| name(user, "user")).transpose()?;
     let room = query.room.map(|room| name(room, "room")).transpose()?;
@@ -285,61 +290,13 @@ async fn close_user(State(app): State<Arc<App>>, Segment(id): Segment, Params(qu
     Ok(answer(gathered.missing, Closed { closed: gathered.closed() }))
 }
 
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct RoomQuery {
-    /// The room's endpoint; if it is not said, the first of `rooms`.
-    endpoint: Option<String>,
-}
-
-/// Puts all connections of a user into a room; on endpoints of notify his later ones too.
-#[utoipa::path(put, path = "/v1/rooms/{id}/users/{userId}", tag = "rooms",
-    params(("id" = Name, Path, description = "The room's id."), ("userId" = Name, Path, description = "The user's id."), RoomQuery),
-    responses(
-        (status = 200, description = "done", body = Placed),
-        (status = 404, description = "no endpoint has the name"),
-        (status = 409, description = "the user was put into as many rooms as is allowed"),
-    ))]
-async fn enter_user(
-    State(app): State<Arc<App>>,
-    Segments((room, user)): Segments<(String, String)>,
-    Params(query): Params<RoomQuery>,
-) -> Result<Json<Placed>, Problem> {
-    let (endpoint, room, user) = place(&app, query, room, user)?;
-    granted(&app.ask(Question::Grant { endpoint, room, user }).await)
-}
-
-/// Takes all connections of a user out of a room.
-#[utoipa::path(delete, path = "/v1/rooms/{id}/users/{userId}", tag = "rooms",
-    params(("id" = Name, Path, description = "The room's id."), ("userId" = Name, Path, description = "The user's id."), RoomQuery),
-    responses((status = 200, description = "done", body = Placed), (status = 404, description = "no endpoint has the name")))]
-async fn remove_user(
-    State(app): State<Arc<App>>,
-    Segments((room, user)): Segments<(String, String)>,
-    Params(query): Params<RoomQuery>,
-) -> Result<Json<Placed>, Problem> {
-    let (endpoint, room, user) = place(&app, query, room, user)?;
-    granted(&app.ask(Question::Revoke { endpoint, room, user }).await)
-}
-
-/// Whom a call puts where. Rooms are those of the first `rooms` endpoint if none is named.
-fn place(app: &App, query: RoomQuery, room: String, user: String) -> Result<(EndpointId, String, String), Problem> {
-    let endpoint = match query.endpoint {
-        Some(name) => endpoint_named(app, &name)?,
-        None => first_rooms_endpoint(app)?,
-    };
-    Ok((endpoint, name(room, "room")?, name(user, "user")?))
-}
-
-/// Of the shards' answers one counts, that of the user's home.
-fn granted(gathered: &Gathered) -> Result<Json<Placed>, Problem> {
-    let of_home = gathered.answers.iter().find_map(|answer| if let Answer::Granted(outcome) = answer { *outcome } else { None });
-    match of_home {
-        Some(Ok(connections)) => Ok(Json(Placed { connections: connections.into() })),
-        Some(Err(fault)) => Err(Problem { status: StatusCode::CONFLICT, detail: fault.to_string() }),
-        None => Err(Problem::unavailable("a shard did not answer in time")),
+/// The number of entries that is wanted of a list.
+pub(super) fn limit(said: Option<usize>, default: usize) -> Result<usize, Problem> {
+    let limit = said.unwrap_or(default);
+    if (1..=LIST_MAX).contains(&limit) {
+        return Ok(limit);
     }
+    Err(Problem::bad_request(format!("limit is {limit}, allowed are 1 to {LIST_MAX}")))
 }
 
 /// 200, saying so when shards are missing in it.
@@ -352,16 +309,16 @@ pub(super) fn answer(missing: usize, body: impl Serialize) -> Response {
 }
 
 /// While a shard is silent nobody can know that the connection is not there.
-fn no_connection(missing: usize) -> Problem {
+pub(super) fn no_connection(missing: usize) -> Problem {
     if missing == 0 { Problem::not_found("no such connection") } else { Problem::unavailable("a shard did not answer in time") }
 }
 
-fn sid(text: &str) -> Result<Sid, Problem> {
+pub(super) fn sid(text: &str) -> Result<Sid, Problem> {
     // Any other text is the id of no connection, which is what the caller wants to know.
     Sid::parse(text).ok_or_else(|| Problem::not_found("no such connection"))
 }
 
-fn name(text: String, what: &str) -> Result<String, Problem> {
+pub(super) fn name(text: String, what: &str) -> Result<String, Problem> {
     match checked_name(&text) {
         Ok(_) => Ok(text),
         Err(fault) => Err(Problem::bad_request(format!("{what}: {fault}"))),
@@ -374,18 +331,18 @@ pub(super) fn endpoint_named(app: &App, name: &str) -> Result<EndpointId, Proble
     id.ok_or_else(|| Problem::not_found("no such endpoint"))
 }
 
-fn first_rooms_endpoint(app: &App) -> Result<EndpointId, Problem> {
+pub(super) fn first_rooms_endpoint(app: &App) -> Result<EndpointId, Problem> {
     let index = app.host.endpoints().iter().position(|endpoint| endpoint.dialect == DialectKind::Rooms);
     let id = index.and_then(|index| u8::try_from(index).ok()).map(EndpointId);
     id.ok_or_else(|| Problem::not_found("there is no rooms endpoint; say which one with endpoint="))
 }
 
 /// A list goes on after the id that its cursor wraps. Wrapped, so that nobody builds one: what is in it may change.
-fn cursor(last: &Sid) -> String {
+pub(super) fn cursor(last: &Sid) -> String {
     URL_SAFE_NO_PAD.encode(format!("1{last}"))
 }
 
-fn after_cursor(cursor: &str) -> Result<String, Problem> {
+pub(super) fn after_cursor(cursor: &str) -> Result<String, Problem> {
     let bytes = URL_SAFE_NO_PAD.decode(cursor).ok();
     let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
     let id = text.as_deref().and_then(|text| text.strip_prefix('1')).filter(|id| Sid::parse(id).is_some());
@@ -397,14 +354,13 @@ mod tests {
     use std::sync::Mutex;
     use std::sync::atomic::Ordering::Relaxed;
 
-    use axum::http::Method;
     use serde_json::json;
 
     use super::super::Terms;
     use super::super::testing::{FakeHost, Heard, TOKEN, app, call, connection, terms};
     use super::*;
     use crate::bridge::Pending;
-    use engine::shard::parcel::TooManyGrants;
+    use engine::{Answer, GrantFault};
 
     const BEARER: (&str, &str) = ("authorization", "Bearer correct horse");
 
@@ -596,6 +552,7 @@ mod tests {
                 Question::CloseConnection { .. } | Question::CloseUser { .. } => Answer::Closed(shard as u64),
                 Question::Disconnect { .. } | Question::Emit(_) => Answer::Closed(0),
                 Question::Grant { .. } | Question::Revoke { .. } => Answer::Granted((shard == 1).then_some(Ok(3))),
+                Question::Room(_) => Answer::Room(engine::RoomAnswer::Elsewhere),
             })
         });
         let id = connection(0, 1, "alice").id;
@@ -604,7 +561,7 @@ mod tests {
         assert_eq!((one.status, one.json()), (StatusCode::OK, json!({"closed": 1})));
         let all = call(&router, Method::DELETE, "/v1/users/alice", &[BEARER]).await;
         assert_eq!((all.status, all.json()), (StatusCode::OK, json!({"closed": 1})));
-        for (method, query) in [(Method::PUT, "?endpoint=fabric"), (Method::DELETE, "")] {
+        for (method, query) in [(Method::PUT, "?endpoint=notify"), (Method::DELETE, "")] {
             let heard = call(&router, method, &format!("/v1/rooms/conversation:c%201/users/b%20b{query}"), &[BEARER]).await;
             assert_eq!((heard.status, heard.json()), (StatusCode::OK, json!({"connections": 3})));
         }
@@ -615,7 +572,7 @@ mod tests {
             "limit: 6",
             "Some(\"spam bot\")",
             "user: \"alice\", reason: None",
-            "Grant { endpoint: EndpointId(1), room: \"conversation:c 1\", user: \"b b\" }",
+            "Grant { endpoint: EndpointId(4), room: \"conversation:c 1\", user: \"b b\" }",
             "Revoke { endpoint: EndpointId(2), room: \"conversation:c 1\", user: \"b b\" }",
         ] {
             assert!(asked.contains(part), "{part} in {asked}");
@@ -639,9 +596,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_user_is_put_into_rooms_by_his_home_or_not_at_all() {
         let put = async |router: &Router| call(router, Method::PUT, "/v1/rooms/r/users/a", &[BEARER]).await;
-        let full = answering(|shard, _| Some(Answer::Granted((shard == 0).then_some(Err(TooManyGrants::OfUser)))));
+        let full = answering(|shard, _| Some(Answer::Granted((shard == 0).then_some(Err(GrantFault::OfUser)))));
         let heard = put(&full).await;
-        assert_eq!((heard.status, &heard.json()["detail"]), (StatusCode::CONFLICT, &json!(TooManyGrants::OfUser.to_string())));
+        assert_eq!((heard.status, &heard.json()["detail"]), (StatusCode::CONFLICT, &json!(GrantFault::OfUser.to_string())));
         let silent = answering(|shard, _| (shard == 0).then_some(Answer::Granted(None)));
         assert_eq!(put(&silent).await.status, StatusCode::SERVICE_UNAVAILABLE);
     }

@@ -255,7 +255,7 @@ struct BatchOutcome {
     results: Vec<BatchResult>,
 }
 
-async fn body(request: Request, bytes_max: usize) -> Result<String, Problem> {
+pub(super) async fn body(request: Request, bytes_max: usize) -> Result<String, Problem> {
     if request.uri().query().is_some_and(|query| !query.is_empty()) {
         return Err(Problem::bad_request("the call takes no query parameters: everything stands in its body"));
     }

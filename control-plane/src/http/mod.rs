@@ -7,11 +7,14 @@ pub mod connection;
 pub mod emit;
 pub mod health;
 pub mod listener;
+pub mod members;
+pub mod messages;
 pub mod openapi;
 pub mod prefixed;
 pub mod problem;
 pub mod public;
 pub mod rates;
+pub mod rooms;
 mod shapes;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use engine::ConnectionInfo;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::App;
@@ -15,6 +15,16 @@ use super::App;
 #[schema(value_type = String, min_length = 1, max_length = 255, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
 #[expect(dead_code, reason = "only the document has it; `engine::ids::checked_name` is what reads names")]
 pub(super) struct Name(String);
+
+/// Milliseconds since 1970 as RFC 3339.
+pub(super) fn rfc3339(unix_ms: u64) -> String {
+    humantime::format_rfc3339_millis(SystemTime::UNIX_EPOCH + Duration::from_millis(unix_ms)).to_string()
+}
+
+/// JSON that goes out as it is: no number changes on its way. `null` for what is none, which the engine never has.
+pub(super) fn raw(json: &str) -> Box<RawValue> {
+    RawValue::from_string(json.to_owned()).unwrap_or_else(|_| RawValue::NULL.to_owned())
+}
 
 /// The process answers.
 #[derive(Serialize, ToSchema)]
@@ -90,15 +100,13 @@ pub(super) struct Connection {
     pub(super) connected_at: String,
     /// Where it is.
     pub(super) rooms: Vec<String>,
-    /// What its dialect keeps of it.
+    /// What the client said of itself.
     #[schema(value_type = Object)]
-    pub(super) metadata: Value,
+    pub(super) metadata: Box<RawValue>,
 }
 
 impl Connection {
     pub(super) fn new(app: &App, info: &ConnectionInfo) -> Connection {
-        let connected = SystemTime::UNIX_EPOCH + Duration::from_millis(info.connected_unix_ms);
-        let metadata = info.metadata.as_deref().and_then(|text| serde_json::from_str(text).ok());
         let text = |value: &Option<_>| value.as_ref().map(ToString::to_string);
         Connection {
             id: info.id.to_string(),
@@ -108,9 +116,9 @@ impl Connection {
             username: text(&info.username),
             email: text(&info.email),
             client_id: text(&info.client_id),
-            connected_at: humantime::format_rfc3339_millis(connected).to_string(),
+            connected_at: rfc3339(info.connected_unix_ms),
             rooms: info.rooms.iter().map(ToString::to_string).collect(),
-            metadata: metadata.unwrap_or_else(|| json!({})),
+            metadata: raw(info.metadata.as_deref().unwrap_or("{}")),
         }
     }
 

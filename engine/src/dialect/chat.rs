@@ -17,7 +17,8 @@
 use std::sync::Arc;
 
 use super::{
-    Act, Cx, Dialect, EnterFault, Entry, Hello, Profile, Publication, Refused, RoomView, Said, acknowledge, event, lists, succeed,
+    Act, BackEndMessage, BadOutgoing, Composed, Cx, Dialect, EnterFault, Entry, Hello, Profile, Publication, Refused, RoomView, Said,
+    acknowledge, event, lists, succeed,
 };
 use crate::auth::AuthFault;
 use crate::config::{AuthMode, Membership};
@@ -25,12 +26,15 @@ use crate::fault::{DropReason, Refusal};
 use crate::frame::Frame;
 use crate::ids::{Room, checked_name};
 use crate::json::{Object, Scratch, Value};
+use crate::limits::CONNECTION_METADATA_BYTES_MAX;
 use crate::time::Now;
 
 pub(super) struct Chat;
 
 /// The room of everybody has the empty name.
 const EVERYBODY: &str = "";
+/// Before the UUID in a message's id (contract).
+const MESSAGE_ID_PREFIX: &str = "msg_";
 /// Types of a message that a client may send; the old server's `system` is the server's own.
 const MESSAGE_TYPES: [&str; 4] = ["text", "image", "file", "notification"];
 const STATUSES: [&str; 4] = ["online", "away", "busy", "offline"];
@@ -144,6 +148,7 @@ impl Dialect for Chat {
             email: identity.as_ref().and_then(|identity| identity.email.as_deref()).map(Arc::from),
             has_client_id: false,
             identity,
+            metadata: hello.auth.and_then(metadata),
             unproven: None,
         })
     }
@@ -235,9 +240,30 @@ impl Dialect for Chat {
         None
     }
 
+    fn back_end_message(&self, room: &str, message: &BackEndMessage) -> Result<Composed, BadOutgoing> {
+        let kind = message.kind_of(&["text", "image", "file", "notification", "system"]);
+        let kind = kind.ok_or(BadOutgoing("type is text, image, file, notification or system"))?;
+        let argument = Object::with_capacity(message.bytes() + 300)
+            .str("id", &format!("{MESSAGE_ID_PREFIX}{}", message.id))
+            .str("from", &message.user)
+            .str("room", room)
+            .str("content", &message.content)
+            .str("type", kind)
+            .opt_raw("metadata", message.metadata.as_deref())
+            .str("timestamp", &message.rfc3339())
+            .finish();
+        Ok(Composed { event: "message", argument, by_id: false, messages_max: usize::MAX })
+    }
+
     fn typing_stopped(&self, cx: &Cx<'_>, room: &str) -> Option<(Frame, bool)> {
         Some((typing_frame(cx, Some(room).filter(|room| *room != EVERYBODY), false), false))
     }
+}
+
+/// What the client says of itself, as it is; what is too long is as if it were not said.
+fn metadata(auth: Value<'_>) -> Option<Box<str>> {
+    let metadata = auth.get("metadata").filter(|metadata| metadata.is_object())?.raw();
+    (metadata.len() <= CONNECTION_METADATA_BYTES_MAX).then(|| metadata.into())
 }
 
 /// The error object twice: as the text that old clients parse, and as data.
@@ -274,7 +300,7 @@ fn message(cx: &Cx<'_>, call: Call<'_>, acts: &mut Vec<Act>) -> Result<(), Fault
     if to.is_none() && cx.endpoint.require_membership && room.is_some_and(|room| !(cx.is_in)(room)) {
         return Err(Fault::NotInRoom);
     }
-    let (id, timestamp) = (format!("msg_{}", cx.message_id()), cx.now.rfc3339());
+    let (id, timestamp) = (format!("{MESSAGE_ID_PREFIX}{}", cx.message_id()), cx.now.rfc3339());
     let metadata = call.member("metadata")?;
     let with_metadata = |metadata: Option<&str>| {
         Object::with_capacity(content.raw().len() + metadata.map_or(0, str::len) + 300)

@@ -49,6 +49,7 @@ impl Dialect for Collab {
             email: identity.as_ref().and_then(|identity| identity.email.as_deref().map(Arc::from)),
             has_client_id: true,
             identity,
+            metadata: None,
             unproven: None,
         })
     }
@@ -152,6 +153,10 @@ impl Dialect for Collab {
     fn farewell(&self, cx: &Cx<'_>, room: &str) -> Option<Frame> {
         let gone = Object::new().str("type", "awareness").str("documentId", room).str("clientID", &cx.profile.presence);
         Some(cx.text(&gone.raw("awareness", "null").finish()))
+    }
+
+    fn is_bound_to_room(&self) -> bool {
+        true
     }
 
     fn typing_stopped(&self, _cx: &Cx<'_>, _room: &str) -> Option<(Frame, bool)> {

@@ -13,7 +13,10 @@
 
 use std::sync::Arc;
 
-use super::{Act, Cx, Dialect, EnterFault, Entry, Hello, Keep, Profile, Publication, Refused, RoomView, Said, lists, typed};
+use super::{
+    Act, BackEndMessage, BadOutgoing, Composed, Cx, Dialect, EnterFault, Entry, Hello, Keep, Profile, Publication, Refused, RoomView, Said,
+    lists, typed,
+};
 use crate::auth::{AuthFault, Identity};
 use crate::config::{AuthMode, Membership};
 use crate::fault::{DropReason, Refusal};
@@ -179,6 +182,30 @@ impl Dialect for Community {
     fn farewell(&self, cx: &Cx<'_>, room: &str) -> Option<Frame> {
         let channel = Channel::from_room(room)?;
         Some(frame(cx, "USER_LEFT", &Object::new().str("userId", &cx.profile.user).str(channel.key, channel.id).finish()))
+    }
+
+    fn has_room(&self, name: &str) -> bool {
+        Channel::from_room(name).is_some_and(|channel| checked_name(channel.id).is_ok())
+    }
+
+    fn back_end_message(&self, room: &str, message: &BackEndMessage) -> Result<Composed, BadOutgoing> {
+        let channel = Channel::from_room(room).ok_or(BadOutgoing("a channel is room: or group: and a name"))?;
+        if !(1..=CONTENT_CHARS_MAX).contains(&message.content.chars().count()) {
+            return Err(BadOutgoing("content has 1 to 4000 characters"));
+        }
+        if message.kind_of(&["text"]).is_none() || message.metadata.is_some() {
+            return Err(BadOutgoing("the endpoint's messages are of type text and have no metadata"));
+        }
+        let argument = Object::with_capacity(message.bytes() + 300)
+            .str("id", &message.id.to_string())
+            .str("content", &message.content)
+            .str(channel.key, channel.id)
+            .str("authorId", &message.user)
+            .str("authorName", &message.user)
+            .bool("isEdited", false)
+            .str("createdAt", &message.rfc3339())
+            .finish();
+        Ok(Composed { event: "CHAT_MESSAGE", argument, by_id: true, messages_max: KEPT_PER_CHANNEL })
     }
 
     fn typing_stopped(&self, cx: &Cx<'_>, room: &str) -> Option<(Frame, bool)> {

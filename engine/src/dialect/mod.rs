@@ -13,7 +13,7 @@ use crate::config::{AuthMode, DialectKind, Endpoint};
 use crate::event::{Event, EventType, Receipted, Wanted, What};
 use crate::fault::{CloseReason, DropReason, Refusal};
 use crate::frame::{Frame, Mark, Receipt};
-use crate::ids::{EndpointId, MessageId, Sid, UserId};
+use crate::ids::{EndpointId, MessageId, Sid, UserId, new_message_id};
 use crate::json::{Object, Scratch, Value};
 use crate::limits::Limits;
 use crate::time::Now;
@@ -91,6 +91,8 @@ pub struct Profile {
     pub email: Option<Arc<str>>,
     /// True exactly when [`Self::presence`] is a `clientID`.
     pub has_client_id: bool,
+    /// What the client said of itself and the back end may read, JSON.
+    pub metadata: Option<Box<str>>,
     /// The verified claims; `None` where the endpoint asks for no token.
     pub identity: Option<Arc<Identity>>,
     /// There exactly until the connection has identified itself ([`Act::Identify`]): what became of its handshake's proof. Until then
@@ -109,7 +111,8 @@ impl Profile {
     /// A user without a token; his id went through [`crate::ids::checked_name`] if a client gave it.
     pub fn named(user: &str) -> Profile {
         let user: UserId = user.into();
-        Profile { presence: user.clone(), user, username: None, email: None, has_client_id: false, identity: None, unproven: None }
+        let (presence, metadata) = (user.clone(), None);
+        Profile { presence, user, username: None, email: None, has_client_id: false, metadata, identity: None, unproven: None }
     }
 
     /// True exactly when the token has stopped counting.
@@ -222,7 +225,7 @@ impl Cx<'_> {
     pub fn message_id(&self) -> MessageId {
         let mut random = [0; 10];
         rand::Rng::fill_bytes(&mut *self.entropy.borrow_mut(), &mut random);
-        uuid::Builder::from_unix_timestamp_millis(self.now.unix_ms, &random).into_uuid()
+        new_message_id(self.now.unix_ms, &random)
     }
 
     /// A text message, for endpoints of plain WebSocket.
@@ -497,6 +500,53 @@ pub struct Outgoing {
     pub receipt: Option<Receipt>,
 }
 
+/// What the back end says in a room in the name of a user.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BackEndMessage {
+    /// Its id.
+    pub id: MessageId,
+    /// Who says it.
+    pub user: UserId,
+    /// What.
+    pub content: String,
+    /// Of which kind it is, where that was said.
+    pub kind: Option<String>,
+    /// More about it, a JSON object, where that was said.
+    pub metadata: Option<String>,
+    /// When, milliseconds since 1970.
+    pub unix_ms: u64,
+}
+
+impl BackEndMessage {
+    /// Bytes of what was said.
+    pub(crate) fn bytes(&self) -> usize {
+        let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        self.content.len() + optional(&self.kind) + optional(&self.metadata)
+    }
+
+    /// Its kind, `text` where none was said, if it is one of these.
+    fn kind_of<'a>(&'a self, kinds: &[&str]) -> Option<&'a str> {
+        Some(self.kind.as_deref().unwrap_or("text")).filter(|kind| kinds.contains(kind))
+    }
+
+    fn rfc3339(&self) -> String {
+        Now { ns: 0, unix_ms: self.unix_ms }.rfc3339()
+    }
+}
+
+/// A message of the back end in a dialect's words.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Composed {
+    /// The event.
+    pub event: &'static str,
+    /// Its one argument, JSON, which is what is kept too.
+    pub argument: String,
+    /// See [`Keep::by_id`].
+    pub by_id: bool,
+    /// See [`Keep::messages_max`].
+    pub messages_max: usize,
+}
+
 /// The back end's event is not of the shape that the dialect asks for. The message says what is wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{0}")]
@@ -545,6 +595,15 @@ pub struct RoomView {
     pub history: Vec<Arc<str>>,
     /// What is known of the user whose room it is; apart, because few answers have it and every parcel is as large as the largest.
     pub of_user: Option<Box<OfUser>>,
+    /// What is known of a room that the back end made; apart for the same reason.
+    pub of_room: Option<Box<OfRoom>>,
+}
+
+/// What the back end said of a room when it made it.
+#[derive(Clone, Debug)]
+pub struct OfRoom {
+    /// The name for people.
+    pub name: Arc<str>,
 }
 
 /// What a user's home knows of him besides who is in.
@@ -678,6 +737,25 @@ pub trait Dialect: Sync {
     /// `{"type": event, "payload": data}`, without data `{}` in its place.
     fn emitted(&self, event: &str, data: &str, _scratch: &mut Scratch) -> String {
         typed(event, data)
+    }
+    /// True exactly when rooms of this name can be. The name is a good one otherwise.
+    fn has_room(&self, _name: &str) -> bool {
+        true
+    }
+    /// True exactly when a room that does not exist comes into being by being entered; else the back end makes rooms.
+    fn creates_rooms(&self, _endpoint: &Endpoint) -> bool {
+        true
+    }
+    /// True exactly when a connection is in the one room that it asked for when it connected, and has no business without it.
+    fn is_bound_to_room(&self) -> bool {
+        false
+    }
+    /// A message of the back end as the members of the room hear it, and as it is kept.
+    ///
+    /// # Errors
+    /// When rooms have no messages, or not such.
+    fn back_end_message(&self, _room: &str, _message: &BackEndMessage) -> Result<Composed, BadOutgoing> {
+        Err(BadOutgoing("the endpoint's rooms have no messages"))
     }
     /// The client said something.
     fn message(&self, cx: &Cx<'_>, said: Said<'_>, scratch: &mut Scratch, acts: &mut Vec<Act>);

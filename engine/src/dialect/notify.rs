@@ -82,6 +82,7 @@ impl Dialect for Notify {
             username: None,
             email: None,
             has_client_id: false,
+            metadata: None,
             identity: None,
             unproven: Some(Ok(())),
         };

@@ -16,10 +16,11 @@
 use std::sync::Arc;
 
 use super::{
-    Act, Cx, Dialect, EnterFault, Entry, Hello, Keep, Profile, Publication, Refused, RoomView, Said, acknowledge, event, lists, succeed,
+    Act, BackEndMessage, BadOutgoing, Composed, Cx, Dialect, EnterFault, Entry, Hello, Keep, Profile, Publication, Refused, RoomView, Said,
+    acknowledge, event, lists, succeed,
 };
 use crate::auth::AuthFault;
-use crate::config::{AuthMode, Membership};
+use crate::config::{AuthMode, Endpoint, Membership};
 use crate::fault::{DropReason, Refusal};
 use crate::frame::Frame;
 use crate::ids::checked_name;
@@ -54,6 +55,7 @@ impl Dialect for Rooms {
             email: if identity.is_some() { claim(|identity| identity.email.as_deref()) } else { asked("email") },
             has_client_id: false,
             identity,
+            metadata: None,
             unproven: None,
         })
     }
@@ -108,7 +110,8 @@ impl Dialect for Rooms {
         let ack = note.filter(|ack| !ack.is_empty());
         let Ok(view) = outcome else { return refuse(cx, "Failed to join room", ack, acts) };
         let Some(ack) = ack else { return };
-        let told = Object::new().str("id", room).str("name", room).num("memberCount", u64::from(view.members)).finish();
+        let name = view.of_room.as_ref().map_or(room, |of_room| &of_room.name);
+        let told = Object::new().str("id", room).str("name", name).num("memberCount", u64::from(view.members)).finish();
         let history = format!("[{}]", view.history.join(","));
         let answer = Object::new().bool("success", true).raw("room", &told).raw("history", &history).finish();
         acts.push(acknowledge(cx, ack, &answer));
@@ -124,6 +127,26 @@ impl Dialect for Rooms {
 
     fn farewell(&self, cx: &Cx<'_>, room: &str) -> Option<Frame> {
         Some(event(cx, "user:left", &membership(cx, room)))
+    }
+
+    fn creates_rooms(&self, endpoint: &Endpoint) -> bool {
+        endpoint.auto_create
+    }
+
+    fn back_end_message(&self, room: &str, message: &BackEndMessage) -> Result<Composed, BadOutgoing> {
+        let kind = message.kind_of(&["text", "image", "file", "system"]);
+        let kind = kind.ok_or(BadOutgoing("type is text, image, file or system"))?;
+        let argument = Object::with_capacity(message.bytes() + 300)
+            .str("id", &message.id.to_string())
+            .str("roomId", room)
+            .str("userId", &message.user)
+            .str("username", &message.user)
+            .str("content", &message.content)
+            .str("type", kind)
+            .opt_raw("metadata", message.metadata.as_deref())
+            .str("timestamp", &message.rfc3339())
+            .finish();
+        Ok(Composed { event: "message", argument, by_id: false, messages_max: usize::MAX })
     }
 
     fn typing_stopped(&self, cx: &Cx<'_>, room: &str) -> Option<(Frame, bool)> {

@@ -5,8 +5,9 @@ use std::rc::Rc;
 use super::backlog::{Event, To};
 use super::history::Past;
 use super::links::{Conn, Stage};
-use super::parcel::{Announcement, Cast, Enter, Leave, Parcel, Publish, Return};
+use super::parcel::{Announcement, Answer, Cast, Enter, Leave, Parcel, Publish, Return};
 use super::recovery::NO_LINK;
+use super::room_calls::{RoomAnswer, RoomFault};
 use super::{Shard, deadlines};
 use crate::auth::Identity;
 use crate::dialect::{EnterFault, RoomView, Sight};
@@ -23,7 +24,7 @@ impl Shard {
             Parcel::Publish(publish) => self.home_publish(now, *publish),
             Parcel::Recall { conn, room } => self.home_recall(now, conn, room),
             Parcel::Recollected { ticket, recollection } => self.recollected(now, ticket, recollection),
-            Parcel::Entered { conn, room, outcome, note } => self.entered(now, conn, &room, &outcome, note.as_deref()),
+            Parcel::Entered { conn, room, again, outcome, note } => self.entered(now, conn, &room, again, &outcome, note.as_deref()),
             Parcel::Left { conn, room, view, note } => {
                 if let Some(slot) = self.asker(conn) {
                     self.vacate_room(now, slot, &room);
@@ -53,7 +54,12 @@ impl Shard {
             Parcel::PollAborted { sid, from } => self.poll_aborted(now, sid, from),
             Parcel::PollAnswer { to, status, content } => self.send_poll_answer(now, to, status, &content),
             Parcel::Return(returning) => self.home_return(now, *returning),
-            Parcel::GiveUp { room, shard } => self.homes.give_up(&room, shard, &self.stats),
+            Parcel::GiveUp { room, shard } => {
+                self.homes.give_up(&room, shard, &self.stats);
+                self.answer_ended_rooms();
+            }
+            Parcel::Dissolve { room } => self.dissolve(now, &room),
+            Parcel::Answered { ask, answer, .. } => self.answers.push_back((ask, *answer)),
             Parcel::Settle(luggage) => self.take_in(now, *luggage),
             Parcel::Forget { sid } => drop(self.moved_away.remove(&sid)),
             Parcel::Ask { ask, question } => self.answer(now, ask, question),
@@ -85,7 +91,8 @@ impl Shard {
         let taken = Sid::parse(&room.name).is_some_and(|sid| self.find(sid).is_some());
         let entered = match (taken, again) {
             (true, _) => Err(EnterFault::IsConnection),
-            (_, true) => Ok(false),
+            (_, true) if self.homes.has(&room) => Ok(false),
+            (_, true) => Err(EnterFault::NoRoom),
             (_, false) => self.homes.enter(&room, conn.shard, &presence, create, members_max, &self.stats),
         };
         let history = past.texts();
@@ -94,21 +101,33 @@ impl Shard {
         if first {
             self.absences.end(&room);
         }
+        if entered.is_ok() && !again {
+            self.homes.touch(&room, now.unix_ms);
+        }
         // The others hear it before the one who enters is told: he is not among them yet.
         if let (true, Some(Announcement { to, frame })) = (first, announce) {
             self.announce(now, conn, to, frame);
         }
-        self.post(Parcel::Entered { conn, room, outcome, note });
+        self.post(Parcel::Entered { conn, room, again, outcome, note });
     }
 
     fn home_leave(&mut self, now: Now, leave: Leave) {
-        let Leave { conn, room, presence, was_in, away, announce, unix_ms, note } = leave;
+        let Leave { conn, room, presence, was_in, away, announce, unix_ms, note, ask } = leave;
+        if let Some(ask) = ask {
+            let is_known = self.homes.has(&room) || self.creates_rooms(room.endpoint);
+            let answer = if was_in || is_known { RoomAnswer::Done } else { RoomAnswer::Refused(RoomFault::NoRoom) };
+            self.post(Parcel::Answered { to: conn.shard, ask, answer: Box::new(Answer::Room(answer)) });
+        }
         let last = was_in && self.homes.leave(&room, conn.shard, &presence, away, &self.stats);
         if last && room.is_user() && self.dialect(room.endpoint).is_watched() {
             self.absences.begin(&room, unix_ms);
         }
         if let (true, Some(Announcement { to, frame })) = (last, announce) {
             self.announce(now, conn, to, frame);
+        }
+        if was_in {
+            self.homes.touch(&room, unix_ms);
+            self.answer_ended_rooms();
         }
         if let Some(note) = note {
             let view = self.homes.view(&room, true);
@@ -138,7 +157,7 @@ impl Shard {
 
     /// Casts a publication where its room is at home here, else passes it on, which happens once: an addressee turns out to be a user of
     /// another home, or a user's home tells everybody.
-    fn home_publish(&mut self, now: Now, mut publish: Publish) {
+    pub(super) fn home_publish(&mut self, now: Now, mut publish: Publish) {
         let connection = self.connection_of(&publish.room);
         if publish.room.addressee().is_some() {
             publish.room = publish.room.resolved(connection.is_some());
@@ -215,10 +234,16 @@ impl Shard {
         self.cut_slow(now);
     }
 
-    fn entered(&mut self, now: Now, id: ConnId, room: &Room, outcome: &Result<RoomView, EnterFault>, note: Option<&str>) {
-        let Some(slot) = self.asker(id) else { return self.entered_too_late(now, id, room, outcome.is_ok()) };
+    fn entered(&mut self, now: Now, id: ConnId, room: &Room, again: bool, outcome: &Result<RoomView, EnterFault>, note: Option<&str>) {
+        let Some(slot) = self.asker(id) else {
+            if !again {
+                self.entered_too_late(now, id, room, outcome.is_ok());
+            }
+            return;
+        };
         let Some(conn) = self.conns.get_mut(slot) else { return };
-        let waited = conn.awaits(room).map(|waited| conn.entering.swap_remove(waited));
+        // What is said to one who was in already is no answer to another wish to enter, which came when it had been taken out.
+        let waited = conn.awaits(room).filter(|_| !again).map(|waited| conn.entering.swap_remove(waited));
         if conn.entering.is_empty() {
             conn.entering = Vec::new();
         }
@@ -227,10 +252,12 @@ impl Shard {
             self.note_stay(slot, room);
             self.tell_of_room(now, slot, room, What::RoomJoin);
         }
-        let (is_granted, is_revoked) = waited.map_or((false, false), |waited| (waited.is_granted, waited.is_revoked));
         let outcome = outcome.as_ref().map_err(|fault| *fault);
+        let (is_granted, is_revoked) = waited.as_ref().map_or((false, false), |waited| (waited.is_granted, waited.is_revoked));
+        let moved = outcome.map_or_else(|fault| RoomAnswer::Refused(fault.into()), |_| RoomAnswer::Done);
+        self.answers.extend(waited.into_iter().flat_map(|waited| waited.asks).map(|ask| (ask, Answer::Room(moved.clone()))));
         if is_revoked {
-            self.expel(now, slot, room);
+            self.expel(now, slot, room, None);
         }
         if is_granted {
             if outcome.is_err() {
@@ -254,10 +281,11 @@ impl Shard {
     fn entered_too_late(&mut self, now: Now, id: ConnId, room: &Room, is_in: bool) {
         let Some(mut ghost) = self.ghosts.remove(&id) else { return };
         if let Some(waited) = ghost.awaits(room) {
-            ghost.entering.swap_remove(waited);
+            let asks = ghost.entering.swap_remove(waited).asks;
+            self.answers.extend(asks.into_iter().map(|ask| (ask, Answer::Room(RoomAnswer::Refused(RoomFault::NoConnection)))));
             if is_in {
-                let leave = self.leave_parcel(now, id, &ghost, room.clone(), true, None);
-                self.post(leave);
+                let parting = self.parting(now, id, &ghost, room.clone(), true, None);
+                self.post(Parcel::Leave(parting));
             }
         }
         self.keep_ghost(id, ghost);

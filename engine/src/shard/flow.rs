@@ -40,13 +40,14 @@ impl Shard {
             Parcel::Return(returning) => self.home_of(&returning.room),
             Parcel::GiveUp { room, .. } => self.home_of(room),
             Parcel::PollAnswer { to, .. } => to.shard,
+            Parcel::Answered { to, .. } => *to,
             Parcel::Sent(sent) => self.home_of(&Room::message(sent.endpoint, &sent.receipt.message)),
             Parcel::Confirm(confirm) => self.home_of(&confirm.message),
             Parcel::Entered { conn, .. } | Parcel::Left { conn, .. } | Parcel::Recalled { conn, .. } | Parcel::Confirmed { conn, .. } => {
                 conn.shard
             }
             // These are made by the control plane or sent with an address.
-            Parcel::Cast(_) | Parcel::Grant(_) | Parcel::Settle(_) | Parcel::Forget { .. } => self.id,
+            Parcel::Cast(_) | Parcel::Grant(_) | Parcel::Dissolve { .. } | Parcel::Settle(_) | Parcel::Forget { .. } => self.id,
             Parcel::Recollected { .. } | Parcel::Ruled { .. } | Parcel::Ask { .. } | Parcel::Drain { .. } => self.id,
         };
         self.post_to(to, parcel);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 use super::Shard;
-use super::parcel::{Announcement, Enter, Grant, Parcel, TooManyGrants};
+use super::parcel::{Announcement, Enter, Grant, GrantFault, Leave, Parcel};
 use crate::event::What;
 use crate::ids::{EndpointId, Room};
 use crate::limits::{GRANTS_PER_SHARD_MAX, GRANTS_PER_USER_MAX};
@@ -27,16 +27,16 @@ impl Grants {
         self.by_user.get(user).cloned().unwrap_or_default()
     }
 
-    fn add(&mut self, user: &Room, name: &Arc<str>) -> Result<(), TooManyGrants> {
+    fn add(&mut self, user: &Room, name: &Arc<str>) -> Result<(), GrantFault> {
         let rooms = self.by_user.get(user).map_or(&[][..], |rooms| rooms);
         if rooms.contains(name) {
             return Ok(());
         }
         if rooms.len() >= GRANTS_PER_USER_MAX {
-            return Err(TooManyGrants::OfUser);
+            return Err(GrantFault::OfUser);
         }
         if self.places >= GRANTS_PER_SHARD_MAX {
-            return Err(TooManyGrants::OfHost);
+            return Err(GrantFault::OfHost);
         }
         self.places += 1;
         self.by_user.entry(user.clone()).or_default().push(name.clone());
@@ -57,8 +57,12 @@ impl Grants {
 
 impl Shard {
     /// Puts a user into a room or takes him out, if this is his home; the answer is the number of his connections.
-    pub(super) fn grant(&mut self, endpoint: EndpointId, room: &str, user: &str, is_member: bool) -> Option<Result<u32, TooManyGrants>> {
+    pub(super) fn grant(&mut self, endpoint: EndpointId, room: &str, user: &str, is_member: bool) -> Option<Result<u32, GrantFault>> {
         let (home, room) = (Room::user(endpoint, user), Room::named(endpoint, room));
+        // The user's home goes on all the same: nobody enters what is not there.
+        if self.home_of(&room) == self.id && !self.homes.has(&room) && !self.creates_rooms(endpoint) {
+            return Some(Err(GrantFault::NoRoom));
+        }
         if self.home_of(&home) != self.id {
             return None;
         }
@@ -88,7 +92,7 @@ impl Shard {
             } else if *is_member {
                 self.enter_granted(now, slot, room);
             } else {
-                self.expel(now, slot, room);
+                self.expel(now, slot, room, None);
             }
         }
     }
@@ -110,7 +114,7 @@ impl Shard {
             room: room.clone(),
             presence: conn.profile.presence.clone(),
             again: false,
-            create: true,
+            create: self.creates_rooms(room.endpoint),
             members_max: u32::MAX,
             announce: welcome.map(|frame| Announcement { to: room.clone(), frame }),
             history: 0,
@@ -120,20 +124,26 @@ impl Shard {
         self.ask_home(slot, enter, true);
     }
 
-    /// Takes a connection out of a room without a word to the client; one that has not been let in yet, as soon as it is.
-    pub(super) fn expel(&mut self, now: Now, slot: u32, room: &Room) {
+    /// Takes a connection out of a room without a word to the client; one that has not been let in yet, as soon as it is. `ask` is answered
+    /// then.
+    pub(super) fn expel(&mut self, now: Now, slot: u32, room: &Room, ask: Option<u64>) {
         let Some(conn) = self.conns.get_mut(slot) else { return };
         if let Some(waited) = conn.awaits(room) {
             conn.entering[waited].is_revoked = true;
+            conn.entering[waited].asks.extend(ask);
             return;
         }
         // If it is leaving by itself, that is enough.
         let is_leaving = conn.leaving.as_ref() == Some(room);
-        let Some(seat) = self.conns.get(slot).and_then(|conn| self.seat_of(conn, room)).filter(|_| !is_leaving) else { return };
-        self.vacate(slot, seat);
-        self.tell_of_room(now, slot, room, What::RoomLeave);
-        self.stop_typing_in(now, slot, &room.name);
-        self.send_leave(now, slot, room.clone(), true, None);
+        let seat = self.conns.get(slot).and_then(|conn| self.seat_of(conn, room)).filter(|_| !is_leaving);
+        if let Some(seat) = seat {
+            self.vacate(slot, seat);
+            self.tell_of_room(now, slot, room, What::RoomLeave);
+            self.stop_typing_in(now, slot, &room.name);
+        }
+        let Some(conn) = self.conns.get(slot).filter(|_| seat.is_some() || ask.is_some()) else { return };
+        let parting = self.parting(now, self.conn_id(slot, conn), conn, room.clone(), seat.is_some(), None);
+        self.post(Parcel::Leave(Box::new(Leave { ask, ..*parting })));
     }
 }
 
@@ -149,7 +159,7 @@ mod tests {
         for n in (0..GRANTS_PER_USER_MAX).chain(0..GRANTS_PER_USER_MAX) {
             assert_eq!(grants.add(&alice, &name(n)), Ok(()));
         }
-        assert_eq!(grants.add(&alice, &name(GRANTS_PER_USER_MAX)), Err(TooManyGrants::OfUser));
+        assert_eq!(grants.add(&alice, &name(GRANTS_PER_USER_MAX)), Err(GrantFault::OfUser));
         assert_eq!((grants.of(&alice).len(), grants.places), (GRANTS_PER_USER_MAX, GRANTS_PER_USER_MAX));
         grants.remove(&alice, &name(0));
         grants.remove(&alice, &name(0));
@@ -159,6 +169,6 @@ mod tests {
         }
         assert_eq!((grants.by_user.len(), grants.places), (0, 0), "a user without rooms leaves nothing behind");
         grants.places = GRANTS_PER_SHARD_MAX;
-        assert_eq!(grants.add(&alice, &name(0)), Err(TooManyGrants::OfHost));
+        assert_eq!(grants.add(&alice, &name(0)), Err(GrantFault::OfHost));
     }
 }

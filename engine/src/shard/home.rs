@@ -1,14 +1,18 @@
 //! The rooms whose home is this shard: their order, their members by shard and presence, what they keep. It decides; it delivers nothing.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use foldhash::fast::RandomState;
 
 use super::history::{Bounds, History, Memory};
-use crate::dialect::{EnterFault, Keep, RoomView};
+use crate::dialect::{EnterFault, Keep, OfRoom, RoomView};
 use crate::ids::{EndpointId, Room, ShardId, UserId};
 use crate::limits::Limits;
 use crate::stats::ShardStats;
+
+mod records;
+
+use records::{Ending, Record};
 
 /// Entries of the list of empty rooms beyond twice the rooms before it is looked through.
 const EMPTY_SLACK: usize = 64;
@@ -22,6 +26,8 @@ struct HomeRoom {
     members: u32,
     /// Those that may come back: nobody sees them, but what is said meanwhile is kept for them where they were.
     away: u32,
+    /// When somebody last came, went or said something, milliseconds since 1970.
+    active_unix_ms: u64,
     public: Option<Box<PublicPart>>,
 }
 
@@ -32,6 +38,10 @@ struct PublicPart {
     present: HashMap<UserId, u32, RandomState>,
     /// Stamp of the room's entry in the list of empty rooms; an entry with another stamp is out of date.
     emptied: u64,
+    /// Since when there is this room, milliseconds since 1970.
+    created_unix_ms: u64,
+    /// There exactly when the back end made the room: it stays until the back end deletes it.
+    record: Option<Box<Record>>,
 }
 
 /// All rooms at home here.
@@ -46,6 +56,13 @@ pub(crate) struct Homes {
     /// Empty rooms that are kept for their history, longest empty first.
     empty: VecDeque<(Room, u64)>,
     stamps: u64,
+    /// The public rooms in the order of their names.
+    names: BTreeSet<Room>,
+    /// Bytes of what the back end said of rooms when it made them.
+    record_bytes: usize,
+    ending: HashMap<Room, Ending, RandomState>,
+    /// Questions about rooms that have ended.
+    ended: Vec<u64>,
 }
 
 impl Homes {
@@ -59,6 +76,10 @@ impl Homes {
             shards,
             empty: VecDeque::new(),
             stamps: 0,
+            names: BTreeSet::new(),
+            record_bytes: 0,
+            ending: HashMap::default(),
+            ended: Vec::new(),
         }
     }
 
@@ -92,21 +113,32 @@ impl Homes {
 
     /// A connection that was away is back; true when it is the first of its presence.
     pub(crate) fn come_back(&mut self, room: &Room, presence: &UserId, stats: &ShardStats) -> bool {
-        let Some(home) = self.rooms.get_mut(room).filter(|home| home.away > 0) else { return false };
+        let Some(home) = self.counted(room).filter(|home| home.away > 0) else { return false };
         home.away -= 1;
         self.appear(room, presence, stats)
     }
 
     /// A connection that was away will not come back.
     pub(crate) fn give_up(&mut self, room: &Room, shard: ShardId, stats: &ShardStats) {
-        let Some(home) = self.rooms.get_mut(room).filter(|home| home.away > 0) else { return };
+        let Some(home) = self.counted(room).filter(|home| home.away > 0) else { return };
         home.away -= 1;
         home.shards[usize::from(shard.0)] -= 1;
         self.tidy(room, stats);
     }
 
+    /// A room that connections are counted in, also when it has ended and they are still leaving.
+    fn counted(&mut self, room: &Room) -> Option<&mut HomeRoom> {
+        match self.rooms.get_mut(room) {
+            Some(home) => Some(home),
+            None => self.ending.get_mut(room).map(Ending::home),
+        }
+    }
+
     /// Makes sure that there is a room with a place.
     fn admit(&mut self, room: &Room, create: bool, members_max: u32, stats: &ShardStats) -> Result<(), EnterFault> {
+        if self.ending.contains_key(room) {
+            return Err(EnterFault::NoRoom);
+        }
         if !self.rooms.contains_key(room) {
             if !create {
                 return Err(EnterFault::NoRoom);
@@ -122,7 +154,7 @@ impl Homes {
 
     /// One member more; true when it is the first of its presence.
     fn appear(&mut self, room: &Room, presence: &UserId, stats: &ShardStats) -> bool {
-        let Some(home) = self.rooms.get_mut(room) else { return false };
+        let Some(home) = self.counted(room) else { return false };
         home.members += 1;
         let of_presence = match &mut home.public {
             Some(public) => {
@@ -140,7 +172,7 @@ impl Homes {
 
     /// Counts a connection out, or `away`; true when it was the last of its presence.
     pub(crate) fn leave(&mut self, room: &Room, shard: ShardId, presence: &UserId, away: bool, stats: &ShardStats) -> bool {
-        let Some(home) = self.rooms.get_mut(room) else { return false };
+        let Some(home) = self.counted(room) else { return false };
         home.members -= 1;
         if away {
             home.away += 1;
@@ -169,15 +201,19 @@ impl Homes {
 
     /// A room that nobody is in any more goes, or on the list of those that are kept for their history.
     fn tidy(&mut self, room: &Room, stats: &ShardStats) {
+        if !self.ending.is_empty() {
+            self.tidy_ending(room);
+        }
         let Some(home) = self.rooms.get_mut(room).filter(|home| home.members == 0 && home.away == 0) else { return };
-        match home.public.as_mut().filter(|_| self.history.holds(room, 0)) {
-            None => self.remove(room, stats),
-            Some(public) => {
+        match &mut home.public {
+            Some(public) if self.history.holds(room, 0) => {
                 self.stamps += 1;
                 public.emptied = self.stamps;
                 self.empty.push_back((room.clone(), self.stamps));
                 self.tidy_empty();
             }
+            Some(public) if public.record.is_some() => {}
+            _ => drop(self.remove(room, stats)),
         }
     }
 
@@ -201,7 +237,9 @@ impl Homes {
     pub(crate) fn view(&self, room: &Room, online: bool) -> RoomView {
         let Some(home) = self.rooms.get(room) else { return RoomView::default() };
         let present = home.public.as_ref().filter(|_| online).into_iter().flat_map(|public| public.present.keys());
-        RoomView { members: home.members, online: present.cloned().collect(), ..RoomView::default() }
+        let record = home.public.as_ref().and_then(|public| public.record.as_ref());
+        let of_room = record.map(|record| Box::new(OfRoom { name: record.name().into() }));
+        RoomView { members: home.members, online: present.cloned().collect(), of_room, ..RoomView::default() }
     }
 
     /// Numbers a message and keeps it; calls `cast` for each shard with members. `None`: no such room.
@@ -220,6 +258,7 @@ impl Homes {
         }
         let home = self.rooms.get_mut(room)?;
         home.seq += 1;
+        home.active_unix_ms = unix_ms;
         for (shard, members) in home.shards.iter().enumerate() {
             if everybody || *members > 0 {
                 cast(ShardId(shard as u8), home.seq);
@@ -240,7 +279,7 @@ impl Homes {
             }
             let Some((room, stamp)) = self.empty.pop_front() else { break };
             if self.is_empty_since(&room, stamp) {
-                self.remove(&room, stats);
+                self.clear(&room, stats);
             }
         }
     }
@@ -268,32 +307,45 @@ impl Homes {
                 }
             }
             self.public_rooms += 1;
+            self.names.insert(room.clone());
             endpoint(stats, room.endpoint).rooms.add(1);
         }
-        let home =
-            HomeRoom { seq: 0, shards: vec![0; self.shards].into(), members: 0, away: 0, public: room.is_public().then(Box::default) };
+        let (shards, public) = (vec![0; self.shards].into(), room.is_public().then(Box::default));
+        let home = HomeRoom { seq: 0, shards, members: 0, away: 0, active_unix_ms: 0, public };
         self.rooms.insert(room.clone(), home);
         Ok(())
     }
 
-    /// Removes the room that has been empty longest; false when there is none.
+    /// Makes place at the cost of the room that has been empty longest; false when there is none.
     fn evict_empty(&mut self, stats: &ShardStats) -> bool {
         while let Some((room, stamp)) = self.empty.pop_front() {
             if self.is_empty_since(&room, stamp) {
-                self.remove(&room, stats);
+                self.clear(&room, stats);
                 return true;
             }
         }
         false
     }
 
-    fn remove(&mut self, room: &Room, stats: &ShardStats) {
-        let Some(home) = self.rooms.remove(room) else { return };
-        if home.public.is_some() {
+    /// Removes an empty room that was kept for its history; of one that the back end made only the history.
+    fn clear(&mut self, room: &Room, stats: &ShardStats) {
+        if self.rooms.get(room).is_some_and(|home| home.public.as_ref().is_some_and(|public| public.record.is_some())) {
             self.history.forget(room, stats);
+        } else {
+            self.remove(room, stats);
+        }
+    }
+
+    fn remove(&mut self, room: &Room, stats: &ShardStats) -> Option<HomeRoom> {
+        let home = self.rooms.remove(room)?;
+        if let Some(public) = &home.public {
+            self.history.forget(room, stats);
+            self.names.remove(room);
+            self.record_bytes -= public.record.as_ref().map_or(0, |record| record.bytes());
             self.public_rooms -= 1;
             endpoint(stats, room.endpoint).rooms.sub(1);
         }
+        Some(home)
     }
 }
 

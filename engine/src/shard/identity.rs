@@ -15,7 +15,7 @@ impl Shard {
         let Some(conn) = self.conns.get(slot) else { return };
         let (conn, room) = (self.conn_id(slot, conn), Room::everybody(conn.endpoint));
         self.hold(slot);
-        self.post(Parcel::Entered { conn, room, outcome: Ok(RoomView::default()), note: None });
+        self.post(Parcel::Entered { conn, room, again: false, outcome: Ok(RoomView::default()), note: None });
     }
 
     /// It has said who it is: the user's home is asked.

@@ -330,6 +330,8 @@ pub(crate) struct Entering {
     pub(crate) is_granted: bool,
     /// True exactly when the back end has changed its mind: it leaves as soon as it is in.
     pub(crate) is_revoked: bool,
+    /// Questions of the back end that are answered when the home has answered: requests under way, each of which is given up after a second.
+    pub(crate) asks: Vec<u64>,
 }
 
 impl Conn {

@@ -55,6 +55,7 @@ mod receipts;
 mod recent;
 pub mod recollection;
 mod recovery;
+pub mod room_calls;
 mod socket_io;
 mod submissions;
 mod table;

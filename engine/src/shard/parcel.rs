@@ -8,6 +8,7 @@ use super::history::Ticket;
 use super::inquiry::Ruling;
 use super::luggage::Luggage;
 use super::recollection::Recollection;
+use super::room_calls::{RoomAnswer, RoomCall};
 use crate::auth::Identity;
 use crate::dialect::{EnterFault, Keep, Progress, RoomView};
 use crate::event::Event;
@@ -25,6 +26,8 @@ pub enum Parcel {
         conn: ConnId,
         /// The room.
         room: Room,
+        /// From [`Enter::again`].
+        again: bool,
         /// How it is in the room now, or why not.
         outcome: Result<RoomView, EnterFault>,
         /// From [`Enter::note`].
@@ -121,6 +124,20 @@ pub enum Parcel {
         /// The session.
         sid: Sid,
     },
+    /// From a room's home: it has ended, and its members on this shard leave it.
+    Dissolve {
+        /// The room.
+        room: Room,
+    },
+    /// To the shard that was asked: what it answers, found elsewhere.
+    Answered {
+        /// The shard.
+        to: ShardId,
+        /// The asker's number.
+        ask: u64,
+        /// The answer.
+        answer: Box<Answer>,
+    },
     /// From the control plane.
     Ask {
         /// The asker's number for it.
@@ -168,6 +185,8 @@ impl Parcel {
             Parcel::Return(returning) => frame(returning.announce.as_ref().map(|a| &a.frame)),
             Parcel::Settle(luggage) => luggage.bytes(),
             Parcel::PollAborted { .. } | Parcel::GiveUp { .. } | Parcel::Forget { .. } => 0,
+            Parcel::Dissolve { .. } | Parcel::Answered { .. } => 0,
+            Parcel::Ask { question: Question::Room(RoomCall::Say(saying)), .. } => saying.message.bytes(),
             Parcel::Ask { question: Question::Emit(emit), .. } => emit.bytes(),
             Parcel::Entered { .. } | Parcel::Recall { .. } | Parcel::Ask { .. } | Parcel::Drain { .. } => 0,
             Parcel::Ruled { ruling, .. } => ruling.bytes(),
@@ -274,6 +293,8 @@ pub struct Leave {
     pub unix_ms: u64,
     /// Asks for [`Parcel::Left`]; `None` when the connection has ended.
     pub note: Option<Box<str>>,
+    /// The back end's question that is answered with this.
+    pub ask: Option<u64>,
 }
 
 /// See [`Parcel::Return`].
@@ -474,6 +495,8 @@ pub enum Question {
         /// The user.
         user: String,
     },
+    /// Something about rooms.
+    Room(RoomCall),
     /// Take a user's connections out of a room.
     Revoke {
         /// Of this endpoint.
@@ -510,14 +533,19 @@ pub enum Answer {
     Emitted(Emitted),
     /// To [`Question::CloseConnection`], [`Question::CloseUser`] and [`Question::Disconnect`]: how many connections were closed.
     Closed(u64),
-    /// To [`Question::Grant`] and [`Question::Revoke`]: how many connections of the user this reaches. `None` from the shards that are
-    /// not his home.
-    Granted(Option<Result<u32, TooManyGrants>>),
+    /// To [`Question::Grant`] and [`Question::Revoke`]: how many connections of the user this reaches, from his home; what the room's home
+    /// objects to. `None` from the other shards.
+    Granted(Option<Result<u32, GrantFault>>),
+    /// To [`Question::Room`].
+    Room(RoomAnswer),
 }
 
-/// As many users are in as many rooms by the back end's will as is remembered.
+/// Why a user is not put into a room.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum TooManyGrants {
+pub enum GrantFault {
+    /// There is none, and the endpoint's rooms do not come into being by being entered.
+    #[error("no such room")]
+    NoRoom,
     /// This user.
     #[error("the user is in as many rooms as one may be put into")]
     OfUser,

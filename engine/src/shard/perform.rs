@@ -111,7 +111,7 @@ impl Shard {
     pub(super) fn ask_home(&mut self, slot: u32, enter: Enter, is_granted: bool) {
         let Some(conn) = self.conns.get_mut(slot) else { return };
         if !enter.again {
-            conn.entering.push(Entering { room: enter.room.clone(), is_granted, is_revoked: false });
+            conn.entering.push(Entering { room: enter.room.clone(), is_granted, is_revoked: false, asks: Vec::new() });
         }
         self.hold(slot);
         self.post(Parcel::Enter(Box::new(enter)));
@@ -138,11 +138,11 @@ impl Shard {
     /// Tells the home that a connection is out, and what others hear if it was the last of its presence.
     pub(super) fn send_leave(&mut self, now: Now, slot: u32, room: Room, was_in: bool, note: Option<Box<str>>) {
         let Some(conn) = self.conns.get(slot) else { return };
-        let leave = self.leave_parcel(now, self.conn_id(slot, conn), conn, room, was_in, note);
-        self.post(leave);
+        let parting = self.parting(now, self.conn_id(slot, conn), conn, room, was_in, note);
+        self.post(Parcel::Leave(parting));
     }
 
-    pub(super) fn leave_parcel(&self, now: Now, id: ConnId, conn: &Conn, room: Room, was_in: bool, note: Option<Box<str>>) -> Parcel {
+    pub(super) fn parting(&self, now: Now, id: ConnId, conn: &Conn, room: Room, was_in: bool, note: Option<Box<str>>) -> Box<Leave> {
         let cx = self.context(now, conn, &|_| false);
         let announce = if room.is_public() {
             let frame = self.dialect(conn.endpoint).farewell(&cx, &room.name);
@@ -151,7 +151,7 @@ impl Shard {
             self.presence_news(&cx, false).filter(|_| room.is_user())
         };
         let (presence, unix_ms) = (conn.profile.presence.clone(), now.unix_ms);
-        Parcel::Leave(Box::new(Leave { conn: id, room, presence, was_in, away: false, announce, unix_ms, note }))
+        Box::new(Leave { conn: id, room, presence, was_in, away: false, announce, unix_ms, note, ask: None })
     }
 
     /// What is told of a user who comes or goes, and to whom.
@@ -228,6 +228,11 @@ impl Shard {
             wanted: &self.world.wanted,
             reason: self.hooks.reason.as_deref(),
         }
+    }
+
+    /// True exactly when the endpoint's rooms come into being by being entered.
+    pub(super) fn creates_rooms(&self, endpoint: EndpointId) -> bool {
+        self.dialect(endpoint).creates_rooms(&self.world.config.endpoints[usize::from(endpoint.0)])
     }
 
     pub(super) fn dialect(&self, endpoint: EndpointId) -> &'static dyn Dialect {

@@ -36,6 +36,11 @@ impl Shard {
             // It is answered when it has been delivered here, or acknowledged.
             Question::Emit(emit) => return self.emit(now, ask, &emit),
             Question::Disconnect { from, transport } => Answer::Closed(self.disconnect_selected(now, &from, transport)),
+            // What has to happen first is answered for then.
+            Question::Room(call) => match self.room_call(now, ask, &call) {
+                Some(answer) => answer,
+                None => return,
+            },
             Question::Grant { endpoint, room, user } => Answer::Granted(self.grant(endpoint, &room, &user, true)),
             Question::Revoke { endpoint, room, user } => Answer::Granted(self.grant(endpoint, &room, &user, false)),
         };
@@ -114,7 +119,7 @@ impl Shard {
             client_id: profile.has_client_id.then(|| profile.presence.to_string()),
             connected_unix_ms: conn.connected_unix_ms,
             rooms,
-            metadata: None,
+            metadata: profile.metadata.as_deref().map(str::to_owned),
             address: link.map_or_else(|| ([0, 0, 0, 0], 0).into(), |link| link.peer),
             transport: if link.is_some_and(super::links::Link::is_polling) { "polling" } else { "websocket" },
         }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use super::Shard;
 use super::history::{Found, Past, Range, Reading, Ticket};
-use super::parcel::{Enter, Parcel};
+use super::parcel::{Enter, Parcel, Question};
 use crate::ids::{ConnId, Room};
 use crate::time::Now;
 
@@ -43,7 +43,10 @@ impl Shard {
         // Half of what may wait for a connection: an answer must not be what makes it a slow reader.
         let bytes_max = self.world.config.limits.outbox_bytes / 2;
         let range = Range::Newest { skip: 0, limit: enter.history, bytes_max };
-        match self.read_history(now, &enter.room, range) {
+        if enter.history == 0 {
+            return self.enter_home(now, *enter, Past::default());
+        }
+        match self.homes.history().read(&enter.room, range, now.unix_ms) {
             Reading::Now(past) => self.enter_home(now, *enter, past),
             Reading::Later(ticket) => self.set_aside(ticket, Parcel::Enter(enter)),
         }
@@ -51,17 +54,9 @@ impl Shard {
 
     /// A connection wants to know all that was said.
     pub(super) fn home_recall(&mut self, now: Now, conn: ConnId, room: Room) {
-        match self.read_history(now, &room, Range::ALL) {
+        match self.homes.history().read(&room, Range::ALL, now.unix_ms) {
             Reading::Now(past) => self.post(Parcel::Recalled { conn, room, kept: past.texts() }),
             Reading::Later(ticket) => self.set_aside(ticket, Parcel::Recall { conn, room }),
-        }
-    }
-
-    /// Reads what a room at home here keeps; nothing is looked up for who wants nothing.
-    pub(super) fn read_history(&mut self, now: Now, room: &Room, range: Range) -> Reading<Past> {
-        match range {
-            Range::Newest { limit: 0, .. } => Reading::Now(Past::default()),
-            _ => self.homes.history().read(room, range, now.unix_ms),
         }
     }
 
@@ -76,6 +71,10 @@ impl Shard {
             (Some(Parcel::Enter(enter)), Recollection::Past(past)) => self.enter_home(now, *enter, past),
             (Some(Parcel::Recall { conn, room }), Recollection::Past(past)) => {
                 self.post(Parcel::Recalled { conn, room, kept: past.texts() });
+            }
+            (Some(Parcel::Ask { ask, question: Question::Room(call) }), Recollection::Past(past)) => {
+                let answer = self.room_call_with(&call, past);
+                self.answers.extend(answer.map(|answer| (ask, answer)));
             }
             _ => {}
         }

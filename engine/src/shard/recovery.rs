@@ -277,9 +277,8 @@ impl Shard {
         for room in self.rooms_of(slot) {
             let Some(conn) = self.conns.get(slot) else { return };
             let id = self.conn_id(slot, conn);
-            if let Parcel::Leave(leave) = self.leave_parcel(now, id, conn, room, true, None) {
-                self.post(Parcel::Leave(Box::new(Leave { away: true, ..*leave })));
-            }
+            let parting = self.parting(now, id, conn, room, true, None);
+            self.post(Parcel::Leave(Box::new(Leave { away: true, ..*parting })));
         }
         let Some(conn) = self.conns.get_mut(slot) else { return };
         let link = std::mem::replace(&mut conn.link, NO_LINK);

@@ -488,7 +488,7 @@ fn tell_answers(answers: &[Answer]) -> String {
             }
             Answer::Granted(Some(Ok(count))) => granted = Some(format!("{count} connections")),
             Answer::Granted(Some(Err(fault))) => granted = Some(fault.to_string()),
-            Answer::Granted(None) => {}
+            Answer::Granted(None) | Answer::Room(_) => {}
         }
     }
     match (closed, emitted) {

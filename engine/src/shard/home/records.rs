@@ -1,0 +1,248 @@
+//! Rooms as the back end sees them: those that it made, which exist without members until it deletes them, the list of all, and how a room
+//! ends by its will.
+
+use std::ops::Bound;
+
+use super::{HomeRoom, Homes};
+use crate::ids::{EndpointId, Room, ShardId};
+use crate::limits::{ROOM_RECORDS_BYTES_MAX, ROOMS_LOOKED_AT_MAX};
+use crate::shard::room_calls::{NewRoom, RoomFault, RoomInfo};
+use crate::stats::ShardStats;
+
+/// Namespace of a room that was given none.
+const NAMESPACE: &str = "default";
+
+/// What the back end said of a room when it made it.
+#[derive(Debug)]
+pub(super) struct Record {
+    name: Box<str>,
+    namespace: Box<str>,
+    created_by: Option<Box<str>>,
+    /// A JSON object as it came.
+    metadata: Box<str>,
+}
+
+impl Record {
+    fn new(new: &NewRoom) -> Record {
+        Record {
+            name: new.name.as_str().into(),
+            namespace: new.namespace.as_deref().unwrap_or(NAMESPACE).into(),
+            created_by: new.created_by.as_deref().map(Box::from),
+            metadata: new.metadata.as_str().into(),
+        }
+    }
+
+    /// The name for people.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        size_of::<Record>()
+            + self.name.len()
+            + self.namespace.len()
+            + self.metadata.len()
+            + self.created_by.as_ref().map_or(0, |by| by.len())
+    }
+}
+
+/// A room that was deleted and whose members have not all left yet: until they have, nobody enters one of this name.
+#[derive(Debug)]
+pub(super) struct Ending {
+    home: HomeRoom,
+    /// The questions that are answered when it is over.
+    asks: Vec<u64>,
+}
+
+impl Ending {
+    pub(super) fn home(&mut self) -> &mut HomeRoom {
+        &mut self.home
+    }
+}
+
+/// A part of the list of rooms.
+#[derive(Default, Debug)]
+pub(crate) struct Listed {
+    pub(crate) rooms: Vec<RoomInfo>,
+    /// The last name that was looked at, where more follow that were not.
+    pub(crate) until: Option<String>,
+}
+
+impl Homes {
+    /// Makes a room that exists without members.
+    pub(crate) fn establish(&mut self, new: &NewRoom, unix_ms: u64, stats: &ShardStats) -> Result<(), RoomFault> {
+        let room = &new.room;
+        if self.rooms.contains_key(room) || self.ending.contains_key(room) {
+            return Err(RoomFault::Exists);
+        }
+        let record = Box::new(Record::new(new));
+        if self.record_bytes + record.bytes() > ROOM_RECORDS_BYTES_MAX {
+            return Err(RoomFault::Full);
+        }
+        self.create(room, stats).map_err(|_| RoomFault::Full)?;
+        self.record_bytes += record.bytes();
+        if let Some(public) = self.rooms.get_mut(room).and_then(|home| home.public.as_mut()) {
+            public.record = Some(record);
+        }
+        self.touch(room, unix_ms);
+        Ok(())
+    }
+
+    /// Something happened in a room.
+    pub(crate) fn touch(&mut self, room: &Room, unix_ms: u64) {
+        let Some(home) = self.rooms.get_mut(room) else { return };
+        home.active_unix_ms = unix_ms;
+        if let Some(public) = home.public.as_mut().filter(|public| public.created_unix_ms == 0) {
+            public.created_unix_ms = unix_ms;
+        }
+    }
+
+    /// A room as the back end sees it.
+    pub(crate) fn info(&self, room: &Room) -> Option<RoomInfo> {
+        let home = self.rooms.get(room)?;
+        let public = home.public.as_deref()?;
+        let record = public.record.as_deref();
+        Some(RoomInfo {
+            id: room.name.clone(),
+            name: record.map_or(&*room.name, Record::name).to_owned(),
+            namespace: record.map_or(NAMESPACE, |record| &record.namespace).to_owned(),
+            created_by: record.and_then(|record| record.created_by.as_deref()).map(str::to_owned),
+            metadata: record.map_or("{}", |record| &record.metadata).to_owned(),
+            created_unix_ms: public.created_unix_ms,
+            active_unix_ms: home.active_unix_ms,
+            members: home.members,
+        })
+    }
+
+    /// The first rooms of an endpoint after a name, in the order of their names. However few are of the namespace that is wanted, not
+    /// more are looked at than a shard has time for.
+    pub(crate) fn list(&self, endpoint: EndpointId, namespace: Option<&str>, after: Option<&str>, limit: usize) -> Listed {
+        let start = match after {
+            Some(after) => Bound::Excluded(Room::named(endpoint, after)),
+            None => Bound::Included(Room::everybody(endpoint)),
+        };
+        let mut listed = Listed::default();
+        let names = self.names.range((start, Bound::Unbounded)).take_while(|room| room.endpoint == endpoint);
+        for (looked_at, room) in names.enumerate() {
+            if looked_at == ROOMS_LOOKED_AT_MAX {
+                return listed;
+            }
+            let Some(info) = self.info(room) else { continue };
+            // Only what follows it may be missing.
+            listed.until = (looked_at + 1 == ROOMS_LOOKED_AT_MAX).then(|| info.id.to_string());
+            if namespace.is_none_or(|wanted| wanted == info.namespace) {
+                listed.rooms.push(info);
+                if listed.rooms.len() >= limit {
+                    return Listed { until: None, ..listed };
+                }
+            }
+        }
+        Listed { until: None, ..listed }
+    }
+
+    /// Ends a room: it is gone at once, with all it keeps, and `ask` is answered when the last member has left. The shards that have
+    /// members; `None` when there is no such room.
+    pub(crate) fn end(&mut self, room: &Room, ask: u64, stats: &ShardStats) -> Option<Vec<ShardId>> {
+        if let Some(ending) = self.ending.get_mut(room) {
+            ending.asks.push(ask);
+            return Some(Vec::new());
+        }
+        let shards = self.shards_of(room);
+        let home = self.remove(room, stats)?;
+        self.ending.insert(room.clone(), Ending { home, asks: vec![ask] });
+        self.tidy_ending(room);
+        Some(shards)
+    }
+
+    /// Forgets an ended room that nobody is in any more.
+    pub(super) fn tidy_ending(&mut self, room: &Room) {
+        if self.ending.get(room).is_none_or(|ending| ending.home.members > 0 || ending.home.away > 0) {
+            return;
+        }
+        self.ended.extend(self.ending.remove(room).into_iter().flat_map(|ending| ending.asks));
+    }
+
+    /// A question about the end of a room whose last member has left since this was last asked.
+    pub(crate) fn next_ended(&mut self) -> Option<u64> {
+        self.ended.pop()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::{Limits, ROOM_METADATA_BYTES_MAX};
+
+    fn homes(rooms: usize) -> (Homes, ShardStats) {
+        (Homes::new(&Limits { rooms, ..Limits::default() }, 1), ShardStats::new(1))
+    }
+
+    fn new(name: &str, metadata_bytes: usize) -> NewRoom {
+        let metadata = "x".repeat(metadata_bytes);
+        NewRoom { room: Room::named(EndpointId(0), name), name: name.into(), namespace: None, created_by: None, metadata }
+    }
+
+    fn enter(homes: &mut Homes, name: &str, stats: &ShardStats) -> bool {
+        homes.enter(&Room::named(EndpointId(0), name), ShardId(0), &"a".into(), true, 9, stats).is_ok()
+    }
+
+    #[test]
+    fn made_rooms_stay_and_are_bounded_by_number_and_bytes() {
+        let (mut homes, stats) = homes(2);
+        assert_eq!((homes.establish(&new("a", 2), 1, &stats), homes.establish(&new("a", 2), 1, &stats)), (Ok(()), Err(RoomFault::Exists)));
+        assert!(enter(&mut homes, "b", &stats));
+        assert_eq!(homes.establish(&new("c", 2), 1, &stats), Err(RoomFault::Full));
+        assert!(!enter(&mut homes, "c", &stats), "a room that the back end made does not make way");
+        let ask = |homes: &mut Homes, name: &str| homes.end(&Room::named(EndpointId(0), name), 7, &stats);
+        assert_eq!((ask(&mut homes, "a"), homes.next_ended(), homes.record_bytes), (Some(vec![]), Some(7), 0));
+        assert_eq!(ask(&mut homes, "b"), Some(vec![ShardId(0)]));
+        assert!(homes.next_ended().is_none() && !enter(&mut homes, "b", &stats), "its member has not left yet");
+        assert_eq!(homes.establish(&new("b", 2), 1, &stats), Err(RoomFault::Exists));
+        homes.leave(&Room::named(EndpointId(0), "b"), ShardId(0), &"a".into(), false, &stats);
+        assert_eq!((homes.next_ended(), homes.ending.len(), homes.names.len()), (Some(7), 0, 0));
+        assert!(enter(&mut homes, "b", &stats));
+
+        let (mut homes, stats) = self::homes(1_000_000);
+        let made =
+            (0..).take_while(|number: &usize| homes.establish(&new(&number.to_string(), ROOM_METADATA_BYTES_MAX), 1, &stats).is_ok());
+        assert!((7_000..8_192).contains(&made.count()));
+        assert!(homes.record_bytes <= ROOM_RECORDS_BYTES_MAX);
+    }
+
+    #[test]
+    fn of_a_made_room_that_is_empty_only_the_past_makes_way() {
+        let (mut homes, stats) = homes(9);
+        let room = Room::named(EndpointId(0), "a");
+        homes.establish(&new("a", 2), 1, &stats).expect("place");
+        let keep = crate::dialect::Keep { id: None, by_id: false, author: "a".into(), text: "m".into(), messages_max: 9 };
+        assert!(enter(&mut homes, "a", &stats));
+        homes.publish(&room, Some(keep), 5, &stats, |_, _| {}).expect("exists");
+        homes.leave(&room, ShardId(0), &"a".into(), false, &stats);
+        assert!(homes.history().holds(&room, 5) && homes.evict_empty(&stats));
+        assert!(!homes.history().holds(&room, 5) && homes.has(&room) && !homes.evict_empty(&stats));
+        assert_eq!(homes.info(&room).map(|info| (info.created_unix_ms, info.active_unix_ms)), Some((1, 5)));
+    }
+
+    #[test]
+    fn a_list_of_few_among_many_is_found_step_by_step() {
+        let (mut homes, stats) = homes(1_000_000);
+        for number in 0..2 * ROOMS_LOOKED_AT_MAX + 5 {
+            let namespace = (number % 7_000 == 6_999).then(|| "rare".to_owned());
+            homes.establish(&NewRoom { namespace, ..new(&format!("{number:08}"), 2) }, 1, &stats).expect("place");
+        }
+        homes.establish(&NewRoom { room: Room::named(EndpointId(1), "0"), ..new("0", 2) }, 1, &ShardStats::new(2)).expect("place");
+        let (mut found, mut after, mut pages) = (Vec::new(), None::<String>, 0);
+        loop {
+            let listed = homes.list(EndpointId(0), Some("rare"), after.as_deref(), 9);
+            found.extend(listed.rooms.iter().map(|room| room.id.to_string()));
+            pages += 1;
+            after = listed.until;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!((found, pages), (vec!["00006999".to_owned(), "00013999".to_owned()], 3));
+        let exactly = homes.list(EndpointId(0), None, Some("00000004"), ROOMS_LOOKED_AT_MAX);
+        assert_eq!((exactly.rooms.len(), exactly.until), (ROOMS_LOOKED_AT_MAX, None));
+    }
+}
