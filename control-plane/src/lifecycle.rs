@@ -18,7 +18,10 @@ const HARD_STOP_AFTER: Duration = Duration::from_secs(10);
 /// How often a wait looks at something else.
 const GLANCE: Duration = Duration::from_millis(100);
 
-/// Tells systemd a state (`READY=1`, `STOPPING=1`), where `NOTIFY_SOCKET` says that it listens. Failing to tell is logged and no more.
+/// How often the wait for a signal looks for a wish to stop: whoever wishes it waits so long for his answer.
+const WISH_GLANCE: Duration = Duration::from_millis(250);
+
+/// Tells systemd a state (`READY=1`), where `NOTIFY_SOCKET` says that it listens. Failing to tell is logged and no more.
 pub fn notify(state: &str) {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
     if let Err(fault) = send(path.as_encoded_bytes(), state) {
@@ -36,23 +39,33 @@ fn send(path: &[u8], state: &str) -> io::Result<()> {
     UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address).map(|_| ())
 }
 
+/// Tells systemd that we are stopping and how long that may take, since its own patience is for the configured drain.
+pub fn notify_stopping(over: Duration) {
+    notify(&format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={}", (over + 2 * HARD_STOP_AFTER).as_micros()));
+}
+
 /// Why the server stops.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stop {
-    /// Somebody asked.
-    Asked,
+    /// A signal.
+    Signalled,
+    /// The admin API, closing connections over this time.
+    Asked(Duration),
     /// What the engine reports to is gone: a shard has ended.
     Lost,
 }
 
-/// Waits until the server has a reason to stop. `alive` says whether the engine still reports.
-pub fn wait_for_stop(signals: &Signals, alive: impl Fn() -> bool) -> Stop {
+/// Waits until the server has a reason to stop. `wishes` are those of the admin API; `alive` says whether the engine still reports.
+pub fn wait_for_stop(signals: &Signals, wishes: &Receiver<Duration>, alive: impl Fn() -> bool) -> Stop {
     loop {
-        match signals.wait(Duration::from_secs(1)) {
-            Some(Signal::Terminate | Signal::Interrupt) => return Stop::Asked,
+        match signals.wait(WISH_GLANCE) {
+            Some(Signal::Terminate | Signal::Interrupt) => return Stop::Signalled,
             Some(Signal::Hangup) => log::warning("SIGHUP ignored: this version cannot reload"),
             None if !alive() => return Stop::Lost,
             None => {}
+        }
+        if let Ok(over) = wishes.try_recv() {
+            return Stop::Asked(over);
         }
     }
 }
@@ -108,6 +121,16 @@ mod tests {
         }
         std::fs::remove_file(&path).expect("ours");
         assert!(send(path.as_os_str().as_encoded_bytes(), "READY=1").is_err());
+    }
+
+    #[test]
+    fn a_wish_stops_the_server_with_its_own_time() {
+        let signals = Signals::block().expect("these signals can be blocked");
+        let (wish, wishes) = crossbeam_channel::bounded(1);
+        wish.send(Duration::from_millis(7)).expect("room");
+        assert_eq!(wait_for_stop(&signals, &wishes, || true), Stop::Asked(Duration::from_millis(7)));
+        drop(wish);
+        assert_eq!(wait_for_stop(&signals, &wishes, || false), Stop::Lost);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use engine::ids::ShardId;
@@ -36,6 +36,8 @@ const EXIT_SOFTWARE: u8 = 70;
 
 /// How long readers of the events have for what is left when the server stops.
 const LAST_WORDS: Duration = Duration::from_secs(3);
+/// How long HTTP is served at least after the beginning of a stop: time to write an answer.
+const ANSWER_TIME: Duration = Duration::from_millis(500);
 
 /// Time between two samples of the counters that rates are made of.
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
@@ -53,7 +55,7 @@ enum StartFault {
     Engine(#[from] engine::StartError),
 }
 
-/// Runs the server until a signal stops it. The result is the process's exit status.
+/// Runs the server until a signal or the admin API stops it. The result is the process's exit status.
 pub fn run(settings: Settings) -> ExitCode {
     match start(settings) {
         Ok(server) => server.keep(),
@@ -68,6 +70,7 @@ pub fn run(settings: Settings) -> ExitCode {
 struct Server {
     signals: Signals,
     engine: Arc<Engine>,
+    wishes: Receiver<Duration>,
     drained: Receiver<ShardId>,
     events: Taker,
     bridge: JoinHandle<Result<(), ShardLost>>,
@@ -96,7 +99,8 @@ fn start(settings: Settings) -> Result<Server, StartFault> {
         Some((hooks, queue, asked)) => (Some(hooks), Some(queue), Some(asked)),
         None => (None, None, None),
     };
-    let terms = Terms { hooks, ..terms(&settings) };
+    let (stop, wishes) = crossbeam_channel::bounded(1);
+    let terms = Terms { hooks, ..terms(&settings, stop) };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartFault::Thread)?;
     let mut keeper = settings.jwks;
     if let Some(keeper) = &mut keeper {
@@ -120,21 +124,26 @@ fn start(settings: Settings) -> Result<Server, StartFault> {
         let _ = io::stdout().lock().write_all(greeting.to_string().as_bytes());
     }
     lifecycle::notify("READY=1");
-    Ok(Server { signals, engine, drained, events, bridge, control, drain: settings.drain })
+    Ok(Server { signals, engine, wishes, drained, events, bridge, control, drain: settings.drain })
 }
 
 impl Server {
     fn keep(self) -> ExitCode {
-        if lifecycle::wait_for_stop(&self.signals, || !self.bridge.is_finished()) == Stop::Lost {
-            return self.lost();
-        }
-        lifecycle::notify("STOPPING=1");
-        log::info(format_args!("stopping: closing all connections within {} s", self.drain.as_secs_f32()));
-        self.engine.drain(self.drain);
-        let outcome = lifecycle::wait_for_drain(&self.signals, &self.drained, self.engine.stats().len(), self.drain);
+        let over = match lifecycle::wait_for_stop(&self.signals, &self.wishes, || !self.bridge.is_finished()) {
+            Stop::Lost => return self.lost(),
+            Stop::Signalled => self.drain,
+            Stop::Asked(over) => over,
+        };
+        let began = Instant::now();
+        lifecycle::notify_stopping(over);
+        log::info(format_args!("stopping: closing all connections within {} s", over.as_secs_f32()));
+        self.engine.drain(over);
+        let outcome = lifecycle::wait_for_drain(&self.signals, &self.drained, self.engine.stats().len(), over);
         if outcome == Drain::Lost {
             return self.lost();
         }
+        // An empty server has nobody to close, but whoever asked is to hear that it has begun.
+        std::thread::sleep(ANSWER_TIME.saturating_sub(began.elapsed()));
         self.end(outcome);
         ExitCode::SUCCESS
     }
@@ -168,7 +177,7 @@ impl Server {
     }
 }
 
-fn terms(settings: &Settings) -> Terms {
+fn terms(settings: &Settings, stop: crossbeam_channel::Sender<Duration>) -> Terms {
     Terms {
         admission: admission(settings),
         relay: if settings.redis_url.is_some() { Relay::Down } else { Relay::NotConfigured },
@@ -179,6 +188,8 @@ fn terms(settings: &Settings) -> Terms {
         webhook: settings.webhook.clone(),
         dev: settings.dev.then(|| Dev { secret: settings.dev_secret.clone() }),
         hooks: None,
+        drain: settings.drain,
+        stop,
     }
 }
 

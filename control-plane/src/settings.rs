@@ -156,6 +156,9 @@ impl Settings {
     }
 }
 
+/// Seconds of a drain: an hour is enough for any fleet to take over the clients of one host, and does not last for ever.
+pub(crate) const DRAIN_SECONDS_MAX: u64 = 3_600;
+
 const NO_SECRET: &str = "there is no token secret: set auth.secret_file, the variable JWT_SECRET or the systemd credential jwt_secret, \
                          or auth.algorithm with auth.public_key_file, auth.jwks_file or auth.jwks_url; or try it out with --dev";
 

@@ -59,6 +59,7 @@ scripts! {
     rooms_api: "rooms_api.mjs", STANDARD;
     openapi: "openapi.py", STANDARD;
     events: "events.mjs", EVENTS;
+    back_end: "back_end.mjs", STANDARD;
     session_cookies: "session_cookies.mjs", STANDARD;
     expiry: "expiry.mjs", Setup { variables: &[("URINGCAST_ENDPOINT_NOTIFY_COOKIES", "true")], ..STANDARD };
     rate: "rate.mjs", Setup { limits: "rate_messages = 20\nrate_window_ms = 500\n", ..STANDARD };
@@ -95,9 +96,19 @@ fn webhooks() {
 
 #[test]
 fn drain_on_sigterm() {
-    if let Some(mut server) = script("drain.mjs", &STANDARD) {
+    leaves_well("drain.mjs");
+}
+
+#[test]
+fn drain_on_call() {
+    leaves_well("drain_call.mjs");
+}
+
+/// Runs a script that has the server stop.
+fn leaves_well(name: &str) {
+    if let Some(mut server) = script(name, &STANDARD) {
         let status = server.exit(Duration::from_secs(30));
-        assert_eq!(status.code(), Some(0), "exit status after SIGTERM; it had said:\n{}", server.said());
+        assert_eq!(status.code(), Some(0), "exit status; it had said:\n{}", server.said());
     }
 }
 
@@ -115,7 +126,7 @@ fn script(name: &str, setup: &Setup) -> Option<Server> {
     let log = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}{profile}.log"));
     let mut client = client(&interpreter, name, setup, &server, &log);
     assert_success(name, outcome(&mut client), &log);
-    if name != "drain.mjs" {
+    if !name.starts_with("drain") {
         server.assert_well();
     }
     Some(server)

@@ -57,6 +57,8 @@ labelled! {
         TokenExpired = "token_expired",
         /// Disconnected by the back end.
         Admin = "admin",
+        /// Nothing but heartbeats came for so long that the back end had it cleaned up.
+        Inactive = "inactive",
         /// The server is stopping.
         Shutdown = "shutdown",
     }
@@ -79,6 +81,7 @@ impl CloseReason {
             CloseReason::UserLimit => (4429, "Maximum connection limit reached"),
             CloseReason::TokenExpired => (4401, "Token expired"),
             CloseReason::Admin => (4403, "Disconnected by administrator"),
+            CloseReason::Inactive => (4410, "Inactive"),
             CloseReason::Shutdown => (1001, ""),
         })
     }
@@ -92,7 +95,7 @@ impl CloseReason {
             CloseReason::Protocol | CloseReason::Utf8 => "parse error",
             CloseReason::Oversize => "transport error",
             CloseReason::Heartbeat => "ping timeout",
-            CloseReason::Admin => "server namespace disconnect",
+            CloseReason::Admin | CloseReason::Inactive => "server namespace disconnect",
             CloseReason::Shutdown => "server shutting down",
             // Node's server ends nobody for these.
             CloseReason::SlowReader => "slow reader",

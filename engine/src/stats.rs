@@ -103,6 +103,10 @@ pub struct EndpointStats {
     pub history_messages: Counter,
     /// Messages refused for the rate.
     pub rate_limited: Counter,
+    /// Sum of the round trips of its connections' heartbeats, microseconds. A transport with several namespaces counts for each of them.
+    pub round_trip_us: Counter,
+    /// Number of those.
+    pub round_trips: Counter,
     /// Ended connections by [`CloseReason::index`].
     pub closed: [Counter; CloseReason::ALL.len()],
     /// Connections that broke off and can be recovered now.

@@ -15,6 +15,11 @@ impl Now {
         self.ns / 1_000_000
     }
 
+    /// Monotonic tenths of a second: enough to say how long somebody has been silent, in half the space. They last for thirteen years.
+    pub fn tenths(self) -> u32 {
+        (self.ms() / 100) as u32
+    }
+
     /// RFC 3339 UTC with milliseconds: `2024-01-01T00:00:00.000Z`.
     pub fn rfc3339(self) -> String {
         rfc3339(self.unix_ms)

@@ -124,18 +124,24 @@ fn everybody_who_is_meant_gets_it_once_and_nobody_else_does() {
             // Without a token the user is the connection.
             let mut names: HashSet<String> = within.iter().map(|room| (*room).to_owned()).collect();
             names.extend([String::new(), id.to_string(), format!("\u{1}u:{id}")]);
-            guests.push((client, names));
+            guests.push((client, names, id.to_string()));
         }
         host.settle();
         for number in 0..40 {
-            guests.iter().for_each(|(client, _)| drop(host.take(*client)));
-            let mut all: Vec<String> = guests.iter().flat_map(|(_, names)| names.iter().cloned()).collect();
+            guests.iter().for_each(|(client, ..)| drop(host.take(*client)));
+            let mut all: Vec<String> = guests.iter().flat_map(|(_, names, _)| names.iter().cloned()).collect();
             all.extend(["nowhere".to_owned(), "AAAAAAAAAAAAAAAAAAAA".to_owned(), "____________________".to_owned()]);
             all.sort_unstable();
             let mut one = || {
                 let name = all.choose(&mut random).expect("some").as_str();
-                let id = Sid::parse(name).filter(|_| random.random_bool(0.5));
-                id.map_or_else(|| Target::Room(name.into()), Target::Connection)
+                match Sid::parse(name) {
+                    Some(id) if random.random_bool(0.5) => Target::Connection(id),
+                    // Without a token the user, and so who is present, is the connection.
+                    None if random.random_bool(0.3) => {
+                        Target::Present { room: name.into(), presence: all.choose(&mut random).expect("some").as_str().into() }
+                    }
+                    _ => Target::Room(name.into()),
+                }
             };
             let (targets, except) = ((0..number % 5).map(|_| one()).collect(), (0..number % 3).map(|_| one()).collect());
             let selection = Selection { endpoint: EndpointId(0), targets, except };
@@ -143,11 +149,12 @@ fn everybody_who_is_meant_gets_it_once_and_nobody_else_does() {
             emit(&mut host, number, Emit { to: selection, ..to(&[]) });
             let (shards, sum) = answered(&mut host, number);
             let mut recipients = 0;
-            for (client, names) in &guests {
+            for (client, names, id) in &guests {
                 let is_in = |list: &[Target]| {
                     list.iter().any(|target| match target {
                         Target::Room(name) => names.contains(&**name),
                         Target::Connection(id) => names.contains(&id.to_string()),
+                        Target::Present { room, presence } => names.contains(&**room) && **presence == *id,
                     })
                 };
                 let meant = is_in(&targets) && !is_in(&except);

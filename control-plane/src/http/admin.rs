@@ -11,6 +11,9 @@
 //! | `GET /v1/connections?endpoint=&user=&room=&limit=&cursor=` | connections that match all filters, by id |
 //! | `GET`, `DELETE /v1/connections/{id}?reason=` | one connection; close it |
 //! | `GET`, `DELETE /v1/users/{id}?reason=` | a user's connections; close them |
+//! | `GET /v1/endpoints/{name}/stats`, `/metrics` | numbers of an endpoint, see [`super::endpoints`] |
+//! | `POST /v1/endpoints/{name}/documents/{id}/steps` | the back end's steps, see [`super::steps`] |
+//! | `POST /v1/cleanup`, `/v1/drain` | close what is inactive; stop, see [`super::maintenance`] |
 //! | `POST /v1/emit`, `/v1/batch` | an event to connections, see [`super::emit`]; many of them |
 //! | `POST`, `GET /v1/rooms`, `GET`, `DELETE /v1/rooms/{id}`, `GET /v1/rooms/{id}/stats` | rooms, see [`super::rooms`] |
 //! | `GET`, `PUT`, `DELETE /v1/rooms/{id}/members/{connectionId}`, `/v1/rooms/{id}/users/{userId}` | who is in, see [`super::members`] |
@@ -36,7 +39,7 @@ use utoipa_axum::routes;
 
 use super::problem::{Params, Problem, Segment};
 use super::shapes::{Alive, Closed, Connection, Connections, Name, Readiness, ShardState, Stats, User};
-use super::{Admission, App, Relay, emit, members, messages, monotonic_ms, openapi, rooms};
+use super::{Admission, App, Relay, emit, endpoints, maintenance, members, messages, openapi, rooms, steps};
 use crate::events::sse;
 
 /// Time to make an answer.
@@ -69,6 +72,11 @@ pub(super) fn calls() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(user, close_user))
         .routes(routes!(emit::emit))
         .routes(routes!(emit::batch))
+        .routes(routes!(endpoints::stats))
+        .routes(routes!(endpoints::metrics))
+        .routes(routes!(steps::steps))
+        .routes(routes!(maintenance::cleanup))
+        .routes(routes!(maintenance::drain))
         .routes(routes!(rooms::create, rooms::list))
         .routes(routes!(rooms::show, rooms::delete))
         .routes(routes!(rooms::stats))
@@ -97,6 +105,9 @@ async fn bound(request: Request, next: Next) -> Response {
         emit::EMIT => (emit::EMIT_BYTES_MAX, emit::ANSWER_TIME),
         emit::BATCH => (emit::BATCH_BYTES_MAX, emit::ANSWER_TIME),
         path if request.method() == Method::POST && messages::is_path(path) => (emit::EMIT_BYTES_MAX, ANSWER_TIME),
+        // A crowd is closed part by part.
+        maintenance::CLEANUP => (BODY_BYTES_MAX, emit::ANSWER_TIME),
+        path if path.ends_with(steps::STEPS_END) => (emit::EMIT_BYTES_MAX, ANSWER_TIME),
         _ => (BODY_BYTES_MAX, ANSWER_TIME),
     };
     let body_bytes = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
@@ -179,15 +190,7 @@ pub(super) struct NoQuery {}
 /// Numbers of the host, over all endpoints.
 #[utoipa::path(get, path = "/v1/stats", tag = "stats", responses((status = 200, description = "the numbers", body = Stats)))]
 async fn stats(State(app): State<Arc<App>>, Params(NoQuery {}): Params<NoQuery>) -> Json<Stats> {
-    let minute = app.rates().since_window(app.totals(monotonic_ms()));
-    Json(Stats {
-        total_connections: app.sum(None, |it| it.accepted.read()),
-        active_connections: app.sum(None, |it| it.connections.read()),
-        total_rooms: app.sum(None, |it| it.rooms.read()),
-        messages_per_minute: minute.messages,
-        bytes_per_minute: minute.bytes,
-        avg_latency: minute.latency_ms(),
-    })
+    Json(Stats::new(&app, None))
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -357,12 +360,10 @@ mod tests {
     use serde_json::json;
 
     use super::super::Terms;
-    use super::super::testing::{FakeHost, Heard, TOKEN, app, call, connection, terms};
+    use super::super::testing::{BEARER, FakeHost, Heard, TOKEN, app, call, connection, terms};
     use super::*;
     use crate::bridge::Pending;
     use engine::{Answer, GrantFault};
-
-    const BEARER: (&str, &str) = ("authorization", "Bearer correct horse");
 
     fn quiet(shards: usize) -> (Arc<FakeHost>, Router) {
         let host = Arc::new(FakeHost::new(shards));
@@ -549,7 +550,9 @@ mod tests {
             }
             Some(match question {
                 Question::Connections { .. } | Question::Connection { .. } => Answer::Connections(Vec::new()),
-                Question::CloseConnection { .. } | Question::CloseUser { .. } => Answer::Closed(shard as u64),
+                Question::CloseConnection { .. } | Question::CloseUser { .. } | Question::CloseInactive { .. } => {
+                    Answer::Closed(shard as u64)
+                }
                 Question::Disconnect { .. } | Question::Emit(_) => Answer::Closed(0),
                 Question::Grant { .. } | Question::Revoke { .. } => Answer::Granted((shard == 1).then_some(Ok(3))),
                 Question::Room(_) => Answer::Room(engine::RoomAnswer::Elsewhere),

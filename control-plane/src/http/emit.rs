@@ -220,7 +220,7 @@ struct AckWanted {
 
 /// Who got an emit.
 #[derive(Serialize, ToSchema)]
-struct EmitOutcome {
+pub(super) struct EmitOutcome {
     /// Connections that it was sent to.
     recipients: u64,
     /// How many of them acknowledged it in time, where that was asked for.
@@ -295,7 +295,7 @@ impl Order {
         let to = Selection { endpoint: endpoint_id, targets: targets(body)?, except: except(body)? };
         let args = args(body, endpoint)?;
         let id = body.get("id").map(|_| name(text(body, "id")?, "id").map(Arc::from)).transpose()?;
-        let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        let unix_ms = unix_ms();
         // The shards ask it again; here it can still be told what is wrong.
         let checked = dialect::of(endpoint.dialect).outgoing(Now { ns: 0, unix_ms }, event, &args, &mut Scratch::default());
         checked.map_err(|fault| Problem::bad_request(format!("data: {fault}")))?;
@@ -305,9 +305,14 @@ impl Order {
     }
 }
 
-fn text<'a>(body: Value<'a>, key: &str) -> Result<&'a str, Problem> {
+pub(super) fn text<'a>(body: Value<'a>, key: &str) -> Result<&'a str, Problem> {
     let value = body.get(key).ok_or_else(|| Problem::bad_request(format!("{key} is missing")))?;
     value.as_exact_str().ok_or_else(|| Problem::bad_request(format!("{key} is a text")))
+}
+
+/// The wall clock, milliseconds since 1970.
+pub(super) fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 fn flag(body: Value<'_>, key: &str) -> Result<bool, Problem> {
@@ -315,7 +320,7 @@ fn flag(body: Value<'_>, key: &str) -> Result<bool, Problem> {
     value.ok_or_else(|| Problem::bad_request(format!("{key} is true or false")))
 }
 
-fn name<'a>(text: &'a str, what: &str) -> Result<&'a str, Problem> {
+pub(super) fn name<'a>(text: &'a str, what: &str) -> Result<&'a str, Problem> {
     checked_name(text).map_err(|fault| Problem::bad_request(format!("{what}: {fault}")))
 }
 
@@ -382,7 +387,7 @@ fn args(body: Value<'_>, endpoint: &Endpoint) -> Result<String, Problem> {
 
 /// What came of an emit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Outcome {
+pub(super) struct Outcome {
     recipients: u64,
     acks: Option<u64>,
     /// Shards that did not answer in time.
@@ -395,7 +400,7 @@ impl Outcome {
         outcome.unwrap_or_else(|| Err(Problem::unavailable("nothing was sent")))
     }
 
-    fn sum(gathered: &Gathered, with_acks: bool) -> Outcome {
+    pub(super) fn sum(gathered: &Gathered, with_acks: bool) -> Outcome {
         let here =
             |answer: &Answer| if let Answer::Emitted(Emitted { recipients, acks, .. }) = answer { (*recipients, *acks) } else { (0, 0) };
         let (recipients, acks) = gathered.answers.iter().map(here).fold((0, 0), |sum, here| (sum.0 + here.0, sum.1 + here.1));
@@ -406,7 +411,7 @@ impl Outcome {
         EmitOutcome { recipients: self.recipients, acks: self.acks }
     }
 
-    fn response(self) -> Response {
+    pub(super) fn response(self) -> Response {
         answer(self.missing, self.shown())
     }
 }

@@ -16,7 +16,7 @@ use axum::{Json, Router};
 use engine::config::DialectKind;
 use serde_json::{Value, json};
 
-use super::rates::two_decimals;
+use super::rates::average;
 use super::{App, Relay};
 
 /// Where load balancers of the old community server look.
@@ -54,9 +54,8 @@ fn now() -> String {
 async fn community(State(app): State<Arc<App>>) -> (StatusCode, Json<Value>) {
     let connections = app.sum(Some(DialectKind::Community), |it| it.connections.read());
     let users = app.sum(Some(DialectKind::Community), |it| it.users.read());
-    let average = if users == 0 { 0.0 } else { two_decimals(connections as f64 / users as f64) };
     let well = app.is_well();
-    let websocket = json!({"totalConnections": connections, "uniqueUsers": users, "averageConnectionsPerUser": average, "isHealthy": well});
+    let websocket = json!({"totalConnections": connections, "uniqueUsers": users, "averageConnectionsPerUser": average(connections, users), "isHealthy": well});
     // Nothing is published or subscribed before there is a relay; without Redis that is its healthy state.
     let pubsub = json!({"isHealthy": true, "publisherConnected": false, "subscriberConnected": false, "subscribedChannels": 0,
         "totalSubscriptions": 0});

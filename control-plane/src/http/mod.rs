@@ -5,8 +5,10 @@ pub mod admin;
 pub mod bundle;
 pub mod connection;
 pub mod emit;
+pub mod endpoints;
 pub mod health;
 pub mod listener;
+pub mod maintenance;
 pub mod members;
 pub mod messages;
 pub mod openapi;
@@ -16,13 +18,16 @@ pub mod public;
 pub mod rates;
 pub mod rooms;
 mod shapes;
+pub mod steps;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::Sender;
 use engine::Question;
 use engine::config::DialectKind;
 use engine::event::EventTypes;
+use engine::fault::DropReason;
 use engine::stats::EndpointStats;
 
 use crate::bridge::{Gathered, Host, Pending};
@@ -35,10 +40,13 @@ use crate::secret::Secret;
 use crate::token::Claims;
 use bundle::Bundle;
 use emit::Recent;
-use rates::{Rates, Sample};
+use rates::{Figures, Minute, Rates, Sample};
 
 /// The room of the demo page.
 const DEMO_ROOM: &str = "lobby";
+
+/// Why a message that a client sent is refused.
+const CLIENTS_FAULT: [DropReason; 3] = [DropReason::Invalid, DropReason::Forbidden, DropReason::Rate];
 
 /// A day's work; the secret is gone with the process anyway.
 const DEV_TOKEN_LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
@@ -81,6 +89,10 @@ pub struct Terms {
     pub dev: Option<Dev>,
     /// Asks the back end, where that is configured.
     pub hooks: Option<Arc<Hooks>>,
+    /// Time over which a drain closes connections if nobody says otherwise.
+    pub drain: Duration,
+    /// Where a drain is asked for, with its time; it has room for one.
+    pub stop: Sender<Duration>,
 }
 
 /// Who may use `/v1`.
@@ -167,6 +179,11 @@ impl App {
         self.rates().push(sample);
     }
 
+    /// What came in the last minute, at one endpoint or at all.
+    fn minute(&self, endpoint: Option<usize>) -> Minute {
+        self.rates().since_window(&self.totals(monotonic_ms()), endpoint)
+    }
+
     fn rates(&self) -> MutexGuard<'_, Rates> {
         self.rates.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -177,23 +194,41 @@ impl App {
 
     /// The counters that rates are made of, over all shards and endpoints.
     fn totals(&self, at_ms: u64) -> Sample {
-        let mut sample = Sample { at_ms, ..Sample::default() };
-        for shard in self.host.stats() {
-            sample.messages = sample.messages.wrapping_add(shard.endpoints.iter().map(|it| it.received.read()).sum());
-            sample.bytes = sample.bytes.wrapping_add(shard.endpoints.iter().map(|it| it.received_bytes.read()).sum());
-            sample.round_trips = sample.round_trips.wrapping_add(shard.round_trips.read());
-            sample.round_trip_us = sample.round_trip_us.wrapping_add(shard.round_trip_us.read());
+        let sum = |index: usize, read: fn(&EndpointStats) -> u64| self.sum_of(|endpoint| endpoint == index, read);
+        let endpoints: Box<[Figures]> = (0..self.host.endpoints().len())
+            .map(|index| Figures {
+                messages: sum(index, |it| it.received.read()),
+                bytes: sum(index, |it| it.received_bytes.read()),
+                refused: sum(index, |it| CLIENTS_FAULT.iter().map(|reason| it.dropped[reason.index()].read()).sum()),
+                round_trips: sum(index, |it| it.round_trips.read()),
+                round_trip_us: sum(index, |it| it.round_trip_us.read()),
+            })
+            .collect();
+        let mut host = Figures::default();
+        for of_endpoint in &endpoints {
+            host.messages = host.messages.wrapping_add(of_endpoint.messages);
+            host.bytes = host.bytes.wrapping_add(of_endpoint.bytes);
+            host.refused = host.refused.wrapping_add(of_endpoint.refused);
         }
-        sample
+        // A transport with several namespaces has made one round trip.
+        for shard in self.host.stats() {
+            host.round_trips = host.round_trips.wrapping_add(shard.round_trips.read());
+            host.round_trip_us = host.round_trip_us.wrapping_add(shard.round_trip_us.read());
+        }
+        Sample { at_ms, host, endpoints }
     }
 
     /// One number summed over the shards, of all endpoints or those of one dialect.
     fn sum(&self, dialect: Option<DialectKind>, read: impl Fn(&EndpointStats) -> u64) -> u64 {
         let endpoints = self.host.endpoints();
-        let chosen = |index: &usize| dialect.is_none_or(|wanted| endpoints[*index].dialect == wanted);
+        self.sum_of(|index| dialect.is_none_or(|wanted| endpoints[index].dialect == wanted), read)
+    }
+
+    /// One number summed over the shards, of the endpoints that are chosen by their index.
+    fn sum_of(&self, chosen: impl Fn(usize) -> bool, read: impl Fn(&EndpointStats) -> u64) -> u64 {
         let total = self.host.stats().iter().fold(0_u64, |sum, shard| {
-            (0..endpoints.len())
-                .filter(chosen)
+            (0..self.host.endpoints().len())
+                .filter(|index| chosen(*index))
                 .filter_map(|index| shard.endpoints.get(index))
                 .fold(sum, |sum, it| sum.wrapping_add(read(it)))
         });
@@ -221,6 +256,7 @@ pub(crate) mod testing {
     use std::net::SocketAddr;
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
     use std::sync::{Arc, Mutex};
+    use std::time::Duration;
 
     use axum::Router;
     use axum::body::Body;
@@ -306,6 +342,7 @@ pub(crate) mod testing {
     }
 
     pub(crate) const TOKEN: &str = "correct horse";
+    pub(crate) const BEARER: (&str, &str) = ("authorization", "Bearer correct horse");
 
     /// The admin token is [`TOKEN`], nothing else is configured.
     pub(crate) fn terms() -> Terms {
@@ -319,6 +356,8 @@ pub(crate) mod testing {
             webhook: None,
             dev: None,
             hooks: None,
+            drain: Duration::from_secs(10),
+            stop: crossbeam_channel::bounded(1).0,
         }
     }
 

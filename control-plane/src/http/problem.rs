@@ -4,14 +4,16 @@ use std::error::Error as _;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{FromRequestParts, Path, Query, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use http_body_util::LengthLimitError;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{Deserialize, DeserializeOwned, Deserializer};
 use utoipa::ToSchema;
+
+use super::admin::BODY_BYTES_MAX;
 
 /// What a call is refused with. The type is `about:blank`: the status says everything that a program can act on.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -141,6 +143,29 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Segment
         let segments = Path::<T>::from_request_parts(parts, state).await;
         segments.map(|Path(segments)| Segments(segments)).map_err(|fault| Problem::bad_request(fault.body_text()))
     }
+}
+
+/// The body as a `T`, whatever the content type says; no body at all counts as `{}`.
+pub struct Body<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Body<T>, Problem> {
+        // The limit is the only thing that goes wrong here but the client's going away, which nobody hears of.
+        let bytes = axum::body::to_bytes(request.into_body(), BODY_BYTES_MAX).await.map_err(|_| Problem::too_large(BODY_BYTES_MAX))?;
+        let text = if bytes.is_empty() { b"{}" } else { &bytes[..] };
+        // A list would be taken for the members in their order.
+        if text.trim_ascii_start().first() != Some(&b'{') {
+            return Err(Problem::bad_request("the body is an object"));
+        }
+        serde_json::from_slice(text).map(Body).map_err(|fault| Problem::bad_request(format!("the body: {fault}")))
+    }
+}
+
+/// For members that may be missing but not null.
+pub fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 #[cfg(test)]

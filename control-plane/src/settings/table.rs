@@ -5,6 +5,7 @@ use engine::config::SocketIo;
 use engine::event::EventType;
 use engine::limits::{LINKS_PER_SHARD_MAX, Limits, READ_BUFFER_BYTES, SHARDS_MAX};
 
+use super::DRAIN_SECONDS_MAX;
 use super::value::{ControlListen, Kind, Value};
 
 /// One setting.
@@ -100,7 +101,7 @@ fn server() -> Vec<Setting> {
         Setting::number(
             "server.drain_seconds",
             "seconds",
-            (0, 3_600),
+            (0, DRAIN_SECONDS_MAX),
             Some(10),
             "On SIGTERM, closing all connections is spread over this time.",
         ),

@@ -359,7 +359,7 @@ fn presence_update(cx: &Cx<'_>, call: Call<'_>, acts: &mut Vec<Act>) -> Result<(
 }
 
 fn ping(cx: &Cx<'_>, call: Call<'_>, acts: &mut Vec<Act>) -> Result<(), Fault> {
-    acts.push(Act::Send(event(cx, "pong", "")));
+    acts.extend([Act::Heartbeat, Act::Send(event(cx, "pong", ""))]);
     succeed(cx, call.ack, acts);
     Ok(())
 }

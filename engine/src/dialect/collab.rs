@@ -68,10 +68,11 @@ impl Dialect for Collab {
         acts.push(Act::Enter(Entry { room: document.into(), create: true, announce: None, history: 0, online: false, note: None }));
     }
 
-    fn outgoing(&self, _now: Now, _event: &str, args: &str, _scratch: &mut Scratch) -> Result<Outgoing, BadOutgoing> {
+    fn outgoing(&self, _now: Now, event: &str, args: &str, _scratch: &mut Scratch) -> Result<Outgoing, BadOutgoing> {
         // What comes here is JSON or nothing.
         let is_object = args.is_empty() || args.trim_ascii_start().starts_with('{');
-        if is_object { Ok(Outgoing::default()) } else { Err(BadOutgoing("the endpoint's events are objects")) }
+        let outgoing = Outgoing { is_kept: is_kept(event), ..Outgoing::default() };
+        if is_object { Ok(outgoing) } else { Err(BadOutgoing("the endpoint's events are objects")) }
     }
 
     /// The event is the type, beside the members of its data.
@@ -107,13 +108,13 @@ impl Dialect for Collab {
         }
         let relayed = with_client_id(text.trim(), root, &cx.profile.presence);
         let mut publication = Publication::to_others(document.into(), cx.text(&relayed));
-        if matches!(kind, "update" | "steps") && (cx.endpoint.retain > 0 || cx.wanted.has(EventType::Message)) {
+        if is_kept(kind) && (cx.endpoint.retain > 0 || cx.wanted.has(EventType::Message)) {
             let text: Arc<str> = relayed.into();
             publication.told = cx.told(|| text.clone());
             let (author, messages_max) = (cx.profile.user.clone(), cx.endpoint.retain);
             publication.keep = (messages_max > 0).then_some(Keep { id: None, by_id: false, author, text, messages_max });
         }
-        if matches!(kind, "update" | "steps") {
+        if is_kept(kind) {
             publication.submission = cx.submission(Some(document), kind, root.raw());
         }
         acts.push(Act::Publish(publication));
@@ -207,6 +208,21 @@ fn with_client_id(text: &str, root: Value<'_>, client: &str) -> String {
     quote(&mut out, client);
     out.push('}');
     out
+}
+
+/// True exactly when messages of this type are what a late joiner needs.
+fn is_kept(kind: &str) -> bool {
+    matches!(kind, "update" | STEPS)
+}
+
+/// The event by which the back end's steps are emitted.
+pub const STEPS: &str = "steps";
+
+/// The data of the back end's steps, which are nobody's but the agent's: one name for each.
+pub fn steps(steps: Value<'_>, change_id: Value<'_>) -> String {
+    let names = vec![r#""agent""#; steps.items().count()].join(",");
+    let data = Object::with_capacity(steps.raw().len() + names.len() + change_id.raw().len() + 40);
+    data.raw("steps", steps.raw()).raw("clientIDs", &format!("[{names}]")).raw("changeId", change_id.raw()).finish()
 }
 
 fn synced(document: &str, kept: Option<&[Arc<str>]>) -> String {

@@ -135,7 +135,7 @@ impl Dialect for Community {
         }
         let channel = Channel::of(payload);
         match (doc.root().get("type").and_then(Value::as_str), channel) {
-            (Some("PING"), _) => acts.push(send(cx, "PONG", "{}")),
+            (Some("PING"), _) => acts.extend([Act::Heartbeat, send(cx, "PONG", "{}")]),
             (Some("SUBSCRIBE"), Some(channel)) if channel.admits(cx) => acts.push(enter(cx, channel, Some("reply".into()))),
             (Some("SUBSCRIBE"), Some(channel)) => refuse_forbidden(cx, channel, acts),
             (Some("UNSUBSCRIBE"), Some(channel)) if channel.admits(cx) || (cx.is_in)(&channel.room()) => {

@@ -27,6 +27,7 @@ mod notify;
 mod own;
 mod rooms;
 
+pub use collab::{STEPS, steps};
 pub use own::OwnDialect;
 
 /// The member that makes an object stand for an attachment.
@@ -356,6 +357,8 @@ pub enum Act {
     },
     /// This user says that he got a message; [`Dialect::confirmed`] gets what is known of it, and the next message waits for it.
     Confirm(Box<Confirmation>),
+    /// What the client just said shows that it is there and no more: cleaning up looks past it as past the protocol's own heartbeats.
+    Heartbeat,
     /// Nothing is delivered; counted.
     Drop(DropReason),
     /// Close the connection.
@@ -498,6 +501,8 @@ pub struct Outgoing {
     pub args: Option<String>,
     /// Who wants to know who got it.
     pub receipt: Option<Receipt>,
+    /// True exactly when the room that it is for keeps it for those who come later, if the endpoint retains anything.
+    pub is_kept: bool,
 }
 
 /// What the back end says in a room in the name of a user.

@@ -183,7 +183,7 @@ impl Dialect for Notify {
         let kept = data.members().filter(|member| event != NEW_MESSAGE || member.key != RECEIPT_TO);
         let told = kept.fold(Object::with_capacity(args.len() + 48), |told, member| told.raw(member.key, member.value.raw()));
         let told = if is_timed { told } else { told.str("timestamp", &now.rfc3339()) };
-        Ok(Outgoing { args: Some(told.finish()), receipt })
+        Ok(Outgoing { args: Some(told.finish()), receipt, is_kept: false })
     }
 
     fn message(&self, cx: &Cx<'_>, said: Said<'_>, _scratch: &mut Scratch, acts: &mut Vec<Act>) {

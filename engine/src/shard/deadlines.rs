@@ -180,10 +180,19 @@ impl Shard {
             return;
         }
         link.heartbeat.awaiting = false;
-        self.stats.round_trips.add(1);
-        self.stats.round_trip_us.add(now.ns.saturating_sub(link.heartbeat.sent_ns) / 1_000);
-        if matches!(link.state, State::SocketIo(_)) {
+        let round_trip_us = now.ns.saturating_sub(link.heartbeat.sent_ns) / 1_000;
+        let is_socket_io = matches!(link.state, State::SocketIo(_));
+        if is_socket_io {
             link.heartbeat.at_ms = now.ms() + interval_ms;
+        }
+        self.stats.round_trips.add(1);
+        self.stats.round_trip_us.add(round_trip_us);
+        for conn in self.conns_of(slot) {
+            let Some(endpoint) = self.conns.get(conn).map(|conn| conn.endpoint) else { continue };
+            self.counters(endpoint).round_trips.add(1);
+            self.counters(endpoint).round_trip_us.add(round_trip_us);
+        }
+        if is_socket_io {
             self.note_pong(now, slot);
             self.arm_next(now, slot);
         }

@@ -1,5 +1,5 @@
 //! What the back end says to many connections at once, and has done to them. An emit to one room (a user and everybody are rooms) goes
-//! through that room's home, so it has its place in the room's one order; an emit to several has no one order to be in and is delivered by
+//! through that room's home, so it has its place in the room's one order and in what the room keeps; an emit to several has no one order to be in and is delivered by
 //! every shard as it comes, and one to a connection by the shard that is its home anyway. In any case each shard answers once: how many got
 //! it and, where that was asked for, how many acknowledged it in time.
 
@@ -11,9 +11,9 @@ use super::Shard;
 use super::backlog::{Event, To};
 use super::links::{Conn, PendingAck};
 use super::parcel::{Answer, Cast, Emit, Emitted, Parcel, Selection, Target};
-use crate::dialect::{self, Outgoing};
+use crate::dialect::{self, Keep, Outgoing};
 use crate::fault::{CloseReason, DropReason};
-use crate::frame::{Frame, Mark};
+use crate::frame::{Frame, Mark, Packet};
 use crate::ids::{Room, ShardId};
 use crate::limits::{ACK_BYTES_MAX, ACK_BYTES_PER_SHARD_MAX, EMITS_WAITING_MAX, PENDING_ACKS_MAX};
 use crate::time::Now;
@@ -85,32 +85,45 @@ impl Shard {
     /// The back end emits. Every shard is told.
     pub(super) fn emit(&mut self, now: Now, ask: u64, emit: &Arc<Emit>) {
         let is_known = usize::from(emit.to.endpoint.0) < self.world.config.endpoints.len();
-        let Some(frame) = is_known.then(|| self.frame_of(ask, emit)).flatten() else {
+        let Some((frame, is_kept)) = is_known.then(|| self.frame_of(ask, emit)).flatten() else {
             self.answers.push_back((ask, Answer::Emitted(Emitted::default())));
             return;
         };
-        match &emit.to.targets[..] {
-            [Target::Room(only)] => {
-                let room = Room { endpoint: emit.to.endpoint, name: only.clone() };
-                // What its home casts comes to this shard too, and then it is answered.
-                if self.home_of(&room) == self.id {
-                    self.cast_emit(now, ask, emit, &room, &frame);
-                }
-            }
-            _ => self.deliver_emit(now, ask, emit, frame),
+        match emit.to.room() {
+            // What its home casts comes to this shard too, and then it is answered.
+            Some(room) if self.home_of(&room) == self.id => self.cast_emit(now, ask, emit, &room, &frame, is_kept),
+            Some(_) => {}
+            None => self.deliver_emit(now, ask, emit, frame),
         }
     }
 
-    /// The home of the only room that is meant: gives the emit its number, and casts it to all shards, since all answer.
-    fn cast_emit(&mut self, now: Now, ask: u64, emit: &Arc<Emit>, room: &Room, frame: &Frame) {
+    /// The home of the only room that is meant: gives the emit its number, keeps it, and casts it to all shards, since all answer.
+    fn cast_emit(&mut self, now: Now, ask: u64, emit: &Arc<Emit>, room: &Room, frame: &Frame, is_kept: bool) {
+        let keep = if is_kept { self.kept_of(emit, room, frame) } else { None };
         // 0 where there is no such room, which has no members then but may be the name of a connection.
         let mut seq = 0;
-        let _ = self.homes.publish(room, None, now.unix_ms, &self.stats, |_, number| seq = number);
+        let _ = self.homes.publish(room, keep, now.unix_ms, &self.stats, |_, number| seq = number);
         for shard in 0..self.world.config.shards.len() {
             let (room, frame, emit) = (room.clone(), frame.clone(), Some((ask, emit.clone())));
             let cast = Cast { room, seq, frame, except: None, hidden_from: None, read_ns: now.ns, emit };
             self.post_to(ShardId(shard as u8), Parcel::Cast(Box::new(cast)));
         }
+    }
+
+    /// What the room keeps of an emit that all its members get, for those who come later; a room that nobody is in is made for it.
+    fn kept_of(&mut self, emit: &Emit, room: &Room, frame: &Frame) -> Option<Keep> {
+        let messages_max = self.world.config.endpoints[usize::from(room.endpoint.0)].retain;
+        let is_for_all = matches!(emit.to.targets[..], [Target::Room(_)]) && emit.to.except.is_empty();
+        if messages_max == 0 || !is_for_all || !room.is_public() || self.connection_of(room).is_some() {
+            return None;
+        }
+        let text = frame.packets().find_map(|packet| if let Packet::Text(text) = packet { Some(text) } else { None })?;
+        if self.homes.ensure(room, &self.stats).is_err() {
+            self.counters(room.endpoint).dropped[DropReason::NoRoom.index()].add(1);
+            return None;
+        }
+        // The back end is no user.
+        Some(Keep { id: None, by_id: false, author: "".into(), text: text.into(), messages_max })
     }
 
     /// An emit from the home of its room.
@@ -122,24 +135,25 @@ impl Shard {
         self.delivered.push(cast.read_ns);
     }
 
-    /// The frame of an emit; `None` when its dialect refuses it, which whoever asked was told before.
-    fn frame_of(&mut self, ask: u64, emit: &Emit) -> Option<Frame> {
+    /// The frame of an emit, and whether its room keeps it; `None` when its dialect refuses it, which whoever asked was told before.
+    fn frame_of(&mut self, ask: u64, emit: &Emit) -> Option<(Frame, bool)> {
         let world = self.world.clone();
         let endpoint = &world.config.endpoints[usize::from(emit.to.endpoint.0)];
         let dialect = self.dialect(emit.to.endpoint);
         // The asker's time, so that all shards say the same.
         let asked = Now { ns: 0, unix_ms: emit.unix_ms };
-        let Outgoing { args, receipt } = dialect.outgoing(asked, &emit.event, &emit.args, &mut self.scratch).ok()?;
+        let Outgoing { args, receipt, is_kept } = dialect.outgoing(asked, &emit.event, &emit.args, &mut self.scratch).ok()?;
         let ack = emit.ack_ms.map(|_| wire_id(ask));
         // As in Node, what is to be acknowledged cannot be made up for: its asker waits for now.
         let offset = (endpoint.recovery_ms > 0 && ack.is_none()).then_some(emit.offset);
         let mark = Mark { volatile: emit.volatile, offset };
         let said = dialect::Emission { event: &emit.event, args: args.as_deref().unwrap_or(&emit.args), ack, mark };
         let frame = dialect::emission(emit.to.endpoint, endpoint, &said, &mut self.scratch);
-        Some(match receipt {
+        let frame = match receipt {
             Some(receipt) => frame.with_receipt(receipt),
             None => frame,
-        })
+        };
+        Some((frame, is_kept))
     }
 
     /// Queues an emit for those it is for on this shard, and answers or waits for their acknowledgements.
@@ -197,16 +211,18 @@ impl Shard {
         let slots = |targets: &[Target]| {
             let mut slots = Vec::new();
             for target in targets {
-                let (room, members) = match target {
-                    Target::Connection(id) => (Room::named(who.endpoint, id.text().as_str()), None),
+                match target {
+                    Target::Connection(id) => slots.extend(self.connection_of(&Room::named(who.endpoint, id.text().as_str()))),
                     Target::Room(name) => {
                         let room = Room { endpoint: who.endpoint, name: name.clone() };
-                        let found = self.membership.find(&room);
-                        (room, found)
+                        slots.extend(self.members_here(&room).chain(self.connection_of(&room)));
                     }
-                };
-                let members = members.map_or(&[][..], |found| self.membership.members(found));
-                slots.extend(members.iter().map(|member| member.conn).chain(self.connection_of(&room)));
+                    Target::Present { room: name, presence } => {
+                        let room = Room { endpoint: who.endpoint, name: name.clone() };
+                        let is_it = |slot: &u32| self.conns.get(*slot).is_some_and(|conn| conn.profile.presence == *presence);
+                        slots.extend(self.members_here(&room).chain(self.connection_of(&room)).filter(is_it));
+                    }
+                }
             }
             slots.sort_unstable();
             slots
@@ -215,6 +231,12 @@ impl Shard {
         meant.dedup();
         meant.retain(|slot| barred.binary_search(slot).is_err());
         meant
+    }
+
+    /// Slots of the members of a room on this shard.
+    fn members_here(&self, room: &Room) -> impl Iterator<Item = u32> {
+        let members = self.membership.find(room).map_or(&[][..], |found| self.membership.members(found));
+        members.iter().map(|member| member.conn)
     }
 
     /// True exactly when what is queued for the link now goes out at once.

@@ -267,8 +267,15 @@ impl Homes {
         if let Some(keep) = keep.filter(|_| home.public.is_some()) {
             while self.history.is_full_for(&keep) && self.evict_empty(stats) {}
             self.history.append(room, keep, unix_ms, stats);
+            // Nobody may be in it.
+            self.tidy(room, stats);
         }
         Some(())
+    }
+
+    /// Makes sure that there is a room to keep something in, though nobody is in it. It lasts as long as what [`Self::publish`] then keeps.
+    pub(crate) fn ensure(&mut self, room: &Room, stats: &ShardStats) -> Result<(), EnterFault> {
+        if self.rooms.contains_key(room) { Ok(()) } else { self.create(room, stats) }
     }
 
     /// Removes empty rooms whose newest message is too old.

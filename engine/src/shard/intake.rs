@@ -169,7 +169,10 @@ impl Shard {
 
     /// One message of a connection: counted, held against the rate, and given to its dialect.
     pub(super) fn hear(&mut self, now: Now, link: u32, conn: u32, said: Said<'_>, bytes: usize) {
-        let Some(endpoint) = self.conns.get(conn).map(|conn| conn.endpoint) else { return };
+        let Some(heard) = self.conns.get_mut(conn) else { return };
+        let endpoint = heard.endpoint;
+        self.heard_before = heard.heard_tenths;
+        heard.note_life(now);
         self.counters(endpoint).received.add(1);
         self.counters(endpoint).received_bytes.add(bytes as u64);
         match self.rate(now, link) {
@@ -397,6 +400,7 @@ pub(super) fn new_conn(generation: u32, link: u32, endpoint: EndpointId, sid: Si
         endpoint,
         sid,
         connected_unix_ms: now.unix_ms,
+        heard_tenths: now.tenths(),
         seats: Vec::new(),
         is_polling: false,
         waiting: 0,

@@ -18,6 +18,7 @@ use crate::auth::{AuthFault, Identity};
 use crate::dialect::Profile;
 use crate::ids::{ConnId, EndpointId, LinkKey, Room, Sid};
 use crate::wire::http::Request;
+use crate::time::Now;
 use crate::wire::{eio, ws};
 
 /// A transport: a WebSocket connection, or one that has not said yet what it is. Its debug form shows nothing of what was sent.
@@ -267,6 +268,8 @@ pub(crate) struct Conn {
     pub(crate) sid: Sid,
     pub(crate) profile: Profile,
     pub(crate) connected_unix_ms: u64,
+    /// When something came that was no heartbeat, [`Now::tenths`].
+    pub(crate) heard_tenths: u32,
     /// Places in the membership index.
     pub(crate) seats: Vec<Seat>,
     /// True exactly when it is counted among those that use long-polling.
@@ -294,6 +297,16 @@ pub(crate) struct Conn {
 }
 
 impl Conn {
+    /// Something came that is no heartbeat.
+    pub(crate) fn note_life(&mut self, now: Now) {
+        self.heard_tenths = now.tenths();
+    }
+
+    /// Milliseconds for which nothing but heartbeats came, to a tenth of a second.
+    pub(crate) fn inactive_ms(&self, now: Now) -> u64 {
+        u64::from(now.tenths().saturating_sub(self.heard_tenths)) * 100
+    }
+
     /// True exactly when it is let in and not away.
     pub(crate) fn is_here(&self) -> bool {
         self.opening.is_none() && self.link != super::recovery::NO_LINK

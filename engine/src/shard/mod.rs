@@ -215,6 +215,8 @@ pub struct Shard {
     late: Vec<(u64, ConnId)>,
     /// Time of the read being handled.
     read_ns: u64,
+    /// When whoever is being heard was heard before, see [`Act::Heartbeat`].
+    heard_before: u32,
     drain: Option<deadlines::Drain>,
     alarms: Vec<clock::Alarm>,
     swept_ms: u64,
@@ -273,6 +275,7 @@ impl Shard {
             delivered: Vec::new(),
             late: Vec::new(),
             read_ns: now.ns,
+            heard_before: 0,
             drain: None,
             alarms: Vec::new(),
             swept_ms: now.ms(),

@@ -362,6 +362,14 @@ impl Selection {
     pub fn of(endpoint: EndpointId, targets: Vec<Target>) -> Selection {
         Selection { endpoint, targets, except: Vec::new() }
     }
+
+    /// The only room in which all are that are meant: what is said to them has a place in its order.
+    pub fn room(&self) -> Option<Room> {
+        match &self.targets[..] {
+            [Target::Room(name) | Target::Present { room: name, .. }] => Some(Room { endpoint: self.endpoint, name: name.clone() }),
+            _ => None,
+        }
+    }
 }
 
 /// Some of an endpoint's connections.
@@ -369,6 +377,13 @@ impl Selection {
 pub enum Target {
     /// The members of the room of this name; a user's and everybody's are rooms too. A connection is in a room that is named by its id.
     Room(Arc<str>),
+    /// Of the members of this room those that are present in it as this: collab's `clientID`, elsewhere the user.
+    Present {
+        /// The room.
+        room: Arc<str>,
+        /// The name they are present under.
+        presence: UserId,
+    },
     /// One connection.
     Connection(Sid),
 }
@@ -385,7 +400,12 @@ impl Target {
     }
 
     fn bytes(&self) -> usize {
-        std::mem::size_of::<Target>() + if let Target::Room(name) = self { name.len() } else { 0 }
+        std::mem::size_of::<Target>()
+            + match self {
+                Target::Room(name) => name.len(),
+                Target::Present { room, presence } => room.len() + presence.len(),
+                Target::Connection(_) => 0,
+            }
     }
 }
 
@@ -505,6 +525,15 @@ pub enum Question {
         room: String,
         /// The user.
         user: String,
+    },
+    /// Close connections to which nothing but heartbeats came for so long.
+    CloseInactive {
+        /// Only on this endpoint.
+        endpoint: Option<EndpointId>,
+        /// Milliseconds; 0 means all of them.
+        inactive_ms: u64,
+        /// At most so many on each shard, so that its clients do not wait long: ask again for the others.
+        limit: usize,
     },
     /// Close this one connection.
     CloseConnection {

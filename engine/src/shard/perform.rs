@@ -45,6 +45,11 @@ impl Shard {
             Act::Watch { users, note } if self.asks_of_rooms(endpoint) => self.inquire_watch(now, slot, users, note),
             Act::Watch { users, note } => self.watch(now, slot, &users, note),
             Act::Confirm(confirmation) => self.confirm(slot, *confirmation),
+            Act::Heartbeat => {
+                if let Some(conn) = self.conns.get_mut(slot) {
+                    conn.heard_tenths = self.heard_before;
+                }
+            }
             Act::Drop(reason) => self.counters(endpoint).dropped[reason.index()].add(1),
             Act::Close(reason) => self.disconnect(now, slot, reason, None),
         }

@@ -33,6 +33,16 @@ impl Shard {
                 Answer::Closed(u64::from(is_connected))
             }
             Question::CloseUser { endpoint, user, reason } => Answer::Closed(self.close_user(now, endpoint, &user, reason.as_deref())),
+            Question::CloseInactive { endpoint, inactive_ms, limit } => {
+                let is_inactive = |conn: &Conn| {
+                    conn.is_here() && endpoint.is_none_or(|wanted| wanted == conn.endpoint) && conn.inactive_ms(now) >= inactive_ms
+                };
+                let slots: Vec<u32> = self.conns.iter().filter(|(_, conn)| is_inactive(conn)).map(|(slot, _)| slot).take(limit).collect();
+                for slot in &slots {
+                    self.disconnect(now, *slot, CloseReason::Inactive, None);
+                }
+                Answer::Closed(slots.len() as u64)
+            }
             // It is answered when it has been delivered here, or acknowledged.
             Question::Emit(emit) => return self.emit(now, ask, &emit),
             Question::Disconnect { from, transport } => Answer::Closed(self.disconnect_selected(now, &from, transport)),

@@ -489,6 +489,7 @@ impl Shard {
         let is_polling = self.links.get(link)?.is_polling();
         let conn = self.conns.get_mut(slot)?;
         (conn.link, conn.profile, conn.is_polling) = (link, profile, is_polling);
+        conn.note_life(now);
         for seat in &conn.seats {
             self.membership.relink(*seat, link);
         }

@@ -321,6 +321,7 @@ impl Shard {
         }
         self.check_placeholders(doc.root())?;
         let (Some(id), Some(conn)) = (packet.id, self.conns.get_mut(conn)) else { return Ok(()) };
+        conn.note_life(now);
         // An id nobody waits for is no fault: it may have been answered twice, or too late.
         if let Some(waited) = conn.acks.iter().position(|ack| emits::wire_id(ack.ask) == id) {
             let ack = conn.acks.swap_remove(waited);
