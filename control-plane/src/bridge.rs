@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 pub use engine::Gathered;
+use engine::auth::{AuthFault, Identity};
 use engine::config::Endpoint;
 use engine::event::EventTypes;
 use engine::ids::ShardId;
@@ -43,6 +44,8 @@ pub trait Host: Send + Sync {
     fn io_name(&self) -> &'static str;
     /// From now on events of these types are told, and no others.
     fn want_events(&self, types: EventTypes);
+    /// Whom a token of a client names.
+    fn verify(&self, token: &str) -> Result<Identity, AuthFault>;
 }
 
 impl Host for Engine {
@@ -66,6 +69,9 @@ impl Host for Engine {
     }
     fn want_events(&self, types: EventTypes) {
         Engine::want_events(self, types);
+    }
+    fn verify(&self, token: &str) -> Result<Identity, AuthFault> {
+        Engine::verify(self, token, crate::http::unix_ms())
     }
 }
 

@@ -12,7 +12,7 @@
 //! | `messages_dropped_total` | counter | endpoint, reason | messages delivered to nobody, or not to one that was gone |
 //! | `rooms` | gauge | endpoint | rooms that exist |
 //! | `history_messages` | gauge | endpoint | messages kept for late joiners |
-//! | `rate_limited_total` | counter | endpoint | messages refused for the rate |
+//! | `rate_limited_total` | counter | endpoint | messages, and calls of users over HTTP, refused for the rate |
 //! | `recoverable_connections` | gauge | endpoint | connections that broke off and can be recovered |
 //! | `recoveries_total` | counter | endpoint | connections that were recovered |
 //! | `recoveries_refused_total` | counter | endpoint, reason | wishes to recover that were not granted |
@@ -47,7 +47,7 @@
 //! Beside them, without the prefix, `process_*` of the usual collector.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use engine::event::EventType;
 use engine::fault::{CloseReason, DropReason, RecoveryFault, Refusal};
@@ -69,12 +69,22 @@ pub struct Metrics {
     hooks: Option<Arc<Hooks>>,
     events: Arc<Events>,
     process: ProcessCollector,
+    /// Calls refused for the rate, by endpoint: nobody but a shard writes its counters.
+    rate_limited: Box<[AtomicU64]>,
 }
 
 impl Metrics {
     /// Metrics of `host`, of the key set, of webhooks, of the events and of this process.
     pub fn new(host: Arc<dyn Host>, jwks: Option<Arc<Watch>>, hooks: Option<Arc<Hooks>>, events: Arc<Events>) -> Metrics {
-        Metrics { host, jwks, hooks, events, process: ProcessCollector::for_self() }
+        let rate_limited = host.endpoints().iter().map(|_| AtomicU64::new(0)).collect();
+        Metrics { host, jwks, hooks, events, process: ProcessCollector::for_self(), rate_limited }
+    }
+
+    /// Counts a call of a user that was refused for the rate.
+    pub fn count_rate_limited(&self, endpoint: usize) {
+        if let Some(count) = self.rate_limited.get(endpoint) {
+            count.fetch_add(1, Relaxed);
+        }
     }
 
     /// All metrics as they are now.
@@ -117,7 +127,7 @@ impl Metrics {
             }),
             self.by_endpoint("rooms", MetricType::GAUGE, "Rooms that exist.", |it| it.rooms.read()),
             self.by_endpoint("history_messages", MetricType::GAUGE, "Messages kept in histories.", |it| it.history_messages.read()),
-            self.by_endpoint("rate_limited_total", MetricType::COUNTER, "Messages refused for the rate.", |it| it.rate_limited.read()),
+            self.rate_limited(),
             self.by_endpoint("recoverable_connections", MetricType::GAUGE, "Connections that broke off and can be recovered.", |it| {
                 it.recoverable.read()
             }),
@@ -159,6 +169,15 @@ impl Metrics {
                 it.unanswered.read()
             }),
         ]
+    }
+
+    fn rate_limited(&self) -> MetricFamily {
+        let samples = self.endpoints().map(|(index, endpoint)| {
+            let calls = self.rate_limited.get(index).map_or(0, |count| count.load(Relaxed));
+            let messages = self.summed(index, |it| it.rate_limited.read());
+            sample(MetricType::COUNTER, &[("endpoint", endpoint)], messages.wrapping_add(calls))
+        });
+        family("rate_limited_total", MetricType::COUNTER, "Messages and calls refused for the rate.", samples.collect())
     }
 
     fn of_shards(&self) -> Vec<MetricFamily> {

@@ -22,6 +22,7 @@ use crate::bridge::{self, HANDOVERS_MAX, Pending};
 use crate::events::{self, Events, webhook};
 use crate::hooks::{Hooks, Queue};
 use crate::http::listener::Listener;
+use crate::http::throttle::Allowance;
 use crate::http::{Admission, App, Dev, Origins, Relay, Terms, admin, monotonic_ms, public};
 use crate::jwks::Keeper;
 use crate::lifecycle::{self, Drain, Stop};
@@ -189,6 +190,7 @@ fn terms(settings: &Settings, stop: crossbeam_channel::Sender<Duration>) -> Term
         dev: settings.dev.then(|| Dev { secret: settings.dev_secret.clone() }),
         hooks: None,
         drain: settings.drain,
+        allowance: Allowance { calls: settings.engine.limits.rate_messages, window_ms: settings.engine.limits.rate_window_ms },
         stop,
     }
 }

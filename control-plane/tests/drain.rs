@@ -41,7 +41,7 @@ fn a_signal_cuts_a_long_drain_short() {
     let _clients: Vec<Raw> = (0..2).map(|number| Raw::talk(&server, &format!("client{number}"), "den")).collect();
     assert_eq!(drain(&server, r#"{"seconds":3600}"#), 202);
     assert_eq!(support::get(server.control, "/readyz").0, 503);
-    assert_eq!(drain(&server, ""), 409);
+    assert_eq!(drain(&server, "{}"), 409);
     server.signal(Signal::TERM);
     assert_eq!(server.exit(PATIENCE).code(), Some(0), "{}", server.said());
     // Its last words may still be on their way to us.

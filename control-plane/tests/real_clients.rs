@@ -17,6 +17,9 @@ const STANDARD: Setup = Setup { limits: "", dev: false, profile: None, descripto
 /// More shards than most things need, so that what comes back comes to another one as a rule.
 const THREE_SHARDS: Setup = Setup { shards: Some(3), ..STANDARD };
 
+/// With few messages and calls for each user, and as many requests from one address as it takes.
+const CALLERS: Setup = Setup { limits: "handshakes_per_address = 1000000\nrate_messages = 300\nrate_window_ms = 10000\n", ..STANDARD };
+
 /// With clients of Engine.IO 3 beside the others.
 const OLD_CLIENTS: Setup =
     Setup { variables: &[("URINGCAST_ENDPOINT_ROOMS_EIO3", "true"), ("URINGCAST_ENDPOINT_CHAT_EIO3", "true")], ..THREE_SHARDS };
@@ -62,6 +65,7 @@ scripts! {
     back_end: "back_end.mjs", STANDARD;
     session_cookies: "session_cookies.mjs", STANDARD;
     expiry: "expiry.mjs", Setup { variables: &[("URINGCAST_ENDPOINT_NOTIFY_COOKIES", "true")], ..STANDARD };
+    community_rest: "community_rest.mjs", CALLERS;
     rate: "rate.mjs", Setup { limits: "rate_messages = 20\nrate_window_ms = 500\n", ..STANDARD };
     profile_engine_io: "profile.mjs", Setup { profile: Some("engine.io"), ..STANDARD };
     profile_socket_io: "profile.mjs", Setup { profile: Some("socket.io"), ..STANDARD };

@@ -107,6 +107,7 @@ pub mod time;
 #[doc(hidden)]
 pub mod wire;
 
+use auth::{AuthFault, Identity};
 pub use calls::{Asked, Calls, Gathered, ShardLost};
 use config::{Config, ConfigFault, Endpoint, Io};
 pub use dialect::BadEvent;
@@ -116,8 +117,9 @@ use ids::{EndpointId, ShardId};
 use mesh::{Inbox, Outlets, Port};
 use shard::World;
 use shard::address::Addresses;
+pub use shard::history::{Kept, Past, Range};
 pub use shard::inquiry::{About, Caller, Changes, Inquiry, OpenInquiry, Proposal, Ruling};
-pub use shard::parcel::{Answer, ConnectionInfo, Emit, Emitted, GrantFault, Question, Selection, Target};
+pub use shard::parcel::{Answer, ConnectionInfo, Emit, Emitted, GrantFault, NotAuthor, Post, Question, Revision, Selection, Target};
 pub use shard::room_calls::{NewRoom, RoomAnswer, RoomCall, RoomFault, RoomInfo, Saying};
 use stats::ShardStats;
 
@@ -383,6 +385,14 @@ impl Engine {
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
+    }
+
+    /// Whom a token names, as it would be for a client that shows it at that time, milliseconds since 1970.
+    ///
+    /// # Errors
+    /// When it is none, has expired, or there is nothing to verify it with.
+    pub fn verify(&self, token: &str, now_unix_ms: u64) -> Result<Identity, AuthFault> {
+        self.world.config.verifier.as_ref().ok_or(AuthFault::Invalid)?.verify(token, now_unix_ms)
     }
 
     /// True exactly when new connections are taken.

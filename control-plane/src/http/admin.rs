@@ -142,7 +142,7 @@ fn admitted(admission: &Admission, headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 /// The token of an `Authorization` value; the scheme's case does not matter (RFC 9110 section 11.1).
-fn bearer(value: &[u8]) -> Option<&[u8]> {
+pub(super) fn bearer(value: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = value.split_at_checked(7)?;
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
 }
@@ -550,12 +550,10 @@ mod tests {
             }
             Some(match question {
                 Question::Connections { .. } | Question::Connection { .. } => Answer::Connections(Vec::new()),
-                Question::CloseConnection { .. } | Question::CloseUser { .. } | Question::CloseInactive { .. } => {
-                    Answer::Closed(shard as u64)
-                }
-                Question::Disconnect { .. } | Question::Emit(_) => Answer::Closed(0),
+                Question::CloseConnection { .. } | Question::CloseUser { .. } => Answer::Closed(shard as u64),
                 Question::Grant { .. } | Question::Revoke { .. } => Answer::Granted((shard == 1).then_some(Ok(3))),
                 Question::Room(_) => Answer::Room(engine::RoomAnswer::Elsewhere),
+                _ => return None,
             })
         });
         let id = connection(0, 1, "alice").id;

@@ -14,7 +14,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::response::Response;
@@ -32,7 +32,7 @@ use utoipa::openapi::{Object, ObjectBuilder, Type};
 use super::admin::{answer, endpoint_named};
 use super::problem::{Problem, whole_body};
 use super::shapes::Name;
-use super::{App, monotonic_ms};
+use super::{App, monotonic_ms, unix_ms};
 use crate::bridge::{ANSWER_WAIT, Asked, Gathered};
 
 /// Paths.
@@ -308,11 +308,6 @@ impl Order {
 pub(super) fn text<'a>(body: Value<'a>, key: &str) -> Result<&'a str, Problem> {
     let value = body.get(key).ok_or_else(|| Problem::bad_request(format!("{key} is missing")))?;
     value.as_exact_str().ok_or_else(|| Problem::bad_request(format!("{key} is a text")))
-}
-
-/// The wall clock, milliseconds since 1970.
-pub(super) fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 fn flag(body: Value<'_>, key: &str) -> Result<bool, Problem> {

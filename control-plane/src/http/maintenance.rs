@@ -50,7 +50,7 @@ pub(super) struct Cleanup {
 /// Closes connections that are inactive.
 ///
 /// A part is closed and then the next asked for, until no shard has more: a client that hangs up ends it there.
-#[utoipa::path(post, path = CLEANUP, tag = "process", request_body = Option<Cleanup>,
+#[utoipa::path(post, path = CLEANUP, tag = "process", request_body = Cleanup,
     responses((status = 200, description = "they are being closed", body = Closed), (status = 404, description = "no endpoint has the name")))]
 pub(super) async fn cleanup(
     State(app): State<Arc<App>>,
@@ -98,7 +98,7 @@ pub(super) struct Draining {
 /// Stops the server as SIGTERM does.
 ///
 /// When it answers, readiness is 503 and nobody new is let in.
-#[utoipa::path(post, path = "/v1/drain", tag = "process", request_body = Option<Drain>, responses(
+#[utoipa::path(post, path = "/v1/drain", tag = "process", request_body = Drain, responses(
     (status = 202, description = "it has begun", body = Draining),
     (status = 409, description = "the server is stopping already"),
 ))]
@@ -173,7 +173,7 @@ mod tests {
 
     #[tokio::test]
     async fn half_an_hour_on_all_endpoints_if_nothing_is_said() {
-        for body in ["", "{}", " {} "] {
+        for body in ["{}", " {} "] {
             let (asked, router) = shards([1, 1]);
             let heard = post(&router, CLEANUP, body).await;
             assert_eq!((heard.status, heard.json()), (StatusCode::OK, json!({"closed": 2})), "{body:?}");
@@ -194,6 +194,7 @@ mod tests {
         let host = Arc::new(FakeHost::new(1));
         let draining = admin::router(Arc::new(App::new(host, Arc::default(), Terms { stop, ..terms() })));
         for (router, path, body, status) in [
+            (&cleaning, CLEANUP, "", 400),
             (&cleaning, CLEANUP, "[]", 400),
             (&cleaning, CLEANUP, "{", 400),
             (&cleaning, CLEANUP, "null", 400),
@@ -207,6 +208,7 @@ mod tests {
             (&cleaning, CLEANUP, r#"{"endpoint":"nothing"}"#, 404),
             (&cleaning, CLEANUP, r#"{"minutes":1}"#, 400),
             (&cleaning, "/v1/cleanup?endpoint=chat", "{}", 400),
+            (&draining, DRAIN, "", 400),
             (&draining, DRAIN, "[]", 400),
             (&draining, DRAIN, r#"{"seconds":-1}"#, 400),
             (&draining, DRAIN, r#"{"seconds":3601}"#, 400),
@@ -230,7 +232,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_drain_is_answered_when_it_has_begun_and_begins_once() {
-        for (body, over) in [("", Duration::from_secs(10)), (r#"{"seconds":0.25}"#, Duration::from_millis(250))] {
+        for (body, over) in [("{}", Duration::from_secs(10)), (r#"{"seconds":0.25}"#, Duration::from_millis(250))] {
             let (stop, wishes) = crossbeam_channel::bounded(1);
             let host = Arc::new(FakeHost::new(1));
             let router = admin::router(Arc::new(App::new(host.clone(), Arc::default(), Terms { stop, ..terms() })));
@@ -241,12 +243,12 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(1)).await;
             assert!(!asked.is_finished(), "nobody has begun");
             // Full: the wish of another has not been seen yet.
-            assert_eq!(post(&router, DRAIN, "").await.status, StatusCode::CONFLICT);
+            assert_eq!(post(&router, DRAIN, "{}").await.status, StatusCode::CONFLICT);
             assert_eq!(wishes.try_recv(), Ok(over));
             host.accepting.store(false, Relaxed);
             let heard = asked.await.expect("no panic");
             assert_eq!((heard.status, heard.json()), (StatusCode::ACCEPTED, json!({"seconds": over.as_secs_f64()})));
-            assert_eq!(post(&router, DRAIN, "").await.status, StatusCode::CONFLICT);
+            assert_eq!(post(&router, DRAIN, "{}").await.status, StatusCode::CONFLICT);
             assert!(wishes.is_empty());
         }
     }

@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod bundle;
+pub mod community;
 pub mod connection;
 pub mod emit;
 pub mod endpoints;
@@ -19,9 +20,10 @@ pub mod rates;
 pub mod rooms;
 mod shapes;
 pub mod steps;
+pub mod throttle;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::Sender;
 use engine::Question;
@@ -41,6 +43,7 @@ use crate::token::Claims;
 use bundle::Bundle;
 use emit::Recent;
 use rates::{Figures, Minute, Rates, Sample};
+use throttle::{Allowance, Throttle};
 
 /// The room of the demo page.
 const DEMO_ROOM: &str = "lobby";
@@ -66,6 +69,7 @@ pub struct App {
     rates: Mutex<Rates>,
     /// Emits that have an id.
     recent: Mutex<Recent>,
+    throttle: Mutex<Throttle>,
     started: Instant,
 }
 
@@ -91,6 +95,8 @@ pub struct Terms {
     pub hooks: Option<Arc<Hooks>>,
     /// Time over which a drain closes connections if nobody says otherwise.
     pub drain: Duration,
+    /// How fast one user may call the public part.
+    pub allowance: Allowance,
     /// Where a drain is asked for, with its time; it has room for one.
     pub stop: Sender<Duration>,
 }
@@ -156,6 +162,7 @@ impl App {
             events,
             host,
             pending,
+            throttle: Mutex::new(Throttle::new(terms.allowance)),
             terms,
             rates: Mutex::default(),
             recent: Mutex::default(),
@@ -186,6 +193,10 @@ impl App {
 
     fn rates(&self) -> MutexGuard<'_, Rates> {
         self.rates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn throttle(&self) -> MutexGuard<'_, Throttle> {
+        self.throttle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn recent(&self) -> MutexGuard<'_, Recent> {
@@ -242,6 +253,11 @@ impl App {
     }
 }
 
+/// The wall clock, milliseconds since 1970.
+pub(crate) fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
+
 /// Milliseconds of the monotonic clock since the first call.
 pub fn monotonic_ms() -> u64 {
     use std::sync::OnceLock;
@@ -261,6 +277,7 @@ pub(crate) mod testing {
     use axum::Router;
     use axum::body::Body;
     use axum::http::{HeaderMap, Method, Request, StatusCode};
+    use engine::auth::{AuthFault, Identity, Key, Verifier};
     use engine::config::{DialectKind, Endpoint};
     use engine::event::EventTypes;
     use engine::ids::{EndpointId, ShardId, Sid};
@@ -268,6 +285,7 @@ pub(crate) mod testing {
     use engine::{Answer, ConnectionInfo, Question};
     use tower::ServiceExt;
 
+    use super::throttle::Allowance;
     use super::{Admission, App, Origins, Relay, Terms};
     use crate::bridge::{Host, Pending};
     use crate::events::Bounds;
@@ -281,6 +299,7 @@ pub(crate) mod testing {
         pub(crate) accepting: AtomicBool,
         pub(crate) responsive: AtomicBool,
         pub(crate) wanted: Mutex<EventTypes>,
+        verifier: Verifier,
         answers: Option<(Arc<Pending>, Answering)>,
     }
 
@@ -299,6 +318,7 @@ pub(crate) mod testing {
                 accepting: AtomicBool::new(true),
                 responsive: AtomicBool::new(true),
                 wanted: Mutex::default(),
+                verifier: Verifier::new(Key::Hs256(SECRET.to_vec())).expect("a good secret"),
                 answers: None,
             }
         }
@@ -339,7 +359,13 @@ pub(crate) mod testing {
         fn want_events(&self, types: EventTypes) {
             *self.wanted.lock().expect("no panic before") = types;
         }
+        fn verify(&self, token: &str) -> Result<Identity, AuthFault> {
+            self.verifier.verify(token, super::unix_ms())
+        }
     }
+
+    /// Signs the tokens of users.
+    pub(crate) const SECRET: &[u8] = b"a secret for tests only, 32 bytes";
 
     pub(crate) const TOKEN: &str = "correct horse";
     pub(crate) const BEARER: (&str, &str) = ("authorization", "Bearer correct horse");
@@ -357,6 +383,7 @@ pub(crate) mod testing {
             dev: None,
             hooks: None,
             drain: Duration::from_secs(10),
+            allowance: Allowance { calls: 1_000, window_ms: 10_000 },
             stop: crossbeam_channel::bounded(1).0,
         }
     }

@@ -145,21 +145,19 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Segment
     }
 }
 
-/// The body as a `T`, whatever the content type says; no body at all counts as `{}`.
+/// The body, an object, as a `T`, whatever the content type says. None at all is refused: a slip of the hand must not stop a server.
 pub struct Body<T>(pub T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Body<T>, Problem> {
-        // The limit is the only thing that goes wrong here but the client's going away, which nobody hears of.
-        let bytes = axum::body::to_bytes(request.into_body(), BODY_BYTES_MAX).await.map_err(|_| Problem::too_large(BODY_BYTES_MAX))?;
-        let text = if bytes.is_empty() { b"{}" } else { &bytes[..] };
+        let text = super::emit::body(request, BODY_BYTES_MAX).await?;
         // A list would be taken for the members in their order.
-        if text.trim_ascii_start().first() != Some(&b'{') {
+        if !text.trim_ascii_start().starts_with('{') {
             return Err(Problem::bad_request("the body is an object"));
         }
-        serde_json::from_slice(text).map(Body).map_err(|fault| Problem::bad_request(format!("the body: {fault}")))
+        serde_json::from_str(&text).map(Body).map_err(|fault| Problem::bad_request(format!("the body: {fault}")))
     }
 }
 

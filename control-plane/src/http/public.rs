@@ -3,6 +3,7 @@
 //! | request | answer |
 //! |---|---|
 //! | `GET /api/community/ws/health`, `/ready`, `/health` | the health documents of the replaced servers ([`super::health`]) |
+//! | `/api/community/messages` | messages of community ([`super::community`]) |
 //! | a WebSocket path without an upgrade | 426 |
 //! | a file of the Socket.IO client | that file, where a folder with them is configured |
 //! | `GET /`, `GET /dev/token?sub=` | the demo page and its tokens, only in `--dev` |
@@ -25,6 +26,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::{Semaphore, mpsc};
 
+use super::community;
 use super::connection::{self, PUBLIC};
 use super::health;
 use super::prefixed::Prefixed;
@@ -64,7 +66,7 @@ pub fn router(app: Arc<App>) -> Router {
 }
 
 /// The old REST servers' form of an error.
-fn refusal(status: StatusCode, code: &str, message: &str) -> Response {
+pub(super) fn refusal(status: StatusCode, code: &str, message: &str) -> Response {
     (status, Json(json!({"success": false, "error": {"code": code, "message": message}}))).into_response()
 }
 
@@ -98,6 +100,10 @@ async fn unserved(State(app): State<Arc<App>>, request: Request) -> Response {
     if let Some(file) = app.terms.bundle.as_ref().and_then(|bundle| bundle.answer(&request)) {
         return file;
     }
+    let request = match community::answer(&app, request).await {
+        Ok(answer) => return answer,
+        Err(request) => request,
+    };
     let path = request.uri().path();
     let upgrades = app.host.endpoints().iter().any(|endpoint| !endpoint.dialect.is_socket_io() && endpoint.bind == path);
     match (upgrades, request.method()) {

@@ -308,7 +308,7 @@ pub(super) fn of_home(gathered: Gathered) -> Result<Told, Problem> {
             Answer::Room(RoomAnswer::Elsewhere) => {}
             Answer::Room(RoomAnswer::Members(lists)) => elsewhere.extend(lists.into_iter().flatten()),
             Answer::Room(answer) => decisive = Some(answer),
-            Answer::Connections(_) | Answer::Closed(_) | Answer::Emitted(_) | Answer::Granted(_) => {}
+            _ => {}
         }
     }
     match decisive {

@@ -20,11 +20,11 @@ use engine::{Emit, Question, Selection, Target};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::App;
 use super::admin::endpoint_named;
-use super::emit::{EMIT_BYTES_MAX, EmitOutcome, Outcome, body, name, text, unix_ms};
+use super::emit::{EMIT_BYTES_MAX, EmitOutcome, Outcome, body, name, text};
 use super::problem::{Problem, Segments};
 use super::shapes::Name;
+use super::{App, unix_ms};
 
 /// How its path ends.
 pub const STEPS_END: &str = "/steps";

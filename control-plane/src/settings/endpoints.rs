@@ -11,7 +11,7 @@ use super::sources::{Environment, File, Given, read};
 use super::table::{Setting, endpoint_settings};
 use super::value::{Raw, Value, is_plain_path};
 use crate::hooks::Urls;
-use crate::http::health;
+use crate::http::{community, health};
 use crate::outbound::Url;
 use crate::secret::Secret;
 
@@ -232,6 +232,12 @@ impl Draft {
         if !dialect.is_socket_io() && health::PATHS.contains(&bind) {
             self.complain("bind", "is the path of a health document");
         }
+        if let Some(other) = others.iter().find(|other| messages_clash((dialect, bind), (other.dialect, &other.bind))) {
+            self.complain(
+                "bind",
+                format!("clashes with endpoint {}: messages of community are at P/messages where P/ws is bound", other.name),
+            );
+        }
         let is_same = |other: &&Endpoint| other.bind == bind && other.dialect.is_socket_io() == dialect.is_socket_io();
         if let Some(other) = others.iter().find(is_same) {
             self.complain("bind", format!("is taken by endpoint {}", other.name));
@@ -285,6 +291,18 @@ impl Draft {
         }
         (auth, membership)
     }
+}
+
+/// True exactly when one of two endpoints is bound where the other's messages are, or both have theirs in one place.
+fn messages_clash(one: (DialectKind, &str), other: (DialectKind, &str)) -> bool {
+    let (ones, others) = (community::path_of(one.0, one.1), community::path_of(other.0, other.1));
+    let hides = |messages: &Option<String>, (dialect, bind): (DialectKind, &str)| {
+        !dialect.is_socket_io() && messages.as_ref().is_some_and(|messages| community::is_below(bind, messages))
+    };
+    let is_within = |inner: &Option<String>, outer: &Option<String>| {
+        inner.as_ref().zip(outer.as_ref()).is_some_and(|(inner, outer)| community::is_below(inner, outer))
+    };
+    hides(&ones, other) || hides(&others, one) || is_within(&ones, &others) || is_within(&others, &ones)
 }
 
 fn dialect(word: &str) -> DialectKind {

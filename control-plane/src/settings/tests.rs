@@ -296,6 +296,27 @@ fn endpoints_are_checked_one_by_one_and_against_each_other() {
         ("[[endpoint]]\nname = 'two'\ndialect = 'collab'\nbind = '/ready'", "is the path of a health document"),
         ("[[endpoint]]\nname = 'two'\ndialect = 'community'\nbind = '/health'", "is the path of a health document"),
         ("[[endpoint]]\nname = 'two'\ndialect = 'collab'\nbind = '/api/community/ws/health'", "is the path of a health document"),
+        (
+            concat!(
+                "[[endpoint]]\nname = 'talk'\ndialect = 'community'\nbind = '/a/ws'\n",
+                "[[endpoint]]\nname = 'two'\ndialect = 'collab'\nbind = '/a/messages'"
+            ),
+            "clashes with endpoint talk",
+        ),
+        (
+            concat!(
+                "[[endpoint]]\nname = 'two'\ndialect = 'collab'\nbind = '/a/messages/x'\n",
+                "[[endpoint]]\nname = 'talk'\ndialect = 'community'\nbind = '/a'"
+            ),
+            "clashes with endpoint two",
+        ),
+        (
+            concat!(
+                "[[endpoint]]\nname = 'talk'\ndialect = 'community'\nbind = '/a/ws'\n",
+                "[[endpoint]]\nname = 'two'\ndialect = 'community'\nbind = '/a'"
+            ),
+            "clashes with endpoint talk",
+        ),
         ("[[endpoint]]\nname = 'two'\ndialect = 'rooms'\nbind = '/a,b'", "must be a namespace"),
         ("[[endpoint]]\nname = 'two'\ndialect = 'talk'\nbind = '/chat'", "must be one of community, collab, rooms"),
         ("[[endpoint]]\nname = 'two'\ndialect = 'rooms'\nbind = '/'\nretain = 5", "means nothing for dialect rooms"),

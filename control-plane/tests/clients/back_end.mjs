@@ -100,7 +100,7 @@ check("cleaning up closes who has said nothing but heartbeats, on every transpor
   like(await post("/v1/cleanup", { ...seconds(1.2), endpoint: "rooms" }), { closed: 2 });
   for (const guest of [rooms[0], rooms[2]]) ok((await within(guest.ended, "the disconnect")) === "io server disconnect", "the server disconnects");
   ok(rooms[1].socket.connected && kept.socket.readyState === 1, "others stay");
-  like(await post("/v1/cleanup", undefined), { closed: 0 });
+  like(await post("/v1/cleanup", {}), { closed: 0 });
   like(await post("/v1/cleanup", { inactiveMinutes: 0 }), { closed: 3 });
   await plain[0].closed(4410, "Inactive");
   await kept.closed(4410, "Inactive");

@@ -8,7 +8,8 @@ check("everybody is told goodbye, nobody new is let in, and a second call change
     const answer = await admin("POST", "/v1/drain", { body: wrong });
     ok(answer.status === 400, `${JSON.stringify(wrong)}: ${answer.status}`);
   }
-  ok((await admin("POST", "/v1/drain", { bearer: null })).status === 401, "only with the token");
+  ok((await admin("POST", "/v1/drain", { bearer: null, body: {} })).status === 401, "only with the token");
+  ok((await admin("POST", "/v1/drain")).status === 400, "not without a body");
   ok((await admin("GET", "/readyz", { bearer: null })).status === 200, "nothing has happened");
   const answer = await admin("POST", "/v1/drain", { body: { seconds: 5 } });
   ok(answer.status === 202, `drain: ${answer.status} ${answer.text}`);

@@ -14,16 +14,16 @@
 use std::sync::Arc;
 
 use super::{
-    Act, BackEndMessage, BadOutgoing, Composed, Cx, Dialect, EnterFault, Entry, Hello, Keep, Profile, Publication, Refused, RoomView, Said,
-    lists, typed,
+    Act, BackEndMessage, BadOutgoing, Change, Composed, Cx, Dialect, EnterFault, Entry, Hello, Keep, Profile, Publication, Refused,
+    Revised, RoomView, Said, lists, typed,
 };
 use crate::auth::{AuthFault, Identity};
-use crate::config::{AuthMode, Membership};
+use crate::config::{AuthMode, Endpoint, Membership};
 use crate::fault::{DropReason, Refusal};
 use crate::frame::Frame;
-use crate::ids::checked_name;
+use crate::ids::{EndpointId, MessageId, Room, UserId, checked_name};
 use crate::json::{Object, Scratch, Value};
-use crate::time::Now;
+use crate::time::{Now, rfc3339};
 use crate::wire::http;
 
 pub(super) struct Community;
@@ -33,19 +33,23 @@ const CONTENT_CHARS_MAX: usize = 4_000;
 /// Messages kept per channel; the REST calls read them.
 const KEPT_PER_CHANNEL: usize = 1_000;
 
-/// A room or a group: the channel's name is the member's prefix and the id.
-#[derive(Clone, Copy)]
-struct Channel<'a> {
-    key: &'static str,
-    id: &'a str,
+/// A room or a group: the name of a room of this endpoint is the member's prefix and the id.
+#[derive(Clone, Copy, Debug)]
+pub struct Channel<'a> {
+    /// [`Self::ROOM`] or [`Self::GROUP`].
+    pub key: &'static str,
+    /// Its id, a name.
+    pub id: &'a str,
 }
 
 impl<'a> Channel<'a> {
-    const ROOM: &'static str = "roomId";
-    const GROUP: &'static str = "groupId";
+    /// The member that names a room.
+    pub const ROOM: &'static str = "roomId";
+    /// The member that names a group.
+    pub const GROUP: &'static str = "groupId";
 
     /// The one channel a payload names.
-    fn of(payload: Option<Value<'a>>) -> Option<Channel<'a>> {
+    pub fn of(payload: Option<Value<'a>>) -> Option<Channel<'a>> {
         let payload = payload?;
         let (key, id) = match (payload.get(Channel::ROOM), payload.get(Channel::GROUP)) {
             (Some(room), None) => (Channel::ROOM, room),
@@ -61,21 +65,93 @@ impl<'a> Channel<'a> {
         id("room:").map(|id| Channel { key: Channel::ROOM, id }).or_else(|| id("group:").map(|id| Channel { key: Channel::GROUP, id }))
     }
 
-    fn room(self) -> Arc<str> {
+    /// The room that it is.
+    pub fn room(self) -> Arc<str> {
         let prefix = if self.key == Channel::ROOM { "room" } else { "group" };
         format!("{prefix}:{}", self.id).into()
     }
 
-    /// Whether the endpoint's membership source lets this user in.
-    fn admits(self, cx: &Cx<'_>) -> bool {
-        let (rooms, groups) = cx.profile.identity.as_deref().map_or((None, None), |i| (i.rooms.as_ref(), i.groups.as_ref()));
-        let open = match cx.endpoint.membership {
+    /// Whether the endpoint's membership source lets a user with these claims in, or, where it is a webhook, may let him in: the back end
+    /// decides then.
+    pub fn admits(self, endpoint: &Endpoint, identity: Option<&Identity>) -> bool {
+        let (rooms, groups) = identity.map_or((None, None), |i| (i.rooms.as_ref(), i.groups.as_ref()));
+        let open = match endpoint.membership {
             Membership::Open | Membership::Webhook => true,
             Membership::Auto => rooms.is_none() && groups.is_none(),
             Membership::Claims => false,
         };
         open || lists(if self.key == Channel::ROOM { rooms } else { groups }, self.id)
     }
+}
+
+/// A chat message, before it is anywhere.
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'a> {
+    /// Its id.
+    pub id: MessageId,
+    /// Who says it.
+    pub author: Author<'a>,
+    /// Where.
+    pub channel: Channel<'a>,
+    /// Raw JSON, see [`content`].
+    pub content: &'a str,
+    /// When, milliseconds since 1970.
+    pub unix_ms: u64,
+}
+
+/// Who says something, as others see him.
+#[derive(Clone, Copy, Debug)]
+pub struct Author<'a> {
+    user: &'a UserId,
+    name: &'a str,
+    image: Option<&'a str>,
+}
+
+impl Author<'_> {
+    /// Whom a token names.
+    pub fn of(identity: &Identity) -> Author<'_> {
+        Author { user: &identity.user, name: identity.name.as_deref().unwrap_or(&identity.user), image: identity.picture.as_deref() }
+    }
+}
+
+/// A message as its channel hears and keeps it.
+#[derive(Debug)]
+pub struct Broadcast {
+    /// The channel's room.
+    pub room: Room,
+    /// What its members hear.
+    pub frame: Frame,
+    /// What is kept: the payload of what they hear.
+    pub keep: Keep,
+}
+
+impl Message<'_> {
+    /// What its channel hears and keeps.
+    pub fn broadcast(self, endpoint: EndpointId) -> Broadcast {
+        let Message { id, author, channel, content, unix_ms } = self;
+        let payload = Object::with_capacity(content.len() + 300)
+            .str("id", &id.to_string())
+            .raw("content", content)
+            .str(channel.key, channel.id)
+            .str("authorId", author.user)
+            .str("authorName", author.name)
+            .opt_str("authorImage", author.image)
+            .bool("isEdited", false)
+            .str("createdAt", &rfc3339(unix_ms))
+            .finish();
+        let frame = Frame::text(endpoint, &typed("CHAT_MESSAGE", &payload));
+        let keep = Keep { id: Some(id), by_id: true, author: author.user.clone(), text: payload.into(), messages_max: KEPT_PER_CHANNEL };
+        Broadcast { room: Room { endpoint, name: channel.room() }, frame, keep }
+    }
+}
+
+/// The member that is what a message says.
+pub const CONTENT: &str = "content";
+
+/// What a message says, if it is a text of as many characters as are allowed: raw JSON, so that it goes out as it came in.
+pub fn content(payload: Value<'_>) -> Option<&str> {
+    let content = payload.get(CONTENT)?;
+    (1..=CONTENT_CHARS_MAX).contains(&content.as_str()?.chars().count()).then_some(content.raw())
 }
 
 impl Dialect for Community {
@@ -119,7 +195,7 @@ impl Dialect for Community {
                 let channel = Channel { key, id };
                 match checked_name(id) {
                     Err(_) => acts.push(invalid(cx)),
-                    Ok(_) if channel.admits(cx) => acts.push(enter(cx, channel, None)),
+                    Ok(_) if admits(cx, channel) => acts.push(enter(cx, channel, None)),
                     Ok(_) => acts.push(forbidden(cx, channel)),
                 }
             }
@@ -136,9 +212,9 @@ impl Dialect for Community {
         let channel = Channel::of(payload);
         match (doc.root().get("type").and_then(Value::as_str), channel) {
             (Some("PING"), _) => acts.extend([Act::Heartbeat, send(cx, "PONG", "{}")]),
-            (Some("SUBSCRIBE"), Some(channel)) if channel.admits(cx) => acts.push(enter(cx, channel, Some("reply".into()))),
+            (Some("SUBSCRIBE"), Some(channel)) if admits(cx, channel) => acts.push(enter(cx, channel, Some("reply".into()))),
             (Some("SUBSCRIBE"), Some(channel)) => refuse_forbidden(cx, channel, acts),
-            (Some("UNSUBSCRIBE"), Some(channel)) if channel.admits(cx) || (cx.is_in)(&channel.room()) => {
+            (Some("UNSUBSCRIBE"), Some(channel)) if admits(cx, channel) || (cx.is_in)(&channel.room()) => {
                 acts.push(Act::Leave { room: channel.room(), note: "".into() });
             }
             (Some("UNSUBSCRIBE"), Some(channel)) => refuse_forbidden(cx, channel, acts),
@@ -208,9 +284,24 @@ impl Dialect for Community {
         Ok(Composed { event: "CHAT_MESSAGE", argument, by_id: true, messages_max: KEPT_PER_CHANNEL })
     }
 
+    fn revised(&self, room: &Room, id: MessageId, kept: &str, change: &Change, scratch: &mut Scratch) -> Option<Revised> {
+        let channel = Channel::from_room(&room.name)?;
+        let told = Object::new().str("messageId", &id.to_string());
+        let (kind, told, text) = match change {
+            Change::Edit(content) => ("MESSAGE_EDIT", told.raw(CONTENT, content), Some(edited(kept, content, scratch)?.into())),
+            Change::Remove => ("MESSAGE_DELETE", told, None),
+        };
+        let told = told.str(channel.key, channel.id).finish();
+        Some(Revised { text, frame: Frame::text(room.endpoint, &typed(kind, &told)) })
+    }
+
     fn typing_stopped(&self, cx: &Cx<'_>, room: &str) -> Option<(Frame, bool)> {
         Some((typing_frame(cx, Channel::from_room(room)?, false), true))
     }
+}
+
+fn admits(cx: &Cx<'_>, channel: Channel<'_>) -> bool {
+    channel.admits(cx.endpoint, cx.profile.identity.as_deref())
 }
 
 fn told(fault: AuthFault) -> String {
@@ -268,31 +359,29 @@ fn typing_frame(cx: &Cx<'_>, channel: Channel<'_>, on: bool) -> Frame {
 }
 
 fn chat_message(cx: &Cx<'_>, channel: Channel<'_>, payload: Option<Value<'_>>, acts: &mut Vec<Act>) {
-    let content = payload.and_then(|payload| payload.get("content"));
-    let Some(content) = content.filter(|c| c.as_str().is_some_and(|text| (1..=CONTENT_CHARS_MAX).contains(&text.chars().count()))) else {
-        return refuse_invalid(cx, acts);
-    };
-    let room = channel.room();
-    if !(cx.is_in)(&room) {
+    let Some(content) = payload.and_then(content) else { return refuse_invalid(cx, acts) };
+    if !(cx.is_in)(&channel.room()) {
         return refuse_forbidden(cx, channel, acts);
     }
-    let id = cx.message_id();
-    let message = Object::with_capacity(content.raw().len() + 300)
-        .str("id", &id.to_string())
-        .raw("content", content.raw())
-        .str(channel.key, channel.id)
-        .str("authorId", &cx.profile.user)
-        .str("authorName", display_name(cx))
-        .opt_str("authorImage", picture(cx))
-        .bool("isEdited", false)
-        .str("createdAt", &cx.now.rfc3339())
-        .finish();
-    let frame = frame(cx, "CHAT_MESSAGE", &message);
-    let (author, text) = (cx.profile.user.clone(), Arc::<str>::from(message));
-    let told = cx.told(|| text.clone());
-    let keep = Some(Keep { id: Some(id), by_id: true, author, text, messages_max: KEPT_PER_CHANNEL });
-    let submission = cx.submission(Some(&room), "CHAT_MESSAGE", payload.map_or("{}", Value::raw));
-    acts.push(Act::Publish(Publication { room, frame, to_self: true, keep, hidden_from: hidden_from(cx), told, submission }));
+    let author = Author { user: &cx.profile.user, name: display_name(cx), image: picture(cx) };
+    let message = Message { id: cx.message_id(), author, channel, content, unix_ms: cx.now.unix_ms };
+    let Broadcast { room, frame, keep } = message.broadcast(cx.endpoint_id);
+    let told = cx.told(|| keep.text.clone());
+    let submission = cx.submission(Some(&room.name), "CHAT_MESSAGE", payload.map_or("{}", Value::raw));
+    let (room, keep, hidden_from) = (room.name, Some(keep), hidden_from(cx));
+    acts.push(Act::Publish(Publication { room, frame, to_self: true, keep, hidden_from, told, submission }));
+}
+
+/// A kept message with another content.
+fn edited(kept: &str, content: &str, scratch: &mut Scratch) -> Option<String> {
+    let doc = scratch.parse(kept).ok()?;
+    let out = Object::with_capacity(kept.len() + content.len());
+    let members = doc.root().members().fold(out, |out, member| match member.key {
+        CONTENT => out.raw(CONTENT, content),
+        "isEdited" => out.bool("isEdited", true),
+        key => out.raw(key, member.value.raw()),
+    });
+    Some(members.finish())
 }
 
 /// The identity whose `blocked` list hides the author's messages; `None` for the many who blocked nobody.

@@ -13,7 +13,7 @@ use crate::config::{AuthMode, DialectKind, Endpoint};
 use crate::event::{Event, EventType, Receipted, Wanted, What};
 use crate::fault::{CloseReason, DropReason, Refusal};
 use crate::frame::{Frame, Mark, Receipt};
-use crate::ids::{EndpointId, MessageId, Sid, UserId, new_message_id};
+use crate::ids::{EndpointId, MessageId, Room, Sid, UserId, new_message_id};
 use crate::json::{Object, Scratch, Value};
 use crate::limits::Limits;
 use crate::time::Now;
@@ -21,7 +21,7 @@ use crate::wire::{http, sio};
 
 mod chat;
 mod collab;
-mod community;
+pub mod community;
 mod echo;
 mod notify;
 mod own;
@@ -494,6 +494,24 @@ pub enum Sight {
     Unknown,
 }
 
+/// What the author of a kept message wants of it.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Another content, raw JSON.
+    Edit(Box<str>),
+    /// That it be taken back.
+    Remove,
+}
+
+/// What a kept message becomes.
+#[derive(Debug)]
+pub struct Revised {
+    /// What is kept of it now; `None` if it is taken back.
+    pub text: Option<Arc<str>>,
+    /// What the members of its room hear.
+    pub frame: Frame,
+}
+
 /// What a dialect makes of an event of the back end.
 #[derive(Default, Debug)]
 pub struct Outgoing {
@@ -761,6 +779,10 @@ pub trait Dialect: Sync {
     /// When rooms have no messages, or not such.
     fn back_end_message(&self, _room: &str, _message: &BackEndMessage) -> Result<Composed, BadOutgoing> {
         Err(BadOutgoing("the endpoint's rooms have no messages"))
+    }
+    /// What becomes of a kept message by its author's will; `None` where messages stay as they are.
+    fn revised(&self, _room: &Room, _id: MessageId, _kept: &str, _change: &Change, _scratch: &mut Scratch) -> Option<Revised> {
+        None
     }
     /// The client said something.
     fn message(&self, cx: &Cx<'_>, said: Said<'_>, scratch: &mut Scratch, acts: &mut Vec<Act>);

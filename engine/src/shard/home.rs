@@ -200,7 +200,7 @@ impl Homes {
     }
 
     /// A room that nobody is in any more goes, or on the list of those that are kept for their history.
-    fn tidy(&mut self, room: &Room, stats: &ShardStats) {
+    pub(crate) fn tidy(&mut self, room: &Room, stats: &ShardStats) {
         if !self.ending.is_empty() {
             self.tidy_ending(room);
         }
@@ -275,7 +275,15 @@ impl Homes {
 
     /// Makes sure that there is a room to keep something in, though nobody is in it. It lasts as long as what [`Self::publish`] then keeps.
     pub(crate) fn ensure(&mut self, room: &Room, stats: &ShardStats) -> Result<(), EnterFault> {
-        if self.rooms.contains_key(room) { Ok(()) } else { self.create(room, stats) }
+        if !self.rooms.contains_key(room) {
+            self.create(room, stats)?;
+        }
+        // It is on no list of empty rooms until it is tidied, so that it is not itself what makes way for what it is to keep.
+        self.stamps += 1;
+        if let Some(public) = self.rooms.get_mut(room).and_then(|home| home.public.as_mut()) {
+            public.emptied = self.stamps;
+        }
+        Ok(())
     }
 
     /// Removes empty rooms whose newest message is too old.

@@ -17,8 +17,8 @@ use super::recovery::Recovery;
 use crate::auth::{AuthFault, Identity};
 use crate::dialect::Profile;
 use crate::ids::{ConnId, EndpointId, LinkKey, Room, Sid};
-use crate::wire::http::Request;
 use crate::time::Now;
+use crate::wire::http::Request;
 use crate::wire::{eio, ws};
 
 /// A transport: a WebSocket connection, or one that has not said yet what it is. Its debug form shows nothing of what was sent.

@@ -49,6 +49,7 @@ mod outbox;
 pub mod parcel;
 mod perform;
 mod polling;
+mod posts;
 mod questions;
 mod rate;
 mod receipts;

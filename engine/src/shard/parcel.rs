@@ -4,16 +4,16 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::history::Ticket;
+use super::history::{Past, Range, Ticket};
 use super::inquiry::Ruling;
 use super::luggage::Luggage;
 use super::recollection::Recollection;
 use super::room_calls::{RoomAnswer, RoomCall};
 use crate::auth::Identity;
-use crate::dialect::{EnterFault, Keep, Progress, RoomView};
+use crate::dialect::{Change, EnterFault, Keep, Progress, RoomView};
 use crate::event::Event;
 use crate::frame::{Frame, Receipt};
-use crate::ids::{ConnId, EndpointId, LinkKey, Room, ShardId, Sid, UserId};
+use crate::ids::{ConnId, EndpointId, LinkKey, MessageId, Room, ShardId, Sid, UserId};
 
 /// A message to another shard.
 #[derive(Debug)]
@@ -188,6 +188,8 @@ impl Parcel {
             Parcel::Dissolve { .. } | Parcel::Answered { .. } => 0,
             Parcel::Ask { question: Question::Room(RoomCall::Say(saying)), .. } => saying.message.bytes(),
             Parcel::Ask { question: Question::Emit(emit), .. } => emit.bytes(),
+            Parcel::Ask { question: Question::Post(post), .. } => post.bytes(),
+            Parcel::Ask { question: Question::Revise(revision), .. } => revision.bytes(),
             Parcel::Entered { .. } | Parcel::Recall { .. } | Parcel::Ask { .. } | Parcel::Drain { .. } => 0,
             Parcel::Ruled { ruling, .. } => ruling.bytes(),
             Parcel::Grant(_) | Parcel::Confirmed { .. } => 0,
@@ -526,6 +528,17 @@ pub enum Question {
         /// The user.
         user: String,
     },
+    /// Something is said in a room by a user who need not be connected.
+    Post(Arc<Post>),
+    /// A kept message that can be found by its id is changed.
+    Revise(Arc<Revision>),
+    /// A part of what a room keeps.
+    Past {
+        /// The room.
+        room: Room,
+        /// Which part.
+        range: Range,
+    },
     /// Close connections to which nothing but heartbeats came for so long.
     CloseInactive {
         /// Only on this endpoint.
@@ -562,12 +575,62 @@ pub enum Answer {
     Emitted(Emitted),
     /// To [`Question::CloseConnection`], [`Question::CloseUser`] and [`Question::Disconnect`]: how many connections were closed.
     Closed(u64),
+    /// To [`Question::Post`]. `None` from the shards that are not the room's home.
+    Posted(Option<Result<(), EnterFault>>),
+    /// To [`Question::Revise`]: what is kept of the message now, if it is still there. `None` from the shards that are not its room's
+    /// home, and where there is no such message.
+    Revised(Option<Result<Option<Arc<str>>, NotAuthor>>),
+    /// To [`Question::Past`]. `None` from the shards that are not the room's home.
+    Past(Option<Past>),
     /// To [`Question::Grant`] and [`Question::Revoke`]: how many connections of the user this reaches, from his home; what the room's home
     /// objects to. `None` from the other shards.
     Granted(Option<Result<u32, GrantFault>>),
     /// To [`Question::Room`].
     Room(RoomAnswer),
 }
+
+/// Something said in a room by a user who need not be connected.
+#[derive(Clone, Debug)]
+pub struct Post {
+    /// The room, which is made if it is not there.
+    pub room: Room,
+    /// What its members hear.
+    pub frame: Frame,
+    /// What it keeps.
+    pub keep: Keep,
+    /// Whose `blocked` users do not get it.
+    pub hidden_from: Option<Arc<Identity>>,
+}
+
+impl Post {
+    fn bytes(&self) -> usize {
+        self.frame.bytes().len() + self.keep.text.len()
+    }
+}
+
+/// What somebody wants of a kept message, whose author he must be.
+#[derive(Clone, Debug)]
+pub struct Revision {
+    /// Messages of different endpoints never mix.
+    pub endpoint: EndpointId,
+    /// Which message.
+    pub id: MessageId,
+    /// Who wants it, and whose `blocked` users do not hear of it.
+    pub by: Arc<Identity>,
+    /// What.
+    pub change: Change,
+}
+
+impl Revision {
+    fn bytes(&self) -> usize {
+        if let Change::Edit(content) = &self.change { content.len() } else { 0 }
+    }
+}
+
+/// Only its author may change a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the message is another user's")]
+pub struct NotAuthor;
 
 /// Why a user is not put into a room.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]

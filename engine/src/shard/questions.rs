@@ -43,6 +43,10 @@ impl Shard {
                 }
                 Answer::Closed(slots.len() as u64)
             }
+            Question::Post(post) => Answer::Posted(self.post_in_room(now, &post)),
+            // These are answered when the store of history has.
+            Question::Revise(revision) => return self.revise(now, ask, revision),
+            Question::Past { room, range } => return self.tell_past(now, ask, room, range),
             // It is answered when it has been delivered here, or acknowledged.
             Question::Emit(emit) => return self.emit(now, ask, &emit),
             Question::Disconnect { from, transport } => Answer::Closed(self.disconnect_selected(now, &from, transport)),

@@ -76,6 +76,10 @@ impl Shard {
                 let answer = self.room_call_with(&call, past);
                 self.answers.extend(answer.map(|answer| (ask, answer)));
             }
+            (Some(Parcel::Ask { ask, question: Question::Past { .. } }), Recollection::Past(past)) => self.told_past(ask, past),
+            (Some(Parcel::Ask { ask, question: Question::Revise(revision) }), Recollection::Found(found)) => {
+                self.revise_found(now, ask, &revision, found);
+            }
             _ => {}
         }
     }

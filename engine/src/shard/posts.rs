@@ -1,0 +1,85 @@
+//! What is said in a room by somebody who need not be connected, and what becomes of it later: the back end's and the REST calls' way to a
+//! room's history and order. The room's home does it and answers; the other shards say that it is not theirs.
+
+use std::sync::Arc;
+
+use super::Shard;
+use super::history::{Found, Past, Range, Reading};
+use super::parcel::{Answer, NotAuthor, Parcel, Post, Publish, Question, Revision};
+use crate::dialect::{EnterFault, Revised};
+use crate::event::{Event, EventType, What};
+use crate::ids::Room;
+use crate::time::Now;
+
+impl Shard {
+    /// Keeps a message and tells the room's members, if the room is at home here. A room that nobody is in is made for it.
+    pub(super) fn post_in_room(&mut self, now: Now, post: &Post) -> Option<Result<(), EnterFault>> {
+        if self.home_of(&post.room) != self.id {
+            return None;
+        }
+        if let Err(fault) = self.homes.ensure(&post.room, &self.stats) {
+            return Some(Err(fault));
+        }
+        let Post { room, frame, hidden_from, keep } = post.clone();
+        if self.wants(EventType::Message) {
+            let (user, what) = (Some(keep.author.clone()), What::Message { message: keep.text.clone() });
+            let (endpoint, name) = (room.endpoint, Some(room.name.clone()));
+            self.tell_event(Event { endpoint, connection: None, user, room: name, unix_ms: now.unix_ms, what });
+        }
+        self.home_publish(now, Publish { room, frame, except: None, hidden_from, keep: Some(keep), read_ns: now.ns });
+        Some(Ok(()))
+    }
+
+    /// Changes a message that is found by its id. Answered when the store has looked for it.
+    pub(super) fn revise(&mut self, now: Now, ask: u64, revision: Arc<Revision>) {
+        match self.homes.history().find(revision.endpoint, revision.id, now.unix_ms) {
+            Reading::Now(found) => self.revise_found(now, ask, &revision, found),
+            Reading::Later(ticket) => self.set_aside(ticket, Parcel::Ask { ask, question: Question::Revise(revision) }),
+        }
+    }
+
+    /// The store has looked for a message that is to be changed.
+    pub(super) fn revise_found(&mut self, now: Now, ask: u64, revision: &Revision, found: Option<Found>) {
+        // A store that all shards share finds it for each of them.
+        let found = found.filter(|found| self.home_of(&found.room) == self.id);
+        let outcome = found.and_then(|found| self.revise_here(now, revision, &found));
+        self.answers.push_back((ask, Answer::Revised(outcome)));
+    }
+
+    fn revise_here(&mut self, now: Now, revision: &Revision, found: &Found) -> Option<Result<Option<Arc<str>>, NotAuthor>> {
+        let Revision { endpoint, id, by, change } = revision;
+        if found.kept.author != by.user {
+            return Some(Err(NotAuthor));
+        }
+        let dialect = self.dialect(*endpoint);
+        let Revised { text, frame } = dialect.revised(&found.room, *id, &found.kept.text, change, &mut self.scratch)?;
+        match &text {
+            Some(text) => self.homes.history().edit(&found.room, *id, text.clone(), &self.stats),
+            None => self.homes.history().remove(&found.room, *id, &self.stats),
+        }
+        let hidden_from = (!by.blocked.is_empty()).then(|| by.clone());
+        let room = found.room.clone();
+        self.home_publish(now, Publish { room, frame, except: None, hidden_from, keep: None, read_ns: now.ns });
+        if text.is_none() {
+            // It may have been the last that held the room.
+            self.homes.tidy(&found.room, &self.stats);
+        }
+        Some(Ok(text))
+    }
+
+    /// A part of what a room keeps, if it is at home here. Answered when the store has looked.
+    pub(super) fn tell_past(&mut self, now: Now, ask: u64, room: Room, range: Range) {
+        if self.home_of(&room) != self.id {
+            return self.answers.push_back((ask, Answer::Past(None)));
+        }
+        match self.homes.history().read(&room, range, now.unix_ms) {
+            Reading::Now(past) => self.told_past(ask, past),
+            Reading::Later(ticket) => self.set_aside(ticket, Parcel::Ask { ask, question: Question::Past { room, range } }),
+        }
+    }
+
+    /// The store has looked for a part of what a room keeps.
+    pub(super) fn told_past(&mut self, ask: u64, past: Past) {
+        self.answers.push_back((ask, Answer::Past(Some(past))));
+    }
+}
