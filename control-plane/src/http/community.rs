@@ -12,6 +12,7 @@
 //! A caller shows `Authorization: Bearer` with a token as clients have, there and nowhere else: no page can make a browser send one that
 //! its user did not give it. Into which channels he may write, and of which he may read, is decided as for SUBSCRIBE.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::Json;
@@ -23,8 +24,8 @@ use engine::config::{DialectKind, Membership};
 use engine::dialect::Change;
 use engine::dialect::community::{Author, Broadcast, CONTENT, Channel, Message, content};
 use engine::ids::{EndpointId, MessageId, Room, checked_name, new_message_id};
-use engine::json::{Scratch, Value};
-use engine::{Answer, NotAuthor, Post, Question, Range, Revision};
+use engine::json::{Object, Scratch, Value};
+use engine::{Answer, NotAuthor, Post, Proposal, Question, Range, Revision, Ruling};
 use serde_json::json;
 
 use super::admin::bearer;
@@ -42,6 +43,8 @@ const LIMIT_MAX: usize = 100;
 
 const LIMIT_FAULT: Fault = Fault::Invalid("limit is 1 to 100");
 const CONTENT_FAULT: Fault = Fault::Invalid("content is a text of 1 to 4000 characters");
+
+const NOT_TO_BE_SAID: Fault = Fault::Forbidden("Not allowed to send this message");
 
 /// Seconds for which browsers remember what they may do: what is configured changes with a restart.
 const PREFLIGHT_SECONDS: &str = "600";
@@ -93,6 +96,8 @@ enum Fault {
     Unauthorized(AuthFault),
     /// Not a channel that he may enter, or not his message.
     Forbidden(&'static str),
+    /// The same, in the back end's words.
+    Denied(Box<str>),
     /// No message has the id.
     NotFound,
     /// The path does not take this method.
@@ -112,6 +117,7 @@ impl IntoResponse for Fault {
             Fault::Unauthorized(AuthFault::Missing) => (StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "Authentication token required"),
             Fault::Unauthorized(AuthFault::Invalid) => (StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "Invalid authentication token"),
             Fault::Unauthorized(AuthFault::Expired) => (StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "Authentication token expired"),
+            Fault::Denied(message) => (StatusCode::FORBIDDEN, "FORBIDDEN", &**message),
             Fault::Forbidden(message) => (StatusCode::FORBIDDEN, "FORBIDDEN", *message),
             Fault::NotFound => (StatusCode::NOT_FOUND, "NOT_FOUND", "No such message"),
             Fault::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "Method not allowed"),
@@ -194,23 +200,64 @@ fn message_id(text: &str) -> Result<MessageId, Fault> {
 }
 
 /// Whether the endpoint's membership source lets the caller into a channel, to write and to read: as for SUBSCRIBE.
-fn may_enter(app: &App, caller: &Caller, channel: Channel<'_>) -> Result<(), Fault> {
+async fn may_enter(app: &App, caller: &Caller, channel: Channel<'_>) -> Result<(), Fault> {
     let endpoint = &app.host.endpoints()[usize::from(caller.endpoint.0)];
-    if endpoint.membership == Membership::Webhook {
-        // The back end is asked about connections only; what it was not asked about is refused.
-        return Err(Fault::Forbidden("Not a member of this channel"));
+    let refused = Fault::Forbidden("Not a member of this channel");
+    if endpoint.membership != Membership::Webhook {
+        return if channel.admits(endpoint, Some(&caller.identity)) { Ok(()) } else { Err(refused) };
     }
-    if channel.admits(endpoint, Some(&caller.identity)) { Ok(()) } else { Err(Fault::Forbidden("Not a member of this channel")) }
+    // Where nobody can be asked, nobody is let in.
+    let Some(hooks) = &app.terms.hooks else { return Err(refused) };
+    match hooks.may_join(caller.endpoint, &caller.identity.user, None, &channel.room()).await {
+        Ruling::Allowed(_) => Ok(()),
+        Ruling::Refused(reason) => Err(reason.map_or(refused, Fault::Denied)),
+    }
+}
+
+/// What the caller may say: his own words or the back end's, where it is asked.
+async fn may_say<'a>(app: &App, caller: &Caller, room: Option<Arc<str>>, event: &str, data: &'a str) -> Result<Cow<'a, str>, Fault> {
+    if !app.host.endpoints()[usize::from(caller.endpoint.0)].publish_hook {
+        return Ok(Cow::Borrowed(data));
+    }
+    let Some(hooks) = &app.terms.hooks else { return Err(NOT_TO_BE_SAID) };
+    let proposal = Proposal { user: caller.identity.user.clone(), conn: None, room, event: event.into(), data: data.into() };
+    match hooks.may_publish(caller.endpoint, &proposal).await {
+        Ruling::Allowed(changes) => Ok(changes.data.map_or(Cow::Borrowed(data), |data| Cow::Owned(data.into()))),
+        Ruling::Refused(reason) => Err(reason.map_or(NOT_TO_BE_SAID, Fault::Denied)),
+    }
+}
+
+/// The room of a message that somebody wants to post.
+fn room_of(body: &str) -> Result<(&'static str, String), Fault> {
+    let mut scratch = Scratch::default();
+    let doc = scratch.parse(body).map_err(|_| Fault::Invalid("The body is not JSON"))?;
+    let root = object(doc.root(), &[CONTENT, Channel::ROOM, Channel::GROUP])?;
+    let channel = Channel::of(Some(root)).ok_or(Fault::Invalid("Either roomId or groupId is a name"))?;
+    content(root).ok_or(CONTENT_FAULT)?;
+    Ok((channel.key, channel.id.to_owned()))
+}
+
+/// The new content of a message that somebody wants to edit, JSON.
+fn new_content(body: &str) -> Result<String, Fault> {
+    let mut scratch = Scratch::default();
+    let doc = scratch.parse(body).map_err(|_| Fault::Invalid("The body is not JSON"))?;
+    let root = object(doc.root(), &[CONTENT])?;
+    Ok(content(root).ok_or(CONTENT_FAULT)?.to_string())
 }
 
 async fn post(app: &App, caller: &Caller, body: &str) -> Result<Response, Fault> {
+    let (key, id) = room_of(body)?;
+    let channel = Channel { key, id: &id };
+    may_enter(app, caller, channel).await?;
+    let said = may_say(app, caller, Some(channel.room()), "CHAT_MESSAGE", body).await?;
+    if matches!(said, Cow::Owned(_)) && !room_of(&said).is_ok_and(|other| other == (key, id.clone())) {
+        // The back end has made another message of it, or none.
+        return Err(NOT_TO_BE_SAID);
+    }
     let message = {
         let mut scratch = Scratch::default();
-        let doc = scratch.parse(body).map_err(|_| Fault::Invalid("The body is not JSON"))?;
-        let root = object(doc.root(), &[CONTENT, Channel::ROOM, Channel::GROUP])?;
-        let channel = Channel::of(Some(root)).ok_or(Fault::Invalid("Either roomId or groupId is a name"))?;
-        let content = content(root).ok_or(CONTENT_FAULT)?;
-        may_enter(app, caller, channel)?;
+        let doc = scratch.parse(&said).map_err(|_| NOT_TO_BE_SAID)?;
+        let content = content(doc.root()).ok_or(CONTENT_FAULT)?;
         let now_unix_ms = unix_ms();
         let id = new_message_id(now_unix_ms, &rand::random());
         Message { id, author: Author::of(&caller.identity), channel, content, unix_ms: now_unix_ms }.broadcast(caller.endpoint)
@@ -227,14 +274,22 @@ async fn post(app: &App, caller: &Caller, body: &str) -> Result<Response, Fault>
 }
 
 async fn edit(app: &App, caller: &Caller, id: MessageId, body: &str) -> Result<Response, Fault> {
-    let change = {
-        let mut scratch = Scratch::default();
-        let doc = scratch.parse(body).map_err(|_| Fault::Invalid("The body is not JSON"))?;
-        let root = object(doc.root(), &[CONTENT])?;
-        Change::Edit(content(root).ok_or(CONTENT_FAULT)?.into())
+    let content = new_content(body)?;
+    let data = Object::new().str("messageId", &id.to_string()).raw("content", &content).finish();
+    let content = match may_say(app, caller, None, "MESSAGE_EDIT", &data).await? {
+        Cow::Borrowed(_) => content,
+        Cow::Owned(data) => edited(&data).ok_or(NOT_TO_BE_SAID)?,
     };
+    let change = Change::Edit(content.into());
     let text = revise(app, caller, id, change).await?;
     Ok(success(StatusCode::OK, text.as_deref().unwrap_or("null")))
+}
+
+/// The content that the back end has put in the place of the caller's.
+fn edited(data: &str) -> Option<String> {
+    let mut scratch = Scratch::default();
+    let doc = scratch.parse(data).ok()?;
+    content(doc.root()).map(|content| content.to_string())
 }
 
 async fn remove(app: &App, caller: &Caller, id: MessageId) -> Result<Response, Fault> {
@@ -257,7 +312,7 @@ async fn revise(app: &App, caller: &Caller, id: MessageId, change: Change) -> Re
 async fn list(app: &App, caller: &Caller, uri: &Uri) -> Result<Response, Fault> {
     let wish = Wish::read(uri)?;
     let channel = Channel { key: wish.key, id: &wish.id };
-    may_enter(app, caller, channel)?;
+    may_enter(app, caller, channel).await?;
     let range = match wish.before {
         Some(id) => Range::Before { id, limit: wish.limit },
         None => Range::Newest { skip: 0, limit: wish.limit, bytes_max: usize::MAX },

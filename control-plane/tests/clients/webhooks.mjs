@@ -302,6 +302,32 @@ check("collab: updates and steps are asked about, where a cursor is not", async 
   await second.end();
 });
 
+check("community over HTTP is asked about the same", async () => {
+  const user = fresh("ann"), room = fresh("room"), shut = fresh("shut");
+  const call = async (method, path, body) => {
+    const answer = await http(PORT, method, `/talk/messages${path}`, { headers: { authorization: `Bearer ${token(user)}` }, body: body && JSON.stringify(body) });
+    return { status: answer.status, json: JSON.parse(answer.text) };
+  };
+  const join = ({ room }) => ({ allow: !room.includes("shut"), reason: "shut" });
+  const publish = ({ data }) => data.content.includes("bad") ? { allow: false, reason: "mind your words" } : { allow: true, data: { ...data, content: data.content.replace("damn", "****") } };
+  await answering({ join, publish }, async () => {
+    const posted = await call("POST", "", { roomId: room, content: "damn" });
+    like([posted.status, posted.json.data.content], [201, "****"]);
+    like(questions("join"), [{ endpoint: "talk", userId: user, connectionId: null, room: `room:${room}` }]);
+    like(questions("publish"), [{ endpoint: "talk", userId: user, connectionId: null, room: `room:${room}`, event: "CHAT_MESSAGE", data: { roomId: room, content: "damn" } }]);
+    const denied = (message) => ({ status: 403, json: { success: false, error: { code: "FORBIDDEN", message } } });
+    like(await call("POST", "", { roomId: room, content: "bad" }), denied("mind your words"));
+    like(await call("POST", "", { roomId: shut, content: "good" }), denied("shut"));
+    like(await call("GET", `?roomId=${shut}`), denied("shut"));
+    like((await call("PATCH", `/${posted.json.data.id}`, { content: "damn again" })).json.data.content, "**** again");
+    like(await call("PATCH", `/${posted.json.data.id}`, { content: "bad" }), denied("mind your words"));
+    like((await call("GET", `?roomId=${room}`)).json.data.map(({ content }) => content), ["**** again"]);
+  });
+  for (const failure of Object.values(FAILURES)) {
+    await answering({ publish: failure }, async () => ok((await call("POST", "", { roomId: room, content: "never" })).status === 403, "refused"));
+  }
+});
+
 // ---- bounds
 
 check("a back end that hangs holds up nobody but who waits for it", () => answering({ join: FAILURES.hangs, connect: YES }, async () => {
