@@ -4,12 +4,15 @@
 mod host;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use engine::auth::Identity;
 use engine::config::{AuthMode, DialectKind, Endpoint, Membership};
+use engine::dialect::community::{Author, Broadcast, Channel, Message};
 use engine::event::{Event, EventType, EventTypes, What};
-use engine::ids::EndpointId;
+use engine::ids::{EndpointId, new_message_id};
 use engine::limits::EVENTS_WAITING_MAX;
-use engine::shard::parcel::Parcel;
+use engine::shard::parcel::{Parcel, Post};
 use engine::{Emit, Question, Selection, Target};
 use host::Host;
 use rand::rngs::StdRng;
@@ -168,6 +171,45 @@ fn community_and_collab_tell_what_is_published() {
 }
 
 #[test]
+fn what_the_back_end_says_like_a_client_is_a_message_too() {
+    let open = |name, bind, retain| Endpoint { membership: Membership::Open, retain, ..host::endpoint(name, DialectKind::Collab, bind) };
+    let mut host = hosts(vec![open("kept", "/k", 5), open("loose", "/l", 0), host::endpoint("talk", DialectKind::Community, "/c")]);
+    let to = |endpoint, target| Selection { endpoint: EndpointId(endpoint), targets: vec![target], except: Vec::new() };
+    let say = |host: &mut Host, to: Selection, event: &str, args: &str| {
+        let emit = Emit { to, event: event.into(), args: args.into(), volatile: false, ack_ms: None, offset: 1, unix_ms: 0 };
+        ask(host, 1, &Question::Emit(Arc::new(emit)));
+    };
+    for endpoint in [0, 1] {
+        let document = || Target::Room("d".into());
+        say(&mut host, to(endpoint, document()), "steps", r#"{"steps":[1],"changeId":7}"#);
+        say(&mut host, to(endpoint, document()), "awareness", r#"{"awareness":{}}"#);
+        say(&mut host, to(endpoint, Target::Present { room: "d".into(), presence: "c".into() }), "steps", r#"{"steps":[2]}"#);
+        say(&mut host, to(endpoint, Target::user("bob")), "steps", r#"{"steps":[3]}"#);
+        let not_all = Selection { except: vec![Target::user("bob")], ..to(endpoint, document()) };
+        say(&mut host, not_all, "steps", r#"{"steps":[4]}"#);
+        let event = host.events.first().expect("an event");
+        assert_eq!((event.connection, event.endpoint), (None, EndpointId(endpoint)));
+        let What::Message { message } = &event.what else { panic!("{event:?}") };
+        assert_eq!(&**message, r#"{"type":"steps","steps":[1],"changeId":7}"#, "as clients get it");
+        assert_eq!(told(&mut host), ["message - d [1]"], "once, and only what all of a document get");
+    }
+    host.world.wanted.set(EventTypes::NONE);
+    say(&mut host, to(1, Target::Room("d".into())), "update", r#"{"update":[5]}"#);
+    assert_eq!(told(&mut host), [""; 0]);
+    host.world.wanted.set(EventTypes::ALL);
+
+    let by = Identity { user: "ann".into(), ..Identity::default() };
+    let channel = Channel { key: Channel::ROOM, id: "r" };
+    let id = new_message_id(host::START_UNIX_MS, &[1; 10]);
+    let message = Message { id, author: Author::of(&by), channel, content: "\"hi\"", unix_ms: host::START_UNIX_MS };
+    let Broadcast { room, frame, keep } = message.broadcast(EndpointId(2));
+    let text = keep.text.clone();
+    ask(&mut host, 2, &Question::Post(Arc::new(Post { room, frame, keep, hidden_from: None })));
+    assert_eq!(host.events.first().map(|event| &event.what), Some(&What::Message { message: text }));
+    assert_eq!(told(&mut host), [r#"message ann room:r "hi""#]);
+}
+
+#[test]
 fn chat_tells_messages_to_rooms_users_and_everybody() {
     let mut host = hosts(vec![host::endpoint("chat", DialectKind::Chat, "/")]);
     let alice = member(&mut host, 2, "alice");
@@ -216,7 +258,7 @@ fn notify_tells_who_proves_himself_and_what_is_confirmed() {
     let to = Selection { endpoint: EndpointId(0), targets: vec![Target::user("bob")], except: Vec::new() };
     let args = r#"{"message":{"id":7},"receiptTo":"alice"}"#.to_owned();
     let emit = Emit { to, event: "new_message".into(), args, volatile: false, ack_ms: None, offset: 1, unix_ms: 0 };
-    ask(&mut host, 4, &Question::Emit(std::sync::Arc::new(emit)));
+    ask(&mut host, 4, &Question::Emit(Arc::new(emit)));
     for message in ["7", "7", "8"] {
         host.say(bob, &format!(r#"42["message_read",{{"messageId":{message},"conversationId":"c"}}]"#));
         host.settle();

@@ -12,6 +12,7 @@ use super::backlog::{Event, To};
 use super::links::{Conn, PendingAck};
 use super::parcel::{Answer, Cast, Emit, Emitted, Parcel, Selection, Target};
 use crate::dialect::{self, Keep, Outgoing};
+use crate::event::{self, EventType, What};
 use crate::fault::{CloseReason, DropReason};
 use crate::frame::{Frame, Mark, Packet};
 use crate::ids::{Room, ShardId};
@@ -99,7 +100,7 @@ impl Shard {
 
     /// The home of the only room that is meant: gives the emit its number, keeps it, and casts it to all shards, since all answer.
     fn cast_emit(&mut self, now: Now, ask: u64, emit: &Arc<Emit>, room: &Room, frame: &Frame, is_kept: bool) {
-        let keep = if is_kept { self.kept_of(emit, room, frame) } else { None };
+        let keep = if is_kept { self.note_message(now, emit, room, frame) } else { None };
         // 0 where there is no such room, which has no members then but may be the name of a connection.
         let mut seq = 0;
         let _ = self.homes.publish(room, keep, now.unix_ms, &self.stats, |_, number| seq = number);
@@ -110,20 +111,33 @@ impl Shard {
         }
     }
 
-    /// What the room keeps of an emit that all its members get, for those who come later; a room that nobody is in is made for it.
-    fn kept_of(&mut self, emit: &Emit, room: &Room, frame: &Frame) -> Option<Keep> {
+    /// What is like a client's message, for all members of a room that has a name: it is told, and kept for those who come later where the
+    /// endpoint keeps such; a room that nobody is in is made for that.
+    fn note_message(&mut self, now: Now, emit: &Emit, room: &Room, frame: &Frame) -> Option<Keep> {
         let messages_max = self.world.config.endpoints[usize::from(room.endpoint.0)].retain;
         let is_for_all = matches!(emit.to.targets[..], [Target::Room(_)]) && emit.to.except.is_empty();
-        if messages_max == 0 || !is_for_all || !room.is_public() || self.connection_of(room).is_some() {
+        if !is_for_all || !room.is_public() || self.connection_of(room).is_some() {
+            return None;
+        }
+        if messages_max == 0 && !self.wants(EventType::Message) {
             return None;
         }
         let text = frame.packets().find_map(|packet| if let Packet::Text(text) = packet { Some(text) } else { None })?;
+        let text: Arc<str> = text.into();
+        if self.wants(EventType::Message) {
+            let (name, what) = (Some(room.name.clone()), What::Message { message: text.clone() });
+            let (endpoint, unix_ms) = (room.endpoint, now.unix_ms);
+            // The back end is no user.
+            self.tell_event(event::Event { endpoint, connection: None, user: None, room: name, unix_ms, what });
+        }
+        if messages_max == 0 {
+            return None;
+        }
         if self.homes.ensure(room, &self.stats).is_err() {
             self.counters(room.endpoint).dropped[DropReason::NoRoom.index()].add(1);
             return None;
         }
-        // The back end is no user.
-        Some(Keep { id: None, by_id: false, author: "".into(), text: text.into(), messages_max })
+        Some(Keep { id: None, by_id: false, author: "".into(), text, messages_max })
     }
 
     /// An emit from the home of its room.
