@@ -1,5 +1,5 @@
 // Rooms as a back end makes, fills, hears and ends them over HTTP, beside live `socket.io-client` and `ws` clients.
-import { admin, any, check, like, ok, open, query, run, token, until, visit } from "./lib.mjs";
+import { admin, any, check, everyShard, like, metric, ok, open, query, run, token, until, visit } from "./lib.mjs";
 
 const FIXED = "endpoint=fixed";
 const call = async (method, path, expected = 200, body = undefined) => {
@@ -9,8 +9,16 @@ const call = async (method, path, expected = 200, body = undefined) => {
   return answer.json;
 };
 const enter = (user, namespace = "/fixed", auth = {}) => visit(namespace, { auth: { token: token(user, { name: user }), ...auth } }, user);
-// Connections are spread over both shards by the kernel: of so many none of them is without.
-const crowd = (count, namespace) => Promise.all(Array.from({ length: count }, (_, at) => enter(`guest${at}`, namespace)));
+/** So many guests, and as many again until there are some on both shards: the kernel spreads connections by chance. */
+async function crowd(count) {
+  await until(async () => (await metric("uringcast_connections", { endpoint: "fixed" })) === 0, "those of before have gone");
+  const guests = [];
+  for (;;) {
+    guests.push(...await Promise.all(Array.from({ length: count }, (_, at) => enter(`guest${guests.length + at}`))));
+    if (await everyShard("fixed", 2).then(() => true, () => false)) return guests;
+    ok(guests.length < 100, "a hundred connections, and one shard has none");
+  }
+}
 const part = (guests) => Promise.all(guests.map((guest) => guest.end()));
 const joined = async (guest, roomId) => ok((await guest.ask("room:join", { roomId })).success === true, `${guest.name} could not join ${roomId}`);
 
@@ -86,7 +94,7 @@ check("the back end's messages are in the room's one order, and kept with the cl
   const waiting = [];
   for (let number = 0; number < 40; number += 1) {
     waiting.push(call("POST", "/v1/rooms/order/messages", 201, { endpoint: "fixed", userId: "bot", content: `b${number}`, type: "system", metadata: { number } }));
-    waiting.push(guests[number % 6].ask("message", { roomId: "order", content: `c${number}` }));
+    waiting.push(guests[number % guests.length].ask("message", { roomId: "order", content: `c${number}` }));
     if (number % 5 === 0) await Promise.all(waiting);
   }
   const answers = await Promise.all(waiting);
@@ -101,7 +109,7 @@ check("the back end's messages are in the room's one order, and kept with the cl
   like((await call("GET", `/v1/rooms/order/messages?${FIXED}&limit=1000&offset=79`)).messages, newest.slice(79));
   like((await call("GET", `/v1/rooms/order/messages?${FIXED}&offset=80`)).messages, []);
   const stats = await call("GET", `/v1/rooms/order/stats?${FIXED}`);
-  like(stats, { roomId: "order", memberCount: 6, messageCount: 80, createdAt: any.time, lastActivity: any.time });
+  like(stats, { roomId: "order", memberCount: guests.length, messageCount: 80, createdAt: any.time, lastActivity: any.time });
   const late = await enter("late");
   like((await late.ask("room:join", { roomId: "order" })).history, logs[0].slice(-50), "who comes later hears the same");
   await call("POST", "/v1/rooms/nowhere/messages", 404, { endpoint: "fixed", userId: "bot", content: "x" });
