@@ -87,6 +87,85 @@ fn an_operator_sees_sends_and_closes() {
     server.assert_well();
 }
 
+/// Makes a room of `fixed`, as a back end does.
+fn make_room(server: &Server, id: &str, namespace: &str) {
+    let body = json!({"endpoint": "fixed", "id": id, "name": format!("The {id}"), "namespace": namespace, "createdBy": "boss"}).to_string();
+    let headers = format!("Authorization: Bearer {ADMIN_TOKEN}\r\nContent-Length: {}\r\n", body.len());
+    let answer = support::ask(server.control, "POST", "/v1/rooms", &format!("{headers}\r\n{body}"));
+    assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
+}
+
+#[test]
+fn rooms_are_listed_and_shown_with_who_is_in() {
+    let mut server = Server::start(&Setup::default());
+    assert_eq!(ask(&server, &["rooms"]).good(), "ID  NAME  NAMESPACE  MEMBERS  CREATED  BY\n");
+    for (id, namespace) in [("a", "shop"), ("b", "shop"), ("c", "yard")] {
+        make_room(&server, id, namespace);
+    }
+    let ids = |said: &Said| said.good().lines().skip(1).filter_map(|line| line.split(' ').next().map(str::to_owned)).collect::<Vec<_>>();
+    assert_eq!(ids(&ask(&server, &["rooms", "--endpoint", "fixed"])), ["a", "b", "c"]);
+    assert_eq!(ids(&ask(&server, &["rooms", "--endpoint", "fixed", "--namespace", "shop"])), ["a", "b"]);
+    assert_eq!(ids(&ask(&server, &["rooms"])), [""; 0], "of the first endpoint of rooms");
+    let some = ask(&server, &["rooms", "--endpoint", "fixed", "--limit", "2"]);
+    assert_eq!((some.status, some.out.lines().count()), (0, 3), "{}", some.out);
+    assert!(some.err.contains("--all"), "{}", some.err);
+    let all = ask(&server, &["rooms", "--endpoint", "fixed", "--json"]).json();
+    assert_eq!((all["rooms"].as_array().map(Vec::len), &all["rooms"][2]["createdBy"]), (Some(3), &json!("boss")));
+    let made = ask(&server, &["rooms", "show", "c", "--endpoint", "fixed"]);
+    assert!(made.good().contains("The c") && made.out.ends_with("\nID  ENDPOINT  USER  NAME  SINCE  ROOMS\n"), "{}", made.out);
+
+    let _inside: Vec<Raw> = ["alice", "bob"].map(|user| Raw::talk(&server, user, "den")).into();
+    let listed = ask(&server, &["rooms", "--endpoint", "talk"]);
+    assert!(
+        listed.good().lines().any(|line| line.starts_with("room:den ") && line.split_whitespace().any(|word| word == "2")),
+        "{}",
+        listed.out
+    );
+    let shown = ask(&server, &["rooms", "show", "room:den", "--endpoint", "talk"]);
+    let (_, members) = shown.good().split_once("\n\n").expect("the room, an empty line and its members");
+    assert!(members.lines().count() == 3 && members.contains(" alice ") && members.contains(" bob "), "{}", shown.out);
+    let told = ask(&server, &["rooms", "show", "room:den", "--endpoint", "talk", "--json"]).json();
+    assert_eq!(told["members"].as_array().map(Vec::len), Some(2), "{told}");
+
+    assert!(ask(&server, &["rooms", "show", "nowhere", "--endpoint", "fixed"]).bad(1).contains("no such room"));
+    assert!(ask(&server, &["rooms", "--endpoint", "nothing"]).bad(1).contains("no such endpoint"));
+    for wrong in [&["rooms", "show"][..], &["rooms", "--limit", "0"], &["rooms", "--all", "show", "c"], &["rooms", "hide", "c"]] {
+        ask(&server, wrong).bad(2);
+    }
+    server.assert_well();
+}
+
+#[test]
+fn one_endpoint_has_numbers_of_its_own() {
+    let server = Server::start(&Setup::default());
+    let _inside = Raw::talk(&server, "alice", "den");
+    let connections = |endpoint: &str| ask(&server, &["stats", "--endpoint", endpoint, "--json"]).json()["totalConnections"].clone();
+    assert_eq!((connections("talk"), connections("fabric")), (json!(1), json!(0)));
+    let shown = ask(&server, &["stats", "--endpoint", "talk"]);
+    assert!(shown.good().lines().any(|line| line.starts_with("total connections ") && line.ends_with(" 1")), "{}", shown.out);
+    assert!(ask(&server, &["stats", "--endpoint", "nothing"]).bad(1).contains("no such endpoint"));
+}
+
+#[test]
+fn a_drained_server_ends_and_both_say_so() {
+    let mut server = Server::start(&Setup::default());
+    let mut client = Raw::talk(&server, "alice", "den");
+    ask(&server, &["drain", "--seconds", "-1"]).bad(2);
+    ask(&server, &["drain", "--seconds", "100000"]).bad(1);
+    assert_eq!(support::get(server.control, "/readyz").0, 200, "it goes on");
+    assert!(ask(&server, &["drain", "--seconds", "0"]).good().starts_with("draining: "));
+    assert_eq!(client.close_code(), Some(1001));
+    assert_eq!(server.exit(PATIENCE).code(), Some(0), "{}", server.said());
+    ask(&server, &["drain"]).bad(69);
+
+    // Who asks again while it lasts is told that it does.
+    let server = Server::start(&Setup::default());
+    let _clients: Vec<Raw> = (0..2).map(|number| Raw::talk(&server, &format!("client{number}"), "den")).collect();
+    assert!(ask(&server, &["drain", "--seconds", "3600", "--json"]).json().is_object());
+    assert_eq!(support::get(server.control, "/readyz").0, 503);
+    ask(&server, &["drain"]).bad(1);
+}
+
 #[test]
 fn long_lists_come_page_by_page() {
     let server = Server::start(&Setup::default());
