@@ -201,10 +201,10 @@ fn what_the_back_end_says_like_a_client_is_a_message_too() {
     let by = Identity { user: "ann".into(), ..Identity::default() };
     let channel = Channel { key: Channel::ROOM, id: "r" };
     let id = new_message_id(host::START_UNIX_MS, &[1; 10]);
-    let message = Message { id, author: Author::of(&by), channel, content: "\"hi\"", unix_ms: host::START_UNIX_MS };
+    let message = Message { id, author: Author::of(&by), channel, content: "\"hi\"", unix_ms: host::START_UNIX_MS, hidden_from: None };
     let Broadcast { room, frame, keep } = message.broadcast(EndpointId(2));
     let text = keep.text.clone();
-    ask(&mut host, 2, &Question::Post(Arc::new(Post { room, frame, keep, hidden_from: None })));
+    ask(&mut host, 2, &Question::Post(Arc::new(Post { room, frame, keep })));
     assert_eq!(host.events.first().map(|event| &event.what), Some(&What::Message { message: text }));
     assert_eq!(told(&mut host), [r#"message ann room:r "hi""#]);
 }

@@ -65,9 +65,10 @@ fn told(host: &mut Host, question: &Question) -> Option<Answer> {
 
 fn posting(by: &Arc<Identity>, name: &str, number: u8, content: &str) -> Question {
     let channel = Channel { key: Channel::ROOM, id: name };
-    let message = Message { id: id(number), author: Author::of(by), channel, content, unix_ms: host::START_UNIX_MS };
+    let message =
+        Message { id: id(number), author: Author::of(by), channel, content, unix_ms: host::START_UNIX_MS, hidden_from: Some(by.clone()) };
     let Broadcast { room, frame, keep } = message.broadcast(EndpointId(0));
-    Question::Post(Arc::new(Post { room, frame, keep, hidden_from: Some(by.clone()) }))
+    Question::Post(Arc::new(Post { room, frame, keep }))
 }
 
 fn post(host: &mut Host, by: &Arc<Identity>, name: &str, number: u8) {
@@ -128,6 +129,10 @@ fn a_message_is_kept_and_told_to_everybody_but_whom_its_author_has_blocked() {
         }
         match kind {
             "CHAT_MESSAGE" => {
+                let Some(Answer::Past(Some(kept))) = told(&mut host, &Question::Past { room: room("r"), range: Range::ALL }) else {
+                    panic!()
+                };
+                assert!(kept.kept[0].is_hidden_from("eve") && !kept.kept[0].is_hidden_from("bob"));
                 assert_eq!(past(&mut host, "r", Range::ALL), std::slice::from_ref(&message));
                 let text = revise(&mut host, 0, &ann, 1, edit(r#""\u00e9\n""#)).expect("found").expect("hers").expect("kept");
                 assert!(text.contains(r#""content":"\u00e9\n""#) && text.contains(r#""isEdited":true"#), "{text}");

@@ -259,13 +259,13 @@ async fn post(app: &App, caller: &Caller, body: &str) -> Result<Response, Fault>
         let doc = scratch.parse(&said).map_err(|_| NOT_TO_BE_SAID)?;
         let content = content(doc.root()).ok_or(CONTENT_FAULT)?;
         let now_unix_ms = unix_ms();
-        let id = new_message_id(now_unix_ms, &rand::random());
-        Message { id, author: Author::of(&caller.identity), channel, content, unix_ms: now_unix_ms }.broadcast(caller.endpoint)
+        let (id, author) = (new_message_id(now_unix_ms, &rand::random()), Author::of(&caller.identity));
+        let hidden_from = (!caller.identity.blocked.is_empty()).then(|| caller.identity.clone());
+        Message { id, author, channel, content, unix_ms: now_unix_ms, hidden_from }.broadcast(caller.endpoint)
     };
     let text = message.keep.text.clone();
-    let hidden_from = (!caller.identity.blocked.is_empty()).then(|| caller.identity.clone());
     let Broadcast { room, frame, keep } = message;
-    let gathered = app.ask(Question::Post(Arc::new(Post { room, frame, keep, hidden_from }))).await;
+    let gathered = app.ask(Question::Post(Arc::new(Post { room, frame, keep }))).await;
     let outcome = gathered.answers.into_iter().find_map(|answer| if let Answer::Posted(outcome) = answer { outcome } else { None });
     match outcome {
         Some(Ok(())) => Ok(success(StatusCode::CREATED, &text)),
@@ -313,15 +313,24 @@ async fn list(app: &App, caller: &Caller, uri: &Uri) -> Result<Response, Fault> 
     let wish = Wish::read(uri)?;
     let channel = Channel { key: wish.key, id: &wish.id };
     may_enter(app, caller, channel).await?;
-    let range = match wish.before {
+    let mut range = match wish.before {
         Some(id) => Range::Before { id, limit: wish.limit },
         None => Range::Newest { skip: 0, limit: wish.limit, bytes_max: usize::MAX },
     };
     let room = Room { endpoint: caller.endpoint, name: channel.room() };
-    let gathered = app.ask(Question::Past { room, range }).await;
-    let past = gathered.answers.into_iter().find_map(|answer| if let Answer::Past(past) = answer { past } else { None });
-    let past = past.ok_or(Fault::Unavailable)?;
-    let texts: Vec<&str> = past.kept.iter().rev().map(|kept| &*kept.text).collect();
+    let (mut texts, mut asked_for) = (Vec::new(), wish.limit);
+    loop {
+        let gathered = app.ask(Question::Past { room: room.clone(), range }).await;
+        let past = gathered.answers.into_iter().find_map(|answer| if let Answer::Past(past) = answer { past } else { None });
+        let kept = past.ok_or(Fault::Unavailable)?.kept;
+        let shown = kept.iter().rev().filter(|kept| !kept.is_hidden_from(&caller.identity.user));
+        texts.extend(shown.map(|kept| kept.text.clone()).take(wish.limit - texts.len()));
+        // A list that is not full is the last: what is not shown does not make it short.
+        let oldest = kept.first().filter(|_| kept.len() == asked_for && texts.len() < wish.limit).and_then(|kept| kept.id);
+        let Some(id) = oldest else { break };
+        // A channel keeps so few that a handful of these sees them all.
+        (range, asked_for) = (Range::Before { id, limit: LIMIT_MAX }, LIMIT_MAX);
+    }
     Ok(success(StatusCode::OK, &format!("[{}]", texts.join(","))))
 }
 
@@ -398,7 +407,7 @@ mod tests {
         let asked = Asked::default();
         let (list, pending) = (asked.clone(), Arc::new(Pending::default()));
         let kept = ["{\"n\":1e+100}", "{\"n\":2}"];
-        let kept = kept.map(|text| Kept { id: None, author: "ann".into(), unix_ms: 0, text: text.into() });
+        let kept = kept.map(|text| Kept { id: None, author: "ann".into(), unix_ms: 0, text: text.into(), hidden_from: None });
         let host = FakeHost::new(2).answering(&pending, move |shard, question| {
             let is_home = shard == 1;
             if is_home {
@@ -444,7 +453,7 @@ mod tests {
         assert!(heard.body.contains(r#""content":"a\u0062""#), "{}", heard.body);
         let Some(Question::Post(post)) = asked.lock().expect("one thread").pop() else { panic!("asked") };
         assert_eq!((&*post.room.name, post.keep.id.map(|id| id.to_string().into())), ("room:é", Some(id)));
-        assert_eq!(post.hidden_from.as_ref().map(|by| by.blocked.clone()), Some(vec!["eve".to_owned()]));
+        assert_eq!(post.keep.hidden_from.as_ref().map(|by| by.blocked.clone()), Some(vec!["eve".to_owned()]));
         assert!(heard.body.contains(&*post.keep.text), "what is answered is what is kept");
 
         let one = format!("{PATH}/{ID}");
@@ -460,6 +469,43 @@ mod tests {
         let asked = format!("{:?}", asked.lock().expect("one thread"));
         for part in [&format!("Before {{ id: {ID}, limit: 2 }}"), "Newest { skip: 0, limit: 50", "room:r"] {
             assert!(asked.contains(part), "{part} in {asked}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_list_is_full_although_not_all_is_shown() {
+        let (asked, pending) = (Asked::default(), Arc::new(Pending::default()));
+        let author = Arc::new(Identity { user: "eve".into(), blocked: vec!["ann".into()], ..Identity::default() });
+        // Of 250 messages ann sees every tenth.
+        let kept = (0_u8..250).map(|number| Kept {
+            id: Some(new_message_id(u64::from(number), &[0; 10])),
+            author: "eve".into(),
+            unix_ms: 0,
+            text: number.to_string().into(),
+            hidden_from: (number % 10 > 0).then(|| author.clone()),
+        });
+        let (list, kept): (_, Vec<Kept>) = (asked.clone(), kept.collect());
+        let host = FakeHost::new(1).answering(&pending, move |_, question| {
+            let Question::Past { range, .. } = question else { return None };
+            list.lock().expect("one thread").push(question.clone());
+            let (end, limit) = match *range {
+                Range::Newest { limit, .. } => (kept.len(), limit),
+                Range::Before { id, limit } => (kept.iter().position(|kept| kept.id == Some(id))?, limit),
+            };
+            Some(Answer::Past(Some(Past { kept: kept[end.saturating_sub(limit)..end].to_vec(), total: kept.len() })))
+        });
+        let router = public::router(Arc::new(App::new(Arc::new(host), pending, terms())));
+        let bob = token(&json!({"sub": "bob", "rooms": ["r"]}));
+        for (caller, limit, expected, questions) in [
+            (&bob, 3, vec![249, 248, 247], 1),
+            (&ann(), 3, vec![240, 230, 220], 2),
+            (&ann(), 1, vec![240], 2),
+            (&ann(), 20, (5..25).rev().map(|ten| ten * 10).collect(), 3),
+            (&ann(), 50, (0..25).rev().map(|ten| ten * 10).collect(), 4),
+        ] {
+            let heard = send(&router, Method::GET, &format!("{PATH}?roomId=r&limit={limit}"), caller, "").await;
+            assert_eq!((heard.status, heard.json()["data"].clone()), (StatusCode::OK, json!(expected)));
+            assert_eq!(asked.lock().expect("one thread").drain(..).count(), questions, "{limit}");
         }
     }
 

@@ -50,6 +50,7 @@ check("what is posted, changed and taken back is heard on both shards, by all bu
   like(edited, { ...message, content: "Servus", isEdited: true });
   for (const peer of friends) await hear(peer, { type: "MESSAGE_EDIT", payload: { messageId: message.id, content: "Servus", roomId: "den" } });
   like(await list({ roomId: "den" }), [edited]);
+  like(await list({ roomId: "den" }, { user: "eve" }), [], "who is blocked does not find it either");
   like(await done(200, "DELETE", `${MESSAGES}/${message.id}`, { claims }), { success: true });
   for (const peer of friends) await hear(peer, { type: "MESSAGE_DELETE", payload: { messageId: message.id, roomId: "den" } });
   like(await list({ roomId: "den" }), []);

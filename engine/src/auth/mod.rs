@@ -59,6 +59,22 @@ pub struct Identity {
     pub claims: Option<Box<str>>,
 }
 
+impl Identity {
+    /// True exactly when this user has blocked that one.
+    pub fn has_blocked(&self, user: &str) -> bool {
+        self.blocked.binary_search_by(|blocked| (**blocked).cmp(user)).is_ok()
+    }
+
+    /// Bytes of it and of what it holds on to.
+    pub(crate) fn bytes(&self) -> usize {
+        let texts = [&self.name, &self.email, &self.picture].into_iter().flatten();
+        let lists = [&self.rooms, &self.groups, &self.documents].into_iter().flatten().chain([&self.blocked]);
+        let listed = lists.flatten().map(|text| size_of::<String>() + text.len());
+        let claims = self.claims.as_ref().map_or(0, |claims| claims.len());
+        size_of::<Identity>() + self.user.len() + texts.map(String::len).sum::<usize>() + listed.sum::<usize>() + claims
+    }
+}
+
 /// What was wrong with a token.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum AuthFault {

@@ -112,7 +112,8 @@ impl Dialect for Collab {
             let text: Arc<str> = relayed.into();
             publication.told = cx.told(|| text.clone());
             let (author, messages_max) = (cx.profile.user.clone(), cx.endpoint.retain);
-            publication.keep = (messages_max > 0).then_some(Keep { id: None, by_id: false, author, text, messages_max });
+            let keep = Keep { id: None, by_id: false, author, text, hidden_from: None, messages_max };
+            publication.keep = (messages_max > 0).then_some(keep);
         }
         if is_kept(kind) {
             publication.submission = cx.submission(Some(document), kind, root.raw());

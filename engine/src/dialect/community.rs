@@ -85,7 +85,7 @@ impl<'a> Channel<'a> {
 }
 
 /// A chat message, before it is anywhere.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Message<'a> {
     /// Its id.
     pub id: MessageId,
@@ -97,6 +97,8 @@ pub struct Message<'a> {
     pub content: &'a str,
     /// When, milliseconds since 1970.
     pub unix_ms: u64,
+    /// Whose `blocked` users do not see it.
+    pub hidden_from: Option<Arc<Identity>>,
 }
 
 /// Who says something, as others see him.
@@ -128,7 +130,7 @@ pub struct Broadcast {
 impl Message<'_> {
     /// What its channel hears and keeps.
     pub fn broadcast(self, endpoint: EndpointId) -> Broadcast {
-        let Message { id, author, channel, content, unix_ms } = self;
+        let Message { id, author, channel, content, unix_ms, hidden_from } = self;
         let payload = Object::with_capacity(content.len() + 300)
             .str("id", &id.to_string())
             .raw("content", content)
@@ -140,7 +142,8 @@ impl Message<'_> {
             .str("createdAt", &rfc3339(unix_ms))
             .finish();
         let frame = Frame::text(endpoint, &typed("CHAT_MESSAGE", &payload));
-        let keep = Keep { id: Some(id), by_id: true, author: author.user.clone(), text: payload.into(), messages_max: KEPT_PER_CHANNEL };
+        let (author, text) = (author.user.clone(), payload.into());
+        let keep = Keep { id: Some(id), by_id: true, author, text, hidden_from, messages_max: KEPT_PER_CHANNEL };
         Broadcast { room: Room { endpoint, name: channel.room() }, frame, keep }
     }
 }
@@ -364,11 +367,12 @@ fn chat_message(cx: &Cx<'_>, channel: Channel<'_>, payload: Option<Value<'_>>, a
         return refuse_forbidden(cx, channel, acts);
     }
     let author = Author { user: &cx.profile.user, name: display_name(cx), image: picture(cx) };
-    let message = Message { id: cx.message_id(), author, channel, content, unix_ms: cx.now.unix_ms };
+    let hidden_from = hidden_from(cx);
+    let message = Message { id: cx.message_id(), author, channel, content, unix_ms: cx.now.unix_ms, hidden_from: hidden_from.clone() };
     let Broadcast { room, frame, keep } = message.broadcast(cx.endpoint_id);
     let told = cx.told(|| keep.text.clone());
     let submission = cx.submission(Some(&room.name), "CHAT_MESSAGE", payload.map_or("{}", Value::raw));
-    let (room, keep, hidden_from) = (room.name, Some(keep), hidden_from(cx));
+    let (room, keep) = (room.name, Some(keep));
     acts.push(Act::Publish(Publication { room, frame, to_self: true, keep, hidden_from, told, submission }));
 }
 

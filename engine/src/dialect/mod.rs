@@ -406,6 +406,8 @@ pub struct Keep {
     pub author: UserId,
     /// What is kept, JSON.
     pub text: Arc<str>,
+    /// Whose `blocked` users do not see it; see [`crate::shard::history::Kept::is_hidden_from`].
+    pub hidden_from: Option<Arc<Identity>>,
     /// So many of the room's messages are kept, this one included; the process has a bound of its own.
     pub messages_max: usize,
 }

@@ -241,7 +241,7 @@ fn message(cx: &Cx<'_>, argument: Option<Value<'_>>, ack: Option<&str>, acts: &m
     }
     let (author, text) = (cx.profile.user.clone(), Arc::<str>::from(kept.unwrap_or(message)));
     let told = cx.told(|| text.clone());
-    let keep = Some(Keep { id: Some(message_id), by_id: false, author, text, messages_max: usize::MAX });
+    let keep = Some(Keep { id: Some(message_id), by_id: false, author, text, hidden_from: None, messages_max: usize::MAX });
     let submission = cx.submission(Some(room), "message", argument.raw());
     acts.push(Act::Publish(Publication { room: room.into(), frame, to_self: true, keep, hidden_from: None, told, submission }));
     Some(())

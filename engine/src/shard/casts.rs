@@ -301,5 +301,5 @@ impl Shard {
 
 /// Whether the author has blocked the connection's user.
 pub(super) fn blocks(author: &Identity, conn: &Conn) -> bool {
-    author.blocked.binary_search_by(|user| (**user).cmp(&*conn.profile.user)).is_ok()
+    author.has_blocked(&conn.profile.user)
 }

@@ -137,7 +137,7 @@ impl Shard {
             self.counters(room.endpoint).dropped[DropReason::NoRoom.index()].add(1);
             return None;
         }
-        Some(Keep { id: None, by_id: false, author: "".into(), text, messages_max })
+        Some(Keep { id: None, by_id: false, author: "".into(), text, hidden_from: None, messages_max })
     }
 
     /// An emit from the home of its room.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
+use crate::auth::Identity;
 use crate::dialect::Keep;
 use crate::ids::{EndpointId, MessageId, Room, UserId};
 use crate::limits::Limits;
@@ -25,6 +26,19 @@ pub struct Kept {
     pub unix_ms: u64,
     /// What is kept of it, JSON.
     pub text: Arc<str>,
+    /// Its author as he was when he said it, if he had blocked somebody.
+    pub hidden_from: Option<Arc<Identity>>,
+}
+
+impl Kept {
+    /// True exactly when the author had blocked this user when he said it.
+    pub fn is_hidden_from(&self, user: &str) -> bool {
+        self.hidden_from.as_ref().is_some_and(|author| author.has_blocked(user))
+    }
+
+    fn bytes(&self) -> usize {
+        size(&self.text, self.hidden_from.as_deref())
+    }
 }
 
 /// Which of a room's messages are wanted.
@@ -176,15 +190,15 @@ impl Diary {
     /// Takes off the beginning what is too old, too many or too large, one at a time.
     fn next_excess(&mut self, messages_max: usize, oldest: u64, bounds: &Bounds, total: &mut usize) -> Option<Kept> {
         let first = self.entries.front()?;
-        let share = (bounds.bytes / ROOM_SHARE).max(size(&first.text));
+        let share = (bounds.bytes / ROOM_SHARE).max(first.bytes());
         let fits = self.entries.len() <= messages_max && *total <= bounds.bytes && self.bytes <= share;
         if fits && first.unix_ms >= oldest { None } else { self.pop(0, total) }
     }
 
     fn pop(&mut self, at: usize, total: &mut usize) -> Option<Kept> {
         let gone = self.entries.remove(at)?;
-        self.bytes -= size(&gone.text);
-        *total -= size(&gone.text);
+        self.bytes -= gone.bytes();
+        *total -= gone.bytes();
         Some(gone)
     }
 
@@ -195,7 +209,7 @@ impl Diary {
 
 impl History for Memory {
     fn append(&mut self, room: &Room, keep: Keep, unix_ms: u64, stats: &ShardStats) {
-        let Keep { id, by_id, author, text, messages_max } = keep;
+        let Keep { id, by_id, author, text, hidden_from, messages_max } = keep;
         let messages_max = messages_max.min(self.bounds.messages);
         if messages_max == 0 {
             return;
@@ -205,9 +219,10 @@ impl History for Memory {
             diaries.insert(room.clone(), Diary::default());
         }
         let Some(diary) = diaries.get_mut(room) else { return };
-        *bytes += size(&text);
-        diary.bytes += size(&text);
-        diary.entries.push_back(Kept { id, author, unix_ms, text });
+        let kept = Kept { id, author, unix_ms, text, hidden_from };
+        *bytes += kept.bytes();
+        diary.bytes += kept.bytes();
+        diary.entries.push_back(kept);
         if let Some(id) = id.filter(|_| by_id) {
             ids.insert((room.endpoint, id), room.clone());
         }
@@ -292,12 +307,13 @@ impl History for Memory {
     }
 
     fn is_full_for(&self, keep: &Keep) -> bool {
-        self.bytes + size(&keep.text) > self.bounds.bytes
+        self.bytes + size(&keep.text, keep.hidden_from.as_deref()) > self.bounds.bytes
     }
 }
 
-fn size(text: &str) -> usize {
-    text.len() + OVERHEAD_BYTES
+/// An author's identity is counted with each of his messages, although they may share it: whichever goes last frees it.
+fn size(text: &str, hidden_from: Option<&Identity>) -> usize {
+    text.len() + OVERHEAD_BYTES + hidden_from.map_or(0, Identity::bytes)
 }
 
 /// What else follows from a message's going.
@@ -322,7 +338,8 @@ mod tests {
     }
 
     fn keep(number: u128, text: &str) -> Keep {
-        Keep { id: Some(id(number)), by_id: true, author: "alice".into(), text: text.into(), messages_max: usize::MAX }
+        let (author, text) = ("alice".into(), text.into());
+        Keep { id: Some(id(number)), by_id: true, author, text, hidden_from: None, messages_max: usize::MAX }
     }
 
     fn memory(bytes: usize) -> (Memory, ShardStats) {
@@ -408,7 +425,7 @@ mod tests {
         }
         memory.append(&room("s"), Keep { by_id: false, ..keep(4, "text") }, 4, &stats);
         assert_eq!(found(&mut memory, 4, 4), None, "nobody looks for it");
-        let second = Kept { id: Some(id(2)), author: "alice".into(), unix_ms: 2, text: "text".into() };
+        let second = Kept { id: Some(id(2)), author: "alice".into(), unix_ms: 2, text: "text".into(), hidden_from: None };
         assert_eq!(found(&mut memory, 2, 4), Some(Found { room: room("r"), kept: second }));
         assert_eq!(found(&mut memory, 2, 2_000), None, "too old");
         memory.edit(&room("r"), id(2), "a longer text".into(), &stats);
@@ -418,7 +435,7 @@ mod tests {
         memory.remove(&room("r"), id(2), &stats);
         memory.remove(&room("r"), id(2), &stats);
         assert_eq!((texts(&mut memory, Range::ALL, 4).len(), found(&mut memory, 2, 4)), (2, None));
-        assert_eq!((memory.bytes(), stats.endpoints[0].history_messages.read()), (3 * size("text"), 3));
+        assert_eq!((memory.bytes(), stats.endpoints[0].history_messages.read()), (3 * size("text", None), 3));
         memory.append(&room("r"), keep(5, "text"), 5, &stats);
         memory.append(&room("r"), keep(6, "text"), 5, &stats);
         assert_eq!((found(&mut memory, 1, 5), found(&mut memory, 3, 5).is_some()), (None, true), "the oldest made way");
@@ -430,13 +447,31 @@ mod tests {
 
     #[test]
     fn an_edit_does_not_grow_beyond_the_bounds() {
-        let (mut memory, stats) = memory(2 * size("text") * ROOM_SHARE);
+        let (mut memory, stats) = memory(2 * size("text", None) * ROOM_SHARE);
         memory.append(&room("r"), keep(1, "text"), 1, &stats);
         memory.append(&room("r"), keep(2, "text"), 1, &stats);
         memory.edit(&room("r"), id(2), "longer".into(), &stats);
         assert_eq!(texts(&mut memory, Range::ALL, 1), ["longer"]);
         memory.edit(&room("r"), id(2), "x".repeat(memory.bounds.bytes).into(), &stats);
         assert_eq!((memory.diaries.len(), memory.by_id.len(), memory.bytes()), (0, 0, 0));
+    }
+
+    #[test]
+    fn whom_the_author_has_blocked_is_kept_and_counted() {
+        let (mut memory, stats) = memory(100_000);
+        let blocked: Vec<String> = (0..10).map(|number| format!("user{number}")).collect();
+        let author = Arc::new(Identity { user: "alice".into(), blocked, ..Identity::default() });
+        memory.append(&room("r"), Keep { hidden_from: Some(author.clone()), ..keep(1, "text") }, 1, &stats);
+        memory.append(&room("r"), keep(2, "text"), 1, &stats);
+        let kept = past(&mut memory, Range::ALL, 1).kept;
+        let hidden = |user: &str| kept.iter().map(|kept| kept.is_hidden_from(user)).collect::<Vec<bool>>();
+        assert_eq!((hidden("user7"), hidden("bob")), (vec![true, false], vec![false, false]));
+        assert!(memory.bytes() >= 2 * size("text", None) + 10 * (size_of::<String>() + "user0".len()));
+        drop(kept);
+        memory.edit(&room("r"), id(1), "longer text".into(), &stats);
+        memory.remove(&room("r"), id(1), &stats);
+        assert_eq!((memory.bytes(), Arc::strong_count(&author)), (size("text", None), 1));
+        assert!(memory.is_full_for(&Keep { hidden_from: Some(author), ..keep(3, &"x".repeat(100_000 - 3 * OVERHEAD_BYTES)) }));
     }
 
     #[test]

@@ -379,7 +379,7 @@ mod tests {
     }
 
     fn keep(text: &str) -> Keep {
-        Keep { id: None, by_id: false, author: "alice".into(), text: text.into(), messages_max: usize::MAX }
+        Keep { id: None, by_id: false, author: "alice".into(), text: text.into(), hidden_from: None, messages_max: usize::MAX }
     }
 
     /// How many messages are kept of a room.

@@ -596,10 +596,8 @@ pub struct Post {
     pub room: Room,
     /// What its members hear.
     pub frame: Frame,
-    /// What it keeps.
+    /// What it keeps, which also says to whom it is not told.
     pub keep: Keep,
-    /// Whose `blocked` users do not get it.
-    pub hidden_from: Option<Arc<Identity>>,
 }
 
 impl Post {

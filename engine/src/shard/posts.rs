@@ -20,12 +20,13 @@ impl Shard {
         if let Err(fault) = self.homes.ensure(&post.room, &self.stats) {
             return Some(Err(fault));
         }
-        let Post { room, frame, hidden_from, keep } = post.clone();
+        let Post { room, frame, keep } = post.clone();
         if self.wants(EventType::Message) {
             let (user, what) = (Some(keep.author.clone()), What::Message { message: keep.text.clone() });
             let (endpoint, name) = (room.endpoint, Some(room.name.clone()));
             self.tell_event(Event { endpoint, connection: None, user, room: name, unix_ms: now.unix_ms, what });
         }
+        let hidden_from = keep.hidden_from.clone();
         self.home_publish(now, Publish { room, frame, except: None, hidden_from, keep: Some(keep), read_ns: now.ns });
         Some(Ok(()))
     }

@@ -114,8 +114,8 @@ mod tests {
 
     impl History for Far {
         fn append(&mut self, _: &Room, keep: Keep, unix_ms: u64, _: &ShardStats) {
-            let Keep { id, author, text, .. } = keep;
-            self.0.borrow_mut().0.push(Kept { id, author, unix_ms, text });
+            let Keep { id, author, text, hidden_from, .. } = keep;
+            self.0.borrow_mut().0.push(Kept { id, author, unix_ms, text, hidden_from });
         }
         fn read(&mut self, _: &Room, _: Range, _: u64) -> Reading<Past> {
             self.0.borrow_mut().1 += 1;
@@ -137,7 +137,7 @@ mod tests {
 
     fn says(now: Now, room: &Room, text: &str) -> Parcel {
         let frame = Frame::text(room.endpoint, text);
-        let keep = Keep { id: None, by_id: false, author: "a".into(), text: text.into(), messages_max: 9 };
+        let keep = Keep { id: None, by_id: false, author: "a".into(), text: text.into(), hidden_from: None, messages_max: 9 };
         Parcel::Publish(Box::new(Publish { room: room.clone(), frame, except: None, hidden_from: None, keep: Some(keep), read_ns: now.ns }))
     }
 

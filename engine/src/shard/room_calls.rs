@@ -368,6 +368,7 @@ impl Shard {
             by_id: composed.by_id,
             author: message.user.clone(),
             text: text.clone(),
+            hidden_from: None,
             messages_max: composed.messages_max,
         };
         if self.wants(EventType::Message) {

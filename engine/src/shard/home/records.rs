@@ -214,7 +214,8 @@ mod tests {
         let (mut homes, stats) = homes(9);
         let room = Room::named(EndpointId(0), "a");
         homes.establish(&new("a", 2), 1, &stats).expect("place");
-        let keep = crate::dialect::Keep { id: None, by_id: false, author: "a".into(), text: "m".into(), messages_max: 9 };
+        let keep =
+            crate::dialect::Keep { id: None, by_id: false, author: "a".into(), text: "m".into(), hidden_from: None, messages_max: 9 };
         assert!(enter(&mut homes, "a", &stats));
         homes.publish(&room, Some(keep), 5, &stats, |_, _| {}).expect("exists");
         homes.leave(&room, ShardId(0), &"a".into(), false, &stats);
