@@ -231,6 +231,46 @@ fn users_are_put_into_rooms_that_are_there() {
     assert_eq!((put(&mut host, false), members(&mut host, &room("r"))), (Ok(1), vec![]));
 }
 
+/// However parcels travel: as soon as the call is answered, all of the user's connections are in, or out.
+#[test]
+fn a_call_for_a_user_is_answered_when_all_his_connections_have_moved() {
+    for seed in 0..100 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut host = hosts(seed);
+        let auth = format!(r#"{{"token":"{}"}}"#, host::token(&serde_json::json!({"sub": "ann"})));
+        let count = random.random_range(0..6);
+        for _ in 0..count {
+            let shard = random.random_range(0..3);
+            guest(&mut host, shard, "/notify", &auth);
+        }
+        let name = format!("conversation:{seed}");
+        for is_member in [true, false, true, true] {
+            let (endpoint, room, user) = (NOTIFY, name.clone(), "ann".to_owned());
+            let question = if is_member { Question::Grant { endpoint, room, user } } else { Question::Revoke { endpoint, room, user } };
+            ask(&mut host, 9, &question);
+            let is_answer = |(_, ask, answer): &(usize, u64, Answer)| *ask == 9 && !matches!(answer, Answer::Granted(None));
+            while !host.answers.iter().any(is_answer) {
+                let (from, to) = (random.random_range(0..3), random.random_range(0..3));
+                host.pump(from);
+                host.step(from, to);
+            }
+            ask(&mut host, 7, &Question::Room(RoomCall::Show { room: Room::named(NOTIFY, &name) }));
+            for shard in 0..3 {
+                host.pump(shard);
+            }
+            let inside = host.answers.extract_if(.., |(_, ask, _)| *ask == 7).map(|(_, _, answer)| match answer {
+                Answer::Room(RoomAnswer::Members(sids)) => sids.concat().len(),
+                Answer::Room(RoomAnswer::Room(_, sids)) => sids.len(),
+                Answer::Room(RoomAnswer::Refused(RoomFault::NoRoom)) => 0,
+                other => panic!("{other:?}"),
+            });
+            assert_eq!(inside.sum::<usize>(), if is_member { count } else { 0 }, "seed {seed}");
+            host.settle();
+            assert_eq!(host.answers.extract_if(.., |(_, ask, _)| *ask == 9).count(), 3, "each shard answers once");
+        }
+    }
+}
+
 #[test]
 fn what_the_back_end_says_is_in_the_rooms_order_and_its_history() {
     let mut host = hosts(4);

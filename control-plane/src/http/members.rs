@@ -102,7 +102,7 @@ pub(super) async fn leave(
     Ok(Json(Placed { connections: 1 }))
 }
 
-/// Puts all connections of a user into a room; on endpoints of notify his later ones too.
+/// Puts all connections of a user into a room; it answers when they are in. On endpoints of notify his later ones enter too.
 #[utoipa::path(put, path = "/v1/rooms/{id}/users/{userId}", tag = "rooms",
     params(("id" = Name, Path, description = "The room's id."), ("userId" = Name, Path, description = "The user's id."), RoomQuery),
     responses(
@@ -121,7 +121,7 @@ pub(super) async fn enter_user(
     granted(&app.ask(Question::Grant { endpoint, room, user }).await)
 }
 
-/// Takes all connections of a user out of a room.
+/// Takes all connections of a user out of a room; it answers when they are out.
 #[utoipa::path(delete, path = "/v1/rooms/{id}/users/{userId}", tag = "rooms",
     params(("id" = Name, Path, description = "The room's id."), ("userId" = Name, Path, description = "The user's id."), RoomQuery),
     responses(

@@ -40,6 +40,7 @@ impl Shard {
             }
             Parcel::Cast(cast) => self.deliver(now, &cast),
             Parcel::Grant(grant) => self.granted(now, &grant),
+            Parcel::Round(round) => self.go_round(round),
             Parcel::Sent(sent) => self.remember_sent(now, *sent),
             Parcel::Confirm(confirm) => self.home_confirm(now, *confirm),
             Parcel::Confirmed { conn, was_sent, told, note } => {

@@ -47,7 +47,9 @@ impl Shard {
                 conn.shard
             }
             // These are made by the control plane or sent with an address.
-            Parcel::Cast(_) | Parcel::Grant(_) | Parcel::Dissolve { .. } | Parcel::Settle(_) | Parcel::Forget { .. } => self.id,
+            Parcel::Cast(_) | Parcel::Grant(_) | Parcel::Round(_) | Parcel::Dissolve { .. } | Parcel::Settle(_) | Parcel::Forget { .. } => {
+                self.id
+            }
             Parcel::Recollected { .. } | Parcel::Ruled { .. } | Parcel::Ask { .. } | Parcel::Drain { .. } => self.id,
         };
         self.post_to(to, parcel);

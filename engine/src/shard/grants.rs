@@ -7,7 +7,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 use super::Shard;
-use super::parcel::{Announcement, Enter, Grant, GrantFault, Leave, Parcel};
+use super::parcel::{Announcement, Answer, Enter, Grant, GrantFault, Leave, Parcel, Round};
 use crate::event::What;
 use crate::ids::{EndpointId, Room};
 use crate::limits::{GRANTS_PER_SHARD_MAX, GRANTS_PER_USER_MAX};
@@ -56,28 +56,49 @@ impl Grants {
 }
 
 impl Shard {
-    /// Puts a user into a room or takes him out, if this is his home; the answer is the number of his connections.
-    pub(super) fn grant(&mut self, endpoint: EndpointId, room: &str, user: &str, is_member: bool) -> Option<Result<u32, GrantFault>> {
+    /// Puts a user into a room or takes him out, if this is his home; the answer is the number of his connections, which are in by then.
+    pub(super) fn grant(&mut self, ask: u64, endpoint: EndpointId, room: &str, user: &str, is_member: bool) {
         let (home, room) = (Room::user(endpoint, user), Room::named(endpoint, room));
+        let outcome = self.grant_from_home(&home, &room, user, is_member);
+        let mut way = Vec::new();
+        if outcome.is_some_and(|outcome| outcome.is_ok()) {
+            // Parcels from one shard to another keep their order: a shard that has the round has asked the room's home for its connections,
+            // the home that has it has answered, and the shard that has it again has the answers.
+            let room_home = self.home_of(&room);
+            way.extend(self.homes.shards_of(&home).into_iter().flat_map(|shard| [self.id, shard, room_home, shard]));
+        }
+        self.go_round(Box::new(Round { way, ask, answer: Answer::Granted(outcome) }));
+    }
+
+    /// Sends an answer on, or gives it.
+    pub(super) fn go_round(&mut self, mut round: Box<Round>) {
+        match round.way.pop() {
+            Some(next) => self.post_to(next, Parcel::Round(round)),
+            None => self.answers.push_back((round.ask, round.answer)),
+        }
+    }
+
+    fn grant_from_home(&mut self, home: &Room, room: &Room, user: &str, is_member: bool) -> Option<Result<u32, GrantFault>> {
+        let endpoint = room.endpoint;
         // The user's home goes on all the same: nobody enters what is not there.
-        if self.home_of(&room) == self.id && !self.homes.has(&room) && !self.creates_rooms(endpoint) {
+        if self.home_of(room) == self.id && !self.homes.has(room) && !self.creates_rooms(endpoint) {
             return Some(Err(GrantFault::NoRoom));
         }
-        if self.home_of(&home) != self.id {
+        if self.home_of(home) != self.id {
             return None;
         }
         if self.dialect(endpoint).keeps_grants() {
             if !is_member {
-                self.grants.remove(&home, &room.name);
-            } else if let Err(fault) = self.grants.add(&home, &room.name) {
+                self.grants.remove(home, &room.name);
+            } else if let Err(fault) = self.grants.add(home, &room.name) {
                 return Some(Err(fault));
             }
         }
         // A connection that the home has let in a moment ago has the list as it was; this reaches its shard after that answer.
-        for shard in self.homes.shards_of(&home) {
+        for shard in self.homes.shards_of(home) {
             self.post_to(shard, Parcel::Grant(Box::new(Grant { user: user.into(), room: room.clone(), is_member })));
         }
-        Some(Ok(self.homes.members(&home)))
+        Some(Ok(self.homes.members(home)))
     }
 
     /// The user's connections here enter a room or leave it.

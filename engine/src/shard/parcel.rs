@@ -75,6 +75,8 @@ pub enum Parcel {
     Cast(Box<Cast>),
     /// From a user's home: his connections on this shard enter a room, or leave it, by the back end's will.
     Grant(Box<Grant>),
+    /// From shard to shard: an answer that is given when they all have handled what they were sent before.
+    Round(Box<Round>),
     /// To a message's home: these got it.
     Sent(Box<Sent>),
     /// To a message's home: somebody says that he got it.
@@ -192,7 +194,7 @@ impl Parcel {
             Parcel::Ask { question: Question::Revise(revision), .. } => revision.bytes(),
             Parcel::Entered { .. } | Parcel::Recall { .. } | Parcel::Ask { .. } | Parcel::Drain { .. } => 0,
             Parcel::Ruled { ruling, .. } => ruling.bytes(),
-            Parcel::Grant(_) | Parcel::Confirmed { .. } => 0,
+            Parcel::Grant(_) | Parcel::Round(_) | Parcel::Confirmed { .. } => 0,
         }
     }
 }
@@ -446,6 +448,17 @@ pub struct Grant {
     pub room: Room,
     /// True exactly when they enter.
     pub is_member: bool,
+}
+
+/// See [`Parcel::Round`].
+#[derive(Debug)]
+pub struct Round {
+    /// Where it still goes, the last first; from there the answer is given.
+    pub way: Vec<ShardId>,
+    /// The asker's number.
+    pub ask: u64,
+    /// The answer.
+    pub answer: Answer,
 }
 
 /// See [`Parcel::Sent`].

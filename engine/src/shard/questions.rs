@@ -55,8 +55,9 @@ impl Shard {
                 Some(answer) => answer,
                 None => return,
             },
-            Question::Grant { endpoint, room, user } => Answer::Granted(self.grant(endpoint, &room, &user, true)),
-            Question::Revoke { endpoint, room, user } => Answer::Granted(self.grant(endpoint, &room, &user, false)),
+            // They are answered when the connections are in, or out.
+            Question::Grant { endpoint, room, user } => return self.grant(ask, endpoint, &room, &user, true),
+            Question::Revoke { endpoint, room, user } => return self.grant(ask, endpoint, &room, &user, false),
         };
         self.answers.push_back((ask, answer));
     }
