@@ -35,7 +35,9 @@ const LIST_ELEMENTS_MAX: usize = 10_000;
 const _: () = assert!(TOKEN_BYTES_MAX / 4 <= LIST_ELEMENTS_MAX);
 
 /// Who a verified token says someone is.
-#[derive(Clone, Default, PartialEq, Eq, Debug)]
+///
+/// Its debug form does not show the claims: in them may stand whatever the login service and its users write.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Identity {
     /// `sub`.
     pub user: UserId,
@@ -57,6 +59,22 @@ pub struct Identity {
     pub expires_unix_ms: Option<u64>,
     /// All claims, as the token has them; only from a verifier that keeps them ([`Verifier::keeping_claims`]).
     pub claims: Option<Box<str>>,
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Identity");
+        shown.field("user", &self.user).field("name", &self.name).field("email", &self.email).field("picture", &self.picture);
+        shown.field("rooms", &self.rooms).field("groups", &self.groups).field("documents", &self.documents);
+        shown.field("blocked", &self.blocked).field("expires_unix_ms", &self.expires_unix_ms).finish_non_exhaustive()
+    }
+}
+
+impl Identity {
+    /// Without the claims.
+    pub(crate) fn without_claims(self: Arc<Identity>) -> Arc<Identity> {
+        if self.claims.is_none() { self } else { Arc::new(Identity { claims: None, ..(*self).clone() }) }
+    }
 }
 
 /// What was wrong with a token.
@@ -276,6 +294,17 @@ mod tests {
 
     fn hs256() -> Verifier {
         Verifier::new(Key::Hs256(SECRET.to_vec())).expect("a good secret")
+    }
+
+    #[test]
+    fn claims_are_neither_shown_nor_kept_longer_than_they_are_wanted() {
+        let token = mint(SECRET, &json!({"sub": "alice", "salary": "HUSH"})).expect("an object");
+        let identity = Arc::new(hs256().keeping_claims(true).verify(&token, NOW_MS).expect("good"));
+        assert!(identity.claims.as_ref().is_some_and(|claims| claims.contains("HUSH")));
+        assert!(!format!("{identity:?}").contains("HUSH"));
+        let without = identity.clone().without_claims();
+        assert_eq!((&*without.user, &without.claims), ("alice", &None));
+        assert!(Arc::ptr_eq(&without, &without.clone().without_claims()), "copied only where there is something to leave out");
     }
 
     fn pem(algorithm: Algorithm, pem: &str) -> Result<Verifier, KeyFault> {
