@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use engine::ids::EndpointId;
 use engine::stats::Histogram;
 use engine::{About, Changes, Inquiry, OpenInquiry, Ruling};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
@@ -29,7 +29,7 @@ const QUEUE_MAX: usize = 4 * 1024;
 /// answer a third of a second; what comes beyond is refused at once instead of too late.
 const WAITING_MAX: usize = 1_024;
 
-/// Bytes of an answer beside the data of a message.
+/// Bytes of an answer, beside the data of a message where one is asked about.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 /// URLs of one endpoint.
@@ -116,7 +116,8 @@ struct Hook {
     name: &'static str,
     url: Url,
     places: Semaphore,
-    waiting: AtomicUsize,
+    /// Shared, because an asking task keeps its place whoever of those that wait for it hangs up.
+    waiting: Arc<AtomicUsize>,
     counts: [AtomicU64; Outcome::ALL.len()],
     /// Written by the control plane's thread only, like everything that answers.
     seconds: Histogram,
@@ -129,7 +130,7 @@ impl Hook {
             name,
             url: url.clone(),
             places: Semaphore::new(concurrency),
-            waiting: AtomicUsize::new(0),
+            waiting: Arc::default(),
             counts: Default::default(),
             seconds: Histogram::default(),
         }
@@ -140,17 +141,17 @@ impl Hook {
     }
 
     /// A place among those that wait, if there is one.
-    fn enter(&self) -> Option<Place<'_>> {
-        let place = Place(&self.waiting);
+    fn enter(&self) -> Option<Place> {
+        let place = Place(self.waiting.clone());
         let is_full = self.waiting.fetch_add(1, Relaxed) >= WAITING_MAX;
         (!is_full).then_some(place)
     }
 }
 
 /// Counts down when it is dropped.
-struct Place<'a>(&'a AtomicUsize);
+struct Place(Arc<AtomicUsize>);
 
-impl Drop for Place<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
     }
@@ -170,7 +171,8 @@ pub struct Hooks {
     names: Vec<String>,
     outbound: Outbound,
     secret: Secret,
-    bounds: Bounds,
+    time: Duration,
+    message_bytes: usize,
     cache: Mutex<Cache>,
 }
 
@@ -210,7 +212,8 @@ impl Hooks {
             names: settings.endpoints.iter().map(|(name, _)| name.clone()).collect(),
             outbound,
             secret: settings.secret.clone(),
-            bounds: Bounds { time: settings.timeout, answer_bytes: settings.message_bytes.saturating_add(ANSWER_BYTES_MAX) },
+            time: settings.timeout,
+            message_bytes: settings.message_bytes,
             cache: Mutex::new(Cache::new(settings.cache, settings.cache_entries)),
         });
         let (inquiries, queue) = mpsc::channel(QUEUE_MAX);
@@ -231,7 +234,7 @@ impl Hooks {
 
     /// Whether a user may enter a room, for those who do not come by a connection. The answer may be one that was given a moment ago.
     pub async fn may_join(self: &Arc<Hooks>, endpoint: EndpointId, user: &str, connection: Option<&str>, room: &str) -> Ruling {
-        let Some(hook) = self.of(endpoint).and_then(|it| it.join.as_ref()) else { return Ruling::refused() };
+        let Some(hook) = self.of(endpoint).and_then(|it| it.join.as_ref()) else { return Ruling::Unavailable };
         let key = Key { endpoint, user: user.into(), room: room.into() };
         let (wait, is_first) = match self.cache().look_up(&key, Instant::now()) {
             Lookup::Known(ruling) => {
@@ -241,27 +244,32 @@ impl Hooks {
             Lookup::Asked(wait) => (wait, false),
             Lookup::Unknown(wait) => (wait, true),
         };
-        let place = hook.enter();
+        let Some(place) = hook.enter() else {
+            if is_first {
+                self.cache().land(&key, None, Instant::now());
+            }
+            return busy(hook);
+        };
+        let mut own_place = None;
         if is_first {
-            // A task of its own: whoever asks first may hang up, and others wait for the same answer.
+            // A task of its own, with the place: whoever asks first may hang up, and others wait for the same answer.
             let (hooks, connection) = (self.clone(), connection.map(str::to_owned));
-            let is_busy = place.is_none();
-            tokio::spawn(async move { hooks.ask_to_join(key, connection.as_deref(), is_busy).await });
+            tokio::spawn(async move { hooks.ask_to_join(key, connection.as_deref(), place).await });
         } else {
-            hook.count(if place.is_some() { Outcome::Cached } else { Outcome::Busy });
+            hook.count(Outcome::Cached);
+            own_place = Some(place);
         }
-        if place.is_none() {
-            return Ruling::refused();
-        }
-        wait.await.unwrap_or_else(|_: oneshot::error::RecvError| Ruling::refused())
+        let ruling = wait.await.unwrap_or(Ruling::Unavailable);
+        drop(own_place);
+        ruling
     }
 
     /// Whether a user may say something, for those who do not come by a connection.
     pub async fn may_publish(&self, endpoint: EndpointId, proposal: &engine::Proposal) -> Ruling {
-        let Some(hook) = self.of(endpoint).and_then(|it| it.publish.as_ref()) else { return Ruling::refused() };
+        let Some(hook) = self.of(endpoint).and_then(|it| it.publish.as_ref()) else { return Ruling::Unavailable };
         let Some(_place) = hook.enter() else { return busy(hook) };
         let body = words::publish(&hook.endpoint, proposal);
-        ruling(self.ask(hook, body).await)
+        ruling(self.ask(hook, body, self.message_bytes.saturating_add(ANSWER_BYTES_MAX)).await)
     }
 
     /// Numbers of all hooks: endpoint, hook, outcome.
@@ -299,9 +307,9 @@ impl Hooks {
     async fn rule(self: &Arc<Hooks>, inquiry: &Inquiry) -> Ruling {
         match &inquiry.about {
             About::Connect(caller) => {
-                let Some(hook) = self.of(inquiry.endpoint).and_then(|it| it.connect.as_ref()) else { return Ruling::refused() };
+                let Some(hook) = self.of(inquiry.endpoint).and_then(|it| it.connect.as_ref()) else { return Ruling::Unavailable };
                 let Some(_place) = hook.enter() else { return busy(hook) };
-                ruling(self.ask(hook, words::connect(&hook.endpoint, caller)).await)
+                ruling(self.ask(hook, words::connect(&hook.endpoint, caller), ANSWER_BYTES_MAX).await)
             }
             About::Join { user, conn, rooms } => self.rule_joins(inquiry.endpoint, user, conn.text().as_str(), rooms).await,
             About::Publish(proposal) => self.may_publish(inquiry.endpoint, proposal).await,
@@ -318,32 +326,35 @@ impl Hooks {
             let (hooks, user, connection, room) = (self.clone(), user.to_owned(), connection.to_owned(), room.clone());
             asked.spawn(async move { hooks.may_join(endpoint, &user, Some(&connection), &room).await });
         }
+        // All are awaited whatever the first says: what has been asked for goes on, and a client that is answered at once could ask for
+        // more of it than its turn lets it.
+        let mut all = Ruling::allowed();
         while let Some(ruling) = asked.join_next().await {
-            match ruling {
-                Ok(Ruling::Allowed(_)) => {}
-                Ok(refused @ Ruling::Refused(_)) => return refused,
-                Err(_) => return Ruling::refused(),
+            let ruling = ruling.unwrap_or(Ruling::Unavailable);
+            // A word of the back end tells more than that there is none.
+            if matches!(
+                (&all, &ruling),
+                (Ruling::Allowed(_), Ruling::Refused(_) | Ruling::Unavailable) | (Ruling::Unavailable, Ruling::Refused(_))
+            ) {
+                all = ruling;
             }
         }
-        Ruling::allowed()
+        all
     }
 
     /// Asks whether a user may enter a room, and tells all who wait for that. Failures are told and not remembered.
-    async fn ask_to_join(self: Arc<Hooks>, key: Key, connection: Option<&str>, is_busy: bool) {
+    async fn ask_to_join(self: Arc<Hooks>, key: Key, connection: Option<&str>, _place: Place) {
         let flight = Flight { hooks: &self, key: &key };
         let Some(hook) = self.of(key.endpoint).and_then(|it| it.join.as_ref()) else { return };
-        if is_busy {
-            return drop(busy(hook));
-        }
         let body = words::join(&hook.endpoint, &key.user, connection, &key.room);
-        let answer = self.ask(hook, body).await;
+        let answer = self.ask(hook, body, ANSWER_BYTES_MAX).await;
         flight.land(answer);
     }
 
     /// One question, counted.
-    async fn ask(&self, hook: &Hook, body: String) -> Result<Answer, Outcome> {
+    async fn ask(&self, hook: &Hook, body: String, answer_bytes: usize) -> Result<Answer, Outcome> {
         let began = Instant::now();
-        let answer = timeout(self.bounds.time, self.post(hook, body)).await.unwrap_or(Err(Outcome::Timeout));
+        let answer = timeout(self.time, self.post(hook, body, answer_bytes)).await.unwrap_or(Err(Outcome::Timeout));
         hook.seconds.observe(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
         hook.count(match &answer {
             Ok(answer) if answer.allow => Outcome::Allowed,
@@ -353,15 +364,15 @@ impl Hooks {
         answer
     }
 
-    async fn post(&self, hook: &Hook, body: String) -> Result<Answer, Outcome> {
+    async fn post(&self, hook: &Hook, body: String, answer_bytes: usize) -> Result<Answer, Outcome> {
         let _place = hook.places.acquire().await.map_err(|_| Outcome::Busy)?;
         let signature = sign(&self.secret, unix_s(), body.as_bytes());
-        let reply =
-            self.outbound.post_json(&hook.url, body, &[(SIGNATURE, signature)], self.bounds).await.map_err(|fault| match fault {
-                OutboundFault::Timeout => Outcome::Timeout,
-                OutboundFault::TooLarge(_) => Outcome::BadAnswer,
-                OutboundFault::Connect(_) | OutboundFault::Tls(_) | OutboundFault::Broken => Outcome::Unreachable,
-            })?;
+        let bounds = Bounds { time: self.time, answer_bytes };
+        let reply = self.outbound.post_json(&hook.url, body, &[(SIGNATURE, signature)], bounds).await.map_err(|fault| match fault {
+            OutboundFault::Timeout => Outcome::Timeout,
+            OutboundFault::TooLarge(_) => Outcome::BadAnswer,
+            OutboundFault::Connect(_) | OutboundFault::Tls(_) | OutboundFault::Broken => Outcome::Unreachable,
+        })?;
         if !reply.status.is_success() {
             return Err(Outcome::Status);
         }
@@ -390,14 +401,14 @@ impl Drop for Flight<'_> {
 
 fn busy(hook: &Hook) -> Ruling {
     hook.count(Outcome::Busy);
-    Ruling::refused()
+    Ruling::Unavailable
 }
 
 fn ruling(answer: Result<Answer, Outcome>) -> Ruling {
     match answer {
         Ok(Answer { allow: true, user, name, rooms, data, .. }) => Ruling::Allowed(Changes { user, name, rooms, data }),
         Ok(Answer { reason, .. }) => Ruling::Refused(reason),
-        Err(_) => Ruling::refused(),
+        Err(_) => Ruling::Unavailable,
     }
 }
 

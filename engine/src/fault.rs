@@ -164,7 +164,7 @@ labelled! {
         Rate = "rate",
         /// Not a member, not allowed.
         Forbidden = "forbidden",
-        /// Queued for a connection that ended before it could be sent.
+        /// Queued for a connection that ended before it could be sent, or said by one that broke off before the back end had answered.
         Unsent = "unsent",
         /// The room was gone when the message reached its home, or there was no place for one that the back end asked for.
         NoRoom = "no_room",

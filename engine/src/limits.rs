@@ -178,11 +178,19 @@ pub const RECEIPTS_PER_SHARD_MAX: usize = 1_000_000;
 /// Bytes of what is remembered of them: half a million messages to one user each. The oldest are forgotten first, and counted.
 pub const RECEIPT_BYTES_PER_SHARD_MAX: usize = 128 * 1024 * 1024;
 
-/// Questions to the back end (webhooks) that are under way for one endpoint on one shard; what comes beyond is refused unasked. At 2 s an
-/// answer, the longest that is waited for, 500 joins or messages a second; a back end that needs 20 ms lets 50,000 pass.
-pub const INQUIRIES_PER_ENDPOINT_MAX: usize = 1_024;
+/// Milliseconds for which a link whose messages are held (a webhook that hangs, a busy home) may owe the answer to a heartbeat: it may lie behind
+/// them. Several minutes of such messages; a peer that is gone is cut then at the latest, and usually when the kernel's retries end.
+pub const HELD_SILENCE_MS: u64 = 600_000;
 
-/// Bytes of the messages that wait for such an answer on one shard.
+/// Milliseconds in which what was sent to a link while it was held is read, when it is heard again.
+pub const RESUME_GRACE_MS: u64 = 1_000;
+
+/// Questions of one kind (connect, join, publish) to the back end (webhooks) that are under way for one endpoint on one shard; what comes
+/// beyond is refused unasked. Apart, so that one back end that hangs takes no place of another. At 2 s an answer, the longest that is waited for, 500 joins or messages a second; a back end that needs 20 ms lets 50,000 pass.
+pub const INQUIRIES_PER_HOOK_MAX: usize = 1_024;
+
+/// Bytes that wait for such answers on one shard: messages, tokens' claims, heads of requests. Each kind of each endpoint that asks has an
+/// equal share of them, of which its first question may be more.
 pub const INQUIRY_BYTES_PER_SHARD_MAX: usize = 64 * 1024 * 1024;
 
 const _: () = assert!(ACK_BYTES_MAX <= ACK_BYTES_PER_SHARD_MAX);

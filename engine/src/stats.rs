@@ -143,6 +143,8 @@ pub struct ShardStats {
     pub mesh_wakes: Counter,
     /// Turns that ended with a full lane, so that reading paused.
     pub mesh_full: Counter,
+    /// Answers of the back end (webhooks) that were lost because the lane was full; their questions end as unanswered.
+    pub rulings_lost: Counter,
     /// Connections handed to the control plane's HTTP server.
     pub handed_over: Counter,
     /// Times accepting paused for want of file descriptors.
@@ -170,6 +172,7 @@ impl ShardStats {
             mesh_parcels: Counter::default(),
             mesh_wakes: Counter::default(),
             mesh_full: Counter::default(),
+            rulings_lost: Counter::default(),
             handed_over: Counter::default(),
             accept_paused: Counter::default(),
             events_dropped: Counter::default(),

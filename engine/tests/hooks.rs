@@ -3,9 +3,12 @@
 
 mod host;
 
-use engine::config::{AuthMode, DialectKind, Endpoint, Membership};
+use engine::auth::AuthFault;
+use engine::config::{AuthMode, DialectKind, Endpoint, Membership, OwnDialect};
+use engine::dialect::{Act, Cx, Dialect, Hello, Profile, Publication, Refused, Said, Submission};
 use engine::ids::EndpointId;
-use engine::limits::{INQUIRIES_PER_ENDPOINT_MAX, Limits};
+use engine::json::Scratch;
+use engine::limits::{HELD_SILENCE_MS, INQUIRIES_PER_HOOK_MAX, INQUIRY_BYTES_PER_SHARD_MAX, Limits};
 use engine::shard::parcel::Parcel;
 use engine::stats::EndpointStats;
 use engine::{About, Caller, Changes, Proposal, Question, Ruling};
@@ -173,6 +176,39 @@ fn each_dialect_refuses_in_its_own_words() {
 }
 
 #[test]
+fn that_nobody_could_say_is_told_in_words_of_its_own() {
+    let cases: [(DialectKind, &str, &[&str]); 5] = [
+        (DialectKind::Community, "/c?token=T", &["Http(503", "UNAVAILABLE"]),
+        (DialectKind::Collab, "/c?token=T&documentId=d&clientID=c", &["Close(Some(4403)"]),
+        (DialectKind::Rooms, "", &["44{"]),
+        (DialectKind::Chat, "", &["44{", "CONNECTION_ERROR"]),
+        (DialectKind::Notify, "", &["auth_error", "Text(\"41\")"]),
+    ];
+    for (dialect, target, words) in cases {
+        for is_answered in [true, false] {
+            let mut host = host_of(asked("e", dialect, if dialect.is_socket_io() { "/" } else { "/c" }));
+            let claims = json!({"sub": "alice"});
+            let client = if target.is_empty() {
+                sio(&mut host, 2, &claims)
+            } else {
+                plain(&mut host, 2, &target.replace("=T", &format!("={}", token(&claims))))
+            };
+            host.take(client);
+            let (shard, number, _) = question(&mut host);
+            if is_answered {
+                host.rule(shard, number, Ruling::Unavailable);
+                host.settle();
+            } else {
+                host.advance(Limits::default().inquiry_ms + 100);
+            }
+            let got = format!("{:?}", host.take(client));
+            assert!(got.contains("Temporarily unavailable") && words.iter().all(|word| got.contains(word)), "{dialect:?}: {got}");
+            assert_eq!(counted(&host, |it| it.connections.read() + it.users.read()), 0, "{dialect:?}");
+        }
+    }
+}
+
+#[test]
 fn collab_is_let_in_by_documents_that_the_back_end_names() {
     let mut host = host_of(Endpoint { membership: Membership::Claims, ..asked("collab", DialectKind::Collab, "/c") });
     for (documents, is_in) in [(vec!["d".to_owned()], true), (vec!["other".to_owned()], false)] {
@@ -262,7 +298,7 @@ fn whoever_waits_waits_alone_and_silence_is_a_refusal() {
     assert!(host.take(alice).is_empty(), "not even the ping, because it came after");
     host.advance(Limits::default().inquiry_ms + 100);
     let texts = host.texts(alice);
-    assert!(texts[0].contains("room-error") && texts[0].contains("Not allowed to join this room"), "{texts:?}");
+    assert!(texts[0].contains("room-error") && texts[0].contains("Temporarily unavailable"), "{texts:?}");
     assert!(texts[1].starts_with("431[") && texts[2] == "42[\"pong\"]", "{texts:?}");
     assert_eq!(counted(&host, |it| it.unanswered.read()), 1);
     // An answer that comes after that changes nothing.
@@ -316,18 +352,100 @@ fn what_there_is_no_place_for_is_refused_at_once_and_places_come_back() {
     let mut config = host::config(3, vec![open("chat", DialectKind::Chat, "/")]);
     config.limits.handshakes_per_address = 10_000;
     let mut host = Host::new(config, 7);
-    let clients: Vec<usize> = (0..INQUIRIES_PER_ENDPOINT_MAX + 10).map(|n| sio(&mut host, 0, &json!({"sub": format!("u{n}")}))).collect();
+    let clients: Vec<usize> = (0..INQUIRIES_PER_HOOK_MAX + 10).map(|n| sio(&mut host, 0, &json!({"sub": format!("u{n}")}))).collect();
     for client in &clients {
         host.take(*client);
         host.say(*client, r#"42["join-room",{"room":"r"}]"#);
     }
     host.settle();
-    assert_eq!(host.inquiries.len(), INQUIRIES_PER_ENDPOINT_MAX);
+    assert_eq!(host.inquiries.len(), INQUIRIES_PER_HOOK_MAX);
     assert_eq!(counted(&host, |it| it.unasked.read()), 10);
-    assert!(host.texts(clients[INQUIRIES_PER_ENDPOINT_MAX])[0].contains("room-error"));
-    assert_eq!(allow_all(&mut host), INQUIRIES_PER_ENDPOINT_MAX);
-    host.say(clients[INQUIRIES_PER_ENDPOINT_MAX], r#"42["join-room",{"room":"r"}]"#);
+    assert!(host.texts(clients[INQUIRIES_PER_HOOK_MAX])[0].contains("room-error"));
+    assert_eq!(allow_all(&mut host), INQUIRIES_PER_HOOK_MAX);
+    host.say(clients[INQUIRIES_PER_HOOK_MAX], r#"42["join-room",{"room":"r"}]"#);
     assert_eq!(allow_all(&mut host), 1);
+}
+
+#[test]
+fn a_hook_that_hangs_takes_no_place_of_another() {
+    let mut config = host::config(1, vec![open("chat", DialectKind::Chat, "/")]);
+    config.limits.handshakes_per_address = 10_000;
+    let mut host = Host::new(config, 7);
+    let clients: Vec<usize> = (0..INQUIRIES_PER_HOOK_MAX + 2).map(|n| sio(&mut host, 0, &json!({"sub": format!("u{n}")}))).collect();
+    for client in &clients[..=INQUIRIES_PER_HOOK_MAX] {
+        host.say(*client, r#"42["message",{"content":"x"}]"#);
+    }
+    host.settle();
+    assert_eq!((host.inquiries.len(), counted(&host, |it| it.unasked.read())), (INQUIRIES_PER_HOOK_MAX, 1));
+    host.say(clients[INQUIRIES_PER_HOOK_MAX + 1], r#"42["join-room",{"room":"r"}]"#);
+    host.settle();
+    assert_eq!(counted(&host, |it| it.unasked.read()), 1);
+    assert!(matches!(host.inquiries.last(), Some((_, _, inquiry)) if matches!(inquiry.about, About::Join { .. })));
+}
+
+#[test]
+fn whoever_wants_in_counts_with_what_he_has_written() {
+    let hooks = 3;
+    let mut host = Host::new(host::config(1, vec![Endpoint { auth: AuthMode::None, ..asked("rooms", DialectKind::Rooms, "/") }]), 7);
+    let written = "x".repeat(900_000);
+    let places = INQUIRY_BYTES_PER_SHARD_MAX / hooks / written.len();
+    for n in 0..places + 5 {
+        assert_eq!(host.inquiries.len(), n.min(places));
+        let client = host.connect(0, &Host::upgrade_head(WEBSOCKET, ""));
+        host.say(client, &format!("40{}", json!({ "more": written })));
+        host.settle();
+    }
+    assert_eq!(counted(&host, |it| it.unasked.read()), 5);
+}
+
+/// One update after the other while nobody answers; the client answers pings as long as it is said. True while it is connected.
+fn wait_with_held_messages(host: &mut Host, client: usize, seconds: u64, is_there: impl Fn(u64) -> bool) -> Result<(), u64> {
+    for second in 0..seconds {
+        host.advance(1_000);
+        for got in host.take(client) {
+            match got {
+                Got::Ping if is_there(second) => host.frame(client, 10, b""),
+                Got::Text(text) if text == "2" && is_there(second) => host.say(client, "3"),
+                Got::End(_) => return Err(second),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn who_is_not_heard_is_not_taken_for_dead() {
+    for dialect in [DialectKind::Collab, DialectKind::Rooms] {
+        for (messages, answers, cut_by_s) in [(60, 1_000, None), (60, 0, Some(300)), (400, 0, Some(HELD_SILENCE_MS / 1_000 + 100))] {
+            let mut host = host_of(open("e", dialect, if dialect.is_socket_io() { "/" } else { "/c" }));
+            let claims = json!({"sub": "alice"});
+            let (client, update) = if dialect.is_socket_io() {
+                let client = sio(&mut host, 0, &claims);
+                host.say(client, r#"421["room:join",{"roomId":"d"}]"#);
+                (client, r#"42["message",{"roomId":"d","content":"x"}]"#)
+            } else {
+                let client = plain(&mut host, 0, &format!("/c?documentId=d&clientID=c&token={}", token(&claims)));
+                (client, r#"{"type":"update","documentId":"d","update":"x"}"#)
+            };
+            assert_eq!(allow_all(&mut host), 1);
+            for _ in 0..messages {
+                host.say(client, update);
+            }
+            let held_s = messages * Limits::default().inquiry_ms / 1_000;
+            assert!(held_s > 100, "longer than any heartbeat");
+            let end = wait_with_held_messages(&mut host, client, cut_by_s.unwrap_or(held_s + 100), |second| second < answers);
+            assert_eq!(end.is_err(), cut_by_s.is_some(), "{dialect:?} {messages} {answers}: {end:?}");
+            if messages == 60 {
+                assert_eq!(counted(&host, |it| it.unanswered.read()), 60, "all was heard");
+                assert!(end.err().is_none_or(|second| second >= held_s - 5), "{dialect:?}: {end:?}");
+            }
+            if end.is_ok() {
+                // Now it is gone.
+                assert!(wait_with_held_messages(&mut host, client, 100, |_| false).is_err());
+            }
+        }
+    }
 }
 
 #[test]
@@ -598,4 +716,127 @@ fn a_long_polling_session_and_its_upgrade_wait_like_everybody() {
     host.write(socket, &masked(1, br#"421["message",{"roomId":"r","content":"x"}]"#));
     assert_eq!(allow_all(&mut host), 1);
     assert!(host.texts(socket).iter().any(|text| text.contains("\"content\":\"x\"")));
+}
+
+/// Who it is a client says when it likes, in a message; `twice` is said as two things.
+struct Later;
+
+impl Dialect for Later {
+    fn admit(&self, _hello: &Hello<'_>) -> Result<Profile, Refused> {
+        Ok(Profile { unproven: Some(Err(AuthFault::Missing)), ..Profile::named("") })
+    }
+
+    fn message(&self, cx: &Cx<'_>, said: Said<'_>, _scratch: &mut Scratch, acts: &mut Vec<Act>) {
+        let Said::Text(text) = said else { return };
+        if let Some(user) = text.strip_prefix("I am ") {
+            return acts.push(Act::Identify { profile: Box::new(Profile::named(user)), note: "".into() });
+        }
+        for _ in 0..if text == "twice" { 2 } else { 1 } {
+            let submission = Submission { room: Some("r".into()), event: "words".into(), data: "1".into() };
+            let publication = Publication::to_all("r".into(), cx.text(text));
+            acts.push(Act::Publish(Publication { submission: Some(Box::new(submission)), ..publication }));
+        }
+    }
+
+    fn identified(&self, cx: &Cx<'_>, outcome: Result<(), engine::dialect::EnterFault>, _note: &str, acts: &mut Vec<Act>) {
+        match outcome {
+            Ok(()) => acts.extend([Act::Enter(engine::dialect::Entry::new("r".into())), Act::Send(cx.text("welcome"))]),
+            Err(_) => acts.push(Act::Close(engine::fault::CloseReason::Forbidden)),
+        }
+    }
+
+    fn unpublished(&self, cx: &Cx<'_>, _said: Said<'_>, _scratch: &mut Scratch, acts: &mut Vec<Act>) {
+        acts.push(Act::Send(cx.text("no")));
+    }
+}
+
+fn later(host: &mut Host) -> usize {
+    let client = plain(host, 0, "/later");
+    let (shard, number, about) = question(host);
+    assert!(caller(about).claims.is_none());
+    host.rule(shard, number, Ruling::allowed());
+    host.settle();
+    client
+}
+
+#[test]
+fn who_says_later_who_he_is_is_nobody_until_then() {
+    let endpoint =
+        Endpoint { membership: Membership::Open, ..asked("later", DialectKind::Own(OwnDialect::plain("later", &Later)), "/later") };
+    let mut host = host_of(Endpoint { auth: AuthMode::None, ..endpoint.clone() });
+    let silent = later(&mut host);
+    assert_eq!(counted(&host, |it| it.authenticated.read()), 0);
+    // As who he is the back end is asked.
+    let known = later(&mut host);
+    host.take(known);
+    host.say(known, "I am ann");
+    let (shard, number, _) = question(&mut host);
+    assert!(host.take(known).is_empty());
+    host.rule(shard, number, Ruling::allowed());
+    host.settle();
+    assert_eq!((host.texts(known), counted(&host, |it| it.authenticated.read())), (vec!["welcome".to_owned()], 1));
+    let refused = later(&mut host);
+    host.say(refused, "I am bob");
+    let (shard, number, _) = question(&mut host);
+    host.rule(shard, number, Ruling::refused());
+    host.settle();
+    assert!(host.take(refused).iter().any(|got| matches!(got, Got::End(_))));
+    host.advance(engine::limits::IDENTIFY_MS + 1_000);
+    assert!(host.take(silent).iter().any(|got| matches!(got, Got::Close(Some(4401), _))), "who never says it is sent away");
+
+    // Of a message that says two things nobody is asked, and nothing is heard.
+    host.say(known, "twice");
+    host.settle();
+    assert_eq!((host.inquiries.len(), host.texts(known)), (0, vec!["no".to_owned()]));
+    host.say(known, "once");
+    assert_eq!(allow_all(&mut host), 1);
+    assert_eq!(host.texts(known), ["once"]);
+}
+
+/// A client of recoverable rooms that is in one and has heard something; what it comes back with.
+fn recoverable(host: &mut Host) -> (usize, serde_json::Value) {
+    let client = sio(host, 0, &json!({"sub": "ann"}));
+    host.say(client, r#"42["room:join",{"roomId":"r"}]"#);
+    host.say(client, r#"42["message",{"roomId":"r","content":"x"}]"#);
+    allow_all(host);
+    let texts = host.texts(client);
+    let connected = texts.iter().find(|text| text.starts_with("40{")).expect("let in");
+    let connected: serde_json::Value = serde_json::from_str(&connected[2..]).expect("JSON");
+    let message = texts.iter().find(|text| text.contains("\"content\"")).expect("the sender hears it too");
+    let offset = message.rsplit_once(",\"").expect("an offset at the end").1.trim_end_matches("\"]");
+    (client, json!({"pid": connected["pid"], "offset": offset, "token": token(&json!({"sub": "ann"}))}))
+}
+
+fn is_recovered(host: &mut Host, auth: &serde_json::Value) -> bool {
+    let again = host.connect(0, &Host::upgrade_head(WEBSOCKET, ""));
+    host.say(again, &format!("40{auth}"));
+    host.advance(2_000);
+    host.texts(again).iter().any(|text| text.starts_with("40{") && text.contains(auth["pid"].as_str().expect("text")))
+}
+
+#[test]
+fn who_breaks_off_while_his_message_is_asked_about_can_come_back() {
+    let mut host = host_of(Endpoint { recovery_ms: 60_000, ..open("rooms", DialectKind::Rooms, "/") });
+    let (client, auth) = recoverable(&mut host);
+    host.say(client, r#"42["message",{"roomId":"r","content":"lost"}]"#);
+    let (shard, number, _) = question(&mut host);
+    host.hang_up(client);
+    host.settle();
+    host.rule(shard, number, Ruling::allowed());
+    host.settle();
+    assert!(is_recovered(&mut host, &auth));
+    assert_eq!(host.stats.iter().map(|stats| stats.endpoints[0].dropped[engine::fault::DropReason::Unsent.index()].read()).sum::<u64>(), 1);
+}
+
+#[test]
+fn who_is_not_heard_is_not_taken_over() {
+    let mut host = host_of(Endpoint { recovery_ms: 60_000, ..open("rooms", DialectKind::Rooms, "/") });
+    let (client, auth) = recoverable(&mut host);
+    let again = host.connect(0, &Host::upgrade_head(WEBSOCKET, ""));
+    host.say(again, &format!("40{auth}"));
+    host.say(client, r#"42["message",{"roomId":"r","content":"x"}]"#);
+    host.settle();
+    host.advance(engine::limits::TAKEOVER_MS + 200);
+    assert!(!host.take(client).iter().any(|got| matches!(got, Got::End(_))));
+    assert!(host.texts(again).iter().any(|text| text.starts_with("40{") && !text.contains(auth["pid"].as_str().expect("text"))));
 }

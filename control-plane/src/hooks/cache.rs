@@ -80,6 +80,12 @@ impl Cache {
         self.expire(now);
     }
 
+    /// Questions under way.
+    #[cfg(test)]
+    pub(super) fn under_way(&self) -> usize {
+        self.asked.len()
+    }
+
     fn expire(&mut self, now: Instant) {
         while self.order.len() > self.entries_max || self.order.front().is_some_and(|(until, _)| *until <= now) {
             let Some((_, key)) = self.order.pop_front() else { return };
@@ -92,7 +98,7 @@ fn ruling(verdict: Option<&Verdict>) -> Ruling {
     match verdict {
         Some((true, _)) => Ruling::allowed(),
         Some((false, reason)) => Ruling::Refused(reason.clone()),
-        None => Ruling::refused(),
+        None => Ruling::Unavailable,
     }
 }
 

@@ -78,6 +78,11 @@ async fn every_failure_refuses_and_has_its_name() {
         let (hooks, _queue, _inquiries) = hooks(&url, PLENTY);
         let ruling = hooks.rule(&caller()).await;
         assert_eq!(allowed(&ruling), outcome == Outcome::Allowed, "{status} {body}");
+        assert_eq!(
+            matches!(ruling, Ruling::Refused(_)),
+            outcome == Outcome::Denied,
+            "that it has no word is not its word: {status} {body}"
+        );
         assert_eq!(counted(&hooks, "connect", outcome), 1, "{status} {body}");
     }
     let (url, _) = back_end(|_| async { (StatusCode::OK, format!(r#"{{"allow":true,"name":"{}"}}"#, "x".repeat(70_000))) }).await;
@@ -156,6 +161,54 @@ async fn whoever_asked_first_may_hang_up() {
     gate.add_permits(1);
     assert!(allowed(&second.await.expect("no panic")));
     assert_eq!(asked.load(Relaxed), 1);
+}
+
+#[tokio::test]
+async fn whoever_asks_for_more_than_he_may_hear_keeps_his_places_until_it_is_answered() {
+    let gate = Arc::new(Semaphore::new(0));
+    let opened = gate.clone();
+    let (url, asked) = back_end(move |n| {
+        let gate = opened.clone();
+        async move {
+            if n > 0 {
+                let _pass = gate.acquire().await;
+            }
+            (StatusCode::OK, format!(r#"{{"allow":{}}}"#, n > 0))
+        }
+    })
+    .await;
+    let (hooks, _queue, _inquiries) = hooks(&url, PLENTY);
+    assert!(matches!(hooks.may_join(ENDPOINT, "a", Some("c"), "no").await, Ruling::Refused(None)));
+    let mut asking = JoinSet::new();
+    for n in 0..20 {
+        let rooms: Vec<Arc<str>> = std::iter::once("no".into()).chain((0..99).map(|m| format!("{n}-{m}").into())).collect();
+        let hooks = hooks.clone();
+        asking.spawn(async move { hooks.rule_joins(ENDPOINT, "a", "c", &rooms).await });
+    }
+    // Those for whom there is no place any more are answered, but not before all the others are.
+    while counted(&hooks, "join", Outcome::Busy) < 20 * 99 - WAITING_MAX as u64 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let hook = hooks.endpoints[0].join.as_ref().expect("it is there");
+    assert_eq!((hooks.cache().under_way(), hook.waiting.load(Relaxed)), (WAITING_MAX, WAITING_MAX));
+    asking.abort_all();
+    while asking.join_next().await.is_some() {}
+    assert_eq!(hook.waiting.load(Relaxed), WAITING_MAX, "who hangs up leaves the places to what he has asked for");
+    gate.add_permits(WAITING_MAX);
+    while hook.waiting.load(Relaxed) > 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(asked.load(Relaxed), 1 + WAITING_MAX);
+}
+
+#[tokio::test]
+async fn only_an_answer_to_a_message_may_be_longer_than_others() {
+    let (url, _) = back_end(|_| async { (StatusCode::OK, format!(r#"{{"allow":true,"more":"{}"}}"#, "x".repeat(ANSWER_BYTES_MAX))) }).await;
+    let (hooks, _queue, _inquiries) = hooks(&url, PLENTY);
+    let proposal = engine::Proposal { user: "a".into(), conn: None, room: None, event: "message".into(), data: "{}".into() };
+    assert!(allowed(&hooks.may_publish(ENDPOINT, &proposal).await));
+    assert!(matches!(hooks.rule(&caller()).await, Ruling::Unavailable));
+    assert!(matches!(hooks.may_join(ENDPOINT, "a", Some("c"), "r").await, Ruling::Unavailable));
 }
 
 #[tokio::test]

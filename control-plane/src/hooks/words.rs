@@ -11,8 +11,8 @@ use serde_json::value::RawValue;
 /// Bytes of a reason; it stands in an error for people, and is cut where it is longer.
 const REASON_BYTES_MAX: usize = 500;
 
-/// Rooms that an answer may name, as many as the longest token could.
-const ROOMS_MAX: usize = 10_000;
+/// Rooms that an answer may name; their names together are bounded by its bytes.
+const ROOMS_MAX: usize = 1_000;
 
 /// Asks who may connect.
 pub(super) fn connect(endpoint: &str, caller: &Caller) -> String {
@@ -83,7 +83,8 @@ impl Answer {
     pub(super) fn read(body: &[u8]) -> Option<Answer> {
         let said: Said = serde_json::from_slice(body).ok()?;
         let is_named = |name: &Option<String>| name.as_ref().is_none_or(|name| checked_name(name).is_ok());
-        if !is_named(&said.user_id) || !is_named(&said.name) || said.rooms.as_ref().is_some_and(|rooms| rooms.len() > ROOMS_MAX) {
+        let are_rooms = |rooms: &Vec<String>| rooms.len() <= ROOMS_MAX && rooms.iter().all(|room| checked_name(room).is_ok());
+        if !is_named(&said.user_id) || !is_named(&said.name) || !said.rooms.as_ref().is_none_or(are_rooms) {
             return None;
         }
         Some(Answer {
@@ -152,10 +153,16 @@ mod tests {
             r#"{"allow":true,"name":"\u0001"}"#,
             r#"{"allow":true,"rooms":"a"}"#,
             r#"{"allow":true,"rooms":[1]}"#,
+            r#"{"allow":true,"rooms":["a",""]}"#,
+            r#"{"allow":true,"rooms":["a\nb"]}"#,
             r#"{"allow":false,"reason":{}}"#,
             r#"{"allow":true} more"#,
         ] {
             assert!(Answer::read(bad.as_bytes()).is_none(), "{bad}");
+        }
+        for (rooms, is_one) in [(ROOMS_MAX, true), (ROOMS_MAX + 1, false)] {
+            let rooms = vec![r#""r""#; rooms].join(",");
+            assert_eq!(Answer::read(format!(r#"{{"allow":true,"rooms":[{rooms}]}}"#).as_bytes()).is_some(), is_one);
         }
         assert!(Answer::read(b"{\"allow\":true,\"name\":\"\xff\"}").is_none(), "not UTF-8");
     }

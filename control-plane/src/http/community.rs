@@ -211,6 +211,7 @@ async fn may_enter(app: &App, caller: &Caller, channel: Channel<'_>) -> Result<(
     match hooks.may_join(caller.endpoint, &caller.identity.user, None, &channel.room()).await {
         Ruling::Allowed(_) => Ok(()),
         Ruling::Refused(reason) => Err(reason.map_or(refused, Fault::Denied)),
+        Ruling::Unavailable => Err(Fault::Unavailable),
     }
 }
 
@@ -224,6 +225,7 @@ async fn may_say<'a>(app: &App, caller: &Caller, room: Option<Arc<str>>, event: 
     match hooks.may_publish(caller.endpoint, &proposal).await {
         Ruling::Allowed(changes) => Ok(changes.data.map_or(Cow::Borrowed(data), |data| Cow::Owned(data.into()))),
         Ruling::Refused(reason) => Err(reason.map_or(NOT_TO_BE_SAID, Fault::Denied)),
+        Ruling::Unavailable => Err(Fault::Unavailable),
     }
 }
 

@@ -52,6 +52,9 @@ pub(crate) struct Given {
     pub(crate) origin: Origin,
 }
 
+/// The old servers' secret of HS256.
+const TOKEN_SECRET: &str = "JWT_SECRET";
+
 /// Everything that was said, and what is wrong with it.
 #[derive(Debug, Default)]
 pub(crate) struct Gathered {
@@ -159,7 +162,7 @@ impl Gathered {
             winner = winner.or(read(setting, Raw::Text(text), origin, &mut self.problems));
         }
         if winner.is_none()
-            && let Some((variable, text)) = old_variable(setting, environment)
+            && let Some((variable, text)) = self.old_variable(setting, environment)
         {
             winner = read(setting, Raw::Text(&text), Origin::OldVariable(variable), &mut self.problems);
         }
@@ -170,6 +173,23 @@ impl Gathered {
         if let Some(given) = winner.or_else(default) {
             self.values.insert(setting.path, given);
         }
+    }
+
+    /// The old variable in force for a setting. Beside a public key `JWT_SECRET` is none: it was for signing tokens, and one that was left
+    /// over must not open doors as the secret of session cookies, for which the libraries have variables of their own.
+    fn old_variable(&mut self, setting: &Setting, environment: &Environment) -> Option<(String, String)> {
+        let is_keyed = setting.path == "auth.secret" && self.text("auth.algorithm").is_some_and(|algorithm| algorithm != "HS256");
+        if !is_keyed {
+            return old_variable(setting, environment);
+        }
+        if set(TOKEN_SECRET, environment).is_some() {
+            self.warnings.push(format!(
+                "the variable {TOKEN_SECRET} is not used: tokens are verified with a public key; a secret for encrypted session cookies \
+                 is set with auth.secret_file, auth.secret, NEXTAUTH_SECRET or AUTH_SECRET"
+            ));
+        }
+        let others: Vec<_> = setting.old.iter().copied().filter(|name| *name != TOKEN_SECRET).collect();
+        first_set(&others, environment).map(|(name, text)| (name.to_owned(), text.to_owned()))
     }
 
     /// The old servers' variables for the port leave the address as the file or the default has it.

@@ -143,7 +143,7 @@ fn auth() -> Vec<Setting> {
             word("HS256"),
             "The one algorithm that tokens may be signed with.",
         ),
-        Setting::new("auth.secret", Kind::Secret, None, "Secret of HS256, and of encrypted session cookies: with a public key or key set of nothing else. Unset: the systemd credential jwt_secret.").old(&[
+        Setting::new("auth.secret", Kind::Secret, None, "Secret of HS256, and of encrypted session cookies: with a public key or key set of nothing else, and JWT_SECRET is not it then. Unset: the systemd credential jwt_secret.").old(&[
             "JWT_SECRET",
             "NEXTAUTH_SECRET",
             "AUTH_SECRET",

@@ -498,8 +498,23 @@ fn beside_a_public_key_the_secret_is_for_cookies() {
     };
     let settings = load(SECRET).expect("good settings");
     assert!(reads(&settings) && !verifies(&settings, SECRET) && settings.dev_secret.is_none());
-    assert!(!reads(&load("another secret for tests").expect("good settings")));
+    const OTHER: &str = "another secret for tests";
+    assert!(!reads(&load(OTHER).expect("good settings")));
     assert!(load(pem).expect_err("problems").to_string().contains("the secret is a PEM key"));
+
+    // Left over from days of HS256 it opens nothing, and hides neither of the libraries' own secrets nor the file's.
+    let load = |pair, text: &str| {
+        let file = Scratch::file(text);
+        let flags = Flags { config: Some(file.path().to_owned()), ..Flags::default() };
+        Settings::load(&flags, &environment(&[keyed[0], keyed[1], pair, ("JWT_SECRET", OTHER)])).expect("good settings")
+    };
+    let settings = Settings::load(&Flags::default(), &environment(&[keyed[0], keyed[1], ("JWT_SECRET", SECRET)])).expect("good settings");
+    assert!(!reads(&settings) && !verifies(&settings, SECRET));
+    assert!(settings.warnings.iter().any(|warning| warning.contains("JWT_SECRET is not used") && !warning.contains(SECRET)));
+    for variable in ["NEXTAUTH_SECRET", "AUTH_SECRET", "URINGCAST_AUTH_SECRET"] {
+        assert!(reads(&load((variable, SECRET), "")), "{variable}");
+    }
+    assert!(reads(&load(("PORT", "1"), &format!("[auth]\nsecret = '{SECRET}'"))));
 }
 
 #[test]

@@ -35,7 +35,9 @@ const LIST_ELEMENTS_MAX: usize = 10_000;
 const _: () = assert!(TOKEN_BYTES_MAX / 4 <= LIST_ELEMENTS_MAX);
 
 /// Who a verified token says someone is.
-#[derive(Clone, Default, PartialEq, Eq, Debug)]
+///
+/// Its debug form does not show the claims: in them may stand whatever the login service and its users write.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Identity {
     /// `sub`.
     pub user: UserId,
@@ -59,6 +61,15 @@ pub struct Identity {
     pub claims: Option<Box<str>>,
 }
 
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Identity");
+        shown.field("user", &self.user).field("name", &self.name).field("email", &self.email).field("picture", &self.picture);
+        shown.field("rooms", &self.rooms).field("groups", &self.groups).field("documents", &self.documents);
+        shown.field("blocked", &self.blocked).field("expires_unix_ms", &self.expires_unix_ms).finish_non_exhaustive()
+    }
+}
+
 impl Identity {
     /// True exactly when this user has blocked that one.
     pub fn has_blocked(&self, user: &str) -> bool {
@@ -72,6 +83,11 @@ impl Identity {
         let listed = lists.flatten().map(|text| size_of::<String>() + text.len());
         let claims = self.claims.as_ref().map_or(0, |claims| claims.len());
         size_of::<Identity>() + self.user.len() + texts.map(String::len).sum::<usize>() + listed.sum::<usize>() + claims
+    }
+
+    /// Without the claims.
+    pub(crate) fn without_claims(self: Arc<Identity>) -> Arc<Identity> {
+        if self.claims.is_none() { self } else { Arc::new(Identity { claims: None, ..(*self).clone() }) }
     }
 }
 
@@ -292,6 +308,17 @@ mod tests {
 
     fn hs256() -> Verifier {
         Verifier::new(Key::Hs256(SECRET.to_vec())).expect("a good secret")
+    }
+
+    #[test]
+    fn claims_are_neither_shown_nor_kept_longer_than_they_are_wanted() {
+        let token = mint(SECRET, &json!({"sub": "alice", "salary": "HUSH"})).expect("an object");
+        let identity = Arc::new(hs256().keeping_claims(true).verify(&token, NOW_MS).expect("good"));
+        assert!(identity.claims.as_ref().is_some_and(|claims| claims.contains("HUSH")));
+        assert!(!format!("{identity:?}").contains("HUSH"));
+        let without = identity.clone().without_claims();
+        assert_eq!((&*without.user, &without.claims), ("alice", &None));
+        assert!(Arc::ptr_eq(&without, &without.clone().without_claims()), "copied only where there is something to leave out");
     }
 
     fn pem(algorithm: Algorithm, pem: &str) -> Result<Verifier, KeyFault> {

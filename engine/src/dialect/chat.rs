@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use super::{
     Act, BackEndMessage, BadOutgoing, Composed, Cx, Dialect, EnterFault, Entry, Hello, Profile, Publication, Refused, RoomView, Said,
-    acknowledge, event, lists, succeed,
+    UNAVAILABLE, acknowledge, event, lists, succeed,
 };
 use crate::auth::AuthFault;
 use crate::config::{AuthMode, Membership};
@@ -44,6 +44,7 @@ const STATUSES: [&str; 4] = ["online", "away", "busy", "offline"];
 enum Fault {
     NoToken,
     BadToken,
+    Unavailable,
     TooManyConnections,
     NotAllowed,
     NotInRoom,
@@ -62,6 +63,7 @@ impl Fault {
         match self {
             Fault::NoToken => ("AUTHENTICATION_FAILED", "Authentication token required"),
             Fault::BadToken => ("AUTHENTICATION_FAILED", "Invalid authentication token"),
+            Fault::Unavailable => ("CONNECTION_ERROR", UNAVAILABLE),
             Fault::TooManyConnections => ("RATE_LIMIT_EXCEEDED", "Maximum connection limit reached"),
             Fault::NotAllowed => ("AUTHORIZATION_FAILED", "Not allowed to join this room"),
             Fault::NotInRoom => ("AUTHORIZATION_FAILED", "Not a member of this room"),
@@ -159,6 +161,10 @@ impl Dialect for Chat {
 
     fn turned_down(&self, now: Now, reason: Option<&str>) -> Refused {
         connect_error_of(&Fault::BadToken.object_saying(reason, now, None), Refusal::Forbidden)
+    }
+
+    fn unavailable(&self, now: Now) -> Refused {
+        connect_error(Fault::Unavailable, Refusal::Forbidden, now)
     }
 
     fn opened(&self, _cx: &Cx<'_>, _query: &str, _acts: &mut Vec<Act>) {}

@@ -13,7 +13,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::{
-    Act, BadOutgoing, Cx, Dialect, EnterFault, Entry, Hello, Keep, Outgoing, Profile, Publication, Refused, RoomView, Said, lists,
+    Act, BadOutgoing, Cx, Dialect, EnterFault, Entry, Hello, Keep, Outgoing, Profile, Publication, Refused, RoomView, Said, UNAVAILABLE,
+    lists,
 };
 use crate::config::{AuthMode, Membership};
 use crate::event::EventType;
@@ -60,6 +61,10 @@ impl Dialect for Collab {
 
     fn turned_down(&self, _now: Now, reason: Option<&str>) -> Refused {
         Refused::Close { first: Some(error_text(reason.unwrap_or("Access denied"))), reason: CloseReason::Forbidden }
+    }
+
+    fn unavailable(&self, _now: Now) -> Refused {
+        Refused::Close { first: Some(error_text(UNAVAILABLE)), reason: CloseReason::Forbidden }
     }
 
     fn opened(&self, _cx: &Cx<'_>, query: &str, acts: &mut Vec<Act>) {

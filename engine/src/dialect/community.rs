@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use super::{
     Act, BackEndMessage, BadOutgoing, Change, Composed, Cx, Dialect, EnterFault, Entry, Hello, Keep, Profile, Publication, Refused,
-    Revised, RoomView, Said, lists, typed,
+    Revised, RoomView, Said, UNAVAILABLE, lists, typed,
 };
 use crate::auth::{AuthFault, Identity};
 use crate::config::{AuthMode, Endpoint, Membership};
@@ -181,6 +181,10 @@ impl Dialect for Community {
     fn turned_down(&self, _now: Now, reason: Option<&str>) -> Refused {
         let body = http_error("FORBIDDEN", reason.unwrap_or("Not allowed to connect"));
         Refused::Http { status: 403, body, refusal: Refusal::Forbidden }
+    }
+
+    fn unavailable(&self, _now: Now) -> Refused {
+        Refused::Http { status: 503, body: http_error("UNAVAILABLE", UNAVAILABLE), refusal: Refusal::Forbidden }
     }
 
     fn opened(&self, cx: &Cx<'_>, query: &str, acts: &mut Vec<Act>) {

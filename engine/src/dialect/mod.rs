@@ -384,7 +384,8 @@ pub struct Publication {
     pub submission: Option<Box<Submission>>,
 }
 
-/// What the back end is asked about a publication.
+/// What the back end is asked about a publication, where the endpoint has a publish hook. [`Dialect::message`] is called twice then: to hear
+/// what is to be asked, and again with the answer. A message may ask about one publication; with more it is refused unasked.
 #[derive(Debug)]
 pub struct Submission {
     /// The room as clients know it; `None` where it is for one user or everybody.
@@ -640,6 +641,9 @@ pub struct OfUser {
     pub sight: Sight,
 }
 
+/// What a client hears where the back end could not be asked, or did not answer in time.
+pub(crate) const UNAVAILABLE: &str = "Temporarily unavailable";
+
 /// Why a room was not entered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EnterFault {
@@ -718,7 +722,11 @@ pub trait Dialect: Sync {
     fn too_many(&self, _now: Now) -> Refused {
         Refused::with(429, "Maximum connection limit reached", Refusal::UserLimit)
     }
-    /// The refusal of a connection that the back end does not want, or about which it could not be asked. What it said is for the client.
+    /// The refusal of a connection about which the back end could not be asked, or did not answer in time: it may well come again.
+    fn unavailable(&self, _now: Now) -> Refused {
+        Refused::with(503, UNAVAILABLE, Refusal::Forbidden)
+    }
+    /// The refusal of a connection that the back end does not want. What it said is for the client.
     fn turned_down(&self, _now: Now, reason: Option<&str>) -> Refused {
         Refused::with(403, reason.unwrap_or("Not allowed to connect"), Refusal::Forbidden)
     }

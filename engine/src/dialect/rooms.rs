@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use super::{
     Act, BackEndMessage, BadOutgoing, Composed, Cx, Dialect, EnterFault, Entry, Hello, Keep, Profile, Publication, Refused, RoomView, Said,
-    acknowledge, event, lists, succeed,
+    UNAVAILABLE, acknowledge, event, lists, succeed,
 };
 use crate::auth::AuthFault;
 use crate::config::{AuthMode, Endpoint, Membership};
@@ -66,6 +66,10 @@ impl Dialect for Rooms {
 
     fn turned_down(&self, _now: Now, reason: Option<&str>) -> Refused {
         connect_error(reason.unwrap_or("Invalid authentication token"), Refusal::Forbidden)
+    }
+
+    fn unavailable(&self, _now: Now) -> Refused {
+        connect_error(UNAVAILABLE, Refusal::Forbidden)
     }
 
     fn opened(&self, _cx: &Cx<'_>, _query: &str, _acts: &mut Vec<Act>) {}

@@ -17,8 +17,8 @@ use crate::config::Io;
 use crate::event::EventBatch;
 use crate::ids::{LinkKey, ShardId};
 use crate::limits::{ACCEPT_PAUSE_MS, ACCEPTS_PER_TURN, COALESCE_WRITE_BYTES_MAX, READ_BUFFER_BYTES, SENDS_PER_BATCH, TICK_MS};
-use crate::mesh::{Delivery, Inbox, Outlets};
-use crate::shard::inquiry::OpenInquiry;
+use crate::mesh::{Delivery, Inbox, Outlets, Port};
+use crate::shard::inquiry::{OpenInquiry, Ruling};
 use crate::shard::parcel::Parcel;
 use crate::shard::{Command, Luggage, Shard, World, Written};
 use crate::stats::ShardStats;
@@ -529,11 +529,8 @@ impl Driver {
             let _ = self.notices.try_send(Notice::Answer { ask, shard: self.id, answer });
         }
         while let Some((number, inquiry)) = self.shard.poll_inquiry() {
-            let port = self.inbox.port();
-            // A full lane: the shard has a deadline of its own.
-            let reply = move |ruling| {
-                let _ = port.send(Parcel::Ruled { number, ruling: Box::new(ruling) });
-            };
+            let (port, stats) = (self.inbox.port(), self.stats.clone());
+            let reply = move |ruling| carry_back(&port, &stats, number, ruling);
             // What does not fit is dropped, and with that refused.
             let _ = self.notices.try_send(Notice::Inquiry(OpenInquiry::new(inquiry, reply)));
         }
@@ -547,7 +544,31 @@ impl Driver {
     }
 }
 
+/// Carries the back end's answer to the shard that asked.
+fn carry_back<S>(port: &Port<S>, stats: &ShardStats, number: u64, ruling: Ruling) {
+    if !port.send(Parcel::Ruled { number, ruling: Box::new(ruling) }) {
+        // A full lane: the shard has a deadline of its own, and refuses then.
+        stats.rulings_lost.add(1);
+    }
+}
+
 pub(crate) fn read_clock(epoch: Instant) -> Now {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Now { ns: epoch.elapsed().as_nanos() as u64, unix_ms: unix.as_millis() as u64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::LANE_BATCHES_MAX;
+
+    #[test]
+    fn an_answer_of_the_back_end_that_finds_no_place_is_counted() {
+        let (port, _inbox) = Port::<()>::new(File::from(sys::eventfd(0).expect("eventfd")));
+        let stats = ShardStats::new(1);
+        for number in 0..LANE_BATCHES_MAX as u64 + 3 {
+            carry_back(&port, &stats, number, Ruling::allowed());
+        }
+        assert_eq!(stats.rulings_lost.read(), 3);
+    }
 }

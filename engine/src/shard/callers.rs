@@ -6,12 +6,13 @@ use std::sync::Arc;
 use super::Shard;
 use super::hooks::Wish;
 use super::inquiry::{About, Caller, Changes};
-use super::links::{Ruled, State, Visitor};
+use super::links::{Ruled, Stage, State, Visitor};
 use crate::auth::{AuthFault, Identity};
 use crate::config::{AuthMode, DialectKind, Endpoint};
 use crate::dialect::{Hello, Profile};
 use crate::ids::EndpointId;
 use crate::json::{self, Scratch};
+use crate::limits::IDENTIFY_MS;
 use crate::time::Now;
 
 impl Shard {
@@ -72,9 +73,23 @@ impl Shard {
             Ok(profile) => {
                 let Some(conn) = self.conns.get_mut(slot) else { return };
                 conn.profile = profile;
+                if conn.profile.unproven.is_some() {
+                    // A dialect of its own that hears later who it is: the back end, which has let it in, is asked again when it has
+                    // said so, and its word on that is what counts.
+                    conn.stage = Stage::Unknown { until_ms: now.ms() + IDENTIFY_MS };
+                    return self.let_in_unknown(slot);
+                }
                 self.change_profile(slot, changes, has_token);
                 self.ask_user_home(now, slot, None);
             }
+        }
+    }
+
+    /// Forgets the claims where nobody is told of them: others than this endpoint's may ask for them.
+    pub(super) fn forget_claims(&mut self, slot: u32) {
+        let Some(conn) = self.conns.get_mut(slot) else { return };
+        if !self.world.config.endpoints[usize::from(conn.endpoint.0)].connect_hook {
+            conn.profile.identity = conn.profile.identity.take().map(Identity::without_claims);
         }
     }
 
@@ -106,7 +121,7 @@ impl Shard {
 
     /// What a fresh token makes of a connection that the back end has let in: lists that are its own stay.
     pub(super) fn refreshed(&self, slot: u32, fresh: Arc<Identity>) -> Arc<Identity> {
-        let Some(conn) = self.conns.get(slot).filter(|conn| conn.ruled.is_some()) else { return fresh };
+        let Some(conn) = self.conns.get(slot).filter(|conn| conn.ruled.is_some()) else { return fresh.without_claims() };
         let mut identity = Identity { claims: None, ..(*fresh).clone() };
         if let Some(old) = conn.profile.identity.as_ref().filter(|_| conn.ruled.is_some_and(|ruled| ruled.lists)) {
             (identity.rooms, identity.documents) = (old.rooms.clone(), old.documents.clone());
@@ -153,5 +168,45 @@ fn set_lists(identity: &mut Identity, rooms: Option<Vec<String>>, dialect: Diale
         identity.documents = rooms.or(identity.documents.take());
     } else {
         identity.rooms = rooms.or(identity.rooms.take());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::Wanted;
+    use crate::auth::{Key, Verifier, mint};
+    use crate::config::Config;
+    use crate::ids::ShardId;
+    use crate::shard::{Addresses, World};
+    use crate::stats::ShardStats;
+
+    #[test]
+    fn claims_are_kept_only_where_the_back_end_is_told_of_them() {
+        let secret = b"0123456789abcdef0123456789abcdef";
+        let now = Now { ns: 0, unix_ms: 1_700_000_000_000 };
+        let endpoint =
+            |name: &str, connect_hook| Endpoint { connect_hook, ..Endpoint::new(name, DialectKind::Community, &format!("/{name}")) };
+        let mut config = Config::new(([127, 0, 0, 1], 0), 1, vec![endpoint("asked", true), endpoint("other", false)]);
+        config.verifier = Some(Verifier::new(Key::Hs256(secret.to_vec())).expect("a good secret").keeping_claims(true));
+        let addresses = Addresses::new(&config.limits, 10);
+        let world = Arc::new(World { config, addresses, seed: 0, wanted: Wanted::default() });
+        let mut shard = Shard::new(ShardId(0), world, Arc::new(ShardStats::new(2)), [0; 32], now);
+        let token = mint(secret, &serde_json::json!({"sub": "alice"})).expect("an object");
+        for (name, is_asked) in [("asked", true), ("other", false)] {
+            let link = shard.handle_accept(now, ([127, 0, 0, 1], 1).into()).expect("room for one");
+            let head = format!(
+                "GET /{name}?token={token} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            );
+            shard.handle_bytes(now, link, &mut head.into_bytes());
+            let conn = shard.conns_of(link.slot).first().and_then(|slot| shard.conns.get(*slot)).expect("a connection");
+            let asking = conn.opening.as_ref().and_then(|opening| opening.asking.as_ref());
+            let told = asking.and_then(|asking| asking.token.as_ref().ok()?.claims.as_ref());
+            assert_eq!(told.is_some(), is_asked, "{name}");
+            assert!(is_asked || conn.profile.identity.as_ref().is_some_and(|identity| identity.claims.is_none()), "{name}");
+        }
     }
 }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use super::Shard;
-use super::links::{Heartbeat, Stage, State};
+use super::links::{Heartbeat, Link, Stage, State};
 use crate::config::SocketIo;
 use crate::dialect::Publication;
 use crate::fault::CloseReason;
 use crate::frame::Frame;
-use crate::ids::ConnId;
-use crate::limits::TICK_MS;
+use crate::ids::{ConnId, LinkKey};
+use crate::limits::{RESUME_GRACE_MS, TICK_MS};
 use crate::time::Now;
 use crate::wire::{http, ws};
 
@@ -106,7 +106,10 @@ impl Shard {
             self.beat(now, slot);
         }
         for conn in self.conns_of(slot) {
-            if self.challenge_deadline(conn) <= ms {
+            if self.challenge_deadline(conn) <= ms && self.links.get(slot).is_some_and(Link::is_held) {
+                // Its answer may lie behind what is held, so it counts as alive; if it is not, its heartbeat finds out.
+                self.refuse_challenger(now, conn);
+            } else if self.challenge_deadline(conn) <= ms {
                 // Nobody is at the other end: with one connection all of the link go, and those of its client come back each for itself.
                 return self.lose(now, slot, CloseReason::Transport);
             }
@@ -152,33 +155,58 @@ impl Shard {
     pub(super) fn beat(&mut self, now: Now, slot: u32) {
         let socket_io = &self.world.config.socket_io;
         let Some(link) = self.links.get_mut(slot) else { return };
-        if link.heartbeat.awaiting {
-            // Whoever does not answer is cut: there is nobody to say goodbye to.
-            return self.lose(now, slot, CloseReason::Heartbeat);
-        }
         let (wait_ms, ping) = match link.state {
             State::SocketIo(_) => (socket_io.ping_timeout_ms, Frame::control_text("2")),
             _ => (PLAIN_PING_MS, Frame::encoded(ws::frame(9, b""))),
         };
+        if link.heartbeat.awaiting && link.is_held() && link.is_excused(now) {
+            // Its answer may lie behind what is held. It is asked again all the same: a client of Socket.IO expects that, and where
+            // nobody is at the other end, the kernel finds out.
+            link.heartbeat.at_ms = now.ms() + wait_ms;
+            if matches!(&link.state, State::SocketIo(socket) if socket.old.is_some()) {
+                return;
+            }
+            link.heartbeat.more = link.heartbeat.more.saturating_add(1);
+            return self.push(now, slot, ping);
+        }
+        if link.heartbeat.awaiting {
+            // Whoever does not answer is cut: there is nobody to say goodbye to.
+            return self.lose(now, slot, CloseReason::Heartbeat);
+        }
         // Counted from when the ping was due, so that a late tick gives no more time than the greeting promised.
         let at_ms = (link.heartbeat.at_ms.min(now.ms()) + wait_ms).max((now.ms() + wait_ms).saturating_sub(self.wheel.tick_ms()));
-        link.heartbeat = Heartbeat { at_ms, awaiting: true, sent_ns: now.ns };
+        link.heartbeat = Heartbeat { at_ms, awaiting: true, sent_ns: now.ns, more: 0, owed: link.heartbeat.owed };
         self.note_ping(slot);
         self.push(now, slot, ping);
     }
 
     /// True exactly when the peer should have answered a heartbeat by now.
     pub(super) fn is_silent(&self, now: Now, slot: u32) -> bool {
-        self.links.get(slot).is_some_and(|link| link.heartbeat.awaiting && link.heartbeat.at_ms <= now.ms())
+        let is_late = |link: &&Link| link.heartbeat.awaiting && link.heartbeat.at_ms <= now.ms();
+        self.links.get(slot).filter(is_late).is_some_and(|link| !link.is_held() || !link.is_excused(now))
+    }
+
+    /// A link that was held is heard again: what its peer has said meanwhile is still to be read, an answer to a heartbeat perhaps.
+    pub(super) fn excuse(&mut self, now: Now, key: LinkKey) {
+        let Some(link) = self.links.get_mut_of(key.slot, key.generation).filter(|link| link.is_excused(now)) else { return };
+        link.heartbeat.at_ms = link.heartbeat.at_ms.max(now.ms() + RESUME_GRACE_MS);
     }
 
     /// The peer answered a heartbeat.
     pub(super) fn pong(&mut self, now: Now, slot: u32) {
         let interval_ms = self.world.config.socket_io.ping_interval_ms;
         let Some(link) = self.links.get_mut(slot) else { return };
+        let is_plain = !matches!(link.state, State::SocketIo(_));
+        if link.heartbeat.owed > 0 {
+            link.heartbeat.owed -= 1;
+            return;
+        }
         if !link.heartbeat.awaiting {
             return;
         }
+        let more = std::mem::take(&mut link.heartbeat.more);
+        // A WebSocket may answer the last of several pings only (RFC 6455 5.5.3), Engine.IO answers each.
+        link.heartbeat.owed = if is_plain { 0 } else { more };
         link.heartbeat.awaiting = false;
         let round_trip_us = now.ns.saturating_sub(link.heartbeat.sent_ns) / 1_000;
         let is_socket_io = matches!(link.state, State::SocketIo(_));

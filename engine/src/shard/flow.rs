@@ -100,6 +100,7 @@ impl Shard {
         let Some(link) = self.links.get_mut(slot).filter(|_| answers > 0) else { return };
         link.waiting -= answers;
         if link.waiting == 0 {
+            link.resuming = true;
             let uncorked = std::mem::take(&mut link.corked);
             self.commands.push_back(Command::Resume(LinkKey { slot, generation: link.generation }));
             if uncorked {

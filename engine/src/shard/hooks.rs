@@ -9,10 +9,11 @@ use super::Shard;
 use super::inquiry::{About, Inquiry, Ruling};
 use super::parcel::Parcel;
 use super::submissions::Held;
-use crate::config::Membership;
-use crate::dialect::{EnterFault, Entry};
+use crate::config::{Config, Membership};
+use crate::dialect::{EnterFault, Entry, UNAVAILABLE};
+use crate::fault::DropReason;
 use crate::ids::{ConnId, EndpointId, Room, UserId};
-use crate::limits::{INQUIRIES_PER_ENDPOINT_MAX, INQUIRY_BYTES_PER_SHARD_MAX};
+use crate::limits::{INQUIRIES_PER_HOOK_MAX, INQUIRY_BYTES_PER_SHARD_MAX};
 use crate::time::Now;
 
 /// Bytes that one question costs beside its message.
@@ -24,19 +25,28 @@ pub(super) struct Hooks {
     /// When each is given up, in the order in which they were asked; those that were answered are passed over.
     deadlines: VecDeque<(u64, u64)>,
     next: u64,
-    /// Bytes of all of them.
-    bytes: usize,
-    /// Questions by endpoint; several rooms count as many.
-    of_endpoint: Vec<usize>,
+    /// By endpoint and kind of question.
+    under_way: Vec<[UnderWay; About::KINDS]>,
+    /// Bytes that each kind of each endpoint may hold.
+    bytes_max: usize,
     outgoing: VecDeque<(u64, Inquiry)>,
     /// What the back end said to what is being refused now.
     pub(super) reason: Option<Box<str>>,
+}
+
+/// Questions of one kind of one endpoint.
+#[derive(Clone, Copy, Default)]
+struct UnderWay {
+    /// Several rooms count as many.
+    questions: usize,
+    bytes: usize,
 }
 
 /// A connection that waits for a ruling.
 struct Waiting {
     conn: ConnId,
     endpoint: EndpointId,
+    kind: usize,
     weight: usize,
     bytes: usize,
     wish: Wish,
@@ -57,13 +67,20 @@ pub(super) enum Wish {
 }
 
 impl Hooks {
-    pub(super) fn new(endpoints: usize) -> Hooks {
+    pub(super) fn new(config: &Config) -> Hooks {
+        let asks = |endpoint: &crate::config::Endpoint| {
+            [endpoint.connect_hook, endpoint.membership == Membership::Webhook, endpoint.publish_hook]
+                .into_iter()
+                .filter(|asks| *asks)
+                .count()
+        };
+        let hooks: usize = config.endpoints.iter().map(asks).sum();
         Hooks {
             waiting: HashMap::new(),
             deadlines: VecDeque::new(),
             next: 0,
-            bytes: 0,
-            of_endpoint: vec![0; endpoints],
+            under_way: vec![Default::default(); config.endpoints.len()],
+            bytes_max: INQUIRY_BYTES_PER_SHARD_MAX / hooks.max(1),
             outgoing: VecDeque::new(),
             reason: None,
         }
@@ -79,24 +96,26 @@ impl Hooks {
         self.waiting.len()
     }
 
-    fn has_place(&self, endpoint: EndpointId, weight: usize, bytes: usize) -> bool {
-        let under_way = self.of_endpoint[usize::from(endpoint.0)];
+    fn has_place(&self, endpoint: EndpointId, kind: usize, weight: usize, bytes: usize) -> bool {
+        let under_way = self.under_way[usize::from(endpoint.0)][kind];
         // One question is always asked, however large it is.
-        under_way == 0 || (under_way + weight <= INQUIRIES_PER_ENDPOINT_MAX && self.bytes + bytes <= INQUIRY_BYTES_PER_SHARD_MAX)
+        under_way.questions == 0 || (under_way.questions + weight <= INQUIRIES_PER_HOOK_MAX && under_way.bytes + bytes <= self.bytes_max)
     }
 
     fn keep(&mut self, waiting: Waiting) -> u64 {
         self.next += 1;
-        self.bytes += waiting.bytes;
-        self.of_endpoint[usize::from(waiting.endpoint.0)] += waiting.weight;
+        let under_way = &mut self.under_way[usize::from(waiting.endpoint.0)][waiting.kind];
+        under_way.questions += waiting.weight;
+        under_way.bytes += waiting.bytes;
         self.waiting.insert(self.next, waiting);
         self.next
     }
 
     fn take(&mut self, number: u64) -> Option<Waiting> {
         let waiting = self.waiting.remove(&number)?;
-        self.bytes -= waiting.bytes;
-        self.of_endpoint[usize::from(waiting.endpoint.0)] -= waiting.weight;
+        let under_way = &mut self.under_way[usize::from(waiting.endpoint.0)][waiting.kind];
+        under_way.questions -= waiting.weight;
+        under_way.bytes -= waiting.bytes;
         while self.deadlines.pop_front_if(|(_, number)| !self.waiting.contains_key(number)).is_some() {}
         Some(waiting)
     }
@@ -112,21 +131,26 @@ impl Shard {
     pub(super) fn inquire(&mut self, now: Now, slot: u32, about: About, wish: Wish) {
         let Some(conn) = self.conns.get(slot) else { return };
         let (id, endpoint) = (self.conn_id(slot, conn), conn.endpoint);
+        let asking = conn.opening.as_ref().and_then(|opening| opening.asking.as_ref());
+        let auth_bytes = asking.and_then(|asking| asking.auth.as_ref()).map_or(0, |auth| auth.len());
         let (weight, bytes) = match (&about, &wish) {
             (About::Join { rooms, .. }, _) => (rooms.len(), rooms.iter().map(|room| room.len()).sum()),
             (About::Publish(proposal), Wish::Say(held)) => (1, proposal.data.len() + held.bytes()),
+            // What is told is kept by the connection as well.
+            (About::Connect(caller), _) => (1, 2 * caller.bytes() + auth_bytes),
             _ => (1, 0),
         };
         let bytes = bytes + INQUIRY_BYTES * weight;
-        let has_place = self.hooks.has_place(endpoint, weight, bytes);
-        let number = self.hooks.keep(Waiting { conn: id, endpoint, weight, bytes, wish });
+        let kind = about.kind();
+        let has_place = self.hooks.has_place(endpoint, kind, weight, bytes);
+        let number = self.hooks.keep(Waiting { conn: id, endpoint, kind, weight, bytes, wish });
         self.hold(slot);
         if has_place {
             self.hooks.deadlines.push_back((now.ms() + self.world.config.limits.inquiry_ms, number));
             self.hooks.outgoing.push_back((number, Inquiry { endpoint, about }));
         } else {
             self.counters(endpoint).unasked.add(1);
-            self.post(Parcel::Ruled { number, ruling: Box::new(Ruling::refused()) });
+            self.post(Parcel::Ruled { number, ruling: Box::new(Ruling::Unavailable) });
         }
     }
 
@@ -135,12 +159,20 @@ impl Shard {
     pub(super) fn ruled(&mut self, now: Now, number: u64, ruling: Ruling) {
         let Some(Waiting { conn: id, wish, .. }) = self.hooks.take(number) else { return };
         let Some(slot) = self.asker(id) else { return };
+        let is_unavailable = matches!(ruling, Ruling::Unavailable);
         let (allowed, reason) = match ruling {
             Ruling::Allowed(changes) => (Some(changes), None),
             Ruling::Refused(reason) => (None, reason),
+            Ruling::Unavailable => (None, Some(UNAVAILABLE.into())),
         };
         self.hooks.reason = reason;
         match (wish, allowed) {
+            (Wish::Connect, _) if is_unavailable => {
+                let refused = self.conns.get(slot).map(|conn| self.dialect(conn.endpoint).unavailable(now));
+                if let Some(refused) = refused {
+                    self.turn_away(now, slot, refused);
+                }
+            }
             (Wish::Connect, allowed) => self.let_in_ruled(now, slot, allowed),
             (Wish::Identify { note }, Some(changes)) => {
                 self.change_profile(slot, changes, true);
@@ -161,12 +193,25 @@ impl Shard {
         self.release(id);
     }
 
+    /// A connection breaks off while the back end is asked about what it has said: that is dropped, like what was on its way, so that
+    /// the connection can be taken up again.
+    pub(super) fn drop_saying(&mut self, slot: u32) {
+        let Some(conn) = self.conns.get(slot).filter(|conn| conn.waiting == 1) else { return };
+        let (id, endpoint) = (self.conn_id(slot, conn), conn.endpoint);
+        // As many as wait, and only for who breaks off in such a moment.
+        let is_it = |waiting: &Waiting| waiting.conn == id && matches!(waiting.wish, Wish::Say(_));
+        let Some(number) = self.hooks.waiting.iter().find(|(_, waiting)| is_it(waiting)).map(|(number, _)| *number) else { return };
+        self.hooks.take(number);
+        self.counters(endpoint).dropped[DropReason::Unsent.index()].add(1);
+        self.release(id);
+    }
+
     /// Gives up what was not answered in time.
     pub(super) fn end_waiting_inquiries(&mut self, now: Now) {
         while let Some((_, number)) = self.hooks.deadlines.pop_front_if(|(at_ms, _)| *at_ms <= now.ms()) {
             let Some(waiting) = self.hooks.waiting.get(&number) else { continue };
             self.counters(waiting.endpoint).unanswered.add(1);
-            self.ruled(now, number, Ruling::refused());
+            self.ruled(now, number, Ruling::Unavailable);
         }
     }
 

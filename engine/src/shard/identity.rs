@@ -23,6 +23,8 @@ impl Shard {
         let Some(conn) = self.conns.get_mut(slot).filter(|conn| matches!(conn.stage, Stage::Unknown { .. })) else { return };
         conn.profile = Profile { unproven: None, ..profile };
         conn.stage = Stage::Asked;
+        self.forget_claims(slot);
+        let Some(conn) = self.conns.get(slot) else { return };
         if self.world.config.endpoints[usize::from(conn.endpoint.0)].connect_hook {
             return self.inquire_identity(now, slot, note);
         }

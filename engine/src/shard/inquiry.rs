@@ -51,6 +51,28 @@ pub struct Caller {
     pub claims: Option<Box<str>>,
 }
 
+impl Caller {
+    /// Bytes it holds on to.
+    pub(crate) fn bytes(&self) -> usize {
+        let texts = [self.origin.as_deref(), Some(&*self.query), self.user_agent.as_deref(), self.claims.as_deref()];
+        texts.into_iter().flatten().map(str::len).sum()
+    }
+}
+
+impl About {
+    /// Kinds there are.
+    pub(crate) const KINDS: usize = 3;
+
+    /// Which of the kinds it is, from 0.
+    pub(crate) fn kind(&self) -> usize {
+        match self {
+            About::Connect(_) => 0,
+            About::Join { .. } => 1,
+            About::Publish(_) => 2,
+        }
+    }
+}
+
 impl fmt::Debug for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Caller").field("id", &self.id).field("address", &self.address).finish_non_exhaustive()
@@ -83,8 +105,10 @@ impl fmt::Debug for Proposal {
 pub enum Ruling {
     /// It may, with these changes.
     Allowed(Changes),
-    /// It may not; also said where the back end did not answer, or not in time. What stands here is for the client.
+    /// It may not. What stands here is for the client.
     Refused(Option<Box<str>>),
+    /// Nobody could say, or not in time: it may not now.
+    Unavailable,
 }
 
 /// What the back end puts in the place of what the client brought. Its debug form does not show data of messages.
@@ -119,6 +143,7 @@ impl Ruling {
         match self {
             Ruling::Allowed(changes) => changes.data.as_ref().map_or(0, |data| data.len()),
             Ruling::Refused(reason) => reason.as_ref().map_or(0, |reason| reason.len()),
+            Ruling::Unavailable => 0,
         }
     }
 
@@ -128,7 +153,7 @@ impl Ruling {
     }
 }
 
-/// A question that somebody has to answer. Whoever drops it has refused: no way of forgetting it lets anybody in.
+/// A question that somebody has to answer. Whoever drops it has let nobody in: no way of forgetting it is a yes.
 pub struct OpenInquiry {
     inquiry: Inquiry,
     reply: Option<Box<dyn FnOnce(Ruling) + Send>>,
@@ -156,7 +181,7 @@ impl OpenInquiry {
 impl Drop for OpenInquiry {
     fn drop(&mut self) {
         if let Some(reply) = self.reply.take() {
-            reply(Ruling::refused());
+            reply(Ruling::Unavailable);
         }
     }
 }

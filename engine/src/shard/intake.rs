@@ -55,7 +55,11 @@ impl Shard {
     /// The link no longer waits: goes on with what was read meanwhile.
     pub fn handle_resume(&mut self, now: Now, key: LinkKey) {
         self.read_ns = now.ns;
+        if let Some(link) = self.links.get_mut_of(key.slot, key.generation) {
+            link.resuming = false;
+        }
         self.consume_partial(now, key);
+        self.excuse(now, key);
         self.settle(now);
     }
 

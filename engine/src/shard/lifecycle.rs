@@ -48,6 +48,7 @@ impl Shard {
         let recovery = if self.is_old(slot) { None } else { self.new_recovery(endpoint, conn_slot) };
         let conn = self.conns.get_mut(conn_slot)?;
         conn.recovery = recovery;
+        self.forget_claims(conn_slot);
         let conn = self.conns.get(conn_slot)?;
         let is_unknown = matches!(conn.stage, Stage::Unknown { .. });
         let is_asked = conn.opening.as_ref().is_some_and(|opening| opening.asking.is_some());
@@ -437,7 +438,7 @@ impl Shard {
             link.heartbeat = match &link.state {
                 // It pings, not we.
                 State::SocketIo(socket) if socket.old.is_some() => {
-                    Heartbeat { at_ms: now.ms() + interval + timeout, awaiting: true, sent_ns: now.ns }
+                    Heartbeat { at_ms: now.ms() + interval + timeout, awaiting: true, sent_ns: now.ns, ..Heartbeat::NEVER }
                 }
                 _ => Heartbeat::starting(now.ms() + interval),
             };

@@ -17,6 +17,7 @@ use super::recovery::Recovery;
 use crate::auth::{AuthFault, Identity};
 use crate::dialect::Profile;
 use crate::ids::{ConnId, EndpointId, LinkKey, Room, Sid};
+use crate::limits::HELD_SILENCE_MS;
 use crate::time::Now;
 use crate::wire::http::Request;
 use crate::wire::{eio, ws};
@@ -34,6 +35,8 @@ pub(crate) struct Link {
     pub(crate) decoder: ws::Decoder,
     /// Answers of other shards that must come before the next message is looked at.
     pub(crate) waiting: u32,
+    /// True exactly when the last of them has come and what was read meanwhile is looked at next.
+    pub(crate) resuming: bool,
     /// True exactly when nothing is written yet although something is queued: a plain connection is told that it is connected when the
     /// rooms of its handshake have let it in, so that whatever is said after that is said to it too.
     pub(crate) corked: bool,
@@ -218,6 +221,7 @@ impl Link {
             partial: Vec::new(),
             decoder: ws::Decoder::default(),
             waiting: 0,
+            resuming: false,
             corked: false,
             alarm_ms: u64::MAX,
             rate,
@@ -236,6 +240,16 @@ impl Link {
         }
     }
 
+    /// True exactly when what its peer says is not looked at, so that an answer to a heartbeat may lie behind it.
+    pub(crate) fn is_held(&self) -> bool {
+        self.waiting > 0 || self.resuming
+    }
+
+    /// True exactly when a heartbeat that was not answered may still be, because the peer was not heard all the time.
+    pub(crate) fn is_excused(&self, now: Now) -> bool {
+        self.heartbeat.awaiting && now.ns.saturating_sub(self.heartbeat.sent_ns) / 1_000_000 < HELD_SILENCE_MS
+    }
+
     /// True exactly when it is a long-polling session now.
     pub(crate) fn is_polling(&self) -> bool {
         self.polling.as_ref().is_some_and(|polling| !polling.is_over)
@@ -249,13 +263,17 @@ pub(crate) struct Heartbeat {
     /// True exactly when a ping was sent that has not been answered.
     pub(crate) awaiting: bool,
     pub(crate) sent_ns: u64,
+    /// Pings that were sent after that one, while its answer could not be heard.
+    pub(crate) more: u8,
+    /// Answers to such pings that are still to come; they say nothing about later ones.
+    pub(crate) owed: u8,
 }
 
 impl Heartbeat {
-    pub(crate) const NEVER: Heartbeat = Heartbeat { at_ms: u64::MAX, awaiting: false, sent_ns: 0 };
+    pub(crate) const NEVER: Heartbeat = Heartbeat { at_ms: u64::MAX, awaiting: false, sent_ns: 0, more: 0, owed: 0 };
 
     pub(crate) fn starting(at_ms: u64) -> Heartbeat {
-        Heartbeat { at_ms, awaiting: false, sent_ns: 0 }
+        Heartbeat { at_ms, ..Heartbeat::NEVER }
     }
 }
 

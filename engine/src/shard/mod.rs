@@ -251,7 +251,7 @@ impl Shard {
             homes: Homes::new(&world.config.limits, shards),
             recollections: Recollections::default(),
             emits: Emits::default(),
-            hooks: Hooks::new(world.config.endpoints.len()),
+            hooks: Hooks::new(&world.config),
             grants: Grants::default(),
             absences: Absences::default(),
             receipts: Receipts::default(),

@@ -86,7 +86,7 @@ impl Shard {
         let socket_io = &self.world.config.socket_io;
         let at_ms = now.ms() + socket_io.ping_interval_ms + socket_io.ping_timeout_ms;
         if let Some(link) = self.links.get_mut(slot) {
-            link.heartbeat = Heartbeat { at_ms, awaiting: true, sent_ns: now.ns };
+            link.heartbeat = Heartbeat { at_ms, awaiting: true, sent_ns: now.ns, ..Heartbeat::NEVER };
         }
         self.arm_next(now, slot);
         // Under the same bound as messages; one too many is not answered.

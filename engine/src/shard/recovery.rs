@@ -219,6 +219,14 @@ impl Shard {
         }
     }
 
+    /// The old connection cannot be asked: it counts as alive.
+    pub(super) fn refuse_challenger(&mut self, now: Now, slot: u32) {
+        let Some(recovery) = self.conns.get_mut(slot).and_then(|conn| conn.recovery.as_mut()) else { return };
+        if let Some(challenger) = recovery.challenger.take() {
+            self.answer_challenger(now, *challenger, false);
+        }
+    }
+
     /// When the old connections of a link have had their time to answer; `u64::MAX`: nobody asks.
     pub(super) fn challenge_deadline(&self, slot: u32) -> u64 {
         let challenger = self.conns.get(slot).and_then(|conn| conn.recovery.as_ref()?.challenger.as_ref());
@@ -243,6 +251,10 @@ impl Shard {
     /// Keeps a connection that ends, away, if its client may come back; false when it ends for good.
     pub(super) fn keep_away(&mut self, now: Now, slot: u32, reason: CloseReason) -> bool {
         let is_cut = matches!(reason, CloseReason::Transport | CloseReason::Client | CloseReason::Heartbeat | CloseReason::SlowReader);
+        let Some(conn) = self.conns.get(slot) else { return false };
+        if is_cut && conn.recovery.is_some() && conn.link != NO_LINK {
+            self.drop_saying(slot);
+        }
         let Some(conn) = self.conns.get(slot) else { return false };
         let is_known = conn.opening.is_none() && matches!(conn.stage, Stage::Known);
         let is_settled = is_known && conn.waiting == 0 && conn.entering.is_empty() && conn.leaving.is_none();

@@ -56,6 +56,9 @@ impl Shard {
     }
 
     pub(super) fn new_socket(&self, now: Now, request: &Request<'_>) -> SocketIoLink {
+        let asks_callers = self.world.config.asks_callers_of_socket_io();
+        // Claims are kept for them only who are told.
+        let of_link = |token: Result<Arc<Identity>, AuthFault>| if asks_callers { token } else { token.map(Identity::without_claims) };
         SocketIoLink {
             conns: Vec::new(),
             connect_deadline_ms: u64::MAX,
@@ -65,10 +68,10 @@ impl Shard {
             assembly: None,
             has_tried: false,
             old: (version(request) == 3).then(Old::default),
-            token: self.token_of_request(now, request),
-            cookie: self.token_of_cookie(now, request),
+            token: of_link(self.token_of_request(now, request)),
+            cookie: of_link(self.token_of_cookie(now, request)),
             query: without_token(request.query),
-            visitor: self.world.config.asks_callers_of_socket_io().then(|| Box::new(Visitor::of(request))),
+            visitor: asks_callers.then(|| Box::new(Visitor::of(request))),
         }
     }
 

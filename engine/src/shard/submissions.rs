@@ -65,8 +65,14 @@ impl Shard {
     /// the answer has come. It may be: it is pure, and what it wanted the first time is thrown away.
     pub(super) fn hear_and_ask(&mut self, now: Now, slot: u32, said: Said<'_>) {
         let mut acts = self.wishes(now, slot, |dialect, cx, scratch, acts| dialect.message(cx, said, scratch, acts));
-        let Some(submission) = acts.iter_mut().find_map(submission_of) else { return self.perform_all(now, slot, acts) };
+        let mut submissions = acts.iter_mut().filter_map(submission_of);
+        let Some(submission) = submissions.next() else { return self.perform_all(now, slot, acts) };
+        let is_one = submissions.next().is_none();
         self.keep_acts(acts);
+        if !is_one {
+            // A question is about one thing that is said.
+            return self.consult(now, slot, |dialect, cx, scratch, acts| dialect.unpublished(cx, said, scratch, acts));
+        }
         let Some(conn) = self.conns.get(slot) else { return };
         let (user, conn) = (conn.profile.user.clone(), conn.sid);
         let held = Held::new(said, std::mem::take(&mut self.attachments), &submission);
@@ -123,8 +129,10 @@ impl Shard {
         }
         let said = held.said(args, binary);
         let mut acts = self.wishes(now, slot, |dialect, cx, scratch, acts| dialect.message(cx, said, scratch, acts));
-        let submission = acts.iter_mut().find_map(submission_of);
-        if is_changed && !submission.is_some_and(|it| it.room == held.room && it.event == held.kind) {
+        let mut submissions = acts.iter_mut().filter_map(submission_of);
+        // It may be none any more, and is refused by the dialect then, but never another than was asked about.
+        let is_same = submissions.next().map_or(!is_changed, |it| it.room == held.room && it.event == held.kind);
+        if !is_same || submissions.next().is_some() {
             self.keep_acts(acts);
             return false;
         }
