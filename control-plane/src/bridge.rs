@@ -16,6 +16,7 @@ use engine::ids::ShardId;
 use engine::stats::ShardStats;
 use engine::{Answer, Calls, Engine, Handover, Notice, Notices, Question, ShardLost};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::hooks::Queue;
 
@@ -34,8 +35,8 @@ pub trait Host: Send + Sync {
     fn endpoints(&self) -> &[Endpoint];
     /// Counters, one per shard.
     fn stats(&self) -> &[Arc<ShardStats>];
-    /// Puts a question to every shard; each answers with one [`Notice::Answer`] that carries `ask`.
-    fn ask(&self, ask: u64, question: Question);
+    /// Puts a question to every shard; each answers with one [`Notice::Answer`] that carries `ask`. How many shards took it.
+    fn ask(&self, ask: u64, question: Question) -> usize;
     /// True exactly when new connections are let in.
     fn accepting(&self) -> bool;
     /// True exactly when the shard turned within the last two seconds.
@@ -55,8 +56,8 @@ impl Host for Engine {
     fn stats(&self) -> &[Arc<ShardStats>] {
         Engine::stats(self)
     }
-    fn ask(&self, ask: u64, question: Question) {
-        Engine::ask(self, ask, &question);
+    fn ask(&self, ask: u64, question: Question) -> usize {
+        Engine::ask(self, ask, &question)
     }
     fn accepting(&self) -> bool {
         Engine::accepting(self)
@@ -87,7 +88,9 @@ impl Pending {
 
     /// Asks all shards. Questions reach each of them in the order in which they were begun.
     pub fn begin(&self, host: &dyn Host, question: Question) -> Asked<'_> {
-        Asked(self.0.begin(host.stats().len(), |ask| host.ask(ask, question)))
+        let mut reached = 0;
+        let asked = self.0.begin(host.stats().len(), |ask| reached = host.ask(ask, question));
+        Asked { asked, reached }
     }
 
     /// Takes one shard's answer. One that nobody waits for any more is dropped.
@@ -97,14 +100,36 @@ impl Pending {
 }
 
 /// A question that all shards have been asked. Dropped, it is forgotten: a request that is cancelled half-way leaves nothing behind.
-pub struct Asked<'a>(engine::Asked<'a>);
+pub struct Asked<'a> {
+    asked: engine::Asked<'a>,
+    reached: usize,
+}
 
 impl Asked<'_> {
     /// Waits for the answers, at most [`ANSWER_WAIT`] longer than the shards themselves wait for something.
     pub async fn answers(mut self, shards_wait: Duration) -> Gathered {
-        // What has come when it is over is the answer.
-        let _ = tokio::time::timeout(ANSWER_WAIT + shards_wait, &mut self.0).await;
-        self.0.gathered()
+        self.wait(Instant::now() + ANSWER_WAIT + shards_wait).await;
+        self.gathered()
+    }
+
+    /// Waits for the answers, at most until then. What has come by then is kept, and more may come.
+    pub async fn wait(&mut self, until: Instant) {
+        let _ = tokio::time::timeout_at(until, &mut self.asked).await;
+    }
+
+    /// True exactly when no shard has answered yet.
+    pub fn is_unanswered(&self) -> bool {
+        self.asked.answered() == 0
+    }
+
+    /// True exactly when a shard took the question: it does what is asked, sooner or later, whether somebody waits for that or not.
+    pub fn is_taken(&self) -> bool {
+        self.reached > 0
+    }
+
+    /// What has been answered until now.
+    pub fn gathered(self) -> Gathered {
+        self.asked.gathered()
     }
 }
 

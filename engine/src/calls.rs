@@ -98,7 +98,10 @@ impl Calls {
 
     /// Asks all shards. Questions reach each of them in the order in which they were asked.
     pub fn ask(&self, engine: &Engine, question: &Question) -> Asked<'_> {
-        self.begin(engine.stats().len(), |ask| engine.ask(ask, question))
+        self.begin(engine.stats().len(), |ask| {
+            // Whom it did not reach does not answer.
+            let _ = engine.ask(ask, question);
+        })
     }
 
     /// The same where somebody else puts the question to so many shards, under the number that is given to him.
@@ -164,6 +167,11 @@ impl Asked<'_> {
             }
         }
         self.gathered()
+    }
+
+    /// How many shards have answered until now.
+    pub fn answered(&self) -> usize {
+        self.calls.lock().get(&self.ask).map_or(0, |question| question.answers.len())
     }
 
     /// What has been answered until now.

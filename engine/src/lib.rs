@@ -354,12 +354,11 @@ impl Engine {
     }
 
     /// Asks every shard; each answers with one [`Notice::Answer`] that has the number `ask`. An answer may fail to come (a full
-    /// lane), so the asker needs a deadline. [`Calls`] gathers them.
-    pub fn ask(&self, ask: u64, question: &Question) {
-        for port in &self.ports {
-            // A full lane is a shard that cannot answer in time anyway.
-            let _ = port.send(shard::parcel::Parcel::Ask { ask, question: question.clone() });
-        }
+    /// lane), so the asker needs a deadline. [`Calls`] gathers them. How many shards have it in their lanes is the result: those do what it
+    /// asks, sooner or later, also when the asker has ceased to wait; the others never do.
+    pub fn ask(&self, ask: u64, question: &Question) -> usize {
+        // A full lane is a shard that cannot answer in time anyway.
+        self.ports.iter().filter(|port| port.send(shard::parcel::Parcel::Ask { ask, question: question.clone() })).count()
     }
 
     /// From now on events of these types are told, and no others; at the start none is. Shards learn it in a moment.

@@ -70,9 +70,10 @@ pub const LANE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Answers and handed-over connections waiting for the control plane.
 pub const NOTICES_MAX: usize = 16 * 1024;
 
-/// Events that wait on one shard for whoever takes them. They leave with every turn, so this many mean that nobody has taken any for a
-/// while; with 112 bytes each less than half a megabyte.
-pub const EVENTS_WAITING_MAX: usize = 4 * 1024;
+/// Events that wait on one shard for whoever takes them, the newest being dropped beyond it. They leave with every turn, and one call of the
+/// back end can make one for each member of a room in a single turn (its deletion), so that it is as many as a large room has members on
+/// one shard; with 112 bytes each 7 MiB at most.
+pub const EVENTS_WAITING_MAX: usize = 64 * 1024;
 
 /// Bytes of the messages they tell of, some of which histories hold on to as well. One event always has place.
 pub const EVENT_BYTES_WAITING_MAX: usize = 4 * 1024 * 1024;

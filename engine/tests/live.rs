@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use engine::config::Io;
 use engine::event::{EventType, EventTypes, What};
 use engine::ids::EndpointId;
-use engine::limits::EVENTS_WAITING_MAX;
+use engine::limits::EVENT_BYTES_WAITING_MAX;
 use engine::{Answer, Emit, Emitted, Notice, Question, Selection, Target};
 use sockets::{Client, Flood, Live, PATIENCE, config};
 use tungstenite::protocol::frame::coding::CloseCode;
@@ -43,6 +43,7 @@ on_both!(
     plain_http_is_handed_over,
     http_connections_stay_until_another_server_needs_them,
     events_come_out_and_no_client_waits_for_their_taker,
+    a_drained_shard_has_passed_on_its_last_events,
     draining_says_goodbye_to_everybody,
     dropping_the_engine_ends_everything,
 );
@@ -313,15 +314,16 @@ fn http_answer(stream: &mut TcpStream) -> String {
 
 fn events_come_out_and_no_client_waits_for_their_taker(io: Io) {
     let Some(live) = Live::start(config(io, 1)) else { return };
-    let (events, sent) = (live.engine.events(), EVENTS_WAITING_MAX + 1_000);
+    let (events, sent) = (live.engine.events(), EVENT_BYTES_WAITING_MAX / 3_000 + 1_000);
+    let content = |number: usize| format!("{number:0>3000}");
     let mut anna = live.community_on(0);
     live.engine.want_events(EventTypes::NONE.with(EventType::Message));
     anna.subscribe("r");
     // Nobody takes them.
     for first in (0..sent).step_by(100) {
         let some = first..sent.min(first + 100);
-        some.clone().for_each(|number| anna.chat("r", &number.to_string()));
-        some.for_each(|number| assert_eq!(anna.hear_chat().1, number.to_string()));
+        some.clone().for_each(|number| anna.chat("r", &content(number)));
+        some.for_each(|number| assert_eq!(anna.hear_chat().1, content(number)));
     }
     let (mut told, mut missing) = (Vec::new(), 0);
     while told.len() as u64 + missing < sent as u64 {
@@ -334,7 +336,31 @@ fn events_come_out_and_no_client_waits_for_their_taker(io: Io) {
     }
     assert!(missing > 0, "more than could wait");
     assert_eq!(live.engine.stats()[0].events_dropped.read(), missing);
-    assert!(told.iter().enumerate().all(|(number, content)| *content == format!("\"{number}\"")), "the first ones, in order");
+    assert!(told.iter().enumerate().all(|(number, told)| *told == format!("\"{}\"", content(number))), "the first ones, in order");
+}
+
+fn a_drained_shard_has_passed_on_its_last_events(io: Io) {
+    let Some(live) = Live::start(config(io, 1)) else { return };
+    let events = live.engine.events();
+    let mut client = live.community_on(0);
+    live.engine.want_events(EventTypes::ALL);
+    // More turns with events than there is place for batches: some wait in the shard.
+    for number in 0..10 {
+        client.subscribe(&number.to_string());
+    }
+    live.engine.drain(Duration::ZERO);
+    assert_eq!(client.hear_close(), Some(CloseCode::Away));
+    assert!(client.ends());
+    drop(client);
+    let early = live.notices.recv_timeout(Duration::from_millis(200));
+    assert!(early.is_err(), "nobody has taken the last events yet: {early:?}");
+    let taker = std::thread::spawn(move || events.iter().flat_map(|batch| batch.events).map(|event| event.what).collect::<Vec<_>>());
+    assert!(matches!(live.notice(), Notice::Drained { .. }));
+    live.engine.join();
+    drop(live.notices);
+    let told = taker.join().expect("it does not panic");
+    assert!(matches!(told.last(), Some(What::Disconnect { .. })), "{told:?}");
+    assert_eq!(told.iter().filter(|what| matches!(what, What::RoomLeave)).count(), 10, "{told:?}");
 }
 
 fn draining_says_goodbye_to_everybody(io: Io) {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use engine::event::{Event, EventTypes};
+use engine::event::{Event, EventType, EventTypes};
 
 /// Bytes of an entry besides the texts it holds on to.
 const ENTRY_BYTES: usize = size_of::<Told>() + 16;
@@ -41,6 +41,50 @@ impl Told {
     }
 }
 
+/// What so many entries tell of, from the first one of all: the difference of two is what lies between them.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Weight {
+    /// Events, by [`EventType::index`].
+    events: [u64; EventType::ALL.len()],
+    /// What shards had no place for.
+    dropped: u64,
+    /// Pauses that concern a type, in the same order.
+    pauses: [u64; EventType::ALL.len()],
+}
+
+/// What somebody missed.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Missed {
+    /// Events that were here.
+    pub(crate) events: u64,
+    /// And those that shards had no place for.
+    pub(crate) dropped: u64,
+    /// True exactly when there may be more.
+    pub(crate) is_more: bool,
+}
+
+impl Weight {
+    pub(crate) fn add(&mut self, told: &Told) {
+        match told {
+            Told::Event(event) => self.events[event.kind().index()] += 1,
+            Told::Dropped { count, .. } => self.dropped += count,
+            Told::Pause { types, .. } => {
+                EventType::ALL.into_iter().filter(|kind| types.has(*kind)).for_each(|kind| self.pauses[kind.index()] += 1);
+            }
+        }
+    }
+
+    /// What lies between there and here for a reader of these types.
+    pub(crate) fn since(&self, before: &Weight, types: EventTypes) -> Missed {
+        let mut missed = Missed { dropped: self.dropped - before.dropped, ..Missed::default() };
+        for kind in EventType::ALL.into_iter().filter(|kind| types.has(*kind)).map(EventType::index) {
+            missed.events += self.events[kind] - before.events[kind];
+            missed.is_more |= self.pauses[kind] > before.pauses[kind];
+        }
+        missed
+    }
+}
+
 /// Bounds of a [`Journal`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Bounds {
@@ -56,13 +100,17 @@ pub(crate) struct Journal {
     entries: VecDeque<Told>,
     /// Number of the first of them; numbers count from 1.
     first: u64,
+    /// What made way.
+    gone: Weight,
+    /// Number of the last entry that made way and was no event.
+    last_gap: u64,
     bytes: usize,
     bounds: Bounds,
 }
 
 impl Journal {
     pub(crate) fn new(bounds: Bounds) -> Journal {
-        Journal { entries: VecDeque::new(), first: 1, bytes: 0, bounds }
+        Journal { entries: VecDeque::new(), first: 1, gone: Weight::default(), last_gap: 0, bytes: 0, bounds }
     }
 
     /// Adds the newest entry.
@@ -72,6 +120,10 @@ impl Journal {
         while self.entries.len() > self.bounds.events.max(1) || (self.bytes > self.bounds.bytes && self.entries.len() > 1) {
             let Some(oldest) = self.entries.pop_front() else { return };
             self.bytes -= oldest.bytes();
+            self.gone.add(&oldest);
+            if !matches!(oldest, Told::Event(_)) {
+                self.last_gap = self.first;
+            }
             self.first += 1;
         }
     }
@@ -84,6 +136,24 @@ impl Journal {
     /// Number that the next entry will have.
     pub(crate) fn next(&self) -> u64 {
         self.first + self.entries.len() as u64
+    }
+
+    /// What made way.
+    pub(crate) fn gone(&self) -> &Weight {
+        &self.gone
+    }
+
+    /// What is before a number that is kept or the next one; a walk along the journal. `None` where nobody knows any more.
+    pub(crate) fn before(&self, number: u64) -> Option<Weight> {
+        let kept = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        let mut weight = self.gone;
+        self.entries.iter().take(kept).for_each(|told| weight.add(told));
+        Some(weight)
+    }
+
+    /// What made way since a number, of whatever types, for who comes back from where nobody knows any more what it was.
+    pub(crate) fn gone_since(&self, number: u64) -> Missed {
+        Missed { events: self.first.saturating_sub(number), dropped: 0, is_more: self.last_gap >= number }
     }
 
     /// The entry of a number, if it is kept.

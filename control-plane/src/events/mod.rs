@@ -12,7 +12,7 @@
 //! | `authenticated` | a connection showed a good token after connecting, for the first time (notify) or again | |
 //! | `receipt` | a user said, each once, that he got or read a message | `messageId`, `conversationId`, `status` |
 //! | `server:event` | reserved: comes with the relay between hosts | `event`, `args` |
-//! | `dropped` | events are missing here, of whatever types; every reader gets it | `count`, and `uncounted: true` where nobody could count all of them |
+//! | `dropped` | events are missing here: those that the reader asked for and was too slow for, or, of whatever types, those that a shard had no place for or that made way while nobody read | `count`, and `uncounted: true` where nobody could count all of them |
 //!
 //! `reason` is `transport close` (socket ended, or the client closed it), `transport error` (too large), `ping timeout`, `parse error`, `client
 //! namespace disconnect`, `server namespace disconnect` (by the back end) or `server shutting down`, all words of Node's server; and of our
@@ -39,7 +39,7 @@ use tokio::sync::watch;
 
 use crate::bridge::Host;
 pub use journal::Bounds;
-use journal::{Journal, Told};
+use journal::{Journal, Missed, Told, Weight};
 
 /// How long what a reader asked for is recorded when he has gone.
 const LINGER: Duration = Duration::from_secs(5 * 60);
@@ -201,14 +201,16 @@ impl Events {
             // What was not recorded until now is nothing that it missed.
             cursor = state.journal.next();
         }
+        let seen = state.journal.before(cursor);
         drop(state);
-        Ok(Reading { events: self.clone(), key, types, cursor, is_lost, missed: |counts| &counts.missed_by_readers })
+        Ok(Reading { events: self.clone(), key, types, cursor, seen, is_lost, missed: |counts| &counts.missed_by_readers })
     }
 
     /// The webhook's own reading: from the first event on, though clients may have come before it was made.
     pub fn read_for_webhook(self: &Arc<Events>, types: EventTypes) -> Result<Reading, TooManyReaders> {
         let mut reading = self.read(types, None)?;
         reading.cursor = 1;
+        reading.seen = Some(Weight::default());
         reading.missed = |counts| &counts.missed_by_webhook;
         Ok(reading)
     }
@@ -255,6 +257,8 @@ pub struct Reading {
     types: EventTypes,
     /// Number of the next entry to look at.
     cursor: u64,
+    /// What is before that. `None` when it came back to where nobody knows any more.
+    seen: Option<Weight>,
     /// True exactly when it has yet to be told that it does not know what was before.
     is_lost: bool,
     /// Where what it missed is counted.
@@ -272,12 +276,12 @@ impl Reading {
     pub fn poll(&mut self, cx: &mut Context<'_>, mut take: impl FnMut(u64, Item<'_>) -> bool) -> Poll<Option<()>> {
         let events = self.events.clone();
         let mut state = events.lock();
-        let count = state.journal.first().saturating_sub(self.cursor);
-        let is_more = std::mem::take(&mut self.is_lost);
-        self.cursor += count;
+        let missed = self.skip(&state.journal);
+        let (count, is_more) = (missed.events + missed.dropped, std::mem::take(&mut self.is_lost) || missed.is_more);
         let (mut has_given, mut goes_on) = (count > 0 || is_more, true);
         if has_given {
-            (self.missed)(&events.counts).fetch_add(count, Relaxed);
+            // What shards had no place for is counted there.
+            (self.missed)(&events.counts).fetch_add(missed.events, Relaxed);
             goes_on = take(self.cursor - 1, Item::Dropped { count, is_more, unix_ms: unix_ms() });
         }
         while goes_on && let Some(told) = state.journal.get(self.cursor) {
@@ -293,6 +297,9 @@ impl Reading {
                 has_given = true;
                 goes_on = take(self.cursor, item);
             }
+            if let Some(seen) = &mut self.seen {
+                seen.add(told);
+            }
             self.cursor += 1;
         }
         if has_given {
@@ -305,6 +312,18 @@ impl Reading {
             reader.waker = Some(cx.waker().clone());
         }
         Poll::Pending
+    }
+
+    /// Goes on to what is kept; what it missed by that.
+    fn skip(&mut self, journal: &Journal) -> Missed {
+        if self.cursor >= journal.first() {
+            return Missed::default();
+        }
+        let gone = journal.gone();
+        let missed = self.seen.map_or_else(|| journal.gone_since(self.cursor), |seen| gone.since(&seen, self.types));
+        self.cursor = journal.first();
+        self.seen = Some(*gone);
+        missed
     }
 }
 

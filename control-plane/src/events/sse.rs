@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, Method, header};
 use axum::response::{IntoResponse, Response};
 use engine::event::{EventType, EventTypes};
 use hyper::body::Frame;
@@ -26,7 +26,7 @@ use crate::http::problem::{Params, Problem};
 /// Bytes after which a chunk is closed; one event more is always in it.
 const CHUNK_BYTES: usize = 16 * 1024;
 
-/// Time between two comments that keep proxies from taking the connection for dead, and show us whether it is.
+/// Time between two comments, each with the place of the reader, that keep proxies from taking the connection for dead, and show us whether it is.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// How long a reader may take nothing before his place is given to others: twenty heartbeats.
@@ -60,14 +60,19 @@ pub(crate) async fn follow(
     State(app): State<Arc<App>>,
     stay: Option<Extension<Stay>>,
     Params(query): Params<EventsQuery>,
+    method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let types = query.types.map_or(Ok(EventTypes::ALL), |list| types(&list))?;
+    let head = [(header::CONTENT_TYPE.as_str(), "text/event-stream"), ("x-accel-buffering", "no")];
+    if method == Method::HEAD {
+        // Nobody would read: it takes no place, and nothing is recorded for it.
+        return Ok((head, Body::empty()).into_response());
+    }
     // One that is no text is none of ours, as any other that we do not know.
     let after = headers.get(LAST_EVENT_ID).map(|id| id.to_str().unwrap_or_default());
     let reading = app.events.read(types, after).map_err(|fault| Problem::unavailable(fault.to_string()))?;
     let stay = stay.map(|Extension(stay)| stay).unwrap_or_default();
-    let head = [(header::CONTENT_TYPE.as_str(), "text/event-stream"), ("x-accel-buffering", "no")];
     Ok((head, Body::new(EventStream::new(app.events.clone(), reading, stay))).into_response())
 }
 
@@ -111,7 +116,8 @@ impl EventStream {
             Poll::Ready(Some(())) => Poll::Ready(Some(chunk)),
             Poll::Pending => {
                 ready!(heartbeat.poll_tick(cx));
-                Poll::Ready(Some(": alive\n\n".to_owned()))
+                // With the place, so that who asked for what seldom happens comes back to where he is, not to his last event.
+                Poll::Ready(Some(format!(": alive\nid: {}\n\n", reading.position())))
             }
         }
     }
@@ -135,7 +141,13 @@ impl hyper::body::Body for EventStream {
 
 #[cfg(test)]
 mod tests {
+    use engine::event::{Event, EventBatch, What};
+    use engine::ids::{EndpointId, ShardId};
+
     use super::*;
+    use crate::bridge::Pending;
+    use crate::events::Bounds;
+    use crate::http::testing::{BEARER, FakeHost, app, call_with};
 
     #[test]
     fn only_types_that_there_are_can_be_asked_for() {
@@ -143,6 +155,34 @@ mod tests {
         for bad in ["", "messages", "message,", "message, receipt", "dropped", "MESSAGE"] {
             assert!(types(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_heartbeat_says_how_far_the_reader_is() {
+        let host = Arc::new(FakeHost::new(1));
+        let events = Arc::new(Events::new(host, Bounds { events: 10, bytes: 1 << 20 }, EventTypes::ALL));
+        let reading = events.read(EventTypes::NONE.with(EventType::Receipt), None).expect("a place");
+        let mut stream = EventStream::new(events.clone(), reading, Stay::default());
+        let mut next = async || std::future::poll_fn(|cx| stream.poll_chunk(cx)).await;
+        assert_eq!(next().await, Some(format!("retry: {RETRY_MS}\nid: {}\n\n", events.id(0))));
+        // Of another type, more of them than are kept.
+        let event = || Event { endpoint: EndpointId(0), connection: None, user: None, room: None, unix_ms: 0, what: What::Connection };
+        for _ in 0..25 {
+            events.record(EventBatch { shard: ShardId(0), events: vec![event()], dropped: 0 });
+        }
+        let heartbeat = next().await.expect("it goes on");
+        assert_eq!(heartbeat, format!(": alive\nid: {}\n\n", events.id(25)));
+    }
+
+    #[tokio::test]
+    async fn head_is_answered_without_a_reader() {
+        let pending = Arc::new(Pending::default());
+        let app = Arc::new(app(Arc::new(FakeHost::new(1)), pending));
+        let router = crate::http::admin::router(app.clone());
+        let heard = call_with(&router, Method::HEAD, "/v1/events", &[BEARER], "").await;
+        assert_eq!((heard.status.as_u16(), heard.header("content-type")), (200, "text/event-stream"));
+        assert_eq!(call_with(&router, Method::HEAD, "/v1/events?types=x", &[BEARER], "").await.status, 400);
+        assert_eq!((app.events.readers(), app.events.lock().lingering.iter().flatten().count()), (0, 0));
     }
 
     #[test]

@@ -121,6 +121,52 @@ fn what_shards_dropped_is_told_where_it_is_missing() {
 }
 
 #[test]
+fn what_is_missing_adds_up_also_when_the_word_on_it_has_made_way() {
+    let (_, events) = events(Bounds { events: 10, ..BOUNDS }, EventTypes::ALL);
+    let messages = EventTypes::NONE.with(EventType::Message);
+    let drop = |count| events.record(EventBatch { shard: ShardId(0), events: Vec::new(), dropped: count });
+    let (mut slow, mut other) =
+        (events.read(messages, None).expect("a place"), events.read(EventTypes::NONE.with(EventType::Receipt), None).expect("a place"));
+    record(&events, 1, 2);
+    assert_eq!(got(&mut slow), numbers(1..3));
+    // 4 messages, 7 that nobody knows, and 5 connections that it did not ask for.
+    record(&events, 3, 4);
+    drop(7);
+    for _ in 0..5 {
+        events.record(EventBatch { shard: ShardId(0), events: vec![event(What::Connection)], dropped: 0 });
+    }
+    let position = events.id(2);
+    record(&events, 7, 10);
+    let mut expected = vec!["-11".to_owned()];
+    expected.extend(numbers(7..17));
+    assert_eq!(got(&mut slow), expected);
+    assert_eq!(got(&mut other), ["-7"], "it missed no receipt, for all that is known");
+    assert_eq!(events.counts.missed_by_readers.load(Relaxed), 4, "what shards dropped is counted there");
+    let mut back = events.read(messages, Some(&position)).expect("a place");
+    let mut expected = vec!["-10+".to_owned()];
+    expected.extend(numbers(7..17));
+    assert_eq!(got(&mut back), expected, "entries of whatever types, and there may be more");
+    // Nothing of what it asked for has made way.
+    let mut none = events.read(EventTypes::NONE.with(EventType::RoomJoin), None).expect("a place");
+    record(&events, 17, 30);
+    assert_eq!(got(&mut none), [""; 0]);
+}
+
+#[test]
+fn a_pause_that_has_made_way_is_told_to_whom_it_concerns() {
+    let (_, events) = events(Bounds { events: 10, ..BOUNDS }, EventTypes::NONE.with(EventType::Message));
+    let messages = EventTypes::NONE.with(EventType::Message);
+    record(&events, 1, 1);
+    let mut late = events.read(EventTypes::ALL, Some(&events.id(1))).expect("a place");
+    let mut other = events.read(messages, None).expect("a place");
+    record(&events, 2, 20);
+    let (mut all, mut some) = (vec!["-10+".to_owned()], vec!["-10".to_owned()]);
+    all.extend(numbers(12..22));
+    some.extend(numbers(12..22));
+    assert_eq!((got(&mut late), got(&mut other)), (all, some));
+}
+
+#[test]
 fn shards_make_what_somebody_reads_and_five_minutes_longer() {
     let (host, events) = events(BOUNDS, EventTypes::NONE.with(EventType::Receipt));
     let wanted = || *host.wanted.lock().expect("one thread");
@@ -161,6 +207,61 @@ fn the_webhook_misses_nothing_of_the_beginning() {
     expected.extend(numbers(10..20));
     assert_eq!(got(&mut late), expected);
     assert_eq!(events.counts.missed_by_webhook.load(Relaxed), 9);
+}
+
+/// A receiver that takes no more than so many bytes at once, and what it took.
+async fn narrow_receiver(bytes_max: usize) -> (String, tokio::sync::mpsc::UnboundedReceiver<serde_json::Value>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}/hook", listener.local_addr().expect("bound"));
+    let (took, taken) = tokio::sync::mpsc::unbounded_channel();
+    let take = move |body: String| async move {
+        if body.len() > bytes_max {
+            return axum::http::StatusCode::PAYLOAD_TOO_LARGE;
+        }
+        let _ = took.send(serde_json::from_str(&body).expect("JSON"));
+        axum::http::StatusCode::NO_CONTENT
+    };
+    let router = axum::Router::new().route("/hook", axum::routing::post(take));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    (url, taken)
+}
+
+#[tokio::test]
+async fn what_the_receiver_says_is_too_large_comes_in_halves_and_one_that_is_alone_is_given_up() {
+    let (url, mut taken) = narrow_receiver(2_000).await;
+    let (_, events) = events(BOUNDS, EventTypes::ALL);
+    record(&events, 1, 20);
+    let large = event(What::Message { message: format!("\"{}\"", "x".repeat(3_000)).into() });
+    events.record(EventBatch { shard: ShardId(0), events: vec![large], dropped: 0 });
+    record(&events, 22, 19);
+    events.close();
+    let webhook = webhook::Webhook {
+        url: url.parse().expect("a URL"),
+        secret: crate::secret::Secret::new(b"secret").expect("not empty"),
+        types: EventTypes::ALL,
+        batch_events: 100,
+        batch_bytes: 1 << 20,
+        timeout: Duration::from_secs(30),
+        retry: Duration::from_secs(24 * 3_600),
+    };
+    let reading = events.read_for_webhook(EventTypes::ALL).expect("a place");
+    let outbound = crate::outbound::Outbound::new();
+    let delivered = tokio::time::timeout(Duration::from_secs(60), webhook::deliver(events.clone(), reading, webhook, outbound));
+    delivered.await.expect("it does not wait for a day");
+    let (mut ids, mut dropped) = (Vec::new(), Vec::new());
+    while let Ok(batch) = taken.try_recv() {
+        for told in batch["events"].as_array().expect("a list") {
+            if told["type"] == "dropped" {
+                dropped.push((told["id"].clone(), told["data"]["count"].clone()));
+            } else {
+                ids.push(told["id"].as_str().expect("text").to_owned());
+            }
+        }
+    }
+    let expected: Vec<String> = (1..=40).filter(|number| *number != 21).map(|number| events.id(number)).collect();
+    assert_eq!(ids, expected, "in order, each once");
+    assert_eq!(dropped, [(events.id(21).into(), 1.into())]);
+    assert_eq!(events.counts.missed_by_webhook.load(Relaxed), 1);
 }
 
 #[test]

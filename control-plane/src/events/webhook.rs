@@ -1,7 +1,9 @@
 //! The events as signed POSTs: in order, one batch at a time, each tried until it is answered with 2xx or has grown too old. The body of a
 //! batch is made once, so that a repetition is one: receivers know by the ids what they have. What the receiver is too slow for falls out
-//! of the journal and is told in the next batch, as is what was given up.
+//! of the journal and is told in the next batch, as is what was given up. What it answers with 413 comes again in halves; a single event that
+//! is too large for it is given up at once.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -51,13 +53,30 @@ impl fmt::Debug for Webhook {
     }
 }
 
+/// One event, or a word on missing ones, as a request carries it.
+struct Piece {
+    /// Of the entry that it tells of.
+    number: u64,
+    text: String,
+    is_event: bool,
+    /// What is to be told as missing if it is given up: itself, or what it tells of as missing.
+    gap: Gap,
+}
+
 /// What one request carries.
 struct Batch {
+    pieces: Vec<Piece>,
     body: Bytes,
-    /// Events in it.
-    events: u64,
-    /// What is to be told as missing if it is given up: these, and what it tells of as missing itself.
-    owed: Gap,
+}
+
+/// What came of a batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Outcome {
+    Taken,
+    /// The receiver says that it never takes so much at once.
+    TooLarge,
+    /// It was tried for long enough.
+    GivenUp,
 }
 
 /// What has not been told and will not be.
@@ -76,48 +95,78 @@ impl Gap {
 
 /// Sends what happens until the journal is closed and all is sent. `reading` begins where the process did.
 pub async fn deliver(events: Arc<Events>, mut reading: Reading, webhook: Webhook, outbound: Outbound) {
-    // Given up, and not told yet.
-    let mut owed = Gap::default();
-    while let Some(batch) = next_batch(&events, &mut reading, &webhook, owed).await {
-        owed = if send(&events, &webhook, &outbound, &batch).await { Gap::default() } else { batch.owed };
+    // Given up, and not told yet; read, and not sent yet: what is left of one reading.
+    let (mut owed, mut waiting) = (Gap::default(), VecDeque::new());
+    loop {
+        let next = match waiting.pop_front() {
+            Some(pieces) => Some(pieces),
+            None => next_pieces(&events, &mut reading, &webhook).await,
+        };
+        let Some(pieces) = next else { return };
+        let mut batch = Batch::new(&events, std::mem::take(&mut owed), pieces);
+        match send(&events, &webhook, &outbound, &batch).await {
+            Outcome::Taken => {}
+            Outcome::TooLarge if batch.pieces.len() > 1 => {
+                let second = batch.pieces.split_off(batch.pieces.len() / 2);
+                waiting.push_front(second);
+                waiting.push_front(batch.pieces);
+            }
+            Outcome::TooLarge | Outcome::GivenUp => owed = batch.give_up(&events),
+        }
     }
 }
 
 /// What has happened since the last one; waits for something to happen.
-async fn next_batch(events: &Events, reading: &mut Reading, webhook: &Webhook, owed: Gap) -> Option<Batch> {
-    let mut batch = Batch { body: Bytes::new(), events: 0, owed };
-    let (mut list, mut items) = (String::new(), 0);
-    let gave_up = Item::Dropped { count: owed.count, is_more: owed.is_more, unix_ms: super::unix_ms() };
-    let first = (owed.count > 0 || owed.is_more).then(|| shape::nested(events.host.endpoints(), &reading.position(), &gave_up));
+async fn next_pieces(events: &Events, reading: &mut Reading, webhook: &Webhook) -> Option<Vec<Piece>> {
+    let (mut pieces, mut bytes) = (Vec::new(), 0);
     std::future::poll_fn(|cx| {
         reading.poll(cx, |number, item| {
-            if items == 0
-                && let Some(first) = &first
-            {
-                list.push_str(first);
-            }
-            if !list.is_empty() {
-                list.push(',');
-            }
-            list.push_str(&shape::nested(events.host.endpoints(), &events.id(number), &item));
-            items += 1;
-            batch.owed = batch.owed.and(match item {
-                Item::Event(_) => {
-                    batch.events += 1;
-                    Gap { count: 1, is_more: false }
-                }
-                Item::Dropped { count, is_more, .. } => Gap { count, is_more },
-            });
-            items < webhook.batch_events && list.len() < webhook.batch_bytes
+            let piece = Piece::new(events, number, &item);
+            bytes += piece.text.len();
+            pieces.push(piece);
+            pieces.len() < webhook.batch_events && bytes < webhook.batch_bytes
         })
     })
     .await?;
-    batch.body = format!("{{\"events\":[{list}]}}").into();
-    Some(batch)
+    Some(pieces)
 }
 
-/// Tries until it is taken. False when it was given up.
-async fn send(events: &Events, webhook: &Webhook, outbound: &Outbound, batch: &Batch) -> bool {
+impl Piece {
+    fn new(events: &Events, number: u64, item: &Item<'_>) -> Piece {
+        let (is_event, gap) = match *item {
+            Item::Event(_) => (true, Gap { count: 1, is_more: false }),
+            Item::Dropped { count, is_more, .. } => (false, Gap { count, is_more }),
+        };
+        Piece { number, text: shape::nested(events.host.endpoints(), &events.id(number), item), is_event, gap }
+    }
+}
+
+impl Batch {
+    /// These pieces, after a word on what is missing before them.
+    fn new(events: &Events, owed: Gap, mut pieces: Vec<Piece>) -> Batch {
+        if owed.count > 0 || owed.is_more {
+            let gave_up = Item::Dropped { count: owed.count, is_more: owed.is_more, unix_ms: super::unix_ms() };
+            let before = pieces.first().map_or(0, |first| first.number.saturating_sub(1));
+            pieces.insert(0, Piece::new(events, before, &gave_up));
+        }
+        let texts: Vec<&str> = pieces.iter().map(|piece| piece.text.as_str()).collect();
+        let body = format!("{{\"events\":[{}]}}", texts.join(",")).into();
+        Batch { pieces, body }
+    }
+
+    fn events(&self) -> u64 {
+        self.pieces.iter().filter(|piece| piece.is_event).count() as u64
+    }
+
+    /// What is to be told as missing now.
+    fn give_up(&self, events: &Events) -> Gap {
+        events.counts.missed_by_webhook.fetch_add(self.events(), Relaxed);
+        self.pieces.iter().fold(Gap::default(), |gap, piece| gap.and(piece.gap))
+    }
+}
+
+/// Tries until it is taken, or never will be.
+async fn send(events: &Events, webhook: &Webhook, outbound: &Outbound, batch: &Batch) -> Outcome {
     let (begun, mut wait, mut has_complained) = (Instant::now(), RETRY_FIRST, false);
     loop {
         let outcome = post(webhook, outbound, batch).await;
@@ -126,16 +175,23 @@ async fn send(events: &Events, webhook: &Webhook, outbound: &Outbound, batch: &B
             if has_complained {
                 log::info(format_args!("events webhook {}: taken again", webhook.url));
             }
-            return true;
+            return Outcome::Taken;
         }
         events.counts.webhook_failures.fetch_add(1, Relaxed);
+        if matches!(&outcome, Ok(reply) if reply.status == StatusCode::PAYLOAD_TOO_LARGE) {
+            // The same bytes would be too many tomorrow as well, and nothing behind them would ever be sent.
+            if batch.pieces.len() == 1 {
+                let bytes = batch.body.len();
+                log::warning(format_args!("events webhook {}: given up: one event, {bytes} bytes: {}", webhook.url, told(&outcome)));
+            }
+            return Outcome::TooLarge;
+        }
         if !std::mem::replace(&mut has_complained, true) {
             log::warning(format_args!("events webhook {}: {}; it is tried again", webhook.url, told(&outcome)));
         }
         if begun.elapsed() >= webhook.retry {
-            events.counts.missed_by_webhook.fetch_add(batch.events, Relaxed);
-            log::warning(format_args!("events webhook {}: {} events given up: {}", webhook.url, batch.events, told(&outcome)));
-            return false;
+            log::warning(format_args!("events webhook {}: {} events given up: {}", webhook.url, batch.events(), told(&outcome)));
+            return Outcome::GivenUp;
         }
         // Between half of it and all of it, so that hosts that failed together do not come back together.
         let jittered = wait.mul_f64(rand::rng().random_range(0.5..1.0));

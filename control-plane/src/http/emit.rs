@@ -26,6 +26,8 @@ use engine::time::Now;
 use engine::wire::sio::RESERVED_EVENTS;
 use engine::{Answer, Emit, Emitted, Question, Selection, Target};
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
 use utoipa::ToSchema;
 use utoipa::openapi::{Object, ObjectBuilder, Type};
 
@@ -55,6 +57,10 @@ const ACK_MS_MAX: u64 = 60_000;
 /// Milliseconds that a batch may take at most when nobody acknowledges: some less than [`ANSWER_TIME`], so that its answer comes.
 const BATCH_MS_MAX: u64 = ACK_MS_MAX + 4_000;
 
+/// How long it is waited for what comes of an emit with an id when its answer has been given up: as long as the acknowledgements may
+/// take, and a minute in which a shard may be stuck. Then it is remembered as one that reached nobody, with all shards missing.
+const LATE_WAIT: Duration = Duration::from_millis(ACK_MS_MAX + 60_000);
+
 /// Emits of one batch (contract).
 const BATCH_MAX: usize = 1_000;
 
@@ -77,7 +83,7 @@ const MEMBERS: [&str; 9] = ["endpoint", "to", "except", "event", "data", "args",
     (status = 200, description = "who got it", body = EmitOutcome),
     (status = 404, description = "no endpoint has the name"),
     (status = 409, description = "an emit with the same id is under way"),
-    (status = 503, description = "no shard answered in time; the same id can be tried again"),
+    (status = 503, description = "no shard answered in time; the same id can be tried again, and is a conflict until it is known what came of it"),
 ))]
 pub async fn emit(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
     let body = body(request, EMIT_BYTES_MAX).await?;
@@ -86,8 +92,8 @@ pub async fn emit(State(app): State<Arc<App>>, request: Request) -> Result<Respo
         let doc = scratch.parse(&body).map_err(|_| Problem::bad_request("the body is not JSON"))?;
         Order::read(&app, doc.root())?
     };
-    let outcome = unstoppable(async move { Outcome::of(perform(&app, vec![order]).await.pop()) }).await?;
-    outcome.map(|outcome| outcome.response())
+    let outcome = Outcome::of(perform(app, vec![order]).await?.pop());
+    outcome.map(Outcome::response)
 }
 
 /// Sends many events in order. Everything is checked before the first is sent.
@@ -113,7 +119,7 @@ pub async fn batch(State(app): State<Arc<App>>, request: Request) -> Result<Resp
         let detail = format!("the acknowledgements of this batch may take {longest_ms} ms, allowed are {BATCH_MS_MAX}");
         return Err(Problem::bad_request(detail));
     }
-    let outcomes = unstoppable(async move { perform(&app, orders).await }).await?;
+    let outcomes = perform(app, orders).await?;
     let missing = outcomes.iter().flatten().map(|outcome| outcome.missing).max().unwrap_or(0);
     let results = outcomes.into_iter().map(|outcome| match outcome {
         Ok(outcome) => BatchResult::Sent(outcome.shown()),
@@ -263,11 +269,6 @@ pub(super) async fn body(request: Request, bytes_max: usize) -> Result<String, P
     String::from_utf8(bytes.into()).map_err(|_| Problem::bad_request("the body is not UTF-8"))
 }
 
-/// Goes on when the client hangs up: what has been delivered must be remembered, or its retry would be delivered again.
-async fn unstoppable<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T, Problem> {
-    tokio::spawn(work).await.map_err(|_| Problem::unavailable("the server is stopping"))
-}
-
 /// What a body asks for.
 struct Order {
     emit: Emit,
@@ -413,35 +414,66 @@ impl Outcome {
 
 /// How far one of several emits has come.
 enum Step<'a> {
-    UnderWay {
-        asked: Asked<'a>,
-        id: Option<Arc<str>>,
-        ack_ms: Option<u64>,
-    },
+    UnderWay(UnderWay<'a>),
     /// The same id was sent before, here or in another request.
     Sent(Arc<str>),
     Done(Outcome),
 }
 
-/// Sends all in order; what came of each.
-async fn perform(app: &App, orders: Vec<Order>) -> Vec<Result<Outcome, Problem>> {
-    let mut outcomes = Vec::with_capacity(orders.len());
+/// An emit that the shards were asked for.
+struct UnderWay<'a> {
+    asked: Asked<'a>,
+    id: Option<Arc<str>>,
+    ack_ms: Option<u64>,
+}
+
+impl UnderWay<'_> {
+    /// What came of it, which is remembered if it has an id.
+    fn outcome(self, app: &App) -> Outcome {
+        let outcome = Outcome::sum(&self.asked.gathered(), self.ack_ms.is_some());
+        if let Some(id) = &self.id {
+            app.recent().done(id, outcome);
+        }
+        outcome
+    }
+}
+
+/// Sends all in order; what came of each. It goes on when the client hangs up, and after the answer where that came too early: what has been
+/// delivered must be remembered, or its retry would be delivered again.
+async fn perform(app: Arc<App>, orders: Vec<Order>) -> Result<Vec<Result<Outcome, Problem>>, Problem> {
+    let (tell, told) = oneshot::channel();
+    tokio::spawn(async move {
+        let (outcomes, late) = send(&app, orders).await;
+        // Whoever has hung up asks again.
+        let _ = tell.send(outcomes);
+        let until = Instant::now() + LATE_WAIT;
+        for mut under_way in late {
+            under_way.asked.wait(until).await;
+            under_way.outcome(&app);
+        }
+    });
+    told.await.map_err(|_| Problem::unavailable("the server is stopping"))
+}
+
+/// What came of each, and those with ids of which that is not known yet.
+async fn send(app: &App, orders: Vec<Order>) -> (Vec<Result<Outcome, Problem>>, Vec<UnderWay<'_>>) {
+    let (mut outcomes, mut late) = (Vec::with_capacity(orders.len()), Vec::new());
     let mut steps = VecDeque::new();
     for order in orders {
         if steps.len() >= UNDER_WAY_MAX
             && let Some(step) = steps.pop_front()
         {
-            outcomes.push(finish(app, step).await);
+            outcomes.push(finish(app, step, &mut late).await);
         }
         steps.push_back(begin(app, order));
     }
     while let Some(step) = steps.pop_front() {
-        outcomes.push(finish(app, step).await);
+        outcomes.push(finish(app, step, &mut late).await);
     }
-    outcomes
+    (outcomes, late)
 }
 
-/// How long [`perform`] takes when every shard and every client is as slow as may be.
+/// How long [`send`] takes when every shard and every client is as slow as may be.
 fn longest_ms(acks_ms: impl Iterator<Item = Option<u64>>) -> u64 {
     let (mut now_ms, mut ends) = (0, VecDeque::<u64>::new());
     for ack_ms in acks_ms {
@@ -465,26 +497,29 @@ fn begin(app: &App, order: Order) -> Step<'_> {
         }
     }
     let ack_ms = emit.ack_ms;
-    Step::UnderWay { asked: app.pending.begin(&*app.host, Question::Emit(Arc::new(emit))), id, ack_ms }
+    Step::UnderWay(UnderWay { asked: app.pending.begin(&*app.host, Question::Emit(Arc::new(emit))), id, ack_ms })
 }
 
-async fn finish(app: &App, step: Step<'_>) -> Result<Outcome, Problem> {
+async fn finish<'a>(app: &App, step: Step<'a>, late: &mut Vec<UnderWay<'a>>) -> Result<Outcome, Problem> {
     match step {
         Step::Done(outcome) => Ok(outcome),
         // Earlier in the same batch: it is done by now.
         Step::Sent(id) => app.recent().outcome(&id).ok_or_else(|| Problem::conflict("id: the same is under way")),
-        Step::UnderWay { asked, id, ack_ms } => {
-            let gathered = asked.answers(Duration::from_millis(ack_ms.unwrap_or(0))).await;
-            if gathered.answers.is_empty() {
-                // Told as nothing done, so that the same id can be tried again.
-                id.inspect(|id| app.recent().forget(id));
-                return Err(Problem::unavailable("no shard answered in time"));
+        Step::UnderWay(UnderWay { asked, id, .. }) if !asked.is_taken() => {
+            // Nothing is done and nothing will be, so that the same id can be tried again.
+            id.inspect(|id| app.recent().forget(id));
+            Err(Problem::unavailable("the shards take no more for now"))
+        }
+        Step::UnderWay(mut under_way) => {
+            under_way.asked.wait(Instant::now() + ANSWER_WAIT + Duration::from_millis(under_way.ack_ms.unwrap_or(0))).await;
+            if !under_way.asked.is_unanswered() {
+                return Ok(under_way.outcome(app));
             }
-            let outcome = Outcome::sum(&gathered, ack_ms.is_some());
-            if let Some(id) = id {
-                app.recent().done(&id, outcome);
+            // It lies in the shards' lanes and will be delivered when they turn again.
+            if under_way.id.is_some() {
+                late.push(under_way);
             }
-            Ok(outcome)
+            Err(Problem::unavailable("no shard answered in time"))
         }
     }
 }
@@ -531,7 +566,7 @@ impl Recent {
 
     fn forget(&mut self, id: &str) {
         self.outcomes.remove(id);
-        // A walk through all of them, but only after a second in which no shard turned.
+        // A walk through all of them, but only when the lanes of all shards are full.
         self.order.retain(|(_, known)| **known != *id);
     }
 
@@ -543,7 +578,7 @@ impl Recent {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
-    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    use std::sync::atomic::Ordering::Relaxed;
 
     use serde_json::json;
 
@@ -696,17 +731,43 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_no_shard_answered_can_be_tried_again() {
-        let (pending, is_silent) = (Arc::new(Pending::default()), Arc::new(AtomicBool::new(true)));
-        let silent = is_silent.clone();
-        let host = FakeHost::new(2).answering(&pending, move |_, _| (!silent.load(Relaxed)).then(|| Answer::Emitted(Emitted::default())));
-        let router = super::super::admin::router(Arc::new(app(Arc::new(host), pending)));
+    async fn what_no_shard_answered_is_under_way_until_it_is_known_what_came_of_it() {
+        let pending = Arc::new(Pending::default());
+        let host = Arc::new(FakeHost::new(2).answering(&pending, |_, _| None));
+        let router = super::super::admin::router(Arc::new(app(host.clone(), pending.clone())));
+        let emit = |id: &str| format!(r#"{{"endpoint":"rooms","to":{{"all":true}},"event":"e","id":"{id}"}}"#);
+        let batch = post(&router, BATCH, &format!("[{0},{0}]", emit("one"))).await.json();
+        assert_eq!([&batch["results"][0]["status"], &batch["results"][1]["status"]], [&json!(503), &json!(409)]);
+        let asked = host.asked.load(Relaxed);
+        assert_eq!(post(&router, EMIT, &emit("one")).await.status, StatusCode::CONFLICT);
+        assert_eq!(host.asked.load(Relaxed), asked, "it lies in the lanes: nobody is asked again");
+        // The shards turn again.
+        for _ in 0..2 {
+            pending.deliver(asked, Answer::Emitted(Emitted { recipients: 3, acks: 0, answers: Vec::new() }));
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let heard = post(&router, EMIT, &emit("one")).await;
+        assert_eq!((heard.status, heard.json()), (StatusCode::OK, json!({"recipients": 6})));
+
+        assert_eq!(post(&router, EMIT, &emit("two")).await.status, StatusCode::SERVICE_UNAVAILABLE);
+        tokio::time::sleep(LATE_WAIT + Duration::from_secs(1)).await;
+        let heard = post(&router, EMIT, &emit("two")).await;
+        assert_eq!((heard.status, heard.json()), (StatusCode::OK, json!({"recipients": 0})), "nobody will ever know");
+        assert_eq!(heard.header("uringcast-missing-shards"), "2");
+        assert!(LATE_WAIT < Duration::from_millis(ID_AGE_MS));
+    }
+
+    #[tokio::test]
+    async fn what_no_shard_took_can_be_tried_again() {
+        let pending = Arc::new(Pending::default());
+        let host = Arc::new(FakeHost::new(2).answering(&pending, |_, _| Some(Answer::Emitted(Emitted::default()))));
+        let router = super::super::admin::router(Arc::new(app(host.clone(), pending)));
         let body = r#"{"endpoint":"rooms","to":{"all":true},"event":"e","id":"one"}"#;
-        assert_eq!(post(&router, EMIT, body).await.status, StatusCode::SERVICE_UNAVAILABLE);
-        let batch = post(&router, BATCH, &format!("[{body},{body}]")).await;
-        let refused = [503, 409].map(|status| json!(status));
-        assert_eq!([&batch.json()["results"][0]["status"], &batch.json()["results"][1]["status"]], [&refused[0], &refused[1]]);
-        is_silent.store(false, Relaxed);
+        host.is_full.store(true, Relaxed);
+        for _ in 0..2 {
+            assert_eq!(post(&router, EMIT, body).await.status, StatusCode::SERVICE_UNAVAILABLE);
+        }
+        host.is_full.store(false, Relaxed);
         assert_eq!(post(&router, EMIT, body).await.json(), json!({"recipients": 0}));
     }
 

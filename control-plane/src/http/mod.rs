@@ -270,7 +270,7 @@ pub fn monotonic_ms() -> u64 {
 #[cfg(test)]
 pub(crate) mod testing {
     use std::net::SocketAddr;
-    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
     use std::sync::{Arc, Mutex};
     use std::time::Duration;
 
@@ -299,6 +299,10 @@ pub(crate) mod testing {
         pub(crate) accepting: AtomicBool,
         pub(crate) responsive: AtomicBool,
         pub(crate) wanted: Mutex<EventTypes>,
+        /// True exactly when no shard takes a question.
+        pub(crate) is_full: AtomicBool,
+        /// The number of the last question.
+        pub(crate) asked: AtomicU64,
         verifier: Verifier,
         answers: Option<(Arc<Pending>, Answering)>,
     }
@@ -318,6 +322,8 @@ pub(crate) mod testing {
                 accepting: AtomicBool::new(true),
                 responsive: AtomicBool::new(true),
                 wanted: Mutex::default(),
+                is_full: AtomicBool::new(false),
+                asked: AtomicU64::new(0),
                 verifier: Verifier::new(Key::Hs256(SECRET.to_vec())).expect("a good secret"),
                 answers: None,
             }
@@ -341,11 +347,16 @@ pub(crate) mod testing {
         fn stats(&self) -> &[Arc<ShardStats>] {
             &self.stats
         }
-        fn ask(&self, ask: u64, question: Question) {
-            let Some((pending, answer)) = &self.answers else { return };
-            for answer in (0..self.stats.len()).filter_map(|shard| answer(shard, &question)) {
-                pending.deliver(ask, answer);
+        fn ask(&self, ask: u64, question: Question) -> usize {
+            if self.is_full.load(Relaxed) {
+                return 0;
             }
+            self.asked.store(ask, Relaxed);
+            let answers = self.answers.iter().flat_map(|(pending, answer)| {
+                (0..self.stats.len()).filter_map(|shard| answer(shard, &question)).map(move |answer| (pending, answer))
+            });
+            answers.for_each(|(pending, answer)| pending.deliver(ask, answer));
+            self.stats.len()
         }
         fn accepting(&self) -> bool {
             self.accepting.load(Relaxed)

@@ -92,7 +92,9 @@ pub(super) struct RoomRecord {
     name: String,
     /// An attribute to list rooms by.
     namespace: String,
-    /// Ids of the connections in it, of very large rooms not all: the list of members has them.
+    /// Connections in it.
+    member_count: u32,
+    /// Their ids, of very large rooms not all: the list of members has them.
     members: Vec<String>,
     /// What was said of it when it was made.
     #[schema(value_type = Object)]
@@ -278,8 +280,8 @@ impl RoomShown {
         if dialect == Some(DialectKind::Chat) {
             return RoomShown::Chat(ChatRoom { name: id, member_count: info.members, members, created_at });
         }
-        let RoomInfo { name, namespace, created_by, metadata, .. } = info;
-        RoomShown::Room(RoomRecord { id, name, namespace, members, metadata: raw(&metadata), created_at, created_by })
+        let RoomInfo { name, namespace, created_by, metadata, members: member_count, .. } = info;
+        RoomShown::Room(RoomRecord { id, name, namespace, member_count, members, metadata: raw(&metadata), created_at, created_by })
     }
 }
 
@@ -464,7 +466,7 @@ mod tests {
         });
         let heard = send(&router, Method::POST, "/v1/rooms", r#"{"id":"r","name":"R","metadata":{"n":1e400}}"#).await;
         assert_eq!(heard.status, StatusCode::CREATED);
-        let text = r#"{"id":"r","name":"the r","namespace":"ns","members":[],"metadata":{"n":1e400},"createdAt":"2024-01-01T00:00:00.000Z","createdBy":null}"#;
+        let text = r#"{"id":"r","name":"the r","namespace":"ns","memberCount":2,"members":[],"metadata":{"n":1e400},"createdAt":"2024-01-01T00:00:00.000Z","createdBy":null}"#;
         assert_eq!(heard.body, text);
         let heard = send(&router, Method::POST, "/v1/rooms", r#"{"name":"R","namespace":"n","createdBy":"me","endpoint":"chat"}"#).await;
         assert_eq!((heard.status, &heard.json()["memberCount"]), (StatusCode::CREATED, &json!(2)));

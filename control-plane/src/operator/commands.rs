@@ -1,14 +1,16 @@
 //! Each command: the calls it makes and what it shows of their answers.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write};
 use std::time::Duration;
 
 use axum::http::Method;
 use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::client::{Call, Client, Fault, Reply};
-use super::table::{Table, facts, safe_json, shown};
+use super::table::{Table, facts, members, safe_json, shown};
 use super::{Amount, EmitArgs, KickArgs, Kicked, OneRoom, Operation, Output, RoomsArgs};
 use crate::http::emit::EMIT_BYTES_MAX;
 use crate::settings::percent_encoded;
@@ -36,7 +38,7 @@ fn tell(reply: &Reply, output: Output, client: &Client, out: &mut dyn Write, sho
     if output.json {
         writeln!(out, "{}", safe_json(&reply.text))?;
     } else {
-        let value = serde_json::from_str(&reply.text).map_err(|fault| client.strange(&fault))?;
+        let value = members(&reply.text).map_err(|fault| client.strange(&fault))?;
         out.write_all(shown(&value).as_bytes())?;
     }
     out.flush()?;
@@ -68,51 +70,65 @@ fn counted(number: &Value, what: &str) -> String {
 }
 
 /// A list of the API and what is shown of it.
-struct Listed {
-    path: &'static str,
+struct Listed<'a> {
+    path: &'a str,
     member: &'static str,
     headings: &'static [&'static str],
     row: fn(&Value) -> Vec<String>,
 }
 
-const CONNECTIONS: Listed = Listed {
+const CONNECTIONS: Listed<'static> = Listed {
     path: "/v1/connections",
     member: "connections",
     headings: &["ID", "ENDPOINT", "USER", "NAME", "SINCE", "ROOMS"],
     row: |it| ["id", "endpoint", "userId", "username", "connectedAt", "rooms"].map(|key| shown(&it[key])).into(),
 };
 
-const ROOMS: Listed = Listed {
+const ROOMS: Listed<'static> = Listed {
     path: "/v1/rooms",
     member: "rooms",
     headings: &["ID", "NAME", "NAMESPACE", "MEMBERS", "CREATED", "BY"],
-    row: |it| {
-        let members = it["members"].as_array().map_or_else(|| shown(&it["memberCount"]), |members| members.len().to_string());
-        let [id, name, namespace, created, by] = ["id", "name", "namespace", "createdAt", "createdBy"].map(|key| shown(&it[key]));
-        vec![id, name, namespace, members, created, by]
-    },
+    row: |it| ["id", "name", "namespace", "memberCount", "createdAt", "createdBy"].map(|key| shown(&it[key])).into(),
 };
 
-/// Page by page, so that a list of any length takes the memory of one.
-fn list(client: &Client, listed: &Listed, query: &str, amount: Amount, output: Output, out: &mut dyn Write) -> Result<(), Fault> {
-    let (mut table, mut cursor, mut seen, mut missing) = (Table::new(listed.headings), None::<String>, 0, 0);
-    if output.json {
-        write!(out, "{{\"{}\":[", listed.member)?;
+/// One page of a list.
+struct Page<'a> {
+    items: Vec<&'a RawValue>,
+    next: Option<String>,
+}
+
+impl<'a> Page<'a> {
+    fn read(text: &'a str, member: &str) -> serde_json::Result<Page<'a>> {
+        let members: BTreeMap<String, &RawValue> = serde_json::from_str(text)?;
+        // Without the list it is an answer of somebody else.
+        let items = serde_json::from_str(members.get(member).map_or("", |list| list.get()))?;
+        let next = members.get("cursor").map_or(Ok(None), |cursor| serde_json::from_str(cursor.get()))?;
+        Ok(Page { items, next })
     }
+}
+
+/// Page by page, so that a list of any length takes the memory of one.
+fn list(client: &Client, listed: &Listed<'_>, query: &str, amount: Amount, output: Output, out: &mut dyn Write) -> Result<(), Fault> {
+    let (mut table, mut cursor, mut seen, mut missing, mut is_first) = (Table::new(listed.headings), None::<String>, 0, 0, true);
     loop {
         let left = if amount.all { PAGE } else { amount.limit - seen };
         let path = page_path(listed.path, query, left.min(PAGE), cursor.as_deref());
         let reply = client.call(Call::new(Method::GET, path))?;
-        let mut page: Value = serde_json::from_str(&reply.text).map_err(|fault| client.strange(&fault))?;
-        let Value::Array(items) = page[listed.member].take() else { return Err(client.strange(&"it lists nothing")) };
+        let Page { items, next } = Page::read(&reply.text, listed.member).map_err(|fault| client.strange(&fault))?;
         if output.json {
-            let texts: Vec<String> = items.iter().map(|item| safe_json(&item.to_string())).collect();
+            // Only now, so that a call that fails leaves nothing behind.
+            if std::mem::take(&mut is_first) {
+                write!(out, "{{\"{}\":[", listed.member)?;
+            }
+            // As they came, so that no number changes on its way.
+            let texts: Vec<String> = items.iter().map(|item| safe_json(item.get())).collect();
             write!(out, "{}{}", if seen > 0 && !texts.is_empty() { "," } else { "" }, texts.join(","))?;
         } else {
-            out.write_all(table.rows(items.iter().map(listed.row).collect()).as_bytes())?;
+            let rows = items.iter().map(|item| members(item.get()).map(|item| (listed.row)(&item)));
+            let rows = rows.collect::<Result<_, _>>().map_err(|fault| client.strange(&fault))?;
+            out.write_all(table.rows(rows).as_bytes())?;
         }
         (seen, missing) = (seen + items.len() as u64, missing.max(reply.missing));
-        let next = page["cursor"].as_str().map(str::to_owned);
         // A page may hold little or nothing and be followed by more; one that leads to itself would never end.
         let is_last = next.is_none() || next == cursor || (!amount.all && seen >= amount.limit);
         if is_last {
@@ -153,16 +169,15 @@ fn rooms(client: &Client, args: &RoomsArgs, out: &mut dyn Write) -> Result<(), F
     }
     tell(&room, *output, client, out, |room| {
         let mut room = room.clone();
-        if let Some(members) = room["members"].as_array().map(Vec::len) {
-            room["members"] = members.into();
+        // They follow, all of them.
+        if let Some(room) = room.as_object_mut() {
+            room.remove("members");
         }
         facts(&room)
     })?;
-    let members = client.call(Call::new(Method::GET, page_path(&format!("{path}/members"), &query, PAGE, None)))?;
-    tell(&members, *output, client, out, |members| {
-        let rows = members["members"].as_array().into_iter().flatten().map(CONNECTIONS.row).collect();
-        format!("\n{}", Table::new(CONNECTIONS.headings).rows(rows))
-    })
+    writeln!(out)?;
+    let listed = Listed { path: &format!("{path}/members"), member: "members", ..CONNECTIONS };
+    list(client, &listed, &query, Amount { limit: PAGE, all: true }, *output, out)
 }
 
 fn emit(client: &Client, args: &EmitArgs, out: &mut dyn Write) -> Result<(), Fault> {
@@ -275,12 +290,16 @@ mod tests {
         let expected = "ID                    ENDPOINT  USER         NAME  SINCE                     ROOMS\n\
                         AAAAAAAAAAAAAAAAAAAA  rooms     al\\u{1b}ice  -     2024-01-01T00:00:00.000Z  den, hall\n";
         assert_eq!(shown, expected);
-        let room = json!({"id": "r1", "name": "Den", "namespace": "/", "members": ["a", "b"], "metadata": {}, "createdAt": "2024-01-01T00:00:00.000Z",
+        let room = json!({"id": "r1", "name": "Den", "namespace": "/", "memberCount": 4700, "members": ["a", "b"], "metadata": {}, "createdAt": "2024-01-01T00:00:00.000Z",
             "createdBy": null});
         let shown = Table::new(ROOMS.headings).rows(vec![(ROOMS.row)(&room)]);
         let expected = "ID  NAME  NAMESPACE  MEMBERS  CREATED                   BY\n\
-                        r1  Den   /          2        2024-01-01T00:00:00.000Z  -\n";
+                        r1  Den   /          4700     2024-01-01T00:00:00.000Z  -\n";
         assert_eq!(shown, expected);
+        let page = Page::read(r#"{"rooms":[{"n": 1e400},{"n":12345678901234567890123}],"cursor":"x"}"#, "rooms").expect("a page");
+        let items: Vec<&str> = page.items.iter().map(|item| item.get()).collect();
+        assert_eq!((items, page.next.as_deref()), (vec![r#"{"n": 1e400}"#, r#"{"n":12345678901234567890123}"#], Some("x")));
+        assert!(Page::read(r#"{"rooms":{}}"#, "rooms").is_err() && Page::read("{}", "rooms").is_err());
         assert_eq!(counted(&json!(1), "connection closed"), "1 connection closed\n");
         assert_eq!(counted(&json!(3), "connection reached, 2 acknowledged"), "3 connections reached, 2 acknowledged\n");
     }

@@ -1,6 +1,9 @@
 //! Text for a terminal: columns that stand below each other, and nothing of what users named themselves that a terminal would obey.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// Characters of a cell; what is longer ends with an ellipsis. Ids, which one wants to copy, stand in the first column, and that is whole.
 const CELL_MAX: usize = 40;
@@ -16,12 +19,27 @@ pub(super) fn safe(text: &str) -> String {
         .collect()
 }
 
-/// JSON keeps its meaning: what stands for itself in a text can stand there as an escape too.
+/// JSON keeps its meaning: what stands for itself in a text can stand there as an escape too. Between values only white space can be
+/// dangerous, and there a blank is as good; line ends are kept.
 pub(super) fn safe_json(json: &str) -> String {
-    let escaped = |character| format!("\\u{:04x}", u32::from(character));
-    // Line ends between values are no part of a text; in texts they are escapes already.
-    let written = |character| if is_dangerous(character) && character != '\n' { escaped(character) } else { String::from(character) };
-    json.chars().map(written).collect()
+    let (mut safe, mut is_text, mut is_escape) = (String::with_capacity(json.len()), false, false);
+    for character in json.chars() {
+        match character {
+            _ if is_text && is_dangerous(character) => safe.push_str(&format!("\\u{:04x}", u32::from(character))),
+            _ if is_dangerous(character) && character != '\n' => safe.push(' '),
+            _ => safe.push(character),
+        }
+        is_text ^= character == '"' && !is_escape;
+        is_escape = is_text && character == '\\' && !is_escape;
+    }
+    safe
+}
+
+/// The members of an object, of which those that are too large for a number here are shown as they are written.
+pub(super) fn members(json: &str) -> serde_json::Result<Value> {
+    let members: BTreeMap<String, &RawValue> = serde_json::from_str(json)?;
+    let value = |text: &RawValue| serde_json::from_str(text.get()).unwrap_or_else(|_| Value::String(text.get().to_owned()));
+    Ok(Value::Object(members.into_iter().map(|(name, text)| (name, value(text))).collect()))
 }
 
 fn is_dangerous(character: char) -> bool {
@@ -159,6 +177,15 @@ mod tests {
             assert_eq!(table.rows(vec![row(&[hostile, hostile])]).lines().count(), 2);
             assert!(facts(&json!({ hostile: hostile })).trim_end_matches('\n').chars().all(|character| !is_dangerous(character)));
         }
+    }
+
+    #[test]
+    fn json_stays_json_whatever_stands_between_its_values() {
+        let json = "{\t\"a\\\\\":\r\n[1e400,\t\"x\\\"\u{1b}\\\\\"\t],\"\u{9b}\":\t2}\n";
+        let safe = safe_json(json);
+        assert_eq!(safe, "{ \"a\\\\\": \n[1e400, \"x\\\"\\u001b\\\\\" ],\"\\u009b\": 2}\n");
+        let shown = members(r#"{"metadata":{"n":1e400},"id":"r","memberCount":3}"#).expect("JSON");
+        assert_eq!(shown, json!({"metadata": "{\"n\":1e400}", "id": "r", "memberCount": 3}));
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub struct Access {
 
 impl Access {
     /// Looks where the server looks. Without `--config` the file of the system service is read, if it is there; without an address the
-    /// socket of the system service is taken, if it is there; without a token, and if no other server was named, that of the service.
+    /// socket of the system service is taken, if it is there; without a token, and if nobody named another server, that of the service.
     pub fn find(flags: &Flags, environment: &Environment) -> Result<Access, Problems> {
         let service_file = || Path::new(SERVICE_FILE).exists().then(|| PathBuf::from(SERVICE_FILE));
         let flags = Flags { config: flags.config.clone().or_else(service_file), ..flags.clone() };
@@ -56,7 +56,8 @@ impl Access {
             (value, _) => value.to_string(),
         });
         let access = Access { listen, listen_from, token, token_from };
-        Ok(if access.token.is_none() && flags.control.is_none() { access.with_service_token() } else { access })
+        let is_service = is_of_service(&origin("control.listen"), flags.config.as_deref());
+        Ok(if access.token.is_none() && is_service { access.with_service_token() } else { access })
     }
 
     fn with_service_token(self) -> Access {
@@ -67,6 +68,30 @@ impl Access {
     }
 }
 
+/// True exactly when the server that is meant is that of the system service: whoever named another would show that one the service's token.
+fn is_of_service(listen: &Origin, config: Option<&Path>) -> bool {
+    match listen {
+        Origin::Default => config.is_none_or(|config| config == Path::new(SERVICE_FILE)),
+        Origin::File(_) => config == Some(Path::new(SERVICE_FILE)),
+        Origin::Flag(_) | Origin::Variable(_) | Origin::OldVariable(_) => false,
+    }
+}
+
 fn is_socket(path: &Path) -> bool {
     path.metadata().is_ok_and(|found| found.file_type().is_socket())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_token_of_the_service_is_for_no_other_server() {
+        let (service, other) = (Some(Path::new(SERVICE_FILE)), Some(Path::new("/tmp/other.toml")));
+        let file = || Origin::File("line 3".into());
+        assert!(is_of_service(&Origin::Default, None) && is_of_service(&Origin::Default, service) && is_of_service(&file(), service));
+        let named = [Origin::Flag("--control"), Origin::Variable("URINGCAST_CONTROL_LISTEN".into()), Origin::OldVariable("X".into())];
+        assert!(named.iter().all(|origin| !is_of_service(origin, service) && !is_of_service(origin, None)));
+        assert!(!is_of_service(&file(), other) && !is_of_service(&Origin::Default, other));
+    }
 }

@@ -432,7 +432,13 @@ fn events() -> Vec<Setting> {
         ),
         Setting::new("events.webhook_secret_file", Kind::File, None, "File with that secret; one newline at its end does not count."),
         number("events.webhook_batch_events", "events", (1, 10_000), Some(100), "Events in one request, at most."),
-        number("events.webhook_batch_bytes", "bytes", (1, 1 << 30), Some(1024 * 1024), "Bytes after which a request takes no more events."),
+        number(
+            "events.webhook_batch_bytes",
+            "bytes",
+            (1, 1 << 30),
+            Some(256 * 1024),
+            "Bytes after which a request takes no more events; the last may be as large as a message can be.",
+        ),
         number("events.webhook_timeout_ms", "milliseconds", (100, 10 * MINUTE_MS), Some(10_000), "Time for one try, answer included."),
         number(
             "events.webhook_retry_seconds",

@@ -26,7 +26,7 @@ check("a room is made, exists without members, and is entered by its id", async 
   const guest = await enter("ann");
   like(await guest.ask("room:join", { roomId: "made" }), { success: false, error: { message: "Failed to join room" } });
   const order = { endpoint: "fixed", id: "made", name: "The made one", namespace: "shop", createdBy: "boss", metadata: { topic: "x", deep: [1, { y: null }] } };
-  const room = { id: "made", name: "The made one", namespace: "shop", members: [], metadata: order.metadata, createdAt: any.time, createdBy: "boss" };
+  const room = { id: "made", name: "The made one", namespace: "shop", memberCount: 0, members: [], metadata: order.metadata, createdAt: any.time, createdBy: "boss" };
   like(await call("POST", "/v1/rooms", 201, order), room);
   await call("POST", "/v1/rooms", 409, order);
   like(await call("GET", `/v1/rooms/made?${FIXED}`), room);
@@ -38,7 +38,7 @@ check("a room is made, exists without members, and is entered by its id", async 
   like(await call("GET", `/v1/rooms/made/stats?${FIXED}`), { roomId: "made", memberCount: 0, messageCount: 0, createdAt: any.time, lastActivity: any.time });
   const nameless = await call("POST", "/v1/rooms", 201, { endpoint: "fixed", name: "n" });
   ok(any.uuid7(nameless.id), `an id of its own: ${nameless.id}`);
-  like(nameless, { id: nameless.id, name: "n", namespace: "default", members: [], metadata: {}, createdAt: any.time, createdBy: null });
+  like(nameless, { id: nameless.id, name: "n", namespace: "default", memberCount: 0, members: [], metadata: {}, createdAt: any.time, createdBy: null });
   like(await call("DELETE", `/v1/rooms/made?${FIXED}`), { deleted: true });
   for (const [method, path] of [["GET", ""], ["DELETE", ""], ["GET", "/stats"], ["GET", "/members"], ["GET", "/messages"]]) await call(method, `/v1/rooms/made${path}?${FIXED}`, 404);
 });

@@ -35,6 +35,8 @@ use poller::{Event, Token, Write};
 const BATCHES_PER_TURN: usize = 64;
 /// The longest sleep: a shard shows at least this often that it lives.
 const SLEEP_MS_MAX: u64 = 1_000;
+/// How long a drained shard keeps its end to itself for whoever takes the last events; who lives takes them within milliseconds.
+const LAST_EVENTS_WAIT_MS: u64 = 5_000;
 /// Bytes of the arena in which small frames are joined.
 const ARENA_BYTES: usize = 1024 * 1024;
 
@@ -132,6 +134,8 @@ struct Driver {
     /// Accepting rests until then, monotonic milliseconds.
     accept_after_ms: u64,
     told_drained: bool,
+    /// Since when the shard is drained, monotonic milliseconds.
+    drained_at_ms: Option<u64>,
 }
 
 impl Driver {
@@ -166,6 +170,7 @@ impl Driver {
             accept_more: false,
             accept_after_ms: 0,
             told_drained: false,
+            drained_at_ms: None,
         })
     }
 
@@ -517,6 +522,10 @@ impl Driver {
     }
 
     fn tell_events(&mut self) {
+        // Asked first: giving back what another shard was quicker with is a walk along all of it.
+        if self.events_out.is_full() {
+            return;
+        }
         let Some(batch) = self.shard.poll_events() else { return };
         if let Err(TrySendError::Full(batch)) = self.events_out.try_send(batch) {
             self.shard.restore_events(batch);
@@ -535,7 +544,12 @@ impl Driver {
             let _ = self.notices.try_send(Notice::Inquiry(OpenInquiry::new(inquiry, reply)));
         }
         if self.shard.is_drained() && !self.told_drained {
-            self.told_drained = self.notices.try_send(Notice::Drained { shard: self.id }).is_ok();
+            let now_ms = self.now().ms();
+            let since_ms = *self.drained_at_ms.get_or_insert(now_ms);
+            // Whoever hears it may end the thread, and with it the events of the last goodbyes.
+            if !self.shard.has_events() || now_ms.saturating_sub(since_ms) >= LAST_EVENTS_WAIT_MS {
+                self.told_drained = self.notices.try_send(Notice::Drained { shard: self.id }).is_ok();
+            }
         }
     }
 
