@@ -143,7 +143,7 @@ pub const IDENTIFY_MS: u64 = 10_000;
 /// work of one connection; ten times what a client may enter itself.
 pub const GRANTS_PER_USER_MAX: usize = 1_000;
 
-/// Such places of all users whose home is one shard: at about 100 bytes each 100 MB.
+/// Such places of all users whose home is one shard: at about 200 bytes each 200 MB.
 pub const GRANTS_PER_SHARD_MAX: usize = 1_000_000;
 
 /// Users who went offline of whom a shard remembers when: at about 150 bytes each 40 MB. The longest gone are forgotten first.

@@ -5,20 +5,24 @@ mod host;
 
 use std::sync::Arc;
 
+use engine::auth::Identity;
 use engine::config::{AuthMode, DialectKind, Endpoint};
-use engine::dialect::BackEndMessage;
-use engine::ids::{EndpointId, MessageId, Room, Sid};
-use engine::shard::parcel::{GrantFault, Parcel};
-use engine::{Answer, NewRoom, Question, RoomAnswer, RoomCall, RoomFault, RoomInfo, Saying};
+use engine::dialect::community::{Author, Broadcast, Channel, Message};
+use engine::dialect::{self, BackEndMessage};
+use engine::ids::{EndpointId, MessageId, Room, Sid, new_message_id};
+use engine::shard::parcel::{GrantFault, Parcel, Post};
+use engine::{Answer, Emit, NewRoom, Question, RoomAnswer, RoomCall, RoomFault, RoomInfo, Saying, Selection, Target};
 use host::{Got, Host};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
+use serde_json::json;
 
 const ROOMS: EndpointId = EndpointId(0);
 const CHAT: EndpointId = EndpointId(1);
 const COLLAB: EndpointId = EndpointId(2);
 const NOTIFY: EndpointId = EndpointId(3);
+const TALK: EndpointId = EndpointId(4);
 
 /// Rooms of the first endpoint exist only if the back end made them.
 fn hosts(seed: u64) -> Host {
@@ -32,6 +36,7 @@ fn hosts(seed: u64) -> Host {
             ..open(Endpoint::new("docs", DialectKind::Collab, "/ws/docs"))
         },
         Endpoint::new("notify", DialectKind::Notify, "/notify"),
+        host::endpoint("talk", DialectKind::Community, "/talk"),
     ];
     Host::new(host::config(3, endpoints), seed)
 }
@@ -438,6 +443,100 @@ fn whatever_happens_at_once_every_call_is_answered_and_the_counts_add_up() {
             host.stats.iter().fold(0_u64, |sum, stats| sum.wrapping_add(read(&stats.endpoints[0])))
         };
         assert_eq!((count(|it| it.rooms.read()), count(|it| it.history_messages.read())), (0, 0), "seed {seed}");
+    }
+}
+
+/// A post by REST, or the back end's steps, which the room keeps though nobody is in it.
+fn keeping(room: &Room, number: u8) -> Question {
+    if room.endpoint == TALK {
+        let by = Identity { user: "ann".into(), ..Identity::default() };
+        let channel = Channel { key: Channel::ROOM, id: room.name.trim_start_matches("room:") };
+        let id = new_message_id(host::START_UNIX_MS, &[number; 10]);
+        let message = Message { id, author: Author::of(&by), channel, content: "\"m\"", hidden_from: None, unix_ms: host::START_UNIX_MS };
+        let Broadcast { room, frame, keep } = message.broadcast(TALK);
+        return Question::Post(Arc::new(Post { room, frame, keep }));
+    }
+    let to = Selection { endpoint: room.endpoint, targets: vec![Target::Room(room.name.clone())], except: Vec::new() };
+    let (event, args) = (dialect::STEPS.to_owned(), r#"{"steps":[1],"clientIDs":["agent"],"changeId":"c"}"#.to_owned());
+    Question::Emit(Arc::new(Emit { to, event, args, volatile: false, ack_ms: None, offset: 1, unix_ms: 1 }))
+}
+
+#[test]
+fn what_makes_rooms_to_keep_something_in_does_not_meet_one_that_ends() {
+    for seed in 0..60 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut host = hosts(seed);
+        let token = host::token(&json!({"sub": "ann", "rooms": ["d"]}));
+        let rooms = [Room::named(COLLAB, "d"), Room::named(TALK, "room:d")];
+        let heads = ["/ws/docs?documentId=d&clientID=c".to_owned(), format!("/talk?token={token}&roomId=d")];
+        let mut number = 0;
+        for _ in 0..80 {
+            let at = random.random_range(0..2);
+            let question = match random.random_range(0..6) {
+                0 => Question::Room(RoomCall::Delete { room: rooms[at].clone() }),
+                1 | 2 => keeping(&rooms[at], number),
+                _ => {
+                    host.connect(random.random_range(0..3), &Host::upgrade_head(&heads[at], ""));
+                    continue;
+                }
+            };
+            number += 1;
+            ask(&mut host, number.into(), &question);
+            for _ in 0..random.random_range(0..8) {
+                let (from, to) = (random.random_range(0..3), random.random_range(0..3));
+                host.pump(from);
+                host.step(from, to);
+            }
+        }
+        host.settle();
+        assert_eq!(host.answers.len(), 3 * usize::from(number), "seed {seed}: each shard answers each");
+        host.answers.clear();
+        for room in &rooms {
+            assert_eq!(info(&mut host, room).map_or(0, |info| info.members as usize), members(&mut host, room).len(), "seed {seed}");
+            call_all(&mut host, RoomCall::Delete { room: room.clone() });
+            assert_eq!((info(&mut host, room), members(&mut host, room).len()), (None, 0), "seed {seed}");
+            let stats = host.stats.iter().map(|stats| &stats.endpoints[usize::from(room.endpoint.0)]);
+            let left = stats.fold((0_u64, 0_u64), |(rooms, messages), it| {
+                (rooms.wrapping_add(it.rooms.read()), messages.wrapping_add(it.history_messages.read()))
+            });
+            assert_eq!(left, (0, 0), "seed {seed}");
+        }
+    }
+}
+
+/// Puts alice into a room of the fourth endpoint; the answer is that of her home.
+fn grant(host: &mut Host, room: &str) {
+    ask(host, 9, &Question::Grant { endpoint: NOTIFY, room: room.to_owned(), user: "alice".to_owned() });
+    host.settle();
+    let granted =
+        host.answers.extract_if(.., |(_, ask, _)| *ask == 9).filter(|(_, _, answer)| matches!(answer, Answer::Granted(Some(Ok(_)))));
+    assert_eq!(granted.count(), 1);
+}
+
+#[test]
+fn nobody_enters_a_deleted_room_because_he_was_put_there_before() {
+    for is_there in [true, false] {
+        let mut host = hosts(9);
+        let token = host::token(&json!({"sub": "alice"}));
+        let connect = |host: &mut Host, shard| {
+            let client = host.connect(shard, &Host::upgrade_head(&format!("/socket.io/?EIO=4&transport=websocket&token={token}"), ""));
+            host.say(client, "40/notify,");
+            host.say(client, &format!("42/notify,[\"authenticate\",{{\"token\":\"{token}\"}}]"));
+            host.settle();
+        };
+        for room in ["conversation:1", "conversation:2"] {
+            grant(&mut host, room);
+        }
+        if is_there {
+            connect(&mut host, 1);
+            assert_eq!(members(&mut host, &Room::named(NOTIFY, "conversation:1")).len(), 1);
+        }
+        let deleted = call(&mut host, RoomCall::Delete { room: Room::named(NOTIFY, "conversation:1") });
+        assert_eq!(deleted, if is_there { RoomAnswer::Done } else { RoomAnswer::Refused(RoomFault::NoRoom) });
+        connect(&mut host, 2);
+        assert_eq!(members(&mut host, &Room::named(NOTIFY, "conversation:1")), []);
+        let in_the_other = members(&mut host, &Room::named(NOTIFY, "conversation:2")).len();
+        assert_eq!(in_the_other, 1 + usize::from(is_there));
     }
 }
 

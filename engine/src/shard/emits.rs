@@ -133,7 +133,7 @@ impl Shard {
         if messages_max == 0 {
             return None;
         }
-        if self.homes.ensure(room, &self.stats).is_err() {
+        if self.homes.ensure(room, now.unix_ms, &self.stats).is_err() {
             self.counters(room.endpoint).dropped[DropReason::NoRoom.index()].add(1);
             return None;
         }

@@ -1,7 +1,7 @@
 //! Rooms into which the back end puts users. A user's home remembers them where the dialect asks for that, so that his later connections
 //! enter as well; his connections on every shard are told by parcels.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
@@ -18,6 +18,8 @@ use crate::time::Now;
 pub(crate) struct Grants {
     /// Names of rooms by the user's own room.
     by_user: HashMap<Room, Vec<Arc<str>>, RandomState>,
+    /// The users' own rooms by the room: the same places, for when a room ends.
+    users: HashMap<Room, HashSet<Room, RandomState>, RandomState>,
     places: usize,
 }
 
@@ -40,6 +42,7 @@ impl Grants {
         }
         self.places += 1;
         self.by_user.entry(user.clone()).or_default().push(name.clone());
+        self.users.entry(Room { name: name.clone(), ..*user }).or_default().insert(user.clone());
         Ok(())
     }
 
@@ -51,6 +54,19 @@ impl Grants {
         }
         if rooms.is_empty() {
             self.by_user.remove(user);
+        }
+        let room = Room { name: name.clone(), ..*user };
+        let Some(users) = self.users.get_mut(&room) else { return };
+        users.remove(user);
+        if users.is_empty() {
+            self.users.remove(&room);
+        }
+    }
+
+    /// Nobody belongs into a room any more.
+    pub(crate) fn forget(&mut self, room: &Room) {
+        for user in self.users.remove(room).unwrap_or_default() {
+            self.remove(&user, &room.name);
         }
     }
 }
@@ -188,7 +204,16 @@ mod tests {
         for n in 0..=GRANTS_PER_USER_MAX {
             grants.remove(&alice, &name(n));
         }
-        assert_eq!((grants.by_user.len(), grants.places), (0, 0), "a user without rooms leaves nothing behind");
+        for user in ["alice", "bob"] {
+            assert_eq!(grants.add(&Room::user(EndpointId(0), user), &name(0)), Ok(()));
+        }
+        assert_eq!(grants.add(&alice, &name(1)), Ok(()));
+        grants.forget(&Room::named(EndpointId(1), "r0"));
+        assert_eq!(grants.places, 3, "that is another endpoint's");
+        grants.forget(&Room::named(EndpointId(0), "r0"));
+        assert_eq!((grants.of(&alice), grants.places), (vec![name(1)], 1));
+        grants.remove(&alice, &name(1));
+        assert_eq!((grants.by_user.len(), grants.users.len(), grants.places), (0, 0, 0), "a user without rooms leaves nothing behind");
         grants.places = GRANTS_PER_SHARD_MAX;
         assert_eq!(grants.add(&alice, &name(0)), Err(GrantFault::OfHost));
     }

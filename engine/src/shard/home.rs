@@ -14,7 +14,11 @@ mod records;
 
 use records::{Ending, Record};
 
-/// Entries of the list of empty rooms beyond twice the rooms before it is looked through.
+/// Places in [`Homes::empty`].
+const KEPT: usize = 0;
+const MADE: usize = 1;
+
+/// Entries of a list of empty rooms beyond twice the rooms before it is looked through.
 const EMPTY_SLACK: usize = 64;
 
 /// One room at home. Every user has one, so what only public rooms need is apart.
@@ -36,7 +40,7 @@ struct HomeRoom {
 struct PublicPart {
     /// Connections by presence. In a user's own room all are the same.
     present: HashMap<UserId, u32, RandomState>,
-    /// Stamp of the room's entry in the list of empty rooms; an entry with another stamp is out of date.
+    /// Stamp of the room's entry in a list of empty rooms; an entry with another stamp is out of date.
     emptied: u64,
     /// Since when there is this room, milliseconds since 1970.
     created_unix_ms: u64,
@@ -53,8 +57,9 @@ pub(crate) struct Homes {
     rooms_max: usize,
     public_rooms: usize,
     shards: usize,
-    /// Empty rooms that are kept for their history, longest empty first.
-    empty: VecDeque<(Room, u64)>,
+    /// Empty rooms that are kept for their history, longest empty first: at [`KEPT`] those that go with it, at [`MADE`] those that the back
+    /// end made, which stay without it.
+    empty: [VecDeque<(Room, u64)>; 2],
     stamps: u64,
     /// The public rooms in the order of their names.
     names: BTreeSet<Room>,
@@ -74,7 +79,7 @@ impl Homes {
             rooms_max: limits.rooms.div_ceil(shards),
             public_rooms: 0,
             shards,
-            empty: VecDeque::new(),
+            empty: Default::default(),
             stamps: 0,
             names: BTreeSet::new(),
             record_bytes: 0,
@@ -120,7 +125,8 @@ impl Homes {
 
     /// A connection that was away will not come back.
     pub(crate) fn give_up(&mut self, room: &Room, shard: ShardId, stats: &ShardStats) {
-        let Some(home) = self.counted(room).filter(|home| home.away > 0) else { return };
+        let counts = |home: &&mut HomeRoom| home.away > 0 && home.shards[usize::from(shard.0)] > 0;
+        let Some(home) = self.counted(room).filter(counts) else { return };
         home.away -= 1;
         home.shards[usize::from(shard.0)] -= 1;
         self.tidy(room, stats);
@@ -136,9 +142,6 @@ impl Homes {
 
     /// Makes sure that there is a room with a place.
     fn admit(&mut self, room: &Room, create: bool, members_max: u32, stats: &ShardStats) -> Result<(), EnterFault> {
-        if self.ending.contains_key(room) {
-            return Err(EnterFault::NoRoom);
-        }
         if !self.rooms.contains_key(room) {
             if !create {
                 return Err(EnterFault::NoRoom);
@@ -172,7 +175,8 @@ impl Homes {
 
     /// Counts a connection out, or `away`; true when it was the last of its presence.
     pub(crate) fn leave(&mut self, room: &Room, shard: ShardId, presence: &UserId, away: bool, stats: &ShardStats) -> bool {
-        let Some(home) = self.counted(room) else { return false };
+        let counts = |home: &&mut HomeRoom| home.members > 0 && (away || home.shards[usize::from(shard.0)] > 0);
+        let Some(home) = self.counted(room).filter(counts) else { return false };
         home.members -= 1;
         if away {
             home.away += 1;
@@ -209,8 +213,9 @@ impl Homes {
             Some(public) if self.history.holds(room, 0) => {
                 self.stamps += 1;
                 public.emptied = self.stamps;
-                self.empty.push_back((room.clone(), self.stamps));
-                self.tidy_empty();
+                let list = if public.record.is_some() { MADE } else { KEPT };
+                self.empty[list].push_back((room.clone(), self.stamps));
+                self.tidy_empty(list);
             }
             Some(public) if public.record.is_some() => {}
             _ => drop(self.remove(room, stats)),
@@ -264,62 +269,64 @@ impl Homes {
                 cast(ShardId(shard as u8), home.seq);
             }
         }
-        if let Some(keep) = keep.filter(|_| home.public.is_some()) {
-            while self.history.is_full_for(&keep) && self.evict_empty(stats) {}
+        if let Some((keep, public)) = keep.zip(home.public.as_mut()) {
+            // Nobody may be in it. Until it is tidied it is on no list, so that it is not itself what makes way for what it is to keep.
+            self.stamps += 1;
+            public.emptied = self.stamps;
+            while self.history.is_full_for(&keep) && self.evict_past(stats) {}
             self.history.append(room, keep, unix_ms, stats);
-            // Nobody may be in it.
             self.tidy(room, stats);
         }
         Some(())
     }
 
     /// Makes sure that there is a room to keep something in, though nobody is in it. It lasts as long as what [`Self::publish`] then keeps.
-    pub(crate) fn ensure(&mut self, room: &Room, stats: &ShardStats) -> Result<(), EnterFault> {
+    pub(crate) fn ensure(&mut self, room: &Room, unix_ms: u64, stats: &ShardStats) -> Result<(), EnterFault> {
         if !self.rooms.contains_key(room) {
             self.create(room, stats)?;
         }
-        // It is on no list of empty rooms until it is tidied, so that it is not itself what makes way for what it is to keep.
-        self.stamps += 1;
-        if let Some(public) = self.rooms.get_mut(room).and_then(|home| home.public.as_mut()) {
-            public.emptied = self.stamps;
-        }
+        self.touch(room, unix_ms);
         Ok(())
     }
 
     /// Removes empty rooms whose newest message is too old.
     pub(crate) fn sweep(&mut self, unix_ms: u64, stats: &ShardStats) {
-        while let Some((room, stamp)) = self.empty.front() {
-            if self.is_empty_since(room, *stamp) && self.history.holds(room, unix_ms) {
-                break;
-            }
-            let Some((room, stamp)) = self.empty.pop_front() else { break };
-            if self.is_empty_since(&room, stamp) {
-                self.clear(&room, stats);
+        for list in [KEPT, MADE] {
+            while self.longest_empty(list).is_some() {
+                if self.empty[list].front().is_some_and(|(room, _)| self.history.holds(room, unix_ms)) {
+                    break;
+                }
+                self.evict_first(list, stats);
             }
         }
     }
 
     /// Rooms that are entered and left again and again leave entries behind that are no longer true.
-    fn tidy_empty(&mut self) {
-        if self.empty.len() > 2 * self.rooms.len() + EMPTY_SLACK {
-            let mut empty = std::mem::take(&mut self.empty);
+    fn tidy_empty(&mut self, list: usize) {
+        if self.empty[list].len() > 2 * self.rooms.len() + EMPTY_SLACK {
+            let mut empty = std::mem::take(&mut self.empty[list]);
             empty.retain(|(room, stamp)| self.is_empty_since(room, *stamp));
-            self.empty = empty;
+            self.empty[list] = empty;
         }
     }
 
-    /// True exactly when this entry of the list of empty rooms is still true.
+    /// True exactly when this entry of a list of empty rooms is still true.
     fn is_empty_since(&self, room: &Room, stamp: u64) -> bool {
         let home = self.rooms.get(room).filter(|home| home.members == 0 && home.away == 0);
         home.and_then(|home| home.public.as_ref()).is_some_and(|public| public.emptied == stamp)
     }
 
     fn create(&mut self, room: &Room, stats: &ShardStats) -> Result<(), EnterFault> {
+        if self.ending.contains_key(room) {
+            // Those who are still leaving are counted out of the room that has ended.
+            return Err(EnterFault::NoRoom);
+        }
         if room.is_public() {
             while self.public_rooms >= self.rooms_max {
-                if !self.evict_empty(stats) {
+                if self.longest_empty(KEPT).is_none() {
                     return Err(EnterFault::Full);
                 }
+                self.evict_first(KEPT, stats);
             }
             self.public_rooms += 1;
             self.names.insert(room.clone());
@@ -331,23 +338,33 @@ impl Homes {
         Ok(())
     }
 
-    /// Makes place at the cost of the room that has been empty longest; false when there is none.
-    fn evict_empty(&mut self, stats: &ShardStats) -> bool {
-        while let Some((room, stamp)) = self.empty.pop_front() {
-            if self.is_empty_since(&room, stamp) {
-                self.clear(&room, stats);
-                return true;
+    /// Since which stamp the first room of a list of empty ones is empty; `None` when there is none. What is out of date goes.
+    fn longest_empty(&mut self, list: usize) -> Option<u64> {
+        loop {
+            let (room, stamp) = self.empty[list].front()?;
+            if self.is_empty_since(room, *stamp) {
+                return Some(*stamp);
             }
+            self.empty[list].pop_front();
         }
-        false
     }
 
-    /// Removes an empty room that was kept for its history; of one that the back end made only the history.
-    fn clear(&mut self, room: &Room, stats: &ShardStats) {
-        if self.rooms.get(room).is_some_and(|home| home.public.as_ref().is_some_and(|public| public.record.is_some())) {
-            self.history.forget(room, stats);
+    /// Makes place for bytes at the cost of the room that has been empty longest; false when there is none.
+    fn evict_past(&mut self, stats: &ShardStats) -> bool {
+        let first = [KEPT, MADE].into_iter().filter_map(|list| Some((self.longest_empty(list)?, list))).min();
+        if let Some((_, list)) = first {
+            self.evict_first(list, stats);
+        }
+        first.is_some()
+    }
+
+    /// Takes the first room off a list of empty ones; one that the back end made loses only its history.
+    fn evict_first(&mut self, list: usize, stats: &ShardStats) {
+        let Some((room, _)) = self.empty[list].pop_front() else { return };
+        if list == MADE {
+            self.history.forget(&room, stats);
         } else {
-            self.remove(room, stats);
+            self.remove(&room, stats);
         }
     }
 
@@ -436,7 +453,7 @@ mod tests {
         for _ in 0..10_000 {
             visit(&mut homes, "b");
         }
-        assert!(homes.empty.len() <= 2 * 2 + EMPTY_SLACK + 1, "{} entries for two rooms", homes.empty.len());
+        assert!(homes.empty[KEPT].len() <= 2 * 2 + EMPTY_SLACK + 1, "{} entries for two rooms", homes.empty[KEPT].len());
     }
 
     #[test]
@@ -483,5 +500,37 @@ mod tests {
         assert_eq!((homes.rooms.len(), kept(&mut homes, "first"), kept(&mut homes, "second"), kept(&mut homes, "full")), (2, 0, 1, 1));
         homes.publish(&Room::everybody(EndpointId(0)), Some(keep("m")), 0, &stats, |_, _| {}).expect("always there");
         assert_eq!(homes.history().read(&Room::everybody(EndpointId(0)), Range::ALL, 0), Reading::Now(Past::default()));
+    }
+
+    #[test]
+    fn what_is_said_in_the_longest_empty_room_does_not_cost_it_its_place() {
+        let (mut homes, stats) = homes(9);
+        homes.history = Box::new(Memory::new(Bounds { bytes: 1_000, messages: 9, age_ms: 9 }));
+        let say = |homes: &mut Homes, name: &str| homes.publish(&room(name), Some(keep(&"x".repeat(200))), 7, &stats, |_, _| {});
+        for name in ["first", "second", "third"] {
+            homes.ensure(&room(name), 7, &stats).expect("place");
+            say(&mut homes, name).expect("exists");
+        }
+        say(&mut homes, "first").expect("exists");
+        assert_eq!((homes.has(&room("first")), homes.has(&room("second")), kept(&mut homes, "first")), (true, false, 1));
+        assert_eq!(homes.info(&room("first")).map(|info| info.created_unix_ms), Some(7), "since it was spoken in");
+        homes.sweep(17, &stats);
+        let counters = &stats.endpoints[0];
+        assert_eq!((homes.rooms.len(), counters.rooms.read(), counters.history_messages.read()), (0, 0, 0));
+    }
+
+    #[test]
+    fn counting_out_whom_nobody_counted_in_changes_nothing() {
+        let (mut homes, stats) = homes(9);
+        let (r, alice) = (room("r"), UserId::from("alice"));
+        homes.enter(&r, ShardId(0), &alice, true, 9, &stats).expect("open");
+        assert!(!homes.leave(&r, ShardId(1), &alice, false, &stats));
+        homes.give_up(&r, ShardId(0), &stats);
+        assert_eq!((homes.members(&r), homes.shards_of(&r)), (1, vec![ShardId(0)]));
+        homes.ensure(&room("kept"), 0, &stats).expect("place");
+        for away in [false, true] {
+            assert!(!homes.leave(&room("kept"), ShardId(0), &alice, away, &stats));
+        }
+        assert_eq!(homes.members(&room("kept")), 0);
     }
 }

@@ -17,7 +17,7 @@ impl Shard {
         if self.home_of(&post.room) != self.id {
             return None;
         }
-        if let Err(fault) = self.homes.ensure(&post.room, &self.stats) {
+        if let Err(fault) = self.homes.ensure(&post.room, now.unix_ms, &self.stats) {
             return Some(Err(fault));
         }
         let Post { room, frame, keep } = post.clone();

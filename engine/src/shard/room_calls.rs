@@ -46,7 +46,7 @@ pub enum RoomCall {
         /// In each of these.
         rooms: Arc<[Room]>,
     },
-    /// End a room; its members are taken out of it: [`RoomAnswer::Done`].
+    /// End a room; its members are taken out of it, and users whom the back end put there enter no more: [`RoomAnswer::Done`].
     Delete {
         /// The room.
         room: Room,
@@ -206,6 +206,10 @@ impl RoomCall {
 impl Shard {
     /// The answer, if it can be given at once.
     pub(super) fn room_call(&mut self, now: Now, ask: u64, call: &RoomCall) -> Option<Answer> {
+        if let RoomCall::Delete { room } = call {
+            // Whether there is such a room now or not: users may have been put there who are not connected.
+            self.grants.forget(room);
+        }
         if call.room().is_some_and(|room| self.home_of(room) != self.id) {
             return Some(Answer::Room(RoomAnswer::Elsewhere));
         }

@@ -219,9 +219,39 @@ mod tests {
         assert!(enter(&mut homes, "a", &stats));
         homes.publish(&room, Some(keep), 5, &stats, |_, _| {}).expect("exists");
         homes.leave(&room, ShardId(0), &"a".into(), false, &stats);
-        assert!(homes.history().holds(&room, 5) && homes.evict_empty(&stats));
-        assert!(!homes.history().holds(&room, 5) && homes.has(&room) && !homes.evict_empty(&stats));
+        assert!(homes.history().holds(&room, 5) && homes.evict_past(&stats));
+        assert!(!homes.history().holds(&room, 5) && homes.has(&room) && !homes.evict_past(&stats));
         assert_eq!(homes.info(&room).map(|info| (info.created_unix_ms, info.active_unix_ms)), Some((1, 5)));
+    }
+
+    #[test]
+    fn a_room_that_finds_no_place_costs_made_rooms_nothing() {
+        let (mut homes, stats) = homes(3);
+        let keep = || {
+            Some(crate::dialect::Keep { id: None, by_id: false, author: "a".into(), text: "m".into(), hidden_from: None, messages_max: 9 })
+        };
+        let room = |name: &str| Room::named(EndpointId(0), name);
+        for name in ["a", "b"] {
+            homes.establish(&new(name, 2), 1, &stats).expect("place");
+            homes.publish(&room(name), keep(), 1, &stats, |_, _| {}).expect("exists");
+        }
+        homes.ensure(&room("kept"), 1, &stats).expect("place");
+        homes.publish(&room("kept"), keep(), 1, &stats, |_, _| {}).expect("exists");
+        assert!(enter(&mut homes, "c", &stats) && !homes.has(&room("kept")), "what is there only for its history makes way");
+        assert_eq!((enter(&mut homes, "d", &stats), homes.establish(&new("d", 2), 1, &stats)), (false, Err(RoomFault::Full)));
+        assert!(["a", "b"].iter().all(|name| homes.history().holds(&room(name), 1)));
+        assert!(homes.evict_past(&stats) && !homes.history().holds(&room("a"), 1) && homes.history().holds(&room("b"), 1));
+    }
+
+    #[test]
+    fn nothing_is_kept_of_a_room_that_is_ending() {
+        let (mut homes, stats) = homes(3);
+        let room = Room::named(EndpointId(0), "a");
+        assert!(enter(&mut homes, "a", &stats));
+        homes.end(&room, 7, &stats).expect("exists");
+        assert_eq!(homes.ensure(&room, 1, &stats), Err(crate::dialect::EnterFault::NoRoom));
+        homes.leave(&room, ShardId(0), &"a".into(), false, &stats);
+        assert_eq!((homes.next_ended(), homes.ensure(&room, 1, &stats)), (Some(7), Ok(())));
     }
 
     #[test]
