@@ -158,6 +158,9 @@ pub const ROOM_RECORDS_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// Rooms that a shard looks at for one page of the list of rooms: two milliseconds of work. A page may be short of that, and be followed by more.
 pub const ROOMS_LOOKED_AT_MAX: usize = 10_000;
 
+/// Bytes of what is said of rooms in one shard's part of a page of the list, and one room more: what it may copy between two turns.
+pub const ROOMS_LISTED_BYTES_MAX: usize = 1024 * 1024;
+
 /// Members of one room that are named where the room is shown, on one shard; the list of members has them all, page by page.
 pub const ROOM_MEMBERS_SHOWN_MAX: usize = 10_000;
 

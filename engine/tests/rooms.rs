@@ -446,6 +446,25 @@ fn whatever_happens_at_once_every_call_is_answered_and_the_counts_add_up() {
     }
 }
 
+#[test]
+fn however_long_a_message_is_it_is_shown() {
+    let open = Endpoint { auth: AuthMode::None, ..Endpoint::new("rooms", DialectKind::Rooms, "/") };
+    let mut config = host::config(1, vec![open]);
+    config.limits.message_bytes = 4 * 1024 * 1024;
+    config.limits.history_bytes = 1024 * 1024 * 1024;
+    let mut host = Host::new(config, 10);
+    call(&mut host, new_room(room("r"), None));
+    for number in 1..=2 {
+        call(&mut host, saying(room("r"), number, &"x".repeat(17 * 1024 * 1024)));
+    }
+    for (skip, shown) in [(0, 1), (1, 1), (2, 0)] {
+        let RoomAnswer::Messages(messages) = call(&mut host, RoomCall::Messages { room: room("r"), skip, limit: 9 }) else {
+            panic!("kept")
+        };
+        assert_eq!(messages.len(), shown, "after {skip}");
+    }
+}
+
 /// A post by REST, or the back end's steps, which the room keeps though nobody is in it.
 fn keeping(room: &Room, number: u8) -> Question {
     if room.endpoint == TALK {

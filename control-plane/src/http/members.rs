@@ -84,7 +84,8 @@ pub(super) async fn enter(
     Ok(Json(Placed { connections: 1 }))
 }
 
-/// Takes one connection out of a room. It is out when this is answered; on an endpoint of collab it is closed, for it has no other.
+/// Takes one connection out of a room. It is out when this is answered, or a moment later where another call puts it in at the same time; on
+/// an endpoint of collab it is closed, for it has no other.
 #[utoipa::path(delete, path = "/v1/rooms/{id}/members/{connectionId}", tag = "rooms",
     params(("id" = Name, Path, description = "The room's id."), ("connectionId" = String, Path, description = "The connection's id."), RoomQuery),
     responses(

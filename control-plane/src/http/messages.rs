@@ -67,7 +67,8 @@ enum Kind {
 pub(super) struct MessagesQuery {
     /// The room's endpoint; if it is not said, the first of `rooms`.
     endpoint: Option<String>,
-    /// How many at most; 50 if it is not said.
+    /// How many at most; 50 if it is not said. Fewer come where they are large, but at least one: go on with `offset` and how many came
+    /// until none does.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
     /// How many of the newest are passed over; none if it is not said.

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use engine::config::DialectKind;
-use engine::ids::{EndpointId, Room, Sid, checked_name, new_message_id};
+use engine::ids::{EndpointId, Room, Sid, new_message_id};
 use engine::json::Scratch;
 use engine::limits::{ROOM_MEMBERS_SHOWN_MAX, ROOM_METADATA_BYTES_MAX};
 use engine::{Answer, NewRoom, Question, RoomAnswer, RoomCall, RoomFault, RoomInfo, dialect};
@@ -167,11 +167,9 @@ pub(super) async fn create(
 ) -> Result<Response, Problem> {
     let body: RoomBody = read(request, BODY_BYTES_MAX).await?;
     let endpoint = endpoint_or_default(&app, body.endpoint.as_deref())?;
-    let id = match body.id {
-        Some(id) => admin::name(id, "id")?,
-        None => new_message_id(unix_ms(), &rand::random()).to_string(),
-    };
-    if !dialect::of(app.host.endpoints()[usize::from(endpoint.0)].dialect).has_room(&id) {
+    let id = body.id.unwrap_or_else(|| new_message_id(unix_ms(), &rand::random()).to_string());
+    if !has_room(&app, endpoint, &id) {
+        admin::name(id, "id")?;
         return Err(Problem::bad_request("id: the endpoint's rooms are named otherwise"));
     }
     let new = NewRoom {
@@ -201,7 +199,7 @@ pub(super) async fn list(State(app): State<Arc<App>>, Params(query): Params<Room
     let limit = admin::limit(query.limit, LIST_DEFAULT)?;
     let endpoint = endpoint_or_default(&app, query.endpoint.as_deref())?;
     let namespace = query.namespace.map(|namespace| admin::name(namespace, "namespace")).transpose()?;
-    let after = query.cursor.map(|cursor| after_cursor(&cursor)).transpose()?;
+    let after = query.cursor.map(|cursor| after_cursor(&cursor, |id| has_room(&app, endpoint, id))).transpose()?;
     // One more than is shown tells whether there is a next page.
     let gathered = app.ask(Question::Room(RoomCall::List { endpoint, namespace, after, limit: limit + 1 })).await;
     let missing = gathered.missing;
@@ -231,7 +229,8 @@ pub(super) async fn show(State(app): State<Arc<App>>, Segment(id): Segment, Para
     }
 }
 
-/// Ends a room. Its members are out of it, all at once and without a word to them, and what was kept of it is gone.
+/// Ends a room. Its members are out of it, all at once and without a word to them, and what was kept of it is gone. Users who were put there
+/// enter it no more, also if there is no such room now.
 #[utoipa::path(delete, path = "/v1/rooms/{id}", tag = "rooms", params(("id" = Name, Path, description = "Its id."), RoomQuery), responses(
     (status = 200, description = "it is no more", body = Deleted),
     (status = 404, description = "no room has the id, or no endpoint the name"),
@@ -361,21 +360,26 @@ fn cursor(last: &str) -> String {
     URL_SAFE_NO_PAD.encode(format!("2{last}"))
 }
 
-fn after_cursor(cursor: &str) -> Result<String, Problem> {
+fn after_cursor(cursor: &str, is_id: impl Fn(&str) -> bool) -> Result<String, Problem> {
     let bytes = URL_SAFE_NO_PAD.decode(cursor).ok();
     let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
-    let id = text.as_deref().and_then(|text| text.strip_prefix('2')).filter(|id| checked_name(id).is_ok());
+    let id = text.as_deref().and_then(|text| text.strip_prefix('2')).filter(|id| is_id(id));
     id.map(str::to_owned).ok_or_else(|| Problem::bad_request("cursor is not one of ours"))
 }
 
 /// The room that a call is about; whether it exists is another matter.
 pub(super) fn room_of(app: &App, endpoint: Option<&str>, id: String) -> Result<Room, Problem> {
     let endpoint = endpoint_or_default(app, endpoint)?;
-    let id = admin::name(id, "room")?;
-    if !dialect::of(app.host.endpoints()[usize::from(endpoint.0)].dialect).has_room(&id) {
+    if !has_room(app, endpoint, &id) {
+        admin::name(id, "room")?;
         return Err(refusal(RoomFault::NoRoom));
     }
     Ok(Room::named(endpoint, &id))
+}
+
+/// True exactly when an endpoint's room can have this id. Of community it is a name with something before it, so it may be longer than one.
+fn has_room(app: &App, endpoint: EndpointId, id: &str) -> bool {
+    dialect::of(app.host.endpoints()[usize::from(endpoint.0)].dialect).has_room(id)
 }
 
 /// Rooms are those of the first `rooms` endpoint if none is named.
@@ -662,12 +666,36 @@ mod tests {
         assert!(asked.lock().expect("one thread").is_empty(), "nothing was asked of the engine");
     }
 
+    #[tokio::test]
+    async fn a_channel_of_the_longest_name_is_a_room_like_others() {
+        let long = format!("group:{}", "x".repeat(255));
+        let listed = long.clone();
+        let (asked, router) = answering(move |call| match call {
+            RoomCall::List { .. } => RoomAnswer::Rooms { rooms: vec![info(&listed), info("room:a")], until: None },
+            RoomCall::Members { .. } => RoomAnswer::Members(vec![Vec::new()]),
+            RoomCall::Delete { .. } => RoomAnswer::Done,
+            call => panic!("{call:?}"),
+        });
+        let heard = send(&router, Method::GET, "/v1/rooms?endpoint=community&limit=1", "").await;
+        let cursor = heard.json()["cursor"].as_str().expect("more follow").to_owned();
+        let next = format!("/v1/rooms?endpoint=community&limit=1&cursor={cursor}");
+        assert_eq!(send(&router, Method::GET, &next, "").await.status, StatusCode::OK);
+        assert_eq!(send(&router, Method::DELETE, &format!("/v1/rooms/{long}?endpoint=community"), "").await.status, StatusCode::OK);
+        let asked = asked.lock().expect("one thread").split_off(2);
+        assert!(matches!(&asked[0], RoomCall::List { after: Some(after), .. } if *after == long), "{asked:?}");
+        assert!(matches!(asked.last(), Some(RoomCall::Delete { room }) if *room.name == *long), "{asked:?}");
+        for (path, status) in [(format!("room:{long}?endpoint=community"), 400), (format!("{long}?endpoint=rooms"), 400)] {
+            assert_eq!(send(&router, Method::DELETE, &format!("/v1/rooms/{path}"), "").await.status.as_u16(), status, "{path}");
+        }
+    }
+
     #[test]
     fn a_cursor_is_only_what_we_made() {
-        assert_eq!(after_cursor(&cursor("räume")), Ok("räume".to_owned()));
+        let is_id = |id: &str| engine::ids::checked_name(id).is_ok();
+        assert_eq!(after_cursor(&cursor("räume"), is_id), Ok("räume".to_owned()));
         for bad in ["", "Mg", "MQ", &URL_SAFE_NO_PAD.encode("1r"), &URL_SAFE_NO_PAD.encode("2a\nb"), &URL_SAFE_NO_PAD.encode([0x32, 0xff])]
         {
-            assert!(after_cursor(bad).is_err(), "{bad}");
+            assert!(after_cursor(bad, is_id).is_err(), "{bad}");
         }
     }
 }

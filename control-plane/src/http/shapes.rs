@@ -65,7 +65,7 @@ pub(super) struct Stats {
     pub(super) total_connections: u64,
     /// Connections that are open.
     pub(super) active_connections: u64,
-    /// Rooms with members.
+    /// Rooms that exist, with members or without.
     pub(super) total_rooms: u64,
     /// Messages of clients in the last minute.
     pub(super) messages_per_minute: u64,

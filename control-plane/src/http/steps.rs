@@ -20,9 +20,9 @@ use engine::{Emit, Question, Selection, Target};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::admin::endpoint_named;
+use super::admin::{NoQuery, endpoint_named};
 use super::emit::{EMIT_BYTES_MAX, EmitOutcome, Outcome, body, name, text};
-use super::problem::{Problem, Segments};
+use super::problem::{Params, Problem, Segments};
 use super::shapes::Name;
 use super::{App, unix_ms};
 
@@ -61,6 +61,7 @@ enum ChangeId {
 pub(super) async fn steps(
     State(app): State<Arc<App>>,
     Segments((endpoint, document)): Segments<(String, String)>,
+    Params(NoQuery {}): Params<NoQuery>,
     request: Request,
 ) -> Result<Response, Problem> {
     let endpoint = endpoint_named(&app, &endpoint)?;
@@ -198,6 +199,8 @@ mod tests {
             let heard = post(&router, "fabric/documents/d", body).await;
             assert_eq!((heard.status, heard.header("content-type")), (StatusCode::BAD_REQUEST, "application/problem+json"), "{body}");
         }
+        let queried = call_with(&router, Method::POST, "/v1/endpoints/fabric/documents/d/steps?x=1", &[BEARER], good).await;
+        assert_eq!(queried.status, StatusCode::BAD_REQUEST);
         let many = format!(r#"{{"steps":[{}1],"changeId":"c"}}"#, "1,".repeat(200_000));
         let large = format!(r#"{{"steps":["{}"],"changeId":"c"}}"#, "x".repeat(EMIT_BYTES_MAX));
         for body in [many, large] {

@@ -13,7 +13,7 @@ use crate::config::{AuthMode, DialectKind, Endpoint};
 use crate::event::{Event, EventType, Receipted, Wanted, What};
 use crate::fault::{CloseReason, DropReason, Refusal};
 use crate::frame::{Frame, Mark, Receipt};
-use crate::ids::{EndpointId, MessageId, Room, Sid, UserId, new_message_id};
+use crate::ids::{EndpointId, MessageId, Room, Sid, UserId, checked_name, new_message_id};
 use crate::json::{Object, Scratch, Value};
 use crate::limits::Limits;
 use crate::time::Now;
@@ -771,9 +771,9 @@ pub trait Dialect: Sync {
     fn emitted(&self, event: &str, data: &str, _scratch: &mut Scratch) -> String {
         typed(event, data)
     }
-    /// True exactly when rooms of this name can be. The name is a good one otherwise.
-    fn has_room(&self, _name: &str) -> bool {
-        true
+    /// True exactly when rooms of this name can be: as it stands, of every good name.
+    fn has_room(&self, name: &str) -> bool {
+        checked_name(name).is_ok()
     }
     /// True exactly when a room that does not exist comes into being by being entered; else the back end makes rooms.
     fn creates_rooms(&self, _endpoint: &Endpoint) -> bool {

@@ -237,7 +237,9 @@ impl Shard {
                 return self.consult_history(now, ask, call, room, Range::Newest { skip: 0, limit: 0, bytes_max: 0 });
             }
             RoomCall::Messages { room, skip, limit } => {
-                let range = Range::Newest { skip: *skip, limit: *limit, bytes_max: MESSAGES_SHOWN_BYTES_MAX };
+                // So that one message always fits, however it is wrapped: an answer without any is the end.
+                let bytes_max = MESSAGES_SHOWN_BYTES_MAX.max(8 * self.world.config.limits.message_bytes);
+                let range = Range::Newest { skip: *skip, limit: *limit, bytes_max };
                 return self.consult_history(now, ask, call, room, range);
             }
         };

@@ -5,7 +5,7 @@ use std::ops::Bound;
 
 use super::{HomeRoom, Homes};
 use crate::ids::{EndpointId, Room, ShardId};
-use crate::limits::{ROOM_RECORDS_BYTES_MAX, ROOMS_LOOKED_AT_MAX};
+use crate::limits::{ROOM_RECORDS_BYTES_MAX, ROOMS_LISTED_BYTES_MAX, ROOMS_LOOKED_AT_MAX};
 use crate::shard::room_calls::{NewRoom, RoomFault, RoomInfo};
 use crate::stats::ShardStats;
 
@@ -114,30 +114,37 @@ impl Homes {
         })
     }
 
-    /// The first rooms of an endpoint after a name, in the order of their names. However few are of the namespace that is wanted, not
-    /// more are looked at than a shard has time for.
+    /// The first rooms of an endpoint after a name, in the order of their names. However few are of the namespace that is wanted, and
+    /// however much is said of them, not more are looked at or copied than a shard has time for.
     pub(crate) fn list(&self, endpoint: EndpointId, namespace: Option<&str>, after: Option<&str>, limit: usize) -> Listed {
         let start = match after {
             Some(after) => Bound::Excluded(Room::named(endpoint, after)),
             None => Bound::Included(Room::everybody(endpoint)),
         };
-        let mut listed = Listed::default();
+        let (mut rooms, mut bytes, mut last) = (Vec::new(), 0, None::<&std::sync::Arc<str>>);
         let names = self.names.range((start, Bound::Unbounded)).take_while(|room| room.endpoint == endpoint);
         for (looked_at, room) in names.enumerate() {
-            if looked_at == ROOMS_LOOKED_AT_MAX {
-                return listed;
+            if looked_at == ROOMS_LOOKED_AT_MAX || bytes > ROOMS_LISTED_BYTES_MAX {
+                return Listed { rooms, until: last.map(|name| name.to_string()) };
+            }
+            // Only what follows it may be missing.
+            last = Some(&room.name);
+            if namespace.is_some_and(|wanted| self.namespace(room) != Some(wanted)) {
+                continue;
             }
             let Some(info) = self.info(room) else { continue };
-            // Only what follows it may be missing.
-            listed.until = (looked_at + 1 == ROOMS_LOOKED_AT_MAX).then(|| info.id.to_string());
-            if namespace.is_none_or(|wanted| wanted == info.namespace) {
-                listed.rooms.push(info);
-                if listed.rooms.len() >= limit {
-                    return Listed { until: None, ..listed };
-                }
+            bytes += info.metadata.len() + info.name.len();
+            rooms.push(info);
+            if rooms.len() >= limit {
+                break;
             }
         }
-        Listed { until: None, ..listed }
+        Listed { rooms, until: None }
+    }
+
+    fn namespace(&self, room: &Room) -> Option<&str> {
+        let public = self.rooms.get(room)?.public.as_deref()?;
+        Some(public.record.as_deref().map_or(NAMESPACE, |record| &record.namespace))
     }
 
     /// Ends a room: it is gone at once, with all it keeps, and `ask` is answered when the last member has left. The shards that have
@@ -222,6 +229,26 @@ mod tests {
         assert!(homes.history().holds(&room, 5) && homes.evict_past(&stats));
         assert!(!homes.history().holds(&room, 5) && homes.has(&room) && !homes.evict_past(&stats));
         assert_eq!(homes.info(&room).map(|info| (info.created_unix_ms, info.active_unix_ms)), Some((1, 5)));
+    }
+
+    #[test]
+    fn a_page_of_rooms_of_which_much_is_said_is_short() {
+        let (mut homes, stats) = homes(1_000);
+        for number in 0..200 {
+            homes.establish(&new(&format!("{number:03}"), ROOM_METADATA_BYTES_MAX), 1, &stats).expect("place");
+        }
+        let (mut seen, mut after, mut pages) = (Vec::new(), None::<String>, 0);
+        loop {
+            let listed = homes.list(EndpointId(0), Some(NAMESPACE), after.as_deref(), 1_000);
+            assert!(listed.rooms.iter().map(|room| room.metadata.len()).sum::<usize>() <= ROOMS_LISTED_BYTES_MAX + ROOM_METADATA_BYTES_MAX);
+            seen.extend(listed.rooms.into_iter().map(|room| room.id));
+            pages += 1;
+            after = listed.until;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!((seen.len(), seen.is_sorted_by(|one, other| one < other), pages), (200, true, 4));
     }
 
     #[test]
