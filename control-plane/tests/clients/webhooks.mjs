@@ -170,11 +170,15 @@ for (const [how, failure] of Object.entries(FAILURES)) {
       unwelcome("/chat", { auth: { token: token("ann") } }),
       visit("/notify", { auth: { token: token("ann") } }).then(async (guest) => [await guest.next(), await within(guest.ended, "disconnection")]),
     ]);
-    like([talk.status, JSON.parse(talk.body)], [403, { success: false, error: { code: "FORBIDDEN", message: any.text } }]);
-    like(fabric[0], { type: "error", message: "Access denied" });
-    like([rooms.message, rooms.data], ["Invalid authentication token", { message: "Invalid authentication token" }]);
-    like(chat.data, { code: "AUTHENTICATION_FAILED", message: "Invalid authentication token", timestamp: any.time });
-    like(notify, [["auth_error", { message: "Invalid token" }], "io server disconnect"]);
+    // Its no is told as a bad token is, and in other words that it has none.
+    const said = (no) => failure.allow === false ? no : "Temporarily unavailable";
+    const [status, code] = failure.allow === false ? [403, "FORBIDDEN"] : [503, "UNAVAILABLE"];
+    like([talk.status, JSON.parse(talk.body)], [status, { success: false, error: { code, message: said(any.text) } }]);
+    like(fabric[0], { type: "error", message: said("Access denied") });
+    const message = said("Invalid authentication token");
+    like([rooms.message, rooms.data], [message, { message }]);
+    like(chat.data, { code: failure.allow === false ? "AUTHENTICATION_FAILED" : "CONNECTION_ERROR", message, timestamp: any.time });
+    like(notify, [["auth_error", { message: said("Invalid token") }], "io server disconnect"]);
     const after = await Promise.all(OUTCOMES.map((outcome) => metric("uringcast_webhook_requests_total", { hook: "connect", outcome })));
     ok(after.reduce((sum, count) => sum + count) - before.reduce((sum, count) => sum + count) === 5, `five more, by outcome: ${before} -> ${after}`);
   }));
@@ -324,7 +328,8 @@ check("community over HTTP is asked about the same", async () => {
     like((await call("GET", `?roomId=${room}`)).json.data.map(({ content }) => content), ["**** again"]);
   });
   for (const failure of Object.values(FAILURES)) {
-    await answering({ publish: failure }, async () => ok((await call("POST", "", { roomId: room, content: "never" })).status === 403, "refused"));
+    const status = failure.allow === false ? 403 : 503;
+    await answering({ publish: failure }, async () => ok((await call("POST", "", { roomId: room, content: "never" })).status === status, "refused"));
   }
 });
 
