@@ -70,34 +70,50 @@ pub fn wait_for_stop(signals: &Signals, wishes: &Receiver<Duration>, alive: impl
     }
 }
 
-/// How a drain ended.
+/// How a wait for a drain ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Drain {
     /// Every shard has closed its connections.
     Complete,
-    /// Some had not when the time was over, or somebody asked a second time.
+    /// Some had not when the time was over.
     CutShort,
+    /// Somebody asked once more.
+    Signalled,
     /// A shard ended before it was empty.
     Lost,
 }
 
-/// Waits until `shards` shards have said that they are empty; at most the drain time and [`HARD_STOP_AFTER`] more.
-pub fn wait_for_drain(signals: &Signals, drained: &Receiver<ShardId>, shards: usize, over: Duration) -> Drain {
-    let deadline = Instant::now() + over + HARD_STOP_AFTER;
-    let mut empty = 0;
-    while empty < shards {
-        match drained.recv_timeout(GLANCE) {
-            Ok(_) => empty += 1,
-            Err(RecvTimeoutError::Disconnected) => return Drain::Lost,
-            Err(RecvTimeoutError::Timeout) if Instant::now() >= deadline => return Drain::CutShort,
-            Err(RecvTimeoutError::Timeout) => {
-                if let Some(Signal::Terminate | Signal::Interrupt) = signals.wait(Duration::ZERO) {
-                    return Drain::CutShort;
+/// A drain under way.
+pub struct Draining<'a> {
+    signals: &'a Signals,
+    drained: &'a Receiver<ShardId>,
+    /// Shards that have not said that they are empty; each says it once.
+    left: usize,
+}
+
+impl<'a> Draining<'a> {
+    /// `shards` shards were told to drain.
+    pub fn new(signals: &'a Signals, drained: &'a Receiver<ShardId>, shards: usize) -> Draining<'a> {
+        Draining { signals, drained, left: shards }
+    }
+
+    /// Waits until all shards are empty, at most the drain time and [`HARD_STOP_AFTER`] more. After a signal it may be called again.
+    pub fn wait(&mut self, over: Duration) -> Drain {
+        let deadline = Instant::now() + over + HARD_STOP_AFTER;
+        while self.left > 0 {
+            match self.drained.recv_timeout(GLANCE) {
+                Ok(_) => self.left -= 1,
+                Err(RecvTimeoutError::Disconnected) => return Drain::Lost,
+                Err(RecvTimeoutError::Timeout) if Instant::now() >= deadline => return Drain::CutShort,
+                Err(RecvTimeoutError::Timeout) => {
+                    if let Some(Signal::Terminate | Signal::Interrupt) = self.signals.wait(Duration::ZERO) {
+                        return Drain::Signalled;
+                    }
                 }
             }
         }
+        Drain::Complete
     }
-    Drain::Complete
 }
 
 #[cfg(test)]
@@ -139,8 +155,8 @@ mod tests {
         let (sender, drained) = crossbeam_channel::bounded(2);
         sender.send(ShardId(0)).expect("room");
         sender.send(ShardId(1)).expect("room");
-        assert_eq!(wait_for_drain(&signals, &drained, 2, Duration::ZERO), Drain::Complete);
+        assert_eq!(Draining::new(&signals, &drained, 2).wait(Duration::ZERO), Drain::Complete);
         drop(sender);
-        assert_eq!(wait_for_drain(&signals, &drained, 2, Duration::ZERO), Drain::Lost);
+        assert_eq!(Draining::new(&signals, &drained, 2).wait(Duration::ZERO), Drain::Lost);
     }
 }

@@ -25,7 +25,7 @@ use crate::http::listener::Listener;
 use crate::http::throttle::Allowance;
 use crate::http::{Admission, App, Dev, Origins, Relay, Terms, admin, monotonic_ms, public};
 use crate::jwks::Keeper;
-use crate::lifecycle::{self, Drain, Stop};
+use crate::lifecycle::{self, Drain, Draining, Stop};
 use crate::log;
 use crate::outbound::Outbound;
 use crate::secret::Secret;
@@ -130,16 +130,29 @@ fn start(settings: Settings) -> Result<Server, StartFault> {
 
 impl Server {
     fn keep(self) -> ExitCode {
-        let over = match lifecycle::wait_for_stop(&self.signals, &self.wishes, || !self.bridge.is_finished()) {
+        let stop = lifecycle::wait_for_stop(&self.signals, &self.wishes, || !self.bridge.is_finished());
+        let over = match stop {
             Stop::Lost => return self.lost(),
             Stop::Signalled => self.drain,
             Stop::Asked(over) => over,
         };
         let began = Instant::now();
-        lifecycle::notify_stopping(over);
+        if stop == Stop::Signalled {
+            // Not for the admin API: a service manager that thinks that we are being stopped sends no signal, and that may still come.
+            lifecycle::notify_stopping(over);
+        }
         log::info(format_args!("stopping: closing all connections within {} s", over.as_secs_f32()));
         self.engine.drain(over);
-        let outcome = lifecycle::wait_for_drain(&self.signals, &self.drained, self.engine.stats().len(), over);
+        let mut draining = Draining::new(&self.signals, &self.drained, self.engine.stats().len());
+        let mut outcome = draining.wait(over);
+        if let (Drain::Signalled, Stop::Asked(_)) = (outcome, stop) {
+            // Whoever sends it waits no longer than he always does, and clients are told all the same.
+            let rest = over.saturating_sub(began.elapsed()).min(self.drain);
+            lifecycle::notify_stopping(rest);
+            log::info(format_args!("stopping sooner: closing all connections within {} s", rest.as_secs_f32()));
+            self.engine.drain(rest);
+            outcome = draining.wait(rest);
+        }
         if outcome == Drain::Lost {
             return self.lost();
         }
@@ -166,7 +179,7 @@ impl Server {
         let _ = self.events.thread.join();
         drop(self.control.stop);
         let _ = self.control.thread.join();
-        if drain == Drain::CutShort {
+        if matches!(drain, Drain::CutShort | Drain::Signalled) {
             log::warning("stopped before all connections were closed");
             return;
         }

@@ -372,7 +372,8 @@ impl Engine {
         self.events.clone()
     }
 
-    /// Stops accepting and closes everybody, spread over the time given; each shard says [`Notice::Drained`] when it is done.
+    /// Stops accepting and closes everybody, spread over the time given; each shard says [`Notice::Drained`] when it is done, once. Called
+    /// again, whoever is left is closed over the new time.
     pub fn drain(&self, over: Duration) {
         self.draining.store(true, Ordering::Release);
         let over_ms = u64::try_from(over.as_millis()).unwrap_or(u64::MAX);
