@@ -232,6 +232,13 @@ impl Hooks {
         }
     }
 
+    /// Whether somebody is let in, and as whom, for those who do not come by a connection.
+    pub async fn may_connect(&self, endpoint: EndpointId, caller: &engine::Caller) -> Ruling {
+        let Some(hook) = self.of(endpoint).and_then(|it| it.connect.as_ref()) else { return Ruling::Unavailable };
+        let Some(_place) = hook.enter() else { return busy(hook) };
+        ruling(self.ask(hook, words::connect(&hook.endpoint, caller), ANSWER_BYTES_MAX).await)
+    }
+
     /// Whether a user may enter a room, for those who do not come by a connection. The answer may be one that was given a moment ago.
     pub async fn may_join(self: &Arc<Hooks>, endpoint: EndpointId, user: &str, connection: Option<&str>, room: &str) -> Ruling {
         let Some(hook) = self.of(endpoint).and_then(|it| it.join.as_ref()) else { return Ruling::Unavailable };
@@ -306,11 +313,7 @@ impl Hooks {
 
     async fn rule(self: &Arc<Hooks>, inquiry: &Inquiry) -> Ruling {
         match &inquiry.about {
-            About::Connect(caller) => {
-                let Some(hook) = self.of(inquiry.endpoint).and_then(|it| it.connect.as_ref()) else { return Ruling::Unavailable };
-                let Some(_place) = hook.enter() else { return busy(hook) };
-                ruling(self.ask(hook, words::connect(&hook.endpoint, caller), ANSWER_BYTES_MAX).await)
-            }
+            About::Connect(caller) => self.may_connect(inquiry.endpoint, caller).await,
             About::Join { user, conn, rooms } => self.rule_joins(inquiry.endpoint, user, conn.text().as_str(), rooms).await,
             About::Publish(proposal) => self.may_publish(inquiry.endpoint, proposal).await,
         }

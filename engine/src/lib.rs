@@ -119,7 +119,9 @@ use shard::World;
 use shard::address::Addresses;
 pub use shard::history::{Kept, Past, Range};
 pub use shard::inquiry::{About, Caller, Changes, Inquiry, OpenInquiry, Proposal, Ruling};
-pub use shard::parcel::{Answer, ConnectionInfo, Emit, Emitted, GrantFault, NotAuthor, Post, Question, Revision, Selection, Target};
+pub use shard::parcel::{
+    Answer, ConnectionInfo, Emit, Emitted, GrantFault, NotAuthor, Post, Question, Revision, Selection, Standing, Target,
+};
 pub use shard::room_calls::{NewRoom, RoomAnswer, RoomCall, RoomFault, RoomInfo, Saying};
 use stats::ShardStats;
 

@@ -10,7 +10,7 @@ use engine::dialect::Change;
 use engine::dialect::community::{Author, Broadcast, Channel, Message};
 use engine::ids::{EndpointId, MessageId, Room, new_message_id};
 use engine::shard::history::Range;
-use engine::shard::parcel::{NotAuthor, Parcel, Post, Revision};
+use engine::shard::parcel::{NotAuthor, Parcel, Post, Revision, Standing};
 use engine::{Answer, Question};
 use host::Host;
 use rand::rngs::StdRng;
@@ -77,9 +77,9 @@ fn post(host: &mut Host, by: &Arc<Identity>, name: &str, number: u8) {
 }
 
 fn revise(host: &mut Host, endpoint: u8, by: &Arc<Identity>, number: u8, change: Change) -> Option<Result<Option<Arc<str>>, NotAuthor>> {
-    let revision = Revision { endpoint: EndpointId(endpoint), id: id(number), by: by.clone(), change };
+    let revision = Revision { endpoint: EndpointId(endpoint), id: id(number), by: by.clone(), change: Some(change) };
     match told(host, &Question::Revise(Arc::new(revision))) {
-        Some(Answer::Revised(outcome)) => outcome,
+        Some(Answer::Revised(outcome)) => outcome.map(|outcome| outcome.map(|standing| standing.text)),
         None => None,
         other => panic!("{other:?}"),
     }
@@ -164,13 +164,34 @@ fn only_its_author_changes_a_message_and_only_one_that_is_there() {
     assert_eq!(revise(&mut host, 0, &ann, 2, edit("\"x\"")), None);
     assert_eq!(revise(&mut host, 1, &ann, 1, edit("\"x\"")), None, "another endpoint's");
     assert_eq!((contents(&mut host, "r", Range::ALL), heard(&mut host, listener)), (vec!["m1".to_owned(), "mine".to_owned()], vec![]));
-    let revision = Revision { endpoint: EndpointId(0), id: mine, by: bob.clone(), change: edit("\"yours\"") };
-    assert!(matches!(told(&mut host, &Question::Revise(Arc::new(revision))), Some(Answer::Revised(Some(Ok(Some(_)))))));
+    let revision = Revision { endpoint: EndpointId(0), id: mine, by: bob.clone(), change: Some(edit("\"yours\"")) };
+    let outcome = told(&mut host, &Question::Revise(Arc::new(revision)));
+    assert!(matches!(&outcome, Some(Answer::Revised(Some(Ok(Standing { text: Some(_), .. }))))), "{outcome:?}");
     assert_eq!(heard(&mut host, listener)[0].0, "MESSAGE_EDIT");
     assert_eq!(revise(&mut host, 0, &ann, 1, Change::Remove), Some(Ok(None)));
     assert_eq!(revise(&mut host, 0, &ann, 1, Change::Remove), None, "it is gone");
     assert_eq!(revise(&mut host, 0, &ann, 1, edit("\"x\"")), None);
     assert_eq!(contents(&mut host, "r", Range::ALL), ["yours"]);
+}
+
+#[test]
+fn its_author_learns_where_a_message_is() {
+    let mut host = hosts(5);
+    let listener = client(&mut host, 0, "bob", &["r"]);
+    post(&mut host, &user("ann", &[]), "r", 1);
+    host.take(listener);
+    for (name, number, is_told) in [("ann", 1, true), ("bob", 1, false), ("ann", 2, false)] {
+        let revision = Revision { endpoint: EndpointId(0), id: id(number), by: user(name, &[]), change: None };
+        match told(&mut host, &Question::Revise(Arc::new(revision))) {
+            Some(Answer::Revised(Some(Ok(standing)))) => {
+                assert!(is_told && *standing.room == *"room:r" && standing.text.is_some_and(|text| text.contains("m1")));
+            }
+            Some(Answer::Revised(Some(Err(NotAuthor)))) => assert_eq!((name, number), ("bob", 1)),
+            None => assert_eq!(number, 2),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(heard(&mut host, listener), []);
 }
 
 #[test]
@@ -223,7 +244,8 @@ fn everybody_hears_clients_and_callers_in_one_order_and_that_is_what_is_kept() {
                 }
                 1 if number > 0 => {
                     let change = if random.random_bool(0.5) { Change::Remove } else { edit(&format!("\"e{number}\"")) };
-                    let revision = Revision { endpoint: EndpointId(0), id: id(random.random_range(0..number)), by: ann.clone(), change };
+                    let revision =
+                        Revision { endpoint: EndpointId(0), id: id(random.random_range(0..number)), by: ann.clone(), change: Some(change) };
                     ask(&mut host, 2, &Question::Revise(Arc::new(revision)));
                 }
                 _ => ask(&mut host, 2, &posting(&ann, "r", number, &format!("\"p{number}\""))),

@@ -4,13 +4,15 @@
 //! | call | answer |
 //! |---|---|
 //! | `POST P/messages {content, roomId or groupId}` | 201, the message, kept and then told to the channel |
-//! | `PATCH P/messages/{id} {content}` | 200, the message, told to the channel; by its author only |
+//! | `PATCH P/messages/{id} {content}` | 200, the message, told to the channel; by its author, while he may enter the channel |
 //! | `DELETE P/messages/{id}` | 200, taken back, told to the channel; by its author only |
 //! | `GET P/messages?roomId= or groupId=&limit=&before=` | 200, messages, newest first |
 //! | `OPTIONS` of both | 204, what pages of other origins may do |
 //!
 //! A caller shows `Authorization: Bearer` with a token as clients have, there and nowhere else: no page can make a browser send one that
-//! its user did not give it. Into which channels he may write, and of which he may read, is decided as for SUBSCRIBE.
+//! its user did not give it. Into which channels he may write, and of which he may read, is decided as for SUBSCRIBE. What he has said he
+//! may take back, also where he is no member any more.
+//! Where a webhook decides who connects, it is asked for each call, too, and what it says of the caller counts.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -25,7 +27,7 @@ use engine::dialect::Change;
 use engine::dialect::community::{Author, Broadcast, CONTENT, Channel, Message, content};
 use engine::ids::{EndpointId, MessageId, Room, checked_name, new_message_id};
 use engine::json::{Object, Scratch, Value};
-use engine::{Answer, NotAuthor, Post, Proposal, Question, Range, Revision, Ruling};
+use engine::{Answer, NotAuthor, Post, Proposal, Question, Range, Revision, Ruling, Standing};
 use serde_json::json;
 
 use super::admin::bearer;
@@ -163,10 +165,17 @@ async fn called(app: &App, place: &Place, request: Request) -> Result<Response, 
     if !matches!((id, &method), (None, &Method::POST | &Method::GET) | (Some(_), &Method::PATCH | &Method::DELETE)) {
         return Err(Fault::Method(place.methods()));
     }
-    let caller = Caller { endpoint: place.endpoint, identity: identity(app, &request)? };
+    let mut caller = Caller { endpoint: place.endpoint, identity: identity(app, &request)? };
     if let Err(wait_ms) = app.throttle().take(&caller.identity.user, monotonic_ms()) {
         app.metrics.count_rate_limited(usize::from(place.endpoint.0));
         return Err(Fault::TooMany(wait_ms));
+    }
+    if app.host.endpoints()[usize::from(place.endpoint.0)].connect_hook {
+        let visitor = visitor(&caller, &request);
+        caller = ruled(app, caller, visitor).await?;
+    }
+    if method != Method::GET && request.uri().query().is_some_and(|query| !query.is_empty()) {
+        return Err(Fault::Invalid("There are no parameters here"));
     }
     match (id, method) {
         (None, Method::POST) => post(app, &caller, &body(request).await?).await,
@@ -184,6 +193,31 @@ fn identity(app: &App, request: &Request) -> Result<Arc<Identity>, Fault> {
     let token = bearer(only.as_bytes()).ok_or(missing)?;
     let token = std::str::from_utf8(token).map_err(|_| Fault::Unauthorized(AuthFault::Invalid))?;
     app.host.verify(token).map(Arc::new).map_err(Fault::Unauthorized)
+}
+
+/// What the back end is told of a caller.
+fn visitor(caller: &Caller, request: &Request) -> engine::Caller {
+    let text = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok()).map(Box::from);
+    engine::Caller {
+        origin: text(header::ORIGIN),
+        user_agent: text(header::USER_AGENT),
+        claims: caller.identity.claims.clone(),
+        ..engine::Caller::default()
+    }
+}
+
+/// Who the back end says the caller is, where it decides who may be here: it is asked for every call, as for every connection.
+async fn ruled(app: &App, caller: Caller, visitor: engine::Caller) -> Result<Caller, Fault> {
+    let refused = Fault::Forbidden("Not allowed to connect");
+    let Some(hooks) = &app.terms.hooks else { return Err(refused) };
+    match hooks.may_connect(caller.endpoint, &visitor).await {
+        Ruling::Allowed(changes) => {
+            let dialect = app.host.endpoints()[usize::from(caller.endpoint.0)].dialect;
+            Ok(Caller { identity: Arc::new(changes.applied_to(&caller.identity, dialect)), ..caller })
+        }
+        Ruling::Refused(reason) => Err(reason.map_or(refused, Fault::Denied)),
+        Ruling::Unavailable => Err(Fault::Unavailable),
+    }
 }
 
 async fn body(request: Request) -> Result<String, Fault> {
@@ -277,13 +311,15 @@ async fn post(app: &App, caller: &Caller, body: &str) -> Result<Response, Fault>
 
 async fn edit(app: &App, caller: &Caller, id: MessageId, body: &str) -> Result<Response, Fault> {
     let content = new_content(body)?;
+    let Standing { room, .. } = revise(app, caller, id, None).await?;
+    let channel = Channel::from_room(&room).ok_or(Fault::NotFound)?;
+    may_enter(app, caller, channel).await?;
     let data = Object::new().str("messageId", &id.to_string()).raw("content", &content).finish();
-    let content = match may_say(app, caller, None, "MESSAGE_EDIT", &data).await? {
+    let content = match may_say(app, caller, Some(room.clone()), "MESSAGE_EDIT", &data).await? {
         Cow::Borrowed(_) => content,
         Cow::Owned(data) => edited(&data).ok_or(NOT_TO_BE_SAID)?,
     };
-    let change = Change::Edit(content.into());
-    let text = revise(app, caller, id, change).await?;
+    let Standing { text, .. } = revise(app, caller, id, Some(Change::Edit(content.into()))).await?;
     Ok(success(StatusCode::OK, text.as_deref().unwrap_or("null")))
 }
 
@@ -295,16 +331,16 @@ fn edited(data: &str) -> Option<String> {
 }
 
 async fn remove(app: &App, caller: &Caller, id: MessageId) -> Result<Response, Fault> {
-    revise(app, caller, id, Change::Remove).await?;
+    revise(app, caller, id, Some(Change::Remove)).await?;
     Ok(Json(json!({"success": true})).into_response())
 }
 
-/// The message's new text, if it has one.
-async fn revise(app: &App, caller: &Caller, id: MessageId, change: Change) -> Result<Option<Arc<str>>, Fault> {
+/// How the message stands then.
+async fn revise(app: &App, caller: &Caller, id: MessageId, change: Option<Change>) -> Result<Standing, Fault> {
     let revision = Revision { endpoint: caller.endpoint, id, by: caller.identity.clone(), change };
     let Gathered { answers, missing } = app.ask(Question::Revise(Arc::new(revision))).await;
     match answers.into_iter().find_map(|answer| if let Answer::Revised(outcome) = answer { outcome } else { None }) {
-        Some(Ok(text)) => Ok(text),
+        Some(Ok(standing)) => Ok(standing),
         Some(Err(NotAuthor)) => Err(Fault::Forbidden("Only the author may change a message")),
         None if missing > 0 => Err(Fault::Unavailable),
         None => Err(Fault::NotFound),
@@ -346,6 +382,9 @@ struct Wish {
 
 impl Wish {
     fn read(uri: &Uri) -> Result<Wish, Fault> {
+        if uri.query().is_some_and(|query| !is_text(query)) {
+            return Err(Fault::Invalid("The query is not UTF-8"));
+        }
         let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri).map_err(|_| Fault::Invalid("The query is not one"))?;
         let (mut channel, mut limit, mut before) = (None, None, None);
         for (key, value) in pairs {
@@ -367,6 +406,20 @@ impl Wish {
         }
         Ok(Wish { key, id, limit, before })
     }
+}
+
+/// True exactly when what is percent-encoded is UTF-8: the parser would put other characters in the place of what is not.
+fn is_text(query: &str) -> bool {
+    let mut rest = query.as_bytes();
+    let mut bytes = Vec::with_capacity(rest.len());
+    while let Some((&first, after)) = rest.split_first() {
+        let pair = after.get(..2).filter(|_| first == b'%').and_then(|pair| std::str::from_utf8(pair).ok());
+        match pair.filter(|pair| !pair.starts_with('+')).and_then(|pair| u8::from_str_radix(pair, 16).ok()) {
+            Some(byte) => (bytes.push(byte), rest = &after[2..]).1,
+            None => (bytes.push(first), rest = after).1,
+        }
+    }
+    std::str::from_utf8(&bytes).is_ok()
 }
 
 /// An object with no other members than these.
@@ -420,9 +473,9 @@ mod tests {
                 Question::Past { .. } => Answer::Past(is_home.then(|| Past { kept: kept.to_vec(), total: 2 })),
                 Question::Revise(revision) if revision.id.to_string() != ID => Answer::Revised(None),
                 Question::Revise(revision) if *revision.by.user != *"ann" => Answer::Revised(is_home.then_some(Err(NotAuthor))),
-                Question::Revise(revision) => Answer::Revised(is_home.then(|| match &revision.change {
-                    Change::Edit(_) => Ok(Some("{\"now\":1}".into())),
-                    Change::Remove => Ok(None),
+                Question::Revise(revision) => Answer::Revised(is_home.then(|| {
+                    let text = (!matches!(revision.change, Some(Change::Remove))).then(|| "{\"now\":1}".into());
+                    Ok(Standing { room: "room:r".into(), text })
                 })),
                 _ => return None,
             })
@@ -515,6 +568,7 @@ mod tests {
     async fn wrong_calls_are_told_and_nothing_happens() {
         let (asked, router) = served(terms());
         let (one, long) = (format!("{PATH}/{ID}"), "é".repeat(4_001));
+        let (with_query, one_with_query) = (format!("{PATH}?roomId=r"), format!("{one}?colour=red"));
         let text = |content: &str| format!(r#"{{"roomId":"r","content":{content}}}"#);
         let mut cases = vec![
             (Method::PUT, PATH, String::new(), 405, "METHOD_NOT_ALLOWED"),
@@ -527,6 +581,9 @@ mod tests {
             (Method::PATCH, &one, r#"{"content":"x","roomId":"r"}"#.to_owned(), 400, "INVALID_MESSAGE"),
             (Method::PATCH, &one, "{}".to_owned(), 400, "INVALID_MESSAGE"),
             (Method::PATCH, &one, "null".to_owned(), 400, "INVALID_MESSAGE"),
+            (Method::POST, &with_query, text("\"x\""), 400, "INVALID_MESSAGE"),
+            (Method::PATCH, &one_with_query, r#"{"content":"x"}"#.to_owned(), 400, "INVALID_MESSAGE"),
+            (Method::DELETE, &one_with_query, String::new(), 400, "INVALID_MESSAGE"),
         ];
         for content in ["\"\"", "7", "null", "[\"x\"]", "{}", &format!("\"{long}\"")] {
             cases.push((Method::POST, PATH, text(content), 400, "INVALID_MESSAGE"));
@@ -561,6 +618,9 @@ mod tests {
             ("?roomId=r&limit=", 400),
             ("?roomId=r&limit=1&limit=1", 400),
             ("?roomId=r&before=x", 400),
+            ("?roomId=%ff", 400),
+            ("?roomId=r%c3", 400),
+            ("?roomId=%c3%a", 400),
             ("?roomId=r&colour=red", 400),
             ("?roomId=r&token=x", 400),
             ("?roomId=s", 403),
@@ -599,6 +659,18 @@ mod tests {
             }
         }
         assert_eq!(send(&router, Method::GET, "/api/community/messagesx", &ann(), "").await.status, StatusCode::NOT_FOUND);
+    }
+
+    #[tokio::test]
+    async fn who_has_lost_a_channel_changes_nothing_there_and_may_take_his_words_back() {
+        let (asked, router) = served(terms());
+        let one = format!("{PATH}/{ID}");
+        let lost = token(&json!({"sub": "ann", "rooms": ["s"]}));
+        let heard = send(&router, Method::PATCH, &one, &lost, r#"{"content":"x"}"#).await;
+        assert_eq!((heard.status, &heard.json()["error"]["code"]), (StatusCode::FORBIDDEN, &json!("FORBIDDEN")));
+        let is_look = |question: &Question| matches!(question, Question::Revise(revision) if revision.change.is_none());
+        assert!(asked.lock().expect("one thread").drain(..).all(|question| is_look(&question)));
+        assert_eq!(send(&router, Method::DELETE, &one, &lost, "").await.status, StatusCode::OK);
     }
 
     #[tokio::test]

@@ -332,7 +332,7 @@ fn limits() -> Vec<Setting> {
             "handshakes",
             (1, links),
             Some(u64::from(default.handshakes_per_address)),
-            "Handshakes from one IP address in 10 seconds.",
+            "Handshakes from one IP address in 10 seconds; ten times as many calls over plain HTTP.",
         ),
         number(
             "limits.connections",

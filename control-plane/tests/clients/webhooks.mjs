@@ -314,7 +314,7 @@ check("community over HTTP is asked about the same", async () => {
   };
   const join = ({ room }) => ({ allow: !room.includes("shut"), reason: "shut" });
   const publish = ({ data }) => data.content.includes("bad") ? { allow: false, reason: "mind your words" } : { allow: true, data: { ...data, content: data.content.replace("damn", "****") } };
-  await answering({ join, publish }, async () => {
+  await answering({ connect: YES, join, publish }, async () => {
     const posted = await call("POST", "", { roomId: room, content: "damn" });
     like([posted.status, posted.json.data.content], [201, "****"]);
     like(questions("join"), [{ endpoint: "talk", userId: user, connectionId: null, room: `room:${room}` }]);
@@ -325,11 +325,23 @@ check("community over HTTP is asked about the same", async () => {
     like(await call("GET", `?roomId=${shut}`), denied("shut"));
     like((await call("PATCH", `/${posted.json.data.id}`, { content: "damn again" })).json.data.content, "**** again");
     like(await call("PATCH", `/${posted.json.data.id}`, { content: "bad" }), denied("mind your words"));
+    like(questions("publish").at(-1).room, `room:${room}`);
     like((await call("GET", `?roomId=${room}`)).json.data.map(({ content }) => content), ["**** again"]);
+  });
+  await answering({ connect: { allow: false, reason: "not today" } }, async () => {
+    like(await call("POST", "", { roomId: fresh("room"), content: "x" }), { status: 403, json: { success: false, error: { code: "FORBIDDEN", message: "not today" } } });
+    ok((await call("GET", `?roomId=${room}`)).status === 403, "reading neither");
+    const { id, address, query: asks } = questions("connect")[0].connection;
+    like([id, address, asks], [null, null, ""]);
+    like(questions("connect")[0].claims.sub, user);
+  });
+  await answering({ connect: { allow: true, userId: "renamed", name: "Renamed" }, join: YES, publish: YES }, async () => {
+    const { authorId, authorName } = (await call("POST", "", { roomId: fresh("room"), content: "x" })).json.data;
+    like([authorId, authorName], ["renamed", "Renamed"]);
   });
   for (const failure of Object.values(FAILURES)) {
     const status = failure.allow === false ? 403 : 503;
-    await answering({ publish: failure }, async () => ok((await call("POST", "", { roomId: room, content: "never" })).status === status, "refused"));
+    await answering({ connect: YES, publish: failure }, async () => ok((await call("POST", "", { roomId: room, content: "never" })).status === status, "refused"));
   }
 });
 

@@ -60,7 +60,7 @@ impl<'a> Channel<'a> {
     }
 
     /// The channel that a room of this endpoint is.
-    fn from_room(room: &'a str) -> Option<Channel<'a>> {
+    pub fn from_room(room: &'a str) -> Option<Channel<'a>> {
         let id = |prefix| room.strip_prefix(prefix);
         id("room:").map(|id| Channel { key: Channel::ROOM, id }).or_else(|| id("group:").map(|id| Channel { key: Channel::GROUP, id }))
     }

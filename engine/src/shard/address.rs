@@ -10,6 +10,8 @@ use crate::limits::{Limits, TURNED_AWAY_MAX};
 
 /// Counters of the table; 16 times the connections that fit into a descriptor table of a usual size.
 const COUNTERS: usize = 1 << 16;
+/// Calls over plain HTTP that count as one handshake: each is answered and over, and behind one address may be a whole office.
+const CALLS_PER_HANDSHAKE: u64 = 10;
 /// The window of the handshake rate, milliseconds (contract).
 const WINDOW_MS: u64 = 10_000;
 
@@ -20,6 +22,8 @@ pub struct Addresses {
     open: Box<[AtomicU32]>,
     /// Window number in the upper half, handshakes in the lower.
     handshakes: Box<[AtomicU64]>,
+    /// The same of calls over plain HTTP.
+    calls: Box<[AtomicU64]>,
     /// Connections of the process.
     total: AtomicUsize,
     total_max: usize,
@@ -38,6 +42,7 @@ impl Addresses {
             hasher: foldhash::quality::RandomState::default(),
             open: (0..COUNTERS).map(|_| AtomicU32::new(0)).collect(),
             handshakes: (0..COUNTERS).map(|_| AtomicU64::new(0)).collect(),
+            calls: (0..COUNTERS).map(|_| AtomicU64::new(0)).collect(),
             total: AtomicUsize::new(0),
             total_max,
             per_address_max: limits.connections_per_address,
@@ -77,13 +82,22 @@ impl Addresses {
     /// Counts a handshake from an address and the connection it may become.
     pub fn open(&self, address: IpAddr, now_ms: u64) -> Result<Ticket, Refusal> {
         let index = self.index(address);
+        self.admit(index, &self.handshakes[index], u64::from(self.handshakes_max), now_ms)
+    }
+
+    /// Counts a call over plain HTTP from an address and its connection.
+    pub fn call(&self, address: IpAddr, now_ms: u64) -> Result<Ticket, Refusal> {
+        let index = self.index(address);
+        self.admit(index, &self.calls[index], u64::from(self.handshakes_max) * CALLS_PER_HANDSHAKE, now_ms)
+    }
+
+    fn admit(&self, index: usize, counter: &AtomicU64, most: u64, now_ms: u64) -> Result<Ticket, Refusal> {
         let window = now_ms / WINDOW_MS;
-        let counter = &self.handshakes[index];
         let seen = counter.load(Relaxed);
         let next = if seen >> 32 == window & 0xffff_ffff { seen + 1 } else { (window & 0xffff_ffff) << 32 | 1 };
         // Two shards may lose one count to each other here; the bound is against floods, not an account.
         counter.store(next, Relaxed);
-        if next & 0xffff_ffff > u64::from(self.handshakes_max) {
+        if next & 0xffff_ffff > most {
             return Err(Refusal::AddressLimit);
         }
         if self.open[index].fetch_add(1, Relaxed) >= self.per_address_max {
@@ -128,6 +142,21 @@ mod tests {
         assert_eq!(doors.open(a, 0), Err(Refusal::AddressLimit), "five handshakes in ten seconds");
         doors.close(first);
         doors.open(a, 10_000).expect("the next window");
+    }
+
+    #[test]
+    fn calls_have_a_larger_bound_of_their_own() {
+        let doors = Addresses::new(&Limits { handshakes_per_address: 2, ..Limits::default() }, 100);
+        let address: IpAddr = [127, 0, 0, 1].into();
+        for _ in 0..20 {
+            doors.close(doors.call(address, 0).expect("20 in the window"));
+        }
+        assert_eq!(doors.call(address, 0), Err(Refusal::AddressLimit));
+        doors.open(address, 0).expect("they are no handshakes");
+        doors.call(address, 10_000).expect("the next window");
+        let places = Addresses::new(&Limits { connections_per_address: 1, ..Limits::default() }, 100);
+        places.call(address, 0).expect("a place");
+        assert_eq!(places.open(address, 0), Err(Refusal::AddressLimit), "a call under way is a connection");
     }
 
     #[test]

@@ -162,6 +162,17 @@ fn changed_token(token: Result<Arc<Identity>, AuthFault>, changes: &Changes, end
     Ok(Arc::new(identity))
 }
 
+impl Changes {
+    /// Who somebody with this token is when the back end has said so, for those who do not come by a connection.
+    pub fn applied_to(self, identity: &Identity, dialect: DialectKind) -> Identity {
+        let mut identity = Identity { claims: None, ..identity.clone() };
+        identity.user = self.user.unwrap_or(identity.user);
+        identity.name = self.name.map(String::from).or(identity.name);
+        set_lists(&mut identity, self.rooms, dialect);
+        identity
+    }
+}
+
 /// Rooms that the back end names; collab's are documents, and looked at to let somebody in.
 fn set_lists(identity: &mut Identity, rooms: Option<Vec<String>>, dialect: DialectKind) {
     if dialect == DialectKind::Collab {

@@ -216,8 +216,13 @@ impl Shard {
                     Some(Engine::Moved) => return Look::Gone,
                     Some(Engine::Handshake | Engine::File) | None => {}
                 }
-                let client = match self.let_in(now, key.slot, welcome, &request) {
+                let is_call = !request.wants_websocket() && engine != Some(Engine::Handshake);
+                let client = match self.let_in(now, key.slot, welcome, is_call, &request) {
                     Ok(client) => client,
+                    Err((refusal, status)) if is_call => {
+                        self.refuse_call(now, key.slot, refusal, status);
+                        return Look::Gone;
+                    }
                     Err((refusal, status)) => {
                         let origin = request.header("origin").filter(|_| is_engine_io);
                         self.refuse_http(now, key.slot, refusal, status, origin);
@@ -240,9 +245,9 @@ impl Shard {
         }
     }
 
-    /// Counts the handshake against the bounds of process and address, and says whose it is: the next one that comes from a proxy over the
+    /// Counts the handshake, or the call over plain HTTP, against the bounds of process and address, and says whose it is: the next one that comes from a proxy over the
     /// same connection may be somebody else's.
-    fn let_in(&mut self, now: Now, slot: u32, welcome: bool, request: &Request<'_>) -> Result<SocketAddr, (Refusal, u16)> {
+    fn let_in(&mut self, now: Now, slot: u32, welcome: bool, is_call: bool, request: &Request<'_>) -> Result<SocketAddr, (Refusal, u16)> {
         if self.drain.is_some() {
             return Err((Refusal::Stopping, 503));
         }
@@ -253,12 +258,24 @@ impl Shard {
         let is_proxy = self.world.config.trusted_proxies.contains(&link.peer.ip().to_canonical());
         let behind = forwarded_for(request, &self.world.config.trusted_proxies).filter(|_| is_proxy);
         let client = behind.map_or(link.peer, |client| SocketAddr::new(client, 0));
-        let ticket = self.world.addresses.open(client.ip(), now.ms()).map_err(|refusal| (refusal, 429))?;
+        let addresses = &self.world.addresses;
+        let ticket = if is_call { addresses.call(client.ip(), now.ms()) } else { addresses.open(client.ip(), now.ms()) };
+        let ticket = ticket.map_err(|refusal| (refusal, 429))?;
         // The one it stayed with after an earlier request is given back.
         if let Some(old) = link.ticket.replace(ticket) {
             self.world.addresses.close(old);
         }
         Ok(client)
+    }
+
+    /// In the form of those who would have answered.
+    fn refuse_call(&mut self, now: Now, slot: u32, refusal: Refusal, status: u16) {
+        self.stats.unrouted().refused[refusal.index()].add(1);
+        let body = match status {
+            429 => r#"{"success":false,"error":{"code":"RATE_LIMIT_EXCEEDED","message":"Too many requests from this address"}}"#,
+            _ => r#"{"success":false,"error":{"code":"UNAVAILABLE","message":"Try again later"}}"#,
+        };
+        self.answer_http(now, slot, http::response(status, "application/json", &[("Retry-After", "10")], body));
     }
 
     fn refuse_unrouted(&mut self, now: Now, slot: u32, refusal: Refusal, status: u16, body: &str) {

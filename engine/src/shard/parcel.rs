@@ -590,9 +590,9 @@ pub enum Answer {
     Closed(u64),
     /// To [`Question::Post`]. `None` from the shards that are not the room's home.
     Posted(Option<Result<(), EnterFault>>),
-    /// To [`Question::Revise`]: what is kept of the message now, if it is still there. `None` from the shards that are not its room's
-    /// home, and where there is no such message.
-    Revised(Option<Result<Option<Arc<str>>, NotAuthor>>),
+    /// To [`Question::Revise`]: how the message stands now. `None` from the shards that are not its room's home, and where there is no
+    /// such message.
+    Revised(Option<Result<Standing, NotAuthor>>),
     /// To [`Question::Past`]. `None` from the shards that are not the room's home.
     Past(Option<Past>),
     /// To [`Question::Grant`] and [`Question::Revoke`]: how many connections of the user this reaches, from his home; what the room's home
@@ -628,14 +628,23 @@ pub struct Revision {
     pub id: MessageId,
     /// Who wants it, and whose `blocked` users do not hear of it.
     pub by: Arc<Identity>,
-    /// What.
-    pub change: Change,
+    /// What; nothing but to learn where it is, if there is none.
+    pub change: Option<Change>,
 }
 
 impl Revision {
     fn bytes(&self) -> usize {
-        if let Change::Edit(content) = &self.change { content.len() } else { 0 }
+        if let Some(Change::Edit(content)) = &self.change { content.len() } else { 0 }
     }
+}
+
+/// How a kept message stands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Standing {
+    /// Name of its room.
+    pub room: Arc<str>,
+    /// What is kept of it, if it is still there.
+    pub text: Option<Arc<str>>,
 }
 
 /// Only its author may change a message.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Shard;
 use super::history::{Found, Past, Range, Reading};
-use super::parcel::{Answer, NotAuthor, Parcel, Post, Publish, Question, Revision};
+use super::parcel::{Answer, NotAuthor, Parcel, Post, Publish, Question, Revision, Standing};
 use crate::dialect::{EnterFault, Revised};
 use crate::event::{Event, EventType, What};
 use crate::ids::Room;
@@ -47,11 +47,13 @@ impl Shard {
         self.answers.push_back((ask, Answer::Revised(outcome)));
     }
 
-    fn revise_here(&mut self, now: Now, revision: &Revision, found: &Found) -> Option<Result<Option<Arc<str>>, NotAuthor>> {
+    fn revise_here(&mut self, now: Now, revision: &Revision, found: &Found) -> Option<Result<Standing, NotAuthor>> {
         let Revision { endpoint, id, by, change } = revision;
         if found.kept.author != by.user {
             return Some(Err(NotAuthor));
         }
+        let name = found.room.name.clone();
+        let Some(change) = change else { return Some(Ok(Standing { room: name, text: Some(found.kept.text.clone()) })) };
         let dialect = self.dialect(*endpoint);
         let Revised { text, frame } = dialect.revised(&found.room, *id, &found.kept.text, change, &mut self.scratch)?;
         match &text {
@@ -65,7 +67,7 @@ impl Shard {
             // It may have been the last that held the room.
             self.homes.tidy(&found.room, &self.stats);
         }
-        Some(Ok(text))
+        Some(Ok(Standing { room: name, text }))
     }
 
     /// A part of what a room keeps, if it is at home here. Answered when the store has looked.
