@@ -67,7 +67,8 @@ pub(super) struct NotifyStats {
 
 /// Numbers of an endpoint of collab or chat.
 #[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
+// No more than these, so that it is told from the other shapes of its answer.
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Counts {
     /// Connections since the start.
     total_connections: u64,

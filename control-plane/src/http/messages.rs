@@ -85,6 +85,8 @@ pub(super) struct Messages {
 }
 
 /// Says something in a room: all members hear it, in the room's order, and it is kept.
+///
+/// A 503 says that nobody knows whether it was said: a shard that was slow may still say it.
 #[utoipa::path(post, path = "/v1/rooms/{id}/messages", tag = "rooms", params(("id" = Name, Path, description = "The room's id.")),
     request_body = MessageBody, responses(
         (status = 201, description = "the message as the members hear it", body = Object),

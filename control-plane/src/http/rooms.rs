@@ -108,7 +108,8 @@ pub(super) struct RoomRecord {
 
 /// A room of an endpoint of chat.
 #[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
+// No more than these, so that it is told from the other shapes of its answer.
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct ChatRoom {
     /// Its id.
     name: String,
