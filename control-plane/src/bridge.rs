@@ -14,7 +14,7 @@ use engine::config::Endpoint;
 use engine::event::EventTypes;
 use engine::ids::ShardId;
 use engine::stats::ShardStats;
-use engine::{Answer, Calls, Engine, Handover, Notice, Notices, Question, ShardLost};
+use engine::{Answer, Calls, Engine, EngineLost, Handover, Notice, Notices, Question};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -141,7 +141,7 @@ pub fn run(
     handovers: mpsc::Sender<Handover>,
     hooks: Option<Queue>,
     drained: Sender<ShardId>,
-) -> Result<(), ShardLost> {
+) -> Result<(), EngineLost> {
     pending.0.run(&notices, |notice| match notice {
         Notice::Inquiry(inquiry) => match &hooks {
             Some(hooks) => hooks.put(inquiry),
@@ -151,7 +151,7 @@ pub fn run(
         Notice::Handover(handover) => pass_on(&handovers, handover),
         // The main thread has room for one from each shard, and there are no more.
         Notice::Drained { shard } => drop(drained.try_send(shard)),
-        Notice::Answer { .. } | Notice::ShardLost { .. } => {}
+        Notice::Answer { .. } | Notice::ShardLost { .. } | Notice::RelayLost { .. } => {}
     })
 }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use engine::ids::ShardId;
-use engine::{Engine, Handover, Notices, OpenInquiry, ShardLost};
+use engine::{Engine, EngineLost, Handover, Notices, OpenInquiry};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 
@@ -74,7 +74,7 @@ struct Server {
     wishes: Receiver<Duration>,
     drained: Receiver<ShardId>,
     events: Taker,
-    bridge: JoinHandle<Result<(), ShardLost>>,
+    bridge: JoinHandle<Result<(), EngineLost>>,
     control: Control,
     drain: Duration,
 }
@@ -223,7 +223,7 @@ fn start_bridge(
     handovers: mpsc::Sender<Handover>,
     hooks: Option<Queue>,
     drained: crossbeam_channel::Sender<ShardId>,
-) -> Result<JoinHandle<Result<(), ShardLost>>, StartFault> {
+) -> Result<JoinHandle<Result<(), EngineLost>>, StartFault> {
     let thread = std::thread::Builder::new().name("bridge".into());
     thread.spawn(move || bridge::run(notices, pending, handovers, hooks, drained)).map_err(StartFault::Thread)
 }

@@ -171,7 +171,7 @@ impl World {
         let own = self.random.random();
         let room = if own { Room::user(ENDPOINT, &user) } else { Room::named(ENDPOINT, &format!("user:{user}")) };
         self.messages.push(user);
-        let publish = Publish { room, frame, except: None, hidden_from: None, keep: None, read_ns: self.host.now.ns };
+        let publish = Publish { room, frame, except: None, hidden_from: None, keep: None, read_ns: self.host.now.ns, origin: Origin::HERE };
         let shard = self.random.random_range(0..SHARDS);
         self.host.shards[shard].handle_parcel(self.host.now, Parcel::Publish(Box::new(publish)));
     }
