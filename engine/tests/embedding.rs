@@ -15,7 +15,7 @@ use engine::config::{AuthMode, Config, ConfigFault, Endpoint, OwnDialect};
 use engine::dialect::{Act, Cx, Dialect, Entry, Publication, Said};
 use engine::ids::{Sid, checked_name};
 use engine::json::Scratch;
-use engine::{BadEvent, Calls, Emit, Engine, Notice, Notices, Question, Selection, ShardLost, StartError, Target};
+use engine::{BadEvent, Calls, Emit, Engine, EngineLost, Notice, Notices, Question, Selection, StartError, Target};
 use tungstenite::{Message, WebSocket};
 
 /// Far more than anything here takes on a loaded machine.
@@ -54,7 +54,7 @@ impl Dialect for Relay {
 struct Program {
     engine: Engine,
     calls: Arc<Calls>,
-    taker: JoinHandle<Result<(), ShardLost>>,
+    taker: JoinHandle<Result<(), EngineLost>>,
     drained: mpsc::Receiver<u8>,
 }
 
