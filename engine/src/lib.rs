@@ -98,6 +98,9 @@ pub mod ids;
 pub mod json;
 pub mod limits;
 mod mesh;
+// Public for the fuzzers of its formats and for the tests that hold them against captured messages. It promises nothing to others.
+#[doc(hidden)]
+pub mod relay;
 // Public for the tests that run a host without a socket. It promises nothing to others.
 #[doc(hidden)]
 pub mod shard;

@@ -46,6 +46,14 @@ pub const SENDS_PER_BATCH: usize = 256;
 /// parser dies of them.
 pub const JSON_DEPTH_MAX: usize = 128;
 
+/// Nesting of a message between hosts: a client's message, and what the adapters put around it, which is an object in an object in an
+/// object where it is most.
+pub const RELAY_DEPTH_MAX: usize = JSON_DEPTH_MAX + 3;
+
+/// Bytes of one message between hosts that is still read. Redis drops a subscriber for whom more than this waits (its default for
+/// `client-output-buffer-limit pubsub`), so nobody can rely on greater ones.
+pub const RELAY_MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
+
 /// Header fields of one request. CVE-2024-37890 is what happens without this.
 pub const HEADERS_MAX: usize = 100;
 
