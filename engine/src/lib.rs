@@ -98,6 +98,9 @@ pub mod ids;
 pub mod json;
 pub mod limits;
 mod mesh;
+// Public for the tests that run it against a real Redis. It promises nothing to others.
+#[doc(hidden)]
+pub mod relay;
 // Public for the tests that run a host without a socket. It promises nothing to others.
 #[doc(hidden)]
 pub mod shard;
