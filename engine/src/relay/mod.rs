@@ -27,7 +27,7 @@ use crate::time::Now;
 mod channels;
 mod core;
 pub mod format;
-mod guard;
+pub(crate) mod guard;
 pub(crate) mod lane;
 pub mod link;
 pub mod request;
