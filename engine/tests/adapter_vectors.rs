@@ -305,6 +305,65 @@ fn the_deepest_message_is_relayed() {
     assert_eq!(classic::decode(&mut scratch, "/", classic::Kind::Broadcast { room: None }, &bytes), Ok(envelope));
 }
 
+/// Damaged messages are refused or mean something else. What they mean can be written, and then stays as it is.
+#[test]
+fn no_damaged_message_panics() {
+    let mut scratch = scratch();
+    let mut read = 0;
+    for set in ["classic", "emitter", "sharded", "streams-0.3.1"] {
+        for line in lines(set, "channel") {
+            let bytes = payload(&line);
+            // Long ones are answers that differ in little; a prime step meets other places in each.
+            let step = if bytes.len() > 400 { 7 } else { 1 };
+            for at in (0..bytes.len()).step_by(step) {
+                read += usize::from(survives(&mut scratch, &bytes[..at]));
+                for with in [0xC0, 0xDD, b'"', b'9', bytes[at].wrapping_add(1), bytes[at] ^ 0x80] {
+                    let mut damaged = bytes.clone();
+                    damaged[at] = with;
+                    read += usize::from(survives(&mut scratch, &damaged));
+                }
+            }
+        }
+    }
+    assert!(read > 10_000, "{read} were read although damaged");
+}
+
+/// True exactly when some reader takes it.
+fn survives(scratch: &mut Scratch, bytes: &[u8]) -> bool {
+    let broadcast = classic::Kind::Broadcast { room: None };
+    let mut taken = false;
+    for kind in [broadcast, classic::Kind::Request, classic::Kind::Response { to: None }] {
+        let read = |scratch: &mut Scratch, bytes: &[u8]| classic::decode(scratch, "/", kind, bytes);
+        taken |= stays(scratch, bytes, read, classic::encode);
+    }
+    let entry = |data: &[u8]| {
+        let entry = [("uid", "u".as_bytes()), ("nsp", b"/"), ("type", b"3"), ("data", data)];
+        streams::decode(&mut engine::relay::format::scratch(), entry.map(|(field, value)| (field.as_bytes(), value)))
+    };
+    let _ = (entry(bytes), entry(STANDARD.encode(bytes).as_bytes()));
+    if let Ok(session) = streams::decode_session(scratch, STANDARD.encode(bytes).as_bytes()) {
+        let written = streams::encode_session(scratch, &session).expect("what was read");
+        assert_eq!(streams::decode_session(scratch, written.as_bytes()), Ok(session));
+    }
+    taken | stays(scratch, bytes, sharded::decode, sharded::encode) | stays(scratch, bytes, sharded::decode, streams::encode_published)
+}
+
+fn stays(
+    scratch: &mut Scratch,
+    bytes: &[u8],
+    decode: impl Fn(&mut Scratch, &[u8]) -> Result<Envelope, Fault>,
+    encode: impl Fn(&mut Scratch, &Envelope) -> Result<Vec<u8>, Unsendable>,
+) -> bool {
+    let Ok(envelope) = decode(scratch, bytes) else { return false };
+    if envelope.message == Message::Presence {
+        return true;
+    }
+    let written = encode(scratch, &envelope).expect("what was read");
+    let again = decode(scratch, &written).expect("our own");
+    assert_eq!(encode(scratch, &again).as_ref(), Ok(&written), "{envelope:?}");
+    true
+}
+
 /// The messages of a set that have this member.
 fn lines(set: &str, with: &str) -> Vec<Value> {
     let path = format!("{}/tests/vectors/adapters/{set}.json", env!("CARGO_MANIFEST_DIR"));

@@ -17,8 +17,8 @@ use crate::wire::sio::{self, ATTACHMENTS_MAX};
 const TIMESTAMP: i8 = -1;
 /// Type of three extensions of notepack 2: `undefined` in one byte, a date in eight, bytes otherwise.
 const NOTEPACK: i8 = 0;
-/// Whole numbers up to here are whole to JavaScript too, and notepack writes them as integers.
-const INTEGER_MAX: f64 = 9_007_199_254_740_992.0;
+/// 2^63: what fits a whole number of 64 bits is bounded by it and its double.
+const TWO_TO_63: f64 = 9_223_372_036_854_775_808.0;
 /// A JavaScript date is so many milliseconds away from 1970 at most.
 const DATE_MAX_MS: f64 = 8_640_000_000_000_000.0;
 
@@ -314,8 +314,8 @@ pub(super) fn push_number(out: &mut String, value: f64) {
     };
 }
 
-/// The MessagePack of a JSON text in which these attachments are spoken of. Whole numbers of up to 64 bits, and floats that are whole up to
-/// 2^53, become integers in their shortest form; other numbers 64-bit floats. An attachment is written where it is spoken of first, and is
+/// The MessagePack of a JSON text in which these attachments are spoken of. Whole numbers of up to 64 bits, also
+/// where they are spelled as floats, become integers in their shortest form as notepack writes them; other numbers 64-bit floats. An attachment is written where it is spoken of first, and is
 /// nil where it is spoken of again, as in [`sio::spelled_out`].
 ///
 /// # Errors
@@ -386,8 +386,10 @@ impl Writer<'_> {
             let value = raw.parse::<f64>().ok()?;
             if !value.is_finite() {
                 encode::write_nil(out).ok()?;
-            } else if value.fract() == 0.0 && value.abs() <= INTEGER_MAX {
+            } else if value.fract() == 0.0 && (-TWO_TO_63..TWO_TO_63).contains(&value) {
                 encode::write_sint(out, value as i64).ok()?;
+            } else if value.fract() == 0.0 && (TWO_TO_63..2.0 * TWO_TO_63).contains(&value) {
+                encode::write_uint(out, value as u64).ok()?;
             } else {
                 encode::write_f64(out, value).ok()?;
             }
@@ -517,7 +519,7 @@ mod tests {
 
     #[test]
     fn numbers_are_written_as_notepack_does() {
-        let cases: [(&str, &[u8]); 12] = [
+        let cases: [(&str, &[u8]); 15] = [
             ("127", &[0x7F]),
             ("-0", &[0]),
             ("128", &[0xCC, 128]),
@@ -528,6 +530,9 @@ mod tests {
             ("18446744073709551615", &[0xCF, 255, 255, 255, 255, 255, 255, 255, 255]),
             ("-9223372036854775808", &[0xD3, 0x80, 0, 0, 0, 0, 0, 0, 0]),
             ("1.5", &[0xCB, 0x3F, 0xF8, 0, 0, 0, 0, 0, 0]),
+            ("1e19", &[0xCF, 0x8A, 0xC7, 0x23, 0x04, 0x89, 0xE8, 0, 0]),
+            ("-9223372036854776000", &[0xD3, 0x80, 0, 0, 0, 0, 0, 0, 0]),
+            ("2e19", &[0xCB, 0x43, 0xF1, 0x58, 0xE4, 0x60, 0x91, 0x3D, 0]),
             ("1e100", &[0xCB, 0x54, 0xB2, 0x49, 0xAD, 0x25, 0x94, 0xC3, 0x7D]),
             ("1e400", &[0xC0]),
         ];
