@@ -1,5 +1,7 @@
 //! The relay: what connects this host with the others, by way of Redis.
 
-pub mod guard;
+mod cluster;
+mod guard;
 pub mod link;
 pub mod request;
+mod slots;
