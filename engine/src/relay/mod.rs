@@ -2,12 +2,14 @@
 //! connection, clock or thread; [`thread`] has those; [`link`] alone knows the client library of Redis; [`format`] the bytes of others.
 
 mod channels;
+mod cluster;
 mod core;
 pub mod format;
-pub(crate) mod guard;
+mod guard;
 pub(crate) mod lane;
 pub mod link;
 pub mod request;
+mod slots;
 mod socketio;
 mod thread;
 mod waiting;
