@@ -109,7 +109,8 @@ impl Core {
         }
         self.stats.connects.add(1);
         self.stats.subscriptions.set(self.listened.len() as u64);
-        self.ping_due_ms = now.ms() + PING_EVERY_MS;
+        // At once, so that whoever looks finds a measurement.
+        self.ping_due_ms = now.ms();
         self.set_up(true);
         self.handle_timeouts(now);
     }
@@ -119,12 +120,17 @@ impl Core {
         self.set_up(false);
         self.requests.clear();
         self.listenings.clear();
+        self.stats.subscriptions.set(0);
     }
 
     /// Redis does not answer, or does so again; the connection is still there.
     pub(crate) fn set_up(&mut self, is_up: bool) {
         self.is_up = is_up;
         self.stats.connected.set(u64::from(is_up));
+        if !is_up {
+            // What was measured before is no measurement of now.
+            self.stats.round_trip_us.set(0);
+        }
         self.world.is_relayed.store(is_up, Ordering::Relaxed);
     }
 
@@ -224,8 +230,8 @@ impl Core {
                     Err(_) => self.drop_message(RelayDrop::Unconfirmed, told.len() as u64),
                 }
             }
-            (Tag::Ping(asked_ns), Ok(_)) => self.stats.round_trip_us.set(now.ns.saturating_sub(asked_ns) / 1_000),
-            (Tag::Ping(_), Err(_)) => {}
+            (Tag::Ping(asked_ns), Ok(_)) if self.is_up => self.stats.round_trip_us.set((now.ns.saturating_sub(asked_ns) / 1_000).max(1)),
+            (Tag::Ping(_), _) => {}
         }
     }
 
@@ -233,9 +239,12 @@ impl Core {
     pub(crate) fn handle_timeouts(&mut self, now: Now) {
         let old = self.waiting.expire(now.ms());
         self.drop_message(RelayDrop::Age, old);
-        if self.is_up && self.ping_due_ms <= now.ms() {
+        // Also while there is nobody to ask: this is what the thread wakes for, and a time in the past would wake it for ever.
+        if self.ping_due_ms <= now.ms() {
             self.ping_due_ms = now.ms() + PING_EVERY_MS;
-            self.requests.push_back((Tag::Ping(now.ns), Call::new("PING").into()));
+            if self.is_up {
+                self.requests.push_back((Tag::Ping(now.ns), Call::new("PING").into()));
+            }
         }
         self.stats.last_turn_ms.set(now.ms());
     }

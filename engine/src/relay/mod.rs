@@ -9,7 +9,9 @@ pub(crate) mod lane;
 pub mod link;
 pub mod request;
 mod socketio;
+mod status;
 mod thread;
 mod waiting;
 
+pub use status::RelayState;
 pub(crate) use thread::{Setup, address_of, live};
