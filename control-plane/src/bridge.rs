@@ -151,7 +151,7 @@ pub fn run(
         Notice::Handover(handover) => pass_on(&handovers, handover),
         // The main thread has room for one from each shard, and there are no more.
         Notice::Drained { shard } => drop(drained.try_send(shard)),
-        Notice::Answer { .. } | Notice::ShardLost { .. } | Notice::RelayLost { .. } => {}
+        Notice::Answer { .. } | Notice::ShardLost { .. } | Notice::RelayLost { .. } | Notice::Relay(_) => {}
     })
 }
 

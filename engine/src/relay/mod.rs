@@ -13,7 +13,9 @@ mod presence;
 pub mod request;
 mod slots;
 mod socketio;
+mod status;
 mod thread;
 mod waiting;
 
+pub use status::RelayState;
 pub(crate) use thread::{Setup, address_of, live};
