@@ -338,7 +338,7 @@ async fn remove(app: &App, caller: &Caller, id: MessageId) -> Result<Response, F
 /// How the message stands then.
 async fn revise(app: &App, caller: &Caller, id: MessageId, change: Option<Change>) -> Result<Standing, Fault> {
     let revision = Revision { endpoint: caller.endpoint, id, by: caller.identity.clone(), change };
-    let Gathered { answers, missing } = app.ask(Question::Revise(Arc::new(revision))).await;
+    let Gathered { answers, missing, .. } = app.ask(Question::Revise(Arc::new(revision))).await;
     match answers.into_iter().find_map(|answer| if let Answer::Revised(outcome) = answer { outcome } else { None }) {
         Some(Ok(standing)) => Ok(standing),
         Some(Err(NotAuthor)) => Err(Fault::Forbidden("Only the author may change a message")),

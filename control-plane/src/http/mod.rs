@@ -271,7 +271,7 @@ pub fn monotonic_ms() -> u64 {
 pub(crate) mod testing {
     use std::net::SocketAddr;
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-    use std::sync::{Arc, Mutex};
+    use std::sync::{Arc, Mutex, OnceLock};
     use std::time::Duration;
 
     use axum::Router;
@@ -281,8 +281,9 @@ pub(crate) mod testing {
     use engine::config::{DialectKind, Endpoint};
     use engine::event::EventTypes;
     use engine::ids::{EndpointId, ShardId, Sid};
+    use engine::relay::handle::FleetHandle;
     use engine::stats::ShardStats;
-    use engine::{Answer, ConnectionInfo, Question};
+    use engine::{Answer, ConnectionInfo, Question, Reached, Scope, Wish};
     use tower::ServiceExt;
 
     use super::throttle::Allowance;
@@ -305,6 +306,8 @@ pub(crate) mod testing {
         pub(crate) asked: AtomicU64,
         verifier: Verifier,
         answers: Option<(Arc<Pending>, Answering)>,
+        /// The way to other hosts, if there are any.
+        pub(crate) fleet: OnceLock<FleetHandle>,
     }
 
     impl FakeHost {
@@ -326,6 +329,7 @@ pub(crate) mod testing {
                 asked: AtomicU64::new(0),
                 verifier: Verifier::new(Key::Hs256(SECRET.to_vec())).expect("a good secret"),
                 answers: None,
+                fleet: OnceLock::new(),
             }
         }
 
@@ -347,16 +351,21 @@ pub(crate) mod testing {
         fn stats(&self) -> &[Arc<ShardStats>] {
             &self.stats
         }
-        fn ask(&self, ask: u64, question: Question) -> usize {
+        fn ask(&self, ask: u64, question: Question) -> Reached {
             if self.is_full.load(Relaxed) {
-                return 0;
+                return Reached::default();
             }
             self.asked.store(ask, Relaxed);
             let answers = self.answers.iter().flat_map(|(pending, answer)| {
                 (0..self.stats.len()).filter_map(|shard| answer(shard, &question)).map(move |answer| (pending, answer))
             });
             answers.for_each(|(pending, answer)| pending.deliver(ask, answer));
-            self.stats.len()
+            let fleet = self.fleet.get().filter(|_| question.scope() == Scope::Fleet);
+            let others = fleet.map(|fleet| fleet.ask(ask, Wish::Shards(question.clone()), None));
+            Reached { shards: self.stats.len(), others: others.unwrap_or_default() }
+        }
+        fn fleet(&self) -> Option<&FleetHandle> {
+            self.fleet.get()
         }
         fn accepting(&self) -> bool {
             self.accepting.load(Relaxed)
