@@ -419,3 +419,316 @@ impl Fleet {
         self.outputs.push_back(Output::Publish { channel, text: answered.text() });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::ids::{EndpointId, ShardId, Sid};
+    use crate::limits::FLEET_ANSWER_MS;
+    use crate::shard::parcel::{ConnectionInfo, Emit, Emitted, Selection, Target};
+    use crate::shard::room_calls::{RoomAnswer, RoomCall};
+
+    /// A host and what it was asked to do but with texts, which are delivered.
+    struct Host {
+        fleet: Fleet,
+        todo: Vec<Output>,
+    }
+
+    fn hello(number: u64, endpoints: &[&str]) -> Hello {
+        Hello::new(HostId::new(number), 2, endpoints.iter().map(|name| (*name).to_owned()))
+    }
+
+    /// Hosts of two shards each that know each other; their endpoints are not in the same order.
+    fn hosts(endpoints: &[&[&str]]) -> Vec<Host> {
+        let hellos: Vec<Hello> = endpoints.iter().zip(1..).map(|(names, number)| hello(number, names)).collect();
+        let seen: Vec<Seen> = hellos.iter().map(|hello| Seen { hello: hello.clone(), seen_unix_ms: 1 }).collect();
+        let host = |own| {
+            let mut fleet = Fleet::new(own);
+            fleet.saw_hosts(seen.clone());
+            Host { fleet, todo: Vec::new() }
+        };
+        hellos.into_iter().map(host).collect()
+    }
+
+    /// Delivers texts until there are none.
+    fn settle(hosts: &mut [Host], now_ms: u64) {
+        loop {
+            let mut texts = Vec::new();
+            for host in hosts.iter_mut() {
+                while let Some(output) = host.fleet.poll_output() {
+                    match output {
+                        Output::Publish { channel, text } => texts.push((channel, text)),
+                        other => host.todo.push(other),
+                    }
+                }
+            }
+            if texts.is_empty() {
+                return;
+            }
+            for (channel, text) in texts {
+                for host in hosts.iter_mut() {
+                    match &channel {
+                        Channel::Ask => host.fleet.handle_ask(now_ms, &text),
+                        Channel::Answer(to) if *to == host.fleet.own.host => host.fleet.handle_answered(&text),
+                        Channel::Answer(_) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn ask(host: &mut Host, number: u64, wish: Wish, to: Option<HostId>) {
+        let expected = host.fleet.others.keys().filter(|id| to.as_ref().is_none_or(|to| to == *id)).cloned().collect();
+        let wait_ms = FLEET_ANSWER_MS + wish.wait_ms();
+        host.fleet.ask(0, Order { ask: number, wish, to, expected, wait_ms });
+    }
+
+    fn put(host: &mut Host) -> (u64, Question) {
+        let Some(Output::Put { ask, question }) = host.todo.pop() else { panic!("{:?}", host.todo) };
+        assert!(host.todo.is_empty(), "{:?}", host.todo);
+        host.fleet.put(ask, 2);
+        (ask, question)
+    }
+
+    fn told(host: &mut Host) -> (u64, HostAnswers) {
+        let Some(Output::Told { ask, answers }) = host.todo.pop() else { panic!("{:?}", host.todo) };
+        (ask, answers)
+    }
+
+    fn closed(count: u64) -> Answer {
+        Answer::Closed(count)
+    }
+
+    fn close(user: &str, endpoint: Option<u8>) -> Wish {
+        Wish::Shards(Question::CloseUser { endpoint: endpoint.map(EndpointId), user: user.into(), reason: None })
+    }
+
+    #[test]
+    fn what_one_asks_the_others_answer_shard_by_shard() {
+        let mut hosts = hosts(&[&["a", "b"], &["b", "a"], &["a"]]);
+        ask(&mut hosts[0], 7, close("al\"ice\u{1}", Some(1)), None);
+        settle(&mut hosts, 0);
+        let (number, question) = put(&mut hosts[1]);
+        assert_eq!(number, FIRST_ERRAND);
+        let Question::CloseUser { endpoint, user, .. } = question else { panic!("{question:?}") };
+        assert_eq!((endpoint, user.as_str()), (Some(EndpointId(0)), "al\"ice\u{1}"), "by name");
+        assert!(hosts[2].todo.is_empty(), "it has no such endpoint");
+        hosts[1].fleet.handle_shard_answer(number, closed(3));
+        settle(&mut hosts, 10);
+        // Who has no such endpoint has nothing, and that is whole.
+        let (ask, answers) = told(&mut hosts[0]);
+        assert_eq!((ask, answers.host, answers.is_whole, answers.answers.len()), (7, HostId::new(3), true, 0));
+        assert!(hosts[0].todo.is_empty(), "one shard is silent yet");
+        hosts[1].fleet.handle_shard_answer(number, closed(4));
+        settle(&mut hosts, 20);
+        let (_, answers) = told(&mut hosts[0]);
+        assert!(matches!(answers.answers[..], [Answer::Closed(3), Answer::Closed(4)]) && answers.is_whole, "{answers:?}");
+        assert!(hosts.iter().all(|host| host.fleet.is_idle() && host.fleet.counts() == Counts::default()));
+    }
+
+    #[test]
+    fn who_is_silent_is_told_of_once_with_what_came() {
+        let mut hosts = hosts(&[&["a"], &["a"]]);
+        ask(&mut hosts[0], 7, close("a", None), None);
+        settle(&mut hosts, 0);
+        let (number, _) = put(&mut hosts[1]);
+        hosts[1].fleet.handle_shard_answer(number, closed(3));
+        hosts[1].fleet.handle_timeouts(FLEET_ANSWER_MS - FLEET_MARGIN_MS - 1);
+        settle(&mut hosts, 0);
+        assert!(hosts[0].todo.is_empty());
+        hosts[1].fleet.handle_timeouts(FLEET_ANSWER_MS - FLEET_MARGIN_MS);
+        settle(&mut hosts, 0);
+        let (_, answers) = told(&mut hosts[0]);
+        assert!(matches!(answers.answers[..], [Answer::Closed(3)]) && !answers.is_whole, "{answers:?}");
+        hosts[1].fleet.handle_shard_answer(number, closed(4));
+        assert_eq!(hosts[1].fleet.counts().late, 1);
+
+        // Nobody is there at all: the asker's own time.
+        ask(&mut hosts[0], 8, close("a", None), None);
+        while hosts[0].fleet.poll_output().is_some() {}
+        hosts[0].fleet.handle_timeouts(FLEET_ANSWER_MS - 1);
+        assert!(hosts[0].fleet.poll_output().is_none());
+        hosts[0].fleet.handle_timeouts(FLEET_ANSWER_MS);
+        settle(&mut hosts, 0);
+        let (ask, answers) = told(&mut hosts[0]);
+        assert_eq!((ask, answers.is_whole, hosts[0].fleet.counts().silent), (8, false, 1));
+        assert!(hosts[0].fleet.is_idle());
+    }
+
+    #[test]
+    fn a_host_that_is_gone_and_a_relay_that_is_down_are_not_waited_for() {
+        let mut hosts = hosts(&[&["a"], &["a"], &["a"]]);
+        ask(&mut hosts[0], 7, close("a", None), None);
+        let third = hosts[0].fleet.others().into_iter().filter(|seen| seen.hello.host == HostId::new(3)).collect::<Vec<_>>();
+        hosts[0].fleet.saw_hosts(third.clone());
+        settle(&mut hosts, 0);
+        let (_, answers) = told(&mut hosts[0]);
+        assert_eq!((answers.host, answers.is_whole), (HostId::new(2), false));
+        hosts[0].fleet.lost();
+        settle(&mut hosts, 0);
+        let (_, answers) = told(&mut hosts[0]);
+        assert_eq!((answers.host, answers.is_whole), (HostId::new(3), false));
+        assert!(hosts[0].fleet.others().is_empty() && hosts[0].fleet.is_idle());
+        // An order that was under way to the relay meanwhile.
+        let order = Order { ask: 9, wish: close("a", None), to: None, expected: [HostId::new(3)].into(), wait_ms: 1 };
+        hosts[0].fleet.ask(0, order);
+        let mut outputs = std::iter::from_fn(|| hosts[0].fleet.poll_output());
+        assert!(outputs.any(|output| matches!(output, Output::Told { ask: 9, .. })));
+    }
+
+    #[test]
+    fn programs_talk_and_one_host_can_be_asked_alone() {
+        let mut hosts = hosts(&[&["a"], &["a"], &["a"]]);
+        ask(&mut hosts[0], 7, Wish::Program("{\"x\":1}".into()), Some(HostId::new(3)));
+        settle(&mut hosts, 0);
+        assert!(hosts[1].todo.is_empty());
+        let Some(Output::Note { ask, text }) = hosts[2].todo.pop() else { panic!("{:?}", hosts[2].todo) };
+        assert_eq!(&*text, "{\"x\":1}");
+        hosts[2].fleet.handle_reply(ask, "yes".into());
+        settle(&mut hosts, 0);
+        let (_, answers) = told(&mut hosts[0]);
+        assert!(matches!(&answers.answers[..], [Answer::Program(text)] if &**text == "yes"), "{answers:?}");
+    }
+
+    #[test]
+    fn what_a_newer_host_says_is_answered_and_counted() {
+        let mut hosts = hosts(&[&["a"], &["a"]]);
+        let envelope = |wish: &str| {
+            format!(r#"{{"v":2,"host":"0000000000000001","number":5,"wait_ms":1000,"endpoints":["a"],"new":[1],"wish":{wish}}}"#)
+        };
+        let expected = Order { ask: 5, wish: close("a", None), to: None, expected: [HostId::new(2)].into(), wait_ms: 1_000 };
+        hosts[0].fleet.ask(0, expected);
+        while hosts[0].fleet.poll_output().is_some() {}
+        hosts[1].fleet.handle_ask(0, &envelope(r#"{"Shards":{"Levitate":{"height":3}}}"#));
+        settle(&mut hosts, 0);
+        let (_, answers) = told(&mut hosts[0]);
+        assert_eq!((answers.is_whole, answers.answers.len(), hosts[1].fleet.counts().not_understood), (false, 0, 1));
+
+        // What is only added is passed over, and so is a reason that nobody knows yet.
+        hosts[1].fleet.handle_ask(0, &envelope(r#"{"Shards":{"Connection":{"id":"AAAAAAAAAAAAAAAAAAAA","colour":"red"}}}"#));
+        let outputs: Vec<_> = std::iter::from_fn(|| hosts[1].fleet.poll_output()).collect();
+        assert!(matches!(outputs[..], [Output::Put { question: Question::Connection { .. }, .. }]), "{outputs:?}");
+        let order = Order { ask: 5, wish: close("a", None), to: None, expected: [HostId::new(2)].into(), wait_ms: 1_000 };
+        hosts[0].fleet.ask(0, order);
+        while hosts[0].fleet.poll_output().is_some() {}
+        let answered =
+            r#"{"v":2,"host":"0000000000000002","number":5,"cannot":"Asleep","endpoints":["a"],"answers":[{"Floats":1},{"Closed":2}]}"#;
+        hosts[0].fleet.handle_answered(answered);
+        settle(&mut hosts, 0);
+        let (_, answers) = told(&mut hosts[0]);
+        assert!(matches!(answers.answers[..], [Answer::Closed(2)]) && !answers.is_whole, "{answers:?}");
+
+        let before = hosts[1].fleet.counts().malformed;
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        let bad = ["", "null", "{}", "{\"v\":1}", "\u{0}", &deep, &envelope("1").replace("0000000000000001", "nobody")];
+        for text in bad {
+            hosts[1].fleet.handle_ask(0, text);
+            hosts[1].fleet.handle_answered(text);
+        }
+        assert_eq!(hosts[1].fleet.counts().malformed, before + 2 * bad.len() as u64);
+        hosts[1].fleet.handle_ask(0, &envelope(&deep));
+        assert_eq!(hosts[1].fleet.counts().not_understood, 2, "nested deeper than anything is read");
+    }
+
+    #[test]
+    fn what_would_be_spliced_into_messages_must_be_json() {
+        let mut hosts = hosts(&[&["a"], &["a"]]);
+        let text = |change: &str| {
+            let revise = format!(
+                r#"{{"endpoint":0,"id":"00000000-0000-7000-8000-000000000000","by":"u","blocked":["z","b"],"change":{{"Edit":{change}}}}}"#
+            );
+            format!(
+                r#"{{"v":1,"host":"0000000000000001","number":5,"wait_ms":1,"endpoints":["a"],"wish":{{"Shards":{{"Revise":{revise}}}}}}}"#
+            )
+        };
+        hosts[1].fleet.handle_ask(0, &text(r#""\"x\"},{""#));
+        assert!(matches!(hosts[1].fleet.poll_output(), Some(Output::Publish { .. })));
+        assert_eq!(hosts[1].fleet.counts().not_understood, 1);
+        hosts[1].fleet.handle_ask(0, &text(r#""\"x\"""#));
+        let Some(Output::Put { question: Question::Revise(revision), .. }) = hosts[1].fleet.poll_output() else { panic!("it is sound") };
+        assert!(revision.by.has_blocked("b") && revision.by.has_blocked("z") && !revision.by.has_blocked("x"));
+    }
+
+    #[test]
+    fn bounds_hold_and_are_counted() {
+        let mut hosts = hosts(&[&["a"], &["a"]]);
+        let emit = |args: String| {
+            let (to, event) = (Selection::of(EndpointId(0), vec![Target::all()]), "e".to_owned());
+            Wish::Shards(Question::Emit(Arc::new(Emit { to, event, args, volatile: false, ack_ms: Some(5), offset: u64::MAX, unix_ms: 0 })))
+        };
+        ask(&mut hosts[0], 1, emit("x".repeat(crate::limits::FLEET_ASK_BYTES_MAX)), None);
+        settle(&mut hosts, 0);
+        let (_, answers) = told(&mut hosts[0]);
+        assert_eq!((answers.is_whole, hosts[0].fleet.counts().unasked), (false, 1));
+
+        ask(&mut hosts[0], 2, emit("1".to_owned()), None);
+        settle(&mut hosts, 0);
+        let (number, question) = put(&mut hosts[1]);
+        assert!(matches!(&question, Question::Emit(emit) if emit.offset == u64::MAX && emit.args == "1"), "{question:?}");
+        // Acknowledgements that are too long are counted all the same; what is only long comes in parts.
+        let long = || vec!["x".repeat(crate::limits::FLEET_ANSWER_BYTES_MAX)];
+        hosts[1].fleet.handle_shard_answer(number, Answer::Emitted(Emitted { recipients: 3, acks: 2, answers: long() }));
+        let half = vec!["x".repeat(FLEET_PART_BYTES)];
+        hosts[1].fleet.handle_shard_answer(number, Answer::Emitted(Emitted { recipients: 1, acks: 1, answers: half }));
+        settle(&mut hosts, 0);
+        let (_, answers) = told(&mut hosts[0]);
+        let acks: Vec<_> =
+            answers.answers.iter().map(|it| if let Answer::Emitted(it) = it { (it.acks, it.answers.len()) } else { (0, 0) }).collect();
+        assert_eq!((acks, answers.is_whole), (vec![(2, 0), (1, 1)], true));
+
+        // Of a page of large messages as many go as fit, and one always.
+        let room = || crate::ids::Room::named(EndpointId(0), "r");
+        ask(&mut hosts[0], 3, Wish::Shards(Question::Room(RoomCall::Messages { room: room(), skip: 0, limit: 5 })), None);
+        settle(&mut hosts, 0);
+        let (number, _) = put(&mut hosts[1]);
+        let large: Arc<str> = "x".repeat(crate::limits::FLEET_MESSAGES_BYTES_MAX + 1).into();
+        hosts[1].fleet.handle_shard_answer(number, Answer::Room(RoomAnswer::Messages(vec![large.clone(), large])));
+        hosts[1].fleet.handle_shard_answer(number, Answer::Room(RoomAnswer::Elsewhere));
+        settle(&mut hosts, 0);
+        let (_, answers) = told(&mut hosts[0]);
+        assert!(matches!(&answers.answers[0], Answer::Room(RoomAnswer::Messages(messages)) if messages.len() == 1));
+
+        for number in 0..FLEET_ASKS_MAX as u64 {
+            ask(&mut hosts[0], 1_000 + number, close("a", None), None);
+        }
+        ask(&mut hosts[0], 10, close("a", None), None);
+        assert_eq!((hosts[0].fleet.asks.len(), hosts[0].fleet.counts().unasked), (FLEET_ASKS_MAX, 2));
+        hosts[0].fleet.handle_timeouts(FLEET_ANSWER_MS);
+        assert!(hosts[0].fleet.is_idle());
+        for number in 0..=FLEET_ERRANDS_MAX as u64 {
+            let text = Ask::text(&hello(1, &["a"]), number, 1_000, None, &close("a", None)).expect("short");
+            hosts[1].fleet.handle_ask(0, &text);
+        }
+        assert_eq!((hosts[1].fleet.errands.len(), hosts[1].fleet.counts().refused), (FLEET_ERRANDS_MAX, 1));
+    }
+
+    #[test]
+    fn connections_keep_all_that_is_known_of_them() {
+        let mut hosts = hosts(&[&["a", "b"], &["x", "b"]]);
+        ask(&mut hosts[0], 1, Wish::Shards(Question::Connection { id: Sid::new(ShardId(0), 1, [1; 11]) }), None);
+        settle(&mut hosts, 0);
+        let (number, _) = put(&mut hosts[1]);
+        let info = |endpoint| ConnectionInfo {
+            id: Sid::new(ShardId(9), 1, [1; 11]),
+            endpoint: EndpointId(endpoint),
+            user: "u\u{7f}é".into(),
+            username: Some("\"".into()),
+            email: None,
+            client_id: Some("c".into()),
+            connected_unix_ms: 1_704_067_200_000,
+            rooms: vec!["r".into()],
+            metadata: Some(r#"{"n":1e400}"#.into()),
+            address: SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], 5)),
+            transport: "polling",
+        };
+        hosts[1].fleet.handle_shard_answer(number, Answer::Connections(vec![info(1), info(0)]));
+        hosts[1].fleet.handle_shard_answer(number, Answer::Connections(Vec::new()));
+        settle(&mut hosts, 0);
+        let (_, answers) = told(&mut hosts[0]);
+        let Answer::Connections(list) = &answers.answers[0] else { panic!("{answers:?}") };
+        assert_eq!(format!("{:?}", list[0]), format!("{:?}", info(1)));
+        assert_eq!(list[1].endpoint, EndpointId::UNKNOWN, "it stays in the list");
+    }
+}

@@ -20,6 +20,7 @@ use serde_json::value::RawValue;
 
 use crate::dialect::Change;
 use crate::ids::EndpointId;
+use crate::json::Scratch;
 use crate::limits::{FLEET_ANSWER_BYTES_MAX, FLEET_ASK_BYTES_MAX, FLEET_MESSAGES_BYTES_MAX, NAME_BYTES_MAX};
 use crate::shard::parcel::{Answer, Emitted, Question};
 use crate::shard::room_calls::{RoomAnswer, RoomCall};
@@ -269,7 +270,7 @@ fn translated(id: EndpointId, from: &[String], to: &[String]) -> Option<Endpoint
 
 /// What is spliced into messages as it is must be what it says, whoever sent it.
 fn is_sound(question: &Question) -> bool {
-    let is_json = |text: &str| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
+    let is_json = |text: &str| Scratch::default().parse(text).is_ok();
     match question {
         Question::Revise(revision) => !matches!(&revision.change, Some(Change::Edit(content)) if !is_json(content)),
         Question::Room(RoomCall::Create(new)) => is_json(&new.metadata),
