@@ -157,7 +157,7 @@ impl Asked<'_> {
     }
 }
 
-/// Passes notices on until the engine is gone, or one of its shards is: the process ends then, and the result says why.
+/// Passes notices on, and has `answer` called with what other hosts' control planes ask, until the engine is gone, or one of its shards is: the process ends then, and the result says why.
 #[expect(clippy::needless_pass_by_value, reason = "the thread owns its ends of the channels; their drop tells the others")]
 pub fn run(
     notices: Notices,
@@ -165,6 +165,7 @@ pub fn run(
     handovers: mpsc::Sender<Handover>,
     hooks: Option<Queue>,
     drained: Sender<ShardId>,
+    answer: impl Fn(u64, &str),
 ) -> Result<(), ShardLost> {
     pending.0.run(&notices, |notice| match notice {
         Notice::Inquiry(inquiry) => match &hooks {
@@ -175,8 +176,7 @@ pub fn run(
         Notice::Handover(handover) => pass_on(&handovers, handover),
         // The main thread has room for one from each shard, and there are no more.
         Notice::Drained { shard } => drop(drained.try_send(shard)),
-        // Nobody answers yet: the asker's time runs out.
-        Notice::Note { .. } => {}
+        Notice::Note { ask, text } => answer(ask, &text),
         Notice::Answer { .. } | Notice::HostAnswer { .. } | Notice::ShardLost { .. } => {}
     })
 }
@@ -239,7 +239,7 @@ mod tests {
         }
         notices.send(Notice::Drained { shard: ShardId(0) }).expect("open");
         drop(notices);
-        assert!(run(from_engine, Arc::new(Pending::default()), handovers, None, drained).is_ok());
+        assert!(run(from_engine, Arc::new(Pending::default()), handovers, None, drained, |_, _| {}).is_ok());
 
         assert_eq!(at_server.blocking_recv().map(|it| it.read), Some(b"GET".to_vec()));
         assert!(at_server.blocking_recv().is_none());
@@ -255,7 +255,7 @@ mod tests {
         let (drained, at_main) = crossbeam_channel::bounded(1);
         let (handovers, _at_server) = mpsc::channel(1);
         notices.send(Notice::ShardLost { shard: ShardId(1), reason: io::Error::other("no memory") }).expect("open");
-        let lost = run(from_engine, Arc::new(Pending::default()), handovers, None, drained);
+        let lost = run(from_engine, Arc::new(Pending::default()), handovers, None, drained, |_, _| {});
         assert_eq!(lost.expect_err("a shard is lost").to_string(), "shard 1 ended by itself: no memory");
         assert!(at_main.recv().is_err(), "the main thread sees the end");
     }
