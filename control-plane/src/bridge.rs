@@ -16,7 +16,7 @@ use engine::ids::ShardId;
 use engine::relay::handle::FleetHandle;
 use engine::relay::words::HostId;
 use engine::stats::ShardStats;
-use engine::{Answer, Calls, Engine, Handover, Notice, Notices, Question, Reached, ShardLost, Wish};
+use engine::{Answer, Calls, Engine, EngineLost, Handover, Notice, Notices, Question, Reached, Wish};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -166,7 +166,7 @@ pub fn run(
     hooks: Option<Queue>,
     drained: Sender<ShardId>,
     answer: impl Fn(u64, &str),
-) -> Result<(), ShardLost> {
+) -> Result<(), EngineLost> {
     pending.0.run(&notices, |notice| match notice {
         Notice::Inquiry(inquiry) => match &hooks {
             Some(hooks) => hooks.put(inquiry),
@@ -177,7 +177,7 @@ pub fn run(
         // The main thread has room for one from each shard, and there are no more.
         Notice::Drained { shard } => drop(drained.try_send(shard)),
         Notice::Note { ask, text } => answer(ask, &text),
-        Notice::Answer { .. } | Notice::HostAnswer { .. } | Notice::ShardLost { .. } => {}
+        Notice::Answer { .. } | Notice::HostAnswer { .. } | Notice::ShardLost { .. } | Notice::RelayLost { .. } => {}
     })
 }
 

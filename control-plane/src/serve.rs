@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use engine::ids::ShardId;
-use engine::{Engine, Handover, Notices, OpenInquiry, ShardLost};
+use engine::{Engine, EngineLost, Handover, Notices, OpenInquiry};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 
@@ -74,7 +74,7 @@ struct Server {
     wishes: Receiver<Duration>,
     drained: Receiver<ShardId>,
     events: Taker,
-    bridge: JoinHandle<Result<(), ShardLost>>,
+    bridge: JoinHandle<Result<(), EngineLost>>,
     control: Control,
     drain: Duration,
 }
@@ -224,7 +224,7 @@ fn start_bridge(
     hooks: Option<Queue>,
     drained: crossbeam_channel::Sender<ShardId>,
     app: Weak<App>,
-) -> Result<JoinHandle<Result<(), ShardLost>>, StartFault> {
+) -> Result<JoinHandle<Result<(), EngineLost>>, StartFault> {
     let thread = std::thread::Builder::new().name("bridge".into());
     let answer = move |ask, text: &str| {
         // When it is gone, the server is about to be.

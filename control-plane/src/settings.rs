@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use engine::auth::Verifier;
-use engine::config::{Config, Io, SocketIo};
+use engine::config::{Config, Io, Relay, SocketIo};
 use engine::limits::Limits;
 
 pub use access::Access;
@@ -106,7 +106,6 @@ impl Settings {
         let hooks = hooks(&mut gathered, environment, flags.dev);
         let bundle = bundle(&mut gathered);
         let webhook = events::webhook(&mut gathered, environment);
-        note_unfinished(&mut gathered);
         if !gathered.problems.is_empty() {
             return Err(Problems(gathered.problems));
         }
@@ -300,13 +299,6 @@ fn check_retained(gathered: &mut Gathered) {
     }
 }
 
-/// Settings that are understood but not served yet are told, not ignored in silence.
-fn note_unfinished(gathered: &mut Gathered) {
-    if gathered.given("redis.url").is_some() {
-        gathered.warnings.push("redis.url is set, but this version does not join hosts yet: messages stay on this host".to_owned());
-    }
-}
-
 fn any_origin(gathered: &Gathered, dev: bool) -> bool {
     let is_default = gathered.given("origins.allowed").is_none_or(|given| given.origin == Origin::Default);
     (dev && is_default) || gathered.list("origins.allowed").iter().any(|origin| origin == "*")
@@ -330,6 +322,7 @@ fn engine_config(gathered: &Gathered, verifier: Option<Verifier>, dev: bool) -> 
         trusted_proxies: gathered.list("server.trusted_proxies").iter().filter_map(|address| address.parse().ok()).collect(),
         limits: limits(gathered),
         verifier,
+        relay: gathered.text("redis.url").map(Relay::new),
     }
 }
 

@@ -78,14 +78,23 @@ impl Gathering {
     }
 }
 
-/// A shard has ended although nobody stopped it; see [`Notice::ShardLost`].
+/// A thread of the engine has ended although nobody stopped it; see [`Notice::ShardLost`] and [`Notice::RelayLost`].
 #[derive(Debug, thiserror::Error)]
-#[error("shard {} ended by itself: {reason}", .shard.0)]
-pub struct ShardLost {
-    /// The shard.
-    pub shard: ShardId,
-    /// What it ended with.
-    pub reason: io::Error,
+pub enum EngineLost {
+    /// A shard's.
+    #[error("shard {} ended by itself: {reason}", .shard.0)]
+    Shard {
+        /// The shard.
+        shard: ShardId,
+        /// What it ended with.
+        reason: io::Error,
+    },
+    /// The relay's.
+    #[error("the relay ended by itself: {reason}")]
+    Relay {
+        /// What it ended with.
+        reason: io::Error,
+    },
 }
 
 impl Calls {
@@ -94,13 +103,14 @@ impl Calls {
     /// refuses what the back end is asked ([`Notice::Inquiry`]).
     ///
     /// # Errors
-    /// When a shard is lost. It returns at once then; nobody gets an answer any more.
-    pub fn run(&self, notices: &Notices, mut rest: impl FnMut(Notice)) -> Result<(), ShardLost> {
+    /// When a thread of the engine is lost. It returns at once then; nobody gets an answer any more.
+    pub fn run(&self, notices: &Notices, mut rest: impl FnMut(Notice)) -> Result<(), EngineLost> {
         for notice in notices {
             match notice {
                 Notice::Answer { ask, answer, .. } => self.deliver(ask, answer),
                 Notice::HostAnswer { ask, answers } => self.deliver_host(ask, answers),
-                Notice::ShardLost { shard, reason } => return Err(ShardLost { shard, reason }),
+                Notice::ShardLost { shard, reason } => return Err(EngineLost::Shard { shard, reason }),
+                Notice::RelayLost { reason } => return Err(EngineLost::Relay { reason }),
                 other => rest(other),
             }
         }

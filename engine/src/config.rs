@@ -11,6 +11,7 @@
 //! assert!(config.check().is_ok());
 //! ```
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::auth::Verifier;
@@ -40,6 +41,8 @@ pub struct Config {
     pub limits: Limits,
     /// Verifies tokens; `None` refuses every token (only endpoints with [`AuthMode::None`] work).
     pub verifier: Option<Verifier>,
+    /// How other hosts are reached; `None`: this host is alone.
+    pub relay: Option<Relay>,
 }
 
 impl Config {
@@ -57,6 +60,7 @@ impl Config {
             trusted_proxies: Vec::new(),
             limits: Limits::default(),
             verifier: None,
+            relay: None,
         }
     }
 
@@ -306,6 +310,87 @@ impl Default for SocketIo {
             raw_echo: false,
         }
     }
+}
+
+/// How several hosts are one fleet: through Redis.
+#[derive(Clone, Debug)]
+pub struct Relay {
+    /// Where Redis is.
+    pub redis: Redis,
+    /// How messages travel.
+    pub mode: RelayMode,
+    /// Whose wire format Socket.IO endpoints speak in [`RelayMode::PubSub`].
+    pub adapter: Adapter,
+    /// First word of the channels and keys that only uringcast hosts use.
+    pub prefix: String,
+    /// First word of the Socket.IO adapters' channels, and name of their stream: the `key` of the Node servers.
+    pub socket_io_key: String,
+    /// Bytes of messages kept while Redis is away.
+    pub buffer_bytes: usize,
+    /// Milliseconds for which they are kept in [`RelayMode::PubSub`].
+    pub buffer_ms: u64,
+    /// Entries that a stream is trimmed to, about.
+    pub stream_entries: usize,
+}
+
+impl Relay {
+    /// By way of one Redis, with the contract's defaults.
+    pub fn new(url: &str) -> Relay {
+        Relay {
+            redis: Redis { urls: vec![url.to_owned()], ..Redis::default() },
+            mode: RelayMode::PubSub,
+            adapter: Adapter::Classic,
+            prefix: "uringcast".to_owned(),
+            socket_io_key: "socket.io".to_owned(),
+            buffer_bytes: 16_000_000,
+            buffer_ms: 30_000,
+            stream_entries: 10_000,
+        }
+    }
+}
+
+/// Where Redis is. Its debug form shows no password.
+#[derive(Clone, Default)]
+pub struct Redis {
+    /// `redis://`, `rediss://` or `unix://`; several of a cluster's nodes, or of the sentinels.
+    pub urls: Vec<String>,
+    /// What the sentinels call the master; there exactly when [`Self::urls`] are sentinels.
+    pub master: Option<String>,
+    /// Where there are sentinels: how to talk to the master, a URL of which the host does not count.
+    pub node: String,
+    /// True exactly when [`Self::urls`] are nodes of a cluster.
+    pub is_cluster: bool,
+    /// Authorities of the system, DER; they count where [`Self::ca`] says nothing.
+    pub system_der: Vec<Vec<u8>>,
+    /// Authorities to trust instead, PEM.
+    pub ca: Option<Vec<u8>>,
+    /// Certificate chain and key to show, PEM each.
+    pub identity: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Redis");
+        shown.field("urls", &self.urls.len()).field("master", &self.master).field("is_cluster", &self.is_cluster).finish_non_exhaustive()
+    }
+}
+
+/// How messages travel from host to host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RelayMode {
+    /// By PUBLISH: who does not listen at that moment misses them.
+    PubSub,
+    /// By streams: who comes back reads what he has missed, as far as they reach.
+    Streams,
+}
+
+/// Wire formats of Socket.IO's Redis adapters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Adapter {
+    /// Of `createAdapter`: `@socket.io/redis-adapter`'s first, which the emitter speaks too.
+    Classic,
+    /// Of `createShardedAdapter`, with sharded pub/sub.
+    Sharded,
 }
 
 #[cfg(test)]

@@ -174,3 +174,24 @@ labelled! {
         Receipt = "receipt",
     }
 }
+labelled! {
+    /// Why something did not pass between this host and others (`relay_dropped_total{reason}`).
+    RelayDrop {
+        /// Redis was away, and more was said meanwhile than is kept.
+        Overflow = "overflow",
+        /// Redis was away for longer than what was said is kept.
+        Age = "age",
+        /// It was sent, and Redis went away before it confirmed it.
+        Unconfirmed = "unconfirmed",
+        /// Redis refused it: no memory, no permission.
+        Refused = "refused",
+        /// Nobody can read it: bytes of another form than their channel has.
+        Malformed = "malformed",
+        /// It is of a form that other hosts cannot be told.
+        Unspeakable = "unspeakable",
+        /// For a shard that does not take it.
+        Shard = "shard",
+        /// Redis sent faster than it could be taken.
+        Flood = "flood",
+    }
+}

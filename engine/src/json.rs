@@ -27,24 +27,32 @@ pub struct Scratch {
     starts: Vec<u32>,
     /// The tape's allocation while no [`Doc`] has it; always empty.
     tape: Tape<'static>,
+    /// Nesting that is still parsed.
+    depth_max: usize,
 }
 
 impl Default for Scratch {
     fn default() -> Self {
-        Scratch { input: Vec::new(), buffers: Buffers::with_max_depth(0, JSON_DEPTH_MAX), starts: Vec::new(), tape: Tape(Vec::new()) }
+        Scratch::with_depth_max(JSON_DEPTH_MAX)
     }
 }
 
 impl Scratch {
+    /// One with a bound of its own instead of [`JSON_DEPTH_MAX`], for texts that hold a message inside something else.
+    pub fn with_depth_max(depth_max: usize) -> Scratch {
+        let buffers = Buffers::with_max_depth(0, depth_max);
+        Scratch { input: Vec::new(), buffers, starts: Vec::new(), tape: Tape(Vec::new()), depth_max }
+    }
+
     /// Parses a whole text. Refused: anything that is not exactly one JSON value between blanks, and nesting beyond [`JSON_DEPTH_MAX`].
     ///
     /// As in JavaScript, half of a surrogate pair (`"\ud83d"`, what remains of an emoji that a client cut in two) is no error; decoded it is
     /// U+FFFD, in [`Value::raw`] it is as it was. Nor is a number beyond what a float holds (`1e400`): it counts as a very large one.
     pub fn parse<'s>(&'s mut self, text: &'s str) -> Result<Doc<'s>, BadJson> {
         if self.input.capacity() > SCRATCH_KEEP_BYTES && text.len() <= SCRATCH_KEEP_BYTES / 2 {
-            *self = Scratch::default();
+            *self = Scratch::with_depth_max(self.depth_max);
         }
-        let Scratch { input, buffers, starts, tape: home } = self;
+        let Scratch { input, buffers, starts, tape: home, .. } = self;
         input.clear();
         input.reserve(text.len() + INPUT_PADDING);
         input.extend_from_slice(text.as_bytes());

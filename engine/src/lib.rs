@@ -63,7 +63,7 @@
 //! - Ids are types: [`ids::Sid`] is a connection's public id, [`ids::EndpointId`] the index of an endpoint, [`ids::ShardId`] that of a shard.
 //!   Names of rooms and users are texts that went through [`ids::checked_name`].
 //! - Errors are an enum each, named by whose fault it was: [`StartError`] and [`config::ConfigFault`] at the start, [`BadEvent`] for what no
-//!   client could read, [`auth::AuthFault`] for tokens, [`ShardLost`] for ourselves. What clients do wrong is answered by their dialect and
+//!   client could read, [`auth::AuthFault`] for tokens, [`EngineLost`] for ourselves. What clients do wrong is answered by their dialect and
 //!   counted ([`fault`]); a program hears nothing of it.
 //! - Nothing here waits but [`start`] (until all shards run), [`Asked::within`] (as long as it is told), [`Calls::run`] (for the engine's life),
 //!   [`Engine::drain`] (a second, for a shard that hangs) and [`Engine::join`] (for the shards' current turn).
@@ -99,6 +99,8 @@ pub mod ids;
 pub mod json;
 pub mod limits;
 mod mesh;
+// Public for fuzzers and for tests against a real Redis. It promises nothing to others.
+#[doc(hidden)]
 pub mod relay;
 // Public for the tests that run a host without a socket. It promises nothing to others.
 #[doc(hidden)]
@@ -110,16 +112,16 @@ pub mod time;
 pub mod wire;
 
 use auth::{AuthFault, Identity};
-pub use calls::{Asked, Calls, Gathered, ShardLost};
+pub use calls::{Asked, Calls, EngineLost, Gathered};
 use config::{Config, ConfigFault, Endpoint, Io};
 pub use dialect::BadEvent;
 use driver::Poller;
-use event::{EventBatch, EventTypes, Wanted};
+use event::{EventBatch, EventTypes};
 use ids::{EndpointId, ShardId};
 use mesh::{Inbox, Outlets, Port};
-use relay::fleet::HostAnswers;
-use relay::handle::{FleetHandle, Others};
-pub use relay::words::Wish;
+pub use relay::fleet::HostAnswers;
+pub use relay::handle::{Claim, FleetHandle, Others};
+pub use relay::words::{Hello, HostId, Wish};
 use shard::World;
 use shard::address::Addresses;
 pub use shard::history::{Kept, Past, Range};
@@ -129,7 +131,7 @@ pub use shard::parcel::{
 };
 pub use shard::room_calls::{NewRoom, RoomAnswer, RoomCall, RoomFault, RoomInfo, Saying};
 pub use shard::scope::Scope;
-use stats::ShardStats;
+use stats::{RelayStats, ShardStats};
 
 /// Something the engine tells. It must be taken without long waits: see [`Notices`].
 #[derive(Debug)]
@@ -174,6 +176,12 @@ pub enum Notice {
         /// What it ended with.
         reason: io::Error,
     },
+    /// The relay has ended although nobody stopped it: no other host is reached any more, and clients go on talking to half of a fleet. As
+    /// with a shard, it is better to end the process.
+    RelayLost {
+        /// What it ended with.
+        reason: io::Error,
+    },
 }
 
 /// A connection of the public port that the engine does not serve. Its debug form shows how much was read and not what: heads carry
@@ -204,6 +212,9 @@ pub enum StartError {
     /// The configuration cannot be served.
     #[error("the configuration is wrong: {0}")]
     Config(#[from] ConfigFault),
+    /// What is said of Redis cannot be.
+    #[error("redis: {0}")]
+    Redis(#[from] relay::link::AddressFault),
     /// The public port cannot be had.
     #[error("cannot listen on {0}: {1}")]
     Listen(SocketAddr, io::Error),
@@ -244,9 +255,17 @@ pub struct Engine {
     events: Receiver<EventBatch>,
     threads: Vec<JoinHandle<()>>,
     fleet: Option<FleetHandle>,
+    relay: Option<RelayEnd>,
     stop: Arc<AtomicBool>,
     draining: AtomicBool,
     epoch: Instant,
+}
+
+/// What the engine has of its relay.
+#[derive(Debug)]
+struct RelayEnd {
+    host: String,
+    stats: Arc<RelayStats>,
 }
 
 /// A turn longer ago than this, in milliseconds, is no sign of life: a shard turns at least once a second.
@@ -269,7 +288,8 @@ pub fn start(config: Config) -> Result<(Engine, Notices), StartError> {
     let listeners = listeners(config.listen, config.shards.len()).map_err(|error| StartError::Listen(config.listen, error))?;
     let local_addr = listeners[0].local_addr()?;
     let addresses = Addresses::new(&config.limits, connections_max(&config));
-    let world = Arc::new(World { addresses, seed: rand::random(), wanted: Wanted::default(), config });
+    let address = config.relay.as_ref().map(relay::address_of).transpose()?;
+    let world = Arc::new(World::new(config, addresses, rand::random()));
     let shards = world.config.shards.len();
     let (notices, told) = bounded(limits::NOTICES_MAX);
     let (happenings, events) = bounded(shards * limits::EVENT_BATCHES_PER_SHARD_MAX);
@@ -280,6 +300,17 @@ pub fn start(config: Config) -> Result<(Engine, Notices), StartError> {
     let ports: Vec<_> = lanes.iter().map(|(port, _, _)| port.clone()).collect();
     let (ready, started) = bounded(shards);
     let draining = AtomicBool::new(false);
+    let (outlet, relay) = match address.zip(world.config.relay.clone()) {
+        Some((address, settings)) => {
+            let (outlet, inlet) = relay::lane::lane();
+            let (stats, host) = (Arc::<RelayStats>::default(), format!("{:016x}", rand::random::<u64>()));
+            let end = RelayEnd { host: host.clone(), stats: stats.clone() };
+            let (world, ports, random) = (world.clone(), ports.clone(), rand::random());
+            (Some(outlet), Some((end, relay::Setup { world, settings, address, host, stats, inlet, ports, epoch, random })))
+        }
+        None => (None, None),
+    };
+    let (relay, relay_setup) = relay.unzip();
     // Before the first thread: whatever fails from here on drops it, and that stops those that run.
     let mut engine = Engine {
         world: world.clone(),
@@ -291,6 +322,7 @@ pub fn start(config: Config) -> Result<(Engine, Notices), StartError> {
         events,
         threads: Vec::new(),
         fleet: None,
+        relay,
         stop: stop.clone(),
         draining,
         epoch,
@@ -308,6 +340,7 @@ pub fn start(config: Config) -> Result<(Engine, Notices), StartError> {
             stats: engine.stats[index].clone(),
             notices: notices.clone(),
             events: happenings.clone(),
+            relay: outlet.clone(),
             ready: ready.clone(),
             stop: stop.clone(),
             epoch,
@@ -315,7 +348,12 @@ pub fn start(config: Config) -> Result<(Engine, Notices), StartError> {
         };
         engine.threads.push(std::thread::Builder::new().name(format!("shard-{index}")).spawn(move || live(setup))?);
     }
-    drop(ready);
+    // With the last shard's end of the lane the relay ends too.
+    drop((ready, outlet));
+    if let Some(setup) = relay_setup {
+        let notices = notices.clone();
+        engine.threads.push(std::thread::Builder::new().name("relay".into()).spawn(move || relay::live(setup, &notices))?);
+    }
     wait_until_ready(&started, &told, shards)?;
     Ok((engine, told))
 }
@@ -383,7 +421,17 @@ impl Engine {
         let now = driver::read_clock(self.epoch);
         dialect::check_event(endpoint, now, event, args)?;
         let (event, args) = (event.to_owned(), args.to_owned());
-        Ok(Emit { to, event, args, volatile: false, ack_ms: None, offset: rand::random(), unix_ms: now.unix_ms })
+        Ok(Emit {
+            to,
+            event,
+            args,
+            volatile: false,
+            ack_ms: None,
+            offset: rand::random(),
+            unix_ms: now.unix_ms,
+            attachments: Vec::new(),
+            is_elsewhere: false,
+        })
     }
 
     /// Asks every shard; each answers with one [`Notice::Answer`] that has the number `ask`. An answer may fail to come (a full
@@ -401,6 +449,16 @@ impl Engine {
     /// The way to other hosts; `None` where there is no relay.
     pub fn fleet(&self) -> Option<&FleetHandle> {
         self.fleet.as_ref()
+    }
+
+    /// What the relay counts; `None` where this host is alone.
+    pub fn relay_stats(&self) -> Option<&RelayStats> {
+        self.relay.as_ref().map(|relay| &*relay.stats)
+    }
+
+    /// This host's id among those that share a Redis: 16 hexadecimal characters, another one with every start. `None` where it is alone.
+    pub fn host_id(&self) -> Option<&str> {
+        self.relay.as_ref().map(|relay| &*relay.host)
     }
 
     /// From now on events of these types are told, and no others; at the start none is. Shards learn it in a moment.

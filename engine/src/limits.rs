@@ -46,6 +46,61 @@ pub const SENDS_PER_BATCH: usize = 256;
 /// parser dies of them.
 pub const JSON_DEPTH_MAX: usize = 128;
 
+/// How long connecting to Redis may take, in milliseconds: name, TCP, TLS and the greeting together.
+pub const REDIS_CONNECT_MS: u64 = 3_000;
+
+/// How often the link looks whether Redis still speaks, in milliseconds. What has said nothing from one look to the next is asked (`PING`).
+pub const REDIS_LOOK_MS: u64 = 250;
+
+/// Looks without a word after a question until Redis counts as silent: with the one that finds the quiet, 0.75 to 1.25 s. They are counted and not
+/// the time, so that a thread which was busy itself does not blame Redis.
+pub const REDIS_SILENT_LOOKS: u64 = 3;
+
+/// How long Redis may be silent until the link is given up, in milliseconds. A script or a fork may block it for seconds, and what it was asked
+/// before is then still done.
+pub const REDIS_LOST_MS: u64 = 15_000;
+
+/// How long a sentinel may take to say who is the master, in milliseconds. All are asked at once, and one that is dead must not hold the others up.
+pub const REDIS_SENTINEL_MS: u64 = 1_000;
+
+/// How often the sentinels are asked whether the master is still the same, in milliseconds: so long may be published to one that was cut off.
+pub const REDIS_SENTINEL_LOOK_MS: u64 = 5_000;
+
+/// Bytes of commands that wait for answers. Twice what the relay keeps back while Redis is away, so that all of that can go out at once.
+pub const REDIS_REQUESTS_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Requests that wait for answers, whatever their size: each has a task of about 1 kB.
+pub const REDIS_REQUESTS_MAX: usize = 64 * 1024;
+
+/// Bytes of pushes that the relay has not yet taken. Redis itself drops a subscriber that has 32 MB unread; the same is enough here.
+pub const REDIS_PUSHES_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Bytes that a push costs besides its texts.
+pub const REDIS_PUSH_BYTES: usize = 128;
+
+/// Bytes of one answer of Redis, all its parts together. The largest that is asked for is a room's history.
+pub const REDIS_REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Parts of one answer: members of a large set, fields of a large hash.
+pub const REDIS_PARTS_MAX: u64 = 4 * 1024 * 1024;
+
+/// Nesting of an answer. Streams come to 5; the parser behind takes 100.
+pub const REDIS_DEPTH_MAX: usize = 16;
+
+/// Bytes of a status, an error or a number.
+pub const REDIS_LINE_BYTES_MAX: usize = 64 * 1024;
+
+/// Delay before Redis is called again, in milliseconds: the first, doubled with each failure up to the longest.
+pub const REDIS_BACKOFF_MS: (u64, u64) = (100, 5_000);
+
+/// Nesting of a message between hosts: a client's message, and what the adapters put around it, which is an object in an object in an
+/// object where it is most.
+pub const RELAY_DEPTH_MAX: usize = JSON_DEPTH_MAX + 3;
+
+/// Bytes of one message between hosts that is still read. Redis drops a subscriber for whom more than this waits (its default for
+/// `client-output-buffer-limit pubsub`), so nobody can rely on greater ones.
+pub const RELAY_MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
+
 /// Header fields of one request. CVE-2024-37890 is what happens without this.
 pub const HEADERS_MAX: usize = 100;
 
@@ -66,6 +121,24 @@ pub const LANE_BATCHES_MAX: usize = 1024;
 
 /// Bytes of frames waiting on one lane; beyond it the sending shard stops reading its clients until the lane has drained.
 pub const LANE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Bytes of what one shard keeps for the relay while its lane is full: the relay takes what there is at once, whether Redis answers or not,
+/// so that only one that has ended lets it come to this.
+pub const OUTWARD_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Batches of shards, and messages of Redis, that the relay handles in one turn before it sends what follows from them.
+pub const RELAY_BATCHES_PER_TURN: usize = 256;
+/// See [`RELAY_BATCHES_PER_TURN`].
+pub const RELAY_PUSHES_PER_TURN: usize = 1_024;
+
+/// Batches, one a shard and turn, that wait for the relay.
+pub const OUTWARD_BATCHES_MAX: usize = 4 * 1024;
+
+/// Bytes of messages in one request to Redis: about as much as a socket takes at once, and a millisecond of Redis' time.
+pub const RELAY_BATCH_BYTES_MAX: usize = 256 * 1024;
+
+/// Requests with messages that Redis has not confirmed: what is lost with a connection is unknown, so it is kept small.
+pub const RELAY_IN_FLIGHT_MAX: usize = 4;
 
 /// Answers and handed-over connections waiting for the control plane.
 pub const NOTICES_MAX: usize = 16 * 1024;

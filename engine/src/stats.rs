@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::fault::{CloseReason, DropReason, RecoveryFault, Refusal};
+use crate::fault::{CloseReason, DropReason, RecoveryFault, Refusal, RelayDrop};
 
 /// A number that one thread writes and others read; counts up, or moves both ways as a gauge.
 #[derive(Default, Debug)]
@@ -151,6 +151,8 @@ pub struct ShardStats {
     pub accept_paused: Counter,
     /// Events for which there was no place because nobody took them.
     pub events_dropped: Counter,
+    /// Messages for other hosts for which there was no place, because the relay did not take them.
+    pub outward_dropped: Counter,
     /// Time of one turn of the loop.
     pub loop_time: Histogram,
     /// From the read of a message to the last write of its cast on this shard.
@@ -160,6 +162,33 @@ pub struct ShardStats {
     /// Number of those.
     pub round_trips: Counter,
     /// Monotonic milliseconds of the last turn: tells whether the shard responds.
+    pub last_turn_ms: Counter,
+}
+
+/// What the relay counts; its thread alone writes it.
+#[derive(Default, Debug)]
+pub struct RelayStats {
+    /// 1 while Redis answers, else 0.
+    pub connected: Counter,
+    /// Times a connection to Redis was made.
+    pub connects: Counter,
+    /// Messages that Redis has confirmed.
+    pub published: Counter,
+    /// Messages of other hosts and programs that were for clients here.
+    pub received: Counter,
+    /// Messages that did not pass, by [`RelayDrop::index`].
+    pub dropped: [Counter; RelayDrop::ALL.len()],
+    /// Bytes of messages that wait for Redis, or for its confirmation.
+    pub waiting_bytes: Counter,
+    /// Number of those messages.
+    pub waiting: Counter,
+    /// Last round trip to Redis, microseconds.
+    pub round_trip_us: Counter,
+    /// Channels and patterns subscribed to.
+    pub subscriptions: Counter,
+    /// Other uringcast hosts with a live lease.
+    pub hosts: Counter,
+    /// Monotonic milliseconds of its last turn: tells whether it responds.
     pub last_turn_ms: Counter,
 }
 
@@ -176,6 +205,7 @@ impl ShardStats {
             handed_over: Counter::default(),
             accept_paused: Counter::default(),
             events_dropped: Counter::default(),
+            outward_dropped: Counter::default(),
             loop_time: Histogram::default(),
             delivery: Histogram::default(),
             round_trip_us: Counter::default(),

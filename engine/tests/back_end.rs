@@ -36,7 +36,17 @@ fn steps(endpoint: u8, target: Target, steps: &str, change_id: &str) -> Question
     let (steps, change_id) = (one.parse(steps).expect("JSON"), other.parse(change_id).expect("JSON"));
     let to = Selection { endpoint: EndpointId(endpoint), targets: vec![target], except: Vec::new() };
     let args = dialect::steps(steps.root(), change_id.root());
-    Question::Emit(Arc::new(Emit { to, event: dialect::STEPS.into(), args, volatile: false, ack_ms: None, offset: 0, unix_ms: 0 }))
+    Question::Emit(Arc::new(Emit {
+        to,
+        event: dialect::STEPS.into(),
+        args,
+        volatile: false,
+        ack_ms: None,
+        offset: 0,
+        unix_ms: 0,
+        attachments: Vec::new(),
+        is_elsewhere: false,
+    }))
 }
 
 fn ask(host: &mut Host, ask: u64, question: &Question) {

@@ -176,7 +176,17 @@ fn what_the_back_end_says_like_a_client_is_a_message_too() {
     let mut host = hosts(vec![open("kept", "/k", 5), open("loose", "/l", 0), host::endpoint("talk", DialectKind::Community, "/c")]);
     let to = |endpoint, target| Selection { endpoint: EndpointId(endpoint), targets: vec![target], except: Vec::new() };
     let say = |host: &mut Host, to: Selection, event: &str, args: &str| {
-        let emit = Emit { to, event: event.into(), args: args.into(), volatile: false, ack_ms: None, offset: 1, unix_ms: 0 };
+        let emit = Emit {
+            to,
+            event: event.into(),
+            args: args.into(),
+            volatile: false,
+            ack_ms: None,
+            offset: 1,
+            unix_ms: 0,
+            attachments: Vec::new(),
+            is_elsewhere: false,
+        };
         ask(host, 1, &Question::Emit(Arc::new(emit)));
     };
     for endpoint in [0, 1] {
@@ -257,7 +267,17 @@ fn notify_tells_who_proves_himself_and_what_is_confirmed() {
 
     let to = Selection { endpoint: EndpointId(0), targets: vec![Target::user("bob")], except: Vec::new() };
     let args = r#"{"message":{"id":7},"receiptTo":"alice"}"#.to_owned();
-    let emit = Emit { to, event: "new_message".into(), args, volatile: false, ack_ms: None, offset: 1, unix_ms: 0 };
+    let emit = Emit {
+        to,
+        event: "new_message".into(),
+        args,
+        volatile: false,
+        ack_ms: None,
+        offset: 1,
+        unix_ms: 0,
+        attachments: Vec::new(),
+        is_elsewhere: false,
+    };
     ask(&mut host, 4, &Question::Emit(Arc::new(emit)));
     for message in ["7", "7", "8"] {
         host.say(bob, &format!(r#"42["message_read",{{"messageId":{message},"conversationId":"c"}}]"#));

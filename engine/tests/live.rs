@@ -85,7 +85,17 @@ fn acknowledgements_go_both_ways(io: Io) {
     let owner = usize::from(client.shard().0);
     let to = Selection { endpoint: EndpointId(1), targets: vec![Target::Connection(client.sid())], except: Vec::new() };
     let (event, args) = ("sure?".into(), r#"{"really":true}"#.into());
-    let question = Question::Emit(Arc::new(Emit { to, event, args, volatile: false, ack_ms: Some(10_000), offset: 0, unix_ms: 0 }));
+    let question = Question::Emit(Arc::new(Emit {
+        to,
+        event,
+        args,
+        volatile: false,
+        ack_ms: Some(10_000),
+        offset: 0,
+        unix_ms: 0,
+        attachments: Vec::new(),
+        is_elsewhere: false,
+    }));
     live.engine.ask(7, &question);
     let (other, early) = live.answer(7);
     assert_ne!(usize::from(other.0), owner, "the owner waits for the client");

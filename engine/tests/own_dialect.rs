@@ -120,7 +120,17 @@ fn ask(host: &mut Host, question: &Question) -> Vec<Answer> {
 
 fn emit(host: &mut Host, endpoint: u8, target: Target) -> u64 {
     let to = Selection { endpoint: EndpointId(endpoint), targets: vec![target], except: Vec::new() };
-    let emit = Emit { to, event: "news".into(), args: "{\"n\":1}".into(), volatile: false, ack_ms: None, offset: 1, unix_ms: 0 };
+    let emit = Emit {
+        to,
+        event: "news".into(),
+        args: "{\"n\":1}".into(),
+        volatile: false,
+        ack_ms: None,
+        offset: 1,
+        unix_ms: 0,
+        attachments: Vec::new(),
+        is_elsewhere: false,
+    };
     let answers = ask(host, &Question::Emit(Arc::new(emit)));
     let recipients = answers.iter().map(|answer| if let Answer::Emitted(here) = answer { here.recipients } else { panic!("{answer:?}") });
     recipients.sum()

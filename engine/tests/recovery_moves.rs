@@ -245,6 +245,8 @@ fn emit(host: &mut Host, endpoint: u8, targets: Vec<Target>, text: &str) -> u64 
         volatile: false,
         offset: host.now.ns + u64::from(endpoint),
         unix_ms: host.now.unix_ms,
+        attachments: Vec::new(),
+        is_elsewhere: false,
     });
     let answers = ask_all(host, || Question::Emit(emit.clone()));
     answers.iter().map(|answer| if let Answer::Emitted(emitted) = answer { emitted.recipients } else { 0 }).sum()

@@ -176,6 +176,8 @@ impl World {
             volatile,
             offset: self.random.random(),
             unix_ms: self.host.now.unix_ms,
+            attachments: Vec::new(),
+            is_elsewhere: false,
         });
         for shard in &mut self.host.shards {
             shard.handle_parcel(self.host.now, Parcel::Ask { ask: 1, question: Question::Emit(emit.clone()) });

@@ -193,6 +193,8 @@ impl Replay {
             ack_ms: None,
             offset: self.expected.len() as u64 + 1_000,
             unix_ms: self.host.now.unix_ms,
+            attachments: Vec::new(),
+            is_elsewhere: false,
         });
         for shard in 0..self.host.shards.len() {
             let now = self.host.now;

@@ -477,7 +477,17 @@ fn keeping(room: &Room, number: u8) -> Question {
     }
     let to = Selection { endpoint: room.endpoint, targets: vec![Target::Room(room.name.clone())], except: Vec::new() };
     let (event, args) = (dialect::STEPS.to_owned(), r#"{"steps":[1],"clientIDs":["agent"],"changeId":"c"}"#.to_owned());
-    Question::Emit(Arc::new(Emit { to, event, args, volatile: false, ack_ms: None, offset: 1, unix_ms: 1 }))
+    Question::Emit(Arc::new(Emit {
+        to,
+        event,
+        args,
+        volatile: false,
+        ack_ms: None,
+        offset: 1,
+        unix_ms: 1,
+        attachments: Vec::new(),
+        is_elsewhere: false,
+    }))
 }
 
 #[test]

@@ -306,7 +306,17 @@ impl Order {
         let checked = dialect::of(endpoint.dialect).outgoing(Now { ns: 0, unix_ms }, event, &args, &mut Scratch::default());
         checked.map_err(|fault| Problem::bad_request(format!("data: {fault}")))?;
         let volatile = flag(body, "volatile")?;
-        let emit = Emit { to, event: event.to_owned(), args, volatile, ack_ms, offset: rand::random(), unix_ms };
+        let emit = Emit {
+            to,
+            event: event.to_owned(),
+            args,
+            volatile,
+            ack_ms,
+            offset: rand::random(),
+            unix_ms,
+            attachments: Vec::new(),
+            is_elsewhere: false,
+        };
         Ok(Order { emit, id })
     }
 }

@@ -81,7 +81,17 @@ pub(super) async fn steps(
     };
     let to = Selection { endpoint, targets: vec![target], except: Vec::new() };
     let event = dialect::STEPS.to_owned();
-    let emit = Emit { to, event, args, volatile: false, ack_ms: None, offset: rand::random(), unix_ms: unix_ms() };
+    let emit = Emit {
+        to,
+        event,
+        args,
+        volatile: false,
+        ack_ms: None,
+        offset: rand::random(),
+        unix_ms: unix_ms(),
+        attachments: Vec::new(),
+        is_elsewhere: false,
+    };
     let asked = app.pending.begin(&*app.host, Question::Emit(Arc::new(emit)));
     Ok(Outcome::sum(&asked.answers(Duration::ZERO).await, false).response())
 }

@@ -8,7 +8,7 @@
 //! | 1 | the server refused it, or there is no such thing |
 //! | 2 | the command line is wrong |
 //! | 69 | the server cannot be reached, or what answers there is none of ours |
-//! | 75 | a part of the server did not answer in time: what is shown is incomplete, what was asked for may be done in part |
+//! | 75 | a part of the server, or another one of its fleet, did not answer in time: what is shown is incomplete, what was asked for may be done in part |
 //! | 77 | the admin token is missing or wrong |
 //! | 78 | the settings are wrong |
 

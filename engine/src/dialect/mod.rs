@@ -840,15 +840,15 @@ fn lists(claim: Option<&Vec<String>>, name: &str) -> bool {
 
 /// A Socket.IO event to the endpoint's namespace. `arguments` are JSON texts joined by commas.
 fn event(cx: &Cx<'_>, name: &str, arguments: &str) -> Frame {
-    let said = Emission { event: name, args: arguments, ack: None, mark: cx.mark() };
-    event_frame(cx.endpoint_id, cx.endpoint, &said, cx.attachments_of(arguments))
+    let attachments = cx.attachments_of(arguments);
+    event_frame(cx.endpoint_id, cx.endpoint, &Emission { event: name, args: arguments, attachments, ack: None, mark: cx.mark() })
 }
 
-fn event_frame(endpoint_id: EndpointId, endpoint: &Endpoint, said: &Emission<'_>, attachments: &[Vec<u8>]) -> Frame {
+fn event_frame(endpoint_id: EndpointId, endpoint: &Endpoint, said: &Emission<'_>) -> Frame {
     let offset = said.mark.offset.map(sio::offset_text);
-    let extras = sio::Extras { attachments: attachments.len(), offset: offset.as_deref() };
+    let extras = sio::Extras { attachments: said.attachments.len(), offset: offset.as_deref() };
     let text = sio::event_with(&endpoint.bind, said.ack, said.event, said.args, extras);
-    Frame::event(endpoint_id, &text, attachments, said.mark)
+    Frame::event(endpoint_id, &text, said.attachments, said.mark)
 }
 
 /// An event of the server's own will.
@@ -858,6 +858,8 @@ pub(crate) struct Emission<'a> {
     pub event: &'a str,
     /// Its arguments: JSON texts joined by commas.
     pub args: &'a str,
+    /// Binary data that placeholders in them number.
+    pub attachments: &'a [Vec<u8>],
     /// The acknowledgement that is asked for.
     pub ack: Option<u64>,
     /// What delivery has to know of it.
@@ -867,7 +869,7 @@ pub(crate) struct Emission<'a> {
 /// What the back end says, as the clients of the endpoint's dialect hear it. A plain dialect has neither acknowledgements nor offsets.
 pub(crate) fn emission(endpoint_id: EndpointId, endpoint: &Endpoint, said: &Emission<'_>, scratch: &mut Scratch) -> Frame {
     if endpoint.dialect.is_socket_io() {
-        return event_frame(endpoint_id, endpoint, said, &[]);
+        return event_frame(endpoint_id, endpoint, said);
     }
     let text = of(endpoint.dialect).emitted(said.event, said.args, scratch);
     Frame::event(endpoint_id, &text, &[], Mark { offset: None, ..said.mark })

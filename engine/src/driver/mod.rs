@@ -18,6 +18,7 @@ use crate::event::EventBatch;
 use crate::ids::{LinkKey, ShardId};
 use crate::limits::{ACCEPT_PAUSE_MS, ACCEPTS_PER_TURN, COALESCE_WRITE_BYTES_MAX, READ_BUFFER_BYTES, SENDS_PER_BATCH, TICK_MS};
 use crate::mesh::{Delivery, Inbox, Outlets, Port};
+use crate::relay::lane::Outlet;
 use crate::shard::inquiry::{OpenInquiry, Ruling};
 use crate::shard::parcel::Parcel;
 use crate::shard::{Command, Luggage, Shard, World, Written};
@@ -55,6 +56,8 @@ pub(crate) struct Setup {
     pub(crate) notices: Sender<Notice>,
     /// Apart from the notices, so that no number of events keeps an answer out.
     pub(crate) events: Sender<EventBatch>,
+    /// To other hosts, if there may be some.
+    pub(crate) relay: Option<Outlet>,
     /// Told once, when everything that can fail at the start has not failed; dropped without a word otherwise.
     pub(crate) ready: Sender<()>,
     pub(crate) stop: Arc<AtomicBool>,
@@ -117,6 +120,7 @@ struct Driver {
     stats: Arc<ShardStats>,
     notices: Sender<Notice>,
     events_out: Sender<EventBatch>,
+    relay: Option<Outlet>,
     stop: Arc<AtomicBool>,
     epoch: Instant,
     /// The core's one read buffer: no connection owns one.
@@ -140,7 +144,7 @@ struct Driver {
 
 impl Driver {
     fn new(setup: Setup) -> io::Result<Driver> {
-        let Setup { id, io, listener, inbox, bell, outlets, world, stats, notices, events, stop, epoch, random, .. } = setup;
+        let Setup { id, io, listener, inbox, bell, outlets, world, stats, notices, events, relay, stop, epoch, random, .. } = setup;
         let mut poller = Poller::new(io)?;
         poller.watch(listener.as_raw_fd(), Token::Listener)?;
         poller.watch(bell.as_raw_fd(), Token::Inbox)?;
@@ -158,6 +162,7 @@ impl Driver {
             stats,
             notices,
             events_out: events,
+            relay,
             stop,
             epoch,
             buffer: vec![0; READ_BUFFER_BYTES].into(),
@@ -221,7 +226,7 @@ impl Driver {
         // A full lane does not ring when it has drained.
         let mesh = if self.outlets.is_congested() { 1 } else { u64::MAX };
         // Nor does whoever takes the events.
-        let events = if self.shard.has_events() { TICK_MS } else { u64::MAX };
+        let events = if self.shard.has_events() || self.shard.has_outward() { TICK_MS } else { u64::MAX };
         Duration::from_millis(SLEEP_MS_MAX.min(due).min(accept).min(drain).min(mesh).min(events).max(1))
     }
 
@@ -243,6 +248,7 @@ impl Driver {
         self.send_parcels();
         self.poller.submit();
         self.tell();
+        self.tell_relay();
         let ended = self.now();
         self.stats.loop_time.observe(ended.ns - started.ns);
         self.stats.last_turn_ms.add(ended.ms().saturating_sub(self.stats.last_turn_ms.read()));
@@ -529,6 +535,16 @@ impl Driver {
         let Some(batch) = self.shard.poll_events() else { return };
         if let Err(TrySendError::Full(batch)) = self.events_out.try_send(batch) {
             self.shard.restore_events(batch);
+        }
+    }
+
+    /// Passes on what other hosts are to hear. What finds no place now does later.
+    fn tell_relay(&mut self) {
+        let Some(relay) = &self.relay else { return };
+        if let Some(outwards) = self.shard.poll_outward()
+            && let Err(outwards) = relay.send(self.id, outwards)
+        {
+            self.shard.restore_outward(outwards);
         }
     }
 

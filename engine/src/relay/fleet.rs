@@ -655,8 +655,9 @@ mod tests {
     fn bounds_hold_and_are_counted() {
         let mut hosts = hosts(&[&["a"], &["a"]]);
         let emit = |args: String| {
-            let (to, event) = (Selection::of(EndpointId(0), vec![Target::all()]), "e".to_owned());
-            Wish::Shards(Question::Emit(Arc::new(Emit { to, event, args, volatile: false, ack_ms: Some(5), offset: u64::MAX, unix_ms: 0 })))
+            let to = Selection::of(EndpointId(0), vec![Target::all()]);
+            let emit = Emit { ack_ms: Some(5), ..Emit::new(to, "e", &args, u64::MAX, 0) };
+            Wish::Shards(Question::Emit(Arc::new(emit)))
         };
         ask(&mut hosts[0], 1, emit("x".repeat(crate::limits::FLEET_ASK_BYTES_MAX)), None);
         settle(&mut hosts, 0);
@@ -666,7 +667,10 @@ mod tests {
         ask(&mut hosts[0], 2, emit("1".to_owned()), None);
         settle(&mut hosts, 0);
         let (number, question) = put(&mut hosts[1]);
-        assert!(matches!(&question, Question::Emit(emit) if emit.offset == u64::MAX && emit.args == "1"), "{question:?}");
+        assert!(
+            matches!(&question, Question::Emit(emit) if emit.offset == u64::MAX && emit.args == "1" && emit.is_elsewhere),
+            "{question:?}"
+        );
         // Acknowledgements that are too long are counted all the same; what is only long comes in parts.
         let long = || vec!["x".repeat(crate::limits::FLEET_ANSWER_BYTES_MAX)];
         hosts[1].fleet.handle_shard_answer(number, Answer::Emitted(Emitted { recipients: 3, acks: 2, answers: long() }));

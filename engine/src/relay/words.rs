@@ -201,6 +201,9 @@ impl Ask {
                     Some(here) => *id = here,
                     None => is_ours = false,
                 });
+                if let Question::Emit(emit) = question {
+                    Arc::make_mut(emit).is_elsewhere = true;
+                }
                 is_ours
             }
             Wish::Program(_) => true,

@@ -187,7 +187,6 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::Wanted;
     use crate::auth::{Key, Verifier, mint};
     use crate::config::Config;
     use crate::ids::ShardId;
@@ -203,7 +202,7 @@ mod tests {
         let mut config = Config::new(([127, 0, 0, 1], 0), 1, vec![endpoint("asked", true), endpoint("other", false)]);
         config.verifier = Some(Verifier::new(Key::Hs256(secret.to_vec())).expect("a good secret").keeping_claims(true));
         let addresses = Addresses::new(&config.limits, 10);
-        let world = Arc::new(World { config, addresses, seed: 0, wanted: Wanted::default() });
+        let world = Arc::new(World::new(config, addresses, 0));
         let mut shard = Shard::new(ShardId(0), world, Arc::new(ShardStats::new(2)), [0; 32], now);
         let token = mint(secret, &serde_json::json!({"sub": "alice"})).expect("an object");
         for (name, is_asked) in [("asked", true), ("other", false)] {

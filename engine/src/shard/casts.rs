@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::backlog::{Event, To};
 use super::history::Past;
 use super::links::{Conn, Stage};
-use super::parcel::{Announcement, Answer, Cast, Enter, Leave, Parcel, Publish, Return};
+use super::parcel::{Announcement, Answer, Cast, Enter, Leave, Origin, Parcel, Publish, Return};
 use super::recovery::NO_LINK;
 use super::room_calls::{RoomAnswer, RoomFault};
 use super::{Shard, deadlines};
@@ -39,6 +39,7 @@ impl Shard {
                 }
             }
             Parcel::Cast(cast) => self.deliver(now, &cast),
+            Parcel::Arrival(arrival) => self.arrive_from_elsewhere(now, &arrival),
             Parcel::Grant(grant) => self.granted(now, &grant),
             Parcel::Round(round) => self.go_round(round),
             Parcel::Sent(sent) => self.remember_sent(now, *sent),
@@ -153,15 +154,24 @@ impl Shard {
             // Nobody is left to tell, the last one has gone and the room with him, or nobody watches: nothing is lost.
             return;
         }
-        self.home_publish(now, Publish { room: to, frame, except: Some(conn), hidden_from: None, keep: None, read_ns: now.ns });
+        self.home_publish(
+            now,
+            Publish { room: to, frame, except: Some(conn), hidden_from: None, keep: None, read_ns: now.ns, origin: Origin::HERE },
+        );
     }
 
     /// Casts a publication where its room is at home here, else passes it on, which happens once: an addressee turns out to be a user of
     /// another home, or a user's home tells everybody.
     pub(super) fn home_publish(&mut self, now: Now, mut publish: Publish) {
         let connection = self.connection_of(&publish.room);
-        if publish.room.addressee().is_some() {
+        if let Some(addressee) = publish.room.addressee() {
+            let stranger = Sid::parse(addressee).filter(|_| connection.is_none());
             publish.room = publish.room.resolved(connection.is_some());
+            if stranger.is_some() {
+                // A connection of another host may be meant, which is nobody's user room.
+                self.tell_other_hosts(now, &publish, stranger);
+                publish.origin = Origin::Elsewhere;
+            }
         }
         if self.home_of(&publish.room) != self.id {
             return self.post(Parcel::Publish(Box::new(publish)));
@@ -169,10 +179,11 @@ impl Shard {
         if let Some(slot) = connection {
             return self.deliver_to(now, slot, publish);
         }
-        let Publish { room, frame, except, hidden_from, keep, read_ns } = publish;
+        let is_told = self.tell_other_hosts(now, &publish, None);
+        let Publish { room, frame, except, hidden_from, keep, read_ns, origin } = publish;
         let mut casts = Vec::new();
         let found = self.homes.publish(&room, keep, now.unix_ms, &self.stats, |shard, seq| casts.push((shard, seq)));
-        if found.is_none() && frame.endpoint().is_some() {
+        if found.is_none() && frame.endpoint().is_some() && !is_told && origin != Origin::Elsewhere {
             self.counters(room.endpoint).dropped[DropReason::NoRoom.index()].add(1);
         }
         for (shard, seq) in casts {

@@ -23,6 +23,9 @@ use crate::wire::{sio, ws};
 /// Clients in other languages read an acknowledgement's id as a signed number of 32 bits.
 const WIRE_ID_MASK: u64 = 0x7fff_ffff;
 
+/// The number of what nobody waits for an answer to.
+pub(super) const NOBODY: u64 = u64::MAX;
+
 /// The acknowledgement id that clients see of an emit. All of its receivers see the same, as with the Node server.
 pub(super) fn wire_id(ask: u64) -> u64 {
     ask & WIRE_ID_MASK
@@ -150,7 +153,7 @@ impl Shard {
     }
 
     /// The frame of an emit, and whether its room keeps it; `None` when its dialect refuses it, which whoever asked was told before.
-    fn frame_of(&mut self, ask: u64, emit: &Emit) -> Option<(Frame, bool)> {
+    pub(super) fn frame_of(&mut self, ask: u64, emit: &Emit) -> Option<(Frame, bool)> {
         let world = self.world.clone();
         let endpoint = &world.config.endpoints[usize::from(emit.to.endpoint.0)];
         let dialect = self.dialect(emit.to.endpoint);
@@ -161,7 +164,8 @@ impl Shard {
         // As in Node, what is to be acknowledged cannot be made up for: its asker waits for now.
         let offset = (endpoint.recovery_ms > 0 && ack.is_none()).then_some(emit.offset);
         let mark = Mark { volatile: emit.volatile, offset };
-        let said = dialect::Emission { event: &emit.event, args: args.as_deref().unwrap_or(&emit.args), ack, mark };
+        let (args, attachments) = (args.as_deref().unwrap_or(&emit.args), &emit.attachments[..]);
+        let said = dialect::Emission { event: &emit.event, args, attachments, ack, mark };
         let frame = dialect::emission(emit.to.endpoint, endpoint, &said, &mut self.scratch);
         let frame = match receipt {
             Some(receipt) => frame.with_receipt(receipt),
@@ -171,7 +175,7 @@ impl Shard {
     }
 
     /// Queues an emit for those it is for on this shard, and answers or waits for their acknowledgements.
-    fn deliver_emit(&mut self, now: Now, ask: u64, emit: &Emit, frame: Frame) {
+    pub(super) fn deliver_emit(&mut self, now: Now, ask: u64, emit: &Emit, frame: Frame) {
         let is_socket_io = self.world.config.endpoints[usize::from(emit.to.endpoint.0)].dialect.is_socket_io();
         let deadline_ms = emit.ack_ms.filter(|_| is_socket_io).map(|ack_ms| now.ms().saturating_add(ack_ms));
         let (frame, mut recipients, mut got) = (Rc::new(frame), 0, Vec::new());
@@ -200,6 +204,7 @@ impl Shard {
         self.note_sent(emit.to.endpoint, frame.receipt(), got);
         let emitted = Emitted { recipients, ..Emitted::default() };
         match deadline_ms.filter(|_| recipients > 0) {
+            _ if ask == NOBODY => {}
             Some(deadline_ms) => self.wait_for_acks((deadline_ms, ask), emitted),
             None => self.answers.push_back((ask, Answer::Emitted(emitted))),
         }

@@ -1,6 +1,5 @@
 //! What flows through a shard and out of it: where parcels go, what waits for answers, what is queued for which link.
 
-use std::hash::BuildHasher as _;
 use std::rc::Rc;
 
 use super::links::State;
@@ -18,14 +17,7 @@ impl Shard {
     }
 
     pub(super) fn home_of(&self, room: &Room) -> ShardId {
-        let shards = self.world.config.shards.len();
-        match Sid::parse(room.addressee().unwrap_or(&room.name)) {
-            // A connection's own room lives with it, which is how its name is known to be taken.
-            Some(sid) if usize::from(sid.shard().0) < shards => sid.shard(),
-            _ if room.addressee().is_some() => self.home_of(&room.resolved(false)),
-            _ if let Some(user) = room.watched() => self.home_of(&Room::user(room.endpoint, user)),
-            _ => ShardId((self.home_hash.hash_one((room.endpoint.0, &*room.name)) % shards as u64) as u8),
-        }
+        self.world.home_of(room)
     }
 
     /// Sends a parcel to where it belongs.
@@ -47,9 +39,13 @@ impl Shard {
                 conn.shard
             }
             // These are made by the control plane or sent with an address.
-            Parcel::Cast(_) | Parcel::Grant(_) | Parcel::Round(_) | Parcel::Dissolve { .. } | Parcel::Settle(_) | Parcel::Forget { .. } => {
-                self.id
-            }
+            Parcel::Cast(_)
+            | Parcel::Arrival(_)
+            | Parcel::Grant(_)
+            | Parcel::Round(_)
+            | Parcel::Dissolve { .. }
+            | Parcel::Settle(_)
+            | Parcel::Forget { .. } => self.id,
             Parcel::Recollected { .. } | Parcel::Ruled { .. } | Parcel::Ask { .. } | Parcel::Drain { .. } => self.id,
         };
         self.post_to(to, parcel);

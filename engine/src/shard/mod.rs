@@ -5,9 +5,11 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::hash::BuildHasher as _;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -16,7 +18,7 @@ use crate::config::Config;
 use crate::dialect::Act;
 use crate::event::Wanted;
 use crate::fault::{CloseReason, Refusal};
-use crate::ids::{ConnId, LinkKey, ShardId, Sid};
+use crate::ids::{ConnId, LinkKey, Room, ShardId, Sid};
 use crate::json::Scratch;
 use crate::limits::{LINKS_PER_SHARD_MAX, PIPELINED_BYTES_MAX};
 use crate::stats::ShardStats;
@@ -46,6 +48,7 @@ mod luggage;
 mod membership;
 mod old_clients;
 mod outbox;
+pub mod outward;
 pub mod parcel;
 mod perform;
 mod polling;
@@ -67,7 +70,7 @@ mod watching;
 
 use address::Addresses;
 use clock::Wheel;
-use emits::Emits;
+use emits::{Emits, NOBODY};
 use grants::Grants;
 use home::Homes;
 use hooks::Hooks;
@@ -75,6 +78,7 @@ use links::{Conn, Link, State};
 pub use luggage::Luggage;
 use membership::Membership;
 pub use outbox::Span;
+use outward::{Outward, Outwards, RELAY_ASK};
 use parcel::{Answer, Parcel};
 use rate::Rate;
 use receipts::Receipts;
@@ -95,6 +99,30 @@ pub struct World {
     pub seed: u64,
     /// Which events somebody wants to be told of.
     pub wanted: Wanted,
+    /// Whether the relay reaches other hosts; false too where there is none.
+    pub is_relayed: AtomicBool,
+}
+
+impl World {
+    /// Nobody wants events, and no other host is reached.
+    pub fn new(config: Config, addresses: Addresses, seed: u64) -> World {
+        World { config, addresses, seed, wanted: Wanted::default(), is_relayed: AtomicBool::new(false) }
+    }
+
+    /// The shard that is a room's home.
+    pub(crate) fn home_of(&self, room: &Room) -> ShardId {
+        let shards = self.config.shards.len();
+        match Sid::parse(room.addressee().unwrap_or(&room.name)) {
+            // A connection's own room lives with it, which is how its name is known to be taken.
+            Some(sid) if usize::from(sid.shard().0) < shards => sid.shard(),
+            _ if room.addressee().is_some() => self.home_of(&room.resolved(false)),
+            _ if let Some(user) = room.watched() => self.home_of(&Room::user(room.endpoint, user)),
+            _ => {
+                let hash = foldhash::quality::FixedState::with_seed(self.seed).hash_one((room.endpoint.0, &*room.name));
+                ShardId((hash % shards as u64) as u8)
+            }
+        }
+    }
 }
 
 /// What the driver has to do for the shard. Its debug form shows how much was read of a connection and not what: heads carry tokens.
@@ -199,6 +227,7 @@ pub struct Shard {
     outgoing: VecDeque<(ShardId, Parcel)>,
     commands: VecDeque<Command>,
     answers: VecDeque<(u64, Answer)>,
+    outwards: Outwards,
     telling: Telling,
     dirty: VecDeque<u32>,
     /// Long-polling sessions that have something to say.
@@ -222,7 +251,6 @@ pub struct Shard {
     drain: Option<deadlines::Drain>,
     alarms: Vec<clock::Alarm>,
     swept_ms: u64,
-    home_hash: foldhash::quality::FixedState,
 }
 
 impl fmt::Debug for Shard {
@@ -266,6 +294,7 @@ impl Shard {
             outgoing: VecDeque::new(),
             commands: VecDeque::new(),
             answers: VecDeque::new(),
+            outwards: Outwards::default(),
             telling: Telling::default(),
             dirty: VecDeque::new(),
             polls: Vec::new(),
@@ -281,7 +310,6 @@ impl Shard {
             drain: None,
             alarms: Vec::new(),
             swept_ms: now.ms(),
-            home_hash: foldhash::quality::FixedState::with_seed(world.seed),
             world,
         }
     }
@@ -412,9 +440,15 @@ impl Shard {
         self.outgoing.pop_front()
     }
 
-    /// The next answer to the control plane.
+    /// The next answer to the control plane. Those to the relay go its way.
     pub fn poll_answer(&mut self) -> Option<(u64, Answer)> {
-        self.answers.pop_front()
+        loop {
+            match self.answers.pop_front()? {
+                (NOBODY, _) => {}
+                (ask, answer) if ask & RELAY_ASK != 0 => self.send_out(Outward::Answer { ask, answer }),
+                answer => return Some(answer),
+            }
+        }
     }
 
     /// Read times (monotonic nanoseconds) of the casts delivered since the last call; the driver asks when all is written.
@@ -450,7 +484,7 @@ mod tests {
         let endpoint = Endpoint { auth: AuthMode::None, auto_create: true, ..Endpoint::new("rooms", DialectKind::Rooms, "/") };
         let config = Config::new(([127, 0, 0, 1], 0), shards, vec![endpoint]);
         let addresses = Addresses::new(&config.limits, 10);
-        let world = Arc::new(World { config, addresses, seed: 0, wanted: Wanted::default() });
+        let world = Arc::new(World::new(config, addresses, 0));
         Shard::new(ShardId(0), world, Arc::new(ShardStats::new(1)), [0; 32], now)
     }
 

@@ -75,6 +75,8 @@ pub enum Parcel {
     Publish(Box<Publish>),
     /// From the home: deliver it to the members here.
     Cast(Box<Cast>),
+    /// From another host: to a room's home, or where there is none, to every shard.
+    Arrival(Arc<Arrival>),
     /// From a user's home: his connections on this shard enter a room, or leave it, by the back end's will.
     Grant(Box<Grant>),
     /// From shard to shard: an answer that is given when they all have handled what they were sent before.
@@ -179,6 +181,7 @@ impl Parcel {
             Parcel::Recollected { recollection, .. } => recollection.bytes(),
             Parcel::Publish(publish) => publish.frame.bytes().len(),
             Parcel::Cast(cast) => cast.frame.bytes().len(),
+            Parcel::Arrival(arrival) => arrival.bytes(),
             Parcel::Poll(poll) => match &poll.call {
                 Call::Say(body) => body.len(),
                 Call::Listen | Call::Fatal(_) | Call::Unknown => 0,
@@ -331,6 +334,25 @@ pub struct Publish {
     pub keep: Option<Keep>,
     /// When it was read, monotonic nanoseconds.
     pub read_ns: u64,
+    /// On which host it was said.
+    pub origin: Origin,
+}
+
+/// Where something was said. What comes from another host is delivered here and goes no further.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// On this host: the others are told, but not for the connection that is named.
+    Here {
+        /// [`Publish::except`] as other hosts know it.
+        except: Option<Sid>,
+    },
+    /// On another.
+    Elsewhere,
+}
+
+impl Origin {
+    /// On this host, for everybody.
+    pub const HERE: Origin = Origin::Here { except: None };
 }
 
 /// See [`Parcel::Cast`].
@@ -432,12 +454,42 @@ pub struct Emit {
     pub offset: u64,
     /// When it was asked for, milliseconds since 1970.
     pub unix_ms: u64,
+    /// Binary data that placeholders in the arguments number; dialects of plain WebSockets have none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attachments: Vec<Vec<u8>>,
+    /// True exactly when another host was asked: that one keeps it and tells of it.
+    #[serde(skip)]
+    pub is_elsewhere: bool,
 }
 
 impl Emit {
+    /// An event that asks for nothing beyond its delivery. `args` are raw JSON texts joined by commas.
+    pub fn new(to: Selection, event: &str, args: &str, offset: u64, unix_ms: u64) -> Emit {
+        let (event, args, attachments) = (event.to_owned(), args.to_owned(), Vec::new());
+        Emit { to, event, args, volatile: false, ack_ms: None, offset, unix_ms, attachments, is_elsewhere: false }
+    }
+
     fn bytes(&self) -> usize {
         let of_list = |list: &[Target]| list.iter().map(Target::bytes).sum::<usize>();
-        self.event.len() + self.args.len() + of_list(&self.to.targets) + of_list(&self.to.except)
+        let attached = self.attachments.iter().map(Vec::len).sum::<usize>();
+        self.event.len() + self.args.len() + attached + of_list(&self.to.targets) + of_list(&self.to.except)
+    }
+}
+
+/// What another host, or another program, says to clients of an endpoint.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// To whom, and what, unless [`Self::text`] says it.
+    pub emit: Emit,
+    /// Of a plain WebSocket endpoint: the message as its clients get it.
+    pub text: Option<Box<str>>,
+    /// Whose `blocked` users do not get it.
+    pub hidden_from: Option<Arc<Identity>>,
+}
+
+impl Arrival {
+    fn bytes(&self) -> usize {
+        self.emit.bytes() + self.text.as_ref().map_or(0, |text| text.len())
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Shard;
 use super::links::{Conn, Entering, Typing};
-use super::parcel::{Announcement, Enter, Leave, Parcel, Publish};
+use super::parcel::{Announcement, Enter, Leave, Origin, Parcel, Publish};
 use super::recovery::NO_LINK;
 use crate::dialect::{self, Act, Cx, Dialect, EnterFault, Entry, Publication, RoomView};
 use crate::ids::{ConnId, EndpointId, Room};
@@ -62,7 +62,9 @@ impl Shard {
         // What a user tells everybody goes by way of his own home, as his coming and going does: neither overtakes the other.
         let user = self.conns.get(id.slot).filter(|_| room.name.is_empty()).map(|conn| Room::user(endpoint, &conn.profile.user));
         let to = self.home_of(user.as_ref().unwrap_or(&room));
-        self.post_to(to, Parcel::Publish(Box::new(Publish { room, frame, except, hidden_from, keep, read_ns: self.read_ns })));
+        let sender = self.conns.get(id.slot).filter(|_| !to_self).map(|conn| conn.sid);
+        let origin = Origin::Here { except: sender };
+        self.post_to(to, Parcel::Publish(Box::new(Publish { room, frame, except, hidden_from, keep, read_ns: self.read_ns, origin })));
     }
 
     pub(super) fn enter(&mut self, now: Now, slot: u32, entry: Entry) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Shard;
 use super::history::{Found, Past, Range, Reading};
-use super::parcel::{Answer, NotAuthor, Parcel, Post, Publish, Question, Revision, Standing};
+use super::parcel::{Answer, NotAuthor, Origin, Parcel, Post, Publish, Question, Revision, Standing};
 use crate::dialect::{EnterFault, Revised};
 use crate::event::{Event, EventType, What};
 use crate::ids::Room;
@@ -27,7 +27,7 @@ impl Shard {
             self.tell_event(Event { endpoint, connection: None, user, room: name, unix_ms: now.unix_ms, what });
         }
         let hidden_from = keep.hidden_from.clone();
-        self.home_publish(now, Publish { room, frame, except: None, hidden_from, keep: Some(keep), read_ns: now.ns });
+        self.home_publish(now, Publish { room, frame, except: None, hidden_from, keep: Some(keep), read_ns: now.ns, origin: Origin::HERE });
         Some(Ok(()))
     }
 
@@ -62,7 +62,7 @@ impl Shard {
         }
         let hidden_from = (!by.blocked.is_empty()).then(|| by.clone());
         let room = found.room.clone();
-        self.home_publish(now, Publish { room, frame, except: None, hidden_from, keep: None, read_ns: now.ns });
+        self.home_publish(now, Publish { room, frame, except: None, hidden_from, keep: None, read_ns: now.ns, origin: Origin::HERE });
         if text.is_none() {
             // It may have been the last that held the room.
             self.homes.tidy(&found.room, &self.stats);

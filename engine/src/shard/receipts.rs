@@ -2,7 +2,7 @@
 //! while, and holds against it what those who got it say.
 
 use super::Shard;
-use super::parcel::{Confirm, Parcel, Publish, Sent};
+use super::parcel::{Confirm, Origin, Parcel, Publish, Sent};
 use super::recent::Recent;
 use crate::dialect::{Confirmation, Progress};
 use crate::fault::DropReason;
@@ -138,7 +138,15 @@ impl Shard {
         let told = told.filter(|_| known.as_ref().is_some_and(Option::is_some));
         if let Some(to) = known.flatten() {
             let room = Room::user(message.endpoint, &to);
-            self.post(Parcel::Publish(Box::new(Publish { room, frame, except: None, hidden_from: None, keep: None, read_ns: now.ns })));
+            self.post(Parcel::Publish(Box::new(Publish {
+                room,
+                frame,
+                except: None,
+                hidden_from: None,
+                keep: None,
+                read_ns: now.ns,
+                origin: Origin::HERE,
+            })));
         }
         self.post(Parcel::Confirmed { conn, was_sent, told, note });
     }

@@ -97,7 +97,7 @@ mod tests {
     use crate::dialect::Keep;
     use crate::frame::Frame;
     use crate::ids::{EndpointId, MessageId, ShardId};
-    use crate::shard::parcel::Publish;
+    use crate::shard::parcel::{Origin, Publish};
     use crate::stats::ShardStats;
 
     /// A store that answers when it is told to: ticket by ticket, what there is then.
@@ -138,7 +138,15 @@ mod tests {
     fn says(now: Now, room: &Room, text: &str) -> Parcel {
         let frame = Frame::text(room.endpoint, text);
         let keep = Keep { id: None, by_id: false, author: "a".into(), text: text.into(), hidden_from: None, messages_max: 9 };
-        Parcel::Publish(Box::new(Publish { room: room.clone(), frame, except: None, hidden_from: None, keep: Some(keep), read_ns: now.ns }))
+        Parcel::Publish(Box::new(Publish {
+            room: room.clone(),
+            frame,
+            except: None,
+            hidden_from: None,
+            keep: Some(keep),
+            read_ns: now.ns,
+            origin: Origin::HERE,
+        }))
     }
 
     fn wants_in(slot: u32, room: &Room, history: usize) -> Parcel {

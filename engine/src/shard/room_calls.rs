@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Shard;
 use super::history::{Past, Range, Reading};
-use super::parcel::{Answer, Parcel, Publish, Question};
+use super::parcel::{Answer, Origin, Parcel, Publish, Question};
 use crate::dialect::{self, BackEndMessage, Emission, EnterFault, Keep};
 use crate::event::{Event, EventType, What};
 use crate::fault::CloseReason;
@@ -368,7 +368,7 @@ impl Shard {
             return RoomAnswer::Refused(RoomFault::NoRoom);
         };
         let mark = Mark { volatile: false, offset: (endpoint.recovery_ms > 0).then_some(*offset) };
-        let said = Emission { event: composed.event, args: &composed.argument, ack: None, mark };
+        let said = Emission { event: composed.event, args: &composed.argument, attachments: &[], ack: None, mark };
         let frame = dialect::emission(room.endpoint, endpoint, &said, &mut self.scratch);
         let text: Arc<str> = composed.argument.into();
         let keep = Keep {
@@ -385,7 +385,7 @@ impl Shard {
             self.tell_event(Event { endpoint, connection: None, user, room: Some(room.name.clone()), unix_ms, what });
         }
         let (room, keep) = (room.clone(), Some(keep));
-        self.home_publish(now, Publish { room, frame, except: None, hidden_from: None, keep, read_ns: now.ns });
+        self.home_publish(now, Publish { room, frame, except: None, hidden_from: None, keep, read_ns: now.ns, origin: Origin::HERE });
         RoomAnswer::Said(text)
     }
 

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use engine::config::{Config, DialectKind, Endpoint};
-use engine::event::{Event, Wanted};
+use engine::event::Event;
 use engine::ids::{LinkKey, ShardId};
 use engine::shard::address::Addresses;
 use engine::shard::parcel::Parcel;
@@ -95,7 +95,7 @@ impl Host {
         let now = Now { ns: 1_000_000_000, unix_ms: START_UNIX_MS };
         let addresses = Addresses::new(&config.limits, config.limits.connections.unwrap_or(1_000_000));
         let endpoints = config.endpoints.len();
-        let world = Arc::new(World { config, addresses, seed, wanted: Wanted::default() });
+        let world = Arc::new(World::new(config, addresses, seed));
         let stats: Vec<_> = (0..shards).map(|_| Arc::new(ShardStats::new(endpoints))).collect();
         let make = |(id, stats): (usize, &Arc<ShardStats>)| {
             let mut random = [id as u8 + 1; 32];

@@ -290,6 +290,8 @@ impl<'a> Play<'a> {
             ack_ms: None,
             offset: 0x0102_0304_0506_0708,
             unix_ms: self.host.as_ref().map_or(0, |host| host.now.unix_ms),
+            attachments: Vec::new(),
+            is_elsewhere: false,
         };
         let targets = |names: &str| -> Vec<Target> { names.split(',').map(target).collect() };
         loop {

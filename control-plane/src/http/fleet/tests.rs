@@ -8,10 +8,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use axum::http::{Method, StatusCode};
 use engine::event::EventTypes;
 use engine::ids::{Room, ShardId, Sid};
-use engine::{ConnectionInfo, Emitted, GrantFault, Question, RoomAnswer, RoomCall, RoomFault, RoomInfo};
+use engine::{ConnectionInfo, Emitted, GrantFault, NotAuthor, Question, RoomAnswer, RoomCall, RoomFault, RoomInfo, Standing};
 use serde_json::{Value, json};
 
-use super::super::testing::{Answering, BEARER, Between, Heard, Member, call_with, connection, joined};
+use super::super::public;
+use super::super::testing::{Answering, BEARER, Between, Heard, Member, SECRET, call_with, connection, joined};
 use super::*;
 use crate::bridge::Host as _;
 
@@ -324,6 +325,45 @@ async fn something_is_said_once_and_where_the_room_is() {
     assert_eq!(send(&members[0], Method::POST, "/v1/rooms/r/messages", body).await.status, StatusCode::NOT_FOUND);
 }
 
+#[tokio::test]
+async fn a_message_is_changed_once_and_where_it_is_kept() {
+    const ID: &str = "018cc251-f400-7000-8000-000000000001";
+    let changed: Arc<Mutex<Vec<usize>>> = Arc::default();
+    let keeping = |number: usize, keeps: bool| {
+        let changed = changed.clone();
+        host(move |shard, question| {
+            let Question::Revise(revision) = question else { return None };
+            if shard == 0 || !keeps {
+                return Some(Answer::Revised(None));
+            }
+            if *revision.by.user != *"ann" {
+                return Some(Answer::Revised(Some(Err(NotAuthor))));
+            }
+            if revision.change.is_some() {
+                changed.lock().expect("one thread").push(number);
+            }
+            Some(Answer::Revised(Some(Ok(Standing { room: "room:r".into(), text: Some(r#"{"now":1}"#.into()) }))))
+        })
+    };
+    let token = |user: &str| format!("Bearer {}", engine::auth::mint(SECRET, &json!({"sub": user, "rooms": ["r"]})).expect("an object"));
+    let path = format!("/api/community/messages/{ID}");
+    let (members, _) = joined(vec![keeping(1, false), keeping(2, true), keeping(3, true)]);
+    for (asked, by) in [(0, 2), (1, 2), (2, 3)] {
+        let router = public::router(members[asked].app.clone());
+        let edit =
+            async |user: &str| call_with(&router, Method::PATCH, &path, &[("authorization", &token(user))], r#"{"content":"c"}"#).await;
+        let heard = edit("ann").await;
+        assert_eq!((heard.status, heard.body.as_str()), (StatusCode::OK, r#"{"success":true,"data":{"now":1}}"#));
+        assert_eq!(changed.lock().expect("one thread").split_off(0), [by], "asked of {asked}");
+        assert_eq!(edit("eve").await.status, StatusCode::FORBIDDEN);
+        assert!(changed.lock().expect("one thread").is_empty());
+    }
+    let (members, _) = joined(vec![keeping(1, false), keeping(2, false)]);
+    let router = public::router(members[0].app.clone());
+    let heard = call_with(&router, Method::DELETE, &path, &[("authorization", &token("ann"))], "").await;
+    assert_eq!(heard.status, StatusCode::NOT_FOUND);
+}
+
 /// Hosts where an emit reaches so many; how often each was asked.
 fn emitting(recipients: &[u64]) -> (Vec<Member>, Arc<Between>, Arc<Mutex<Vec<u64>>>) {
     let asked: Arc<Mutex<Vec<u64>>> = Arc::default();
@@ -461,6 +501,7 @@ async fn an_operator_sees_the_hosts_and_stops_those_he_means() {
     begun.await.expect("no panic");
     assert_eq!((heard.status, heard.json()), (StatusCode::ACCEPTED, json!({"seconds": 10.0, "hosts": [id(3), id(1)]})));
     assert_eq!(members[2].wishes.try_recv(), Ok(Duration::from_secs(10)), "of its own configuration");
+    members[2].host.accepting.store(false, Relaxed);
     assert!(members[1].wishes.is_empty());
     assert_eq!(drain(json!({"hosts": "all"})).await.status, StatusCode::CONFLICT);
 }

@@ -1,0 +1,107 @@
+//! What is to be told other hosts and has not been yet: in the order in which it was said, bounded by bytes and, where that is wanted, by
+//! age. What does not fit is counted and gone: the oldest for its age, the newest for want of place, so that what is told has no hole in
+//! its middle for want of place.
+
+use std::collections::VecDeque;
+
+use super::request::Call;
+
+/// One message on its way to Redis.
+#[derive(Debug)]
+pub(crate) struct Publication {
+    /// What Redis is told.
+    pub(crate) call: Call,
+    /// When it was said, monotonic milliseconds.
+    pub(crate) said_ms: u64,
+    /// Bytes it holds on to.
+    pub(crate) bytes: usize,
+}
+
+/// Bytes that one waiting message takes besides its own, so that many short ones are bounded too.
+pub(crate) const OVERHEAD_BYTES: usize = 128;
+
+/// Messages that wait. See the module.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    queue: VecDeque<Publication>,
+    bytes: usize,
+    bytes_max: usize,
+    /// Milliseconds; `None`: however old.
+    age_max_ms: Option<u64>,
+}
+
+impl Waiting {
+    pub(crate) fn new(bytes_max: usize, age_max_ms: Option<u64>) -> Waiting {
+        Waiting { queue: VecDeque::new(), bytes: 0, bytes_max, age_max_ms }
+    }
+
+    /// Keeps a message; false when there is no place for it. One alone always has place.
+    #[must_use]
+    pub(crate) fn push(&mut self, publication: Publication) -> bool {
+        if self.bytes + publication.bytes > self.bytes_max && !self.queue.is_empty() {
+            return false;
+        }
+        self.bytes += publication.bytes;
+        self.queue.push_back(publication);
+        true
+    }
+
+    /// Takes out what is too old; how many that were.
+    pub(crate) fn expire(&mut self, now_ms: u64) -> u64 {
+        let Some(age_max_ms) = self.age_max_ms else { return 0 };
+        let mut gone = 0;
+        while let Some(first) = self.queue.pop_front_if(|first| now_ms.saturating_sub(first.said_ms) > age_max_ms) {
+            self.bytes -= first.bytes;
+            gone += 1;
+        }
+        gone
+    }
+
+    /// The next messages, of at most so many bytes together; at least one if there is one.
+    pub(crate) fn take(&mut self, bytes_max: usize) -> Vec<Publication> {
+        let (mut taken, mut bytes) = (Vec::new(), 0);
+        while let Some(first) = self.queue.pop_front_if(|first| taken.is_empty() || bytes + first.bytes <= bytes_max) {
+            bytes += first.bytes;
+            self.bytes -= first.bytes;
+            taken.push(first);
+        }
+        taken
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn publication(bytes: usize, said_ms: u64) -> Publication {
+        Publication { call: Call::new("PING"), said_ms, bytes }
+    }
+
+    #[test]
+    fn the_bounds_hold_and_what_goes_is_counted() {
+        let mut waiting = Waiting::new(100, Some(1_000));
+        assert!(waiting.push(publication(500, 0)), "one alone has place");
+        assert!(!waiting.push(publication(1, 0)));
+        assert_eq!((waiting.expire(1_000), waiting.expire(1_001), waiting.bytes()), (0, 1, 0));
+        for at in 0..10 {
+            assert!(waiting.push(publication(10, at)));
+        }
+        assert!(!waiting.push(publication(1, 10)));
+        assert_eq!(waiting.take(35).len(), 3);
+        assert_eq!(waiting.take(1).len(), 1, "never nothing");
+        assert_eq!(waiting.expire(1_005), 1);
+        assert_eq!((waiting.len(), waiting.bytes(), waiting.is_empty()), (5, 50, false));
+    }
+}
