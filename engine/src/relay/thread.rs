@@ -158,11 +158,12 @@ impl Thread {
 
     /// Sends what the core has for Redis and for the shards; false when a shard's lane was full, and its parcels wait.
     fn send(&mut self) -> bool {
+        let now = self.now();
         if let Some((link, _)) = &self.link {
             while let Some(listening) = self.core.poll_listening() {
                 listen(link, listening, self.refusals.0.clone());
             }
-            while let Some((tag, request)) = self.core.poll_request() {
+            while let Some((tag, request)) = self.core.poll_request(now) {
                 let (answer, replies) = (link.send(&request), self.replies.0.clone());
                 tokio::spawn(async move {
                     // Whoever would take it has ended with the thread.
@@ -227,11 +228,11 @@ impl Thread {
             None => self.lose(Ended::Closed),
             Some(Push::Gone(ended)) => self.lose(ended),
             Some(Push::Silent) => {
-                self.core.set_up(false);
+                self.core.set_up(now, false);
                 self.status.down(Ended::Silent);
             }
             Some(Push::Answering) => {
-                self.core.set_up(true);
+                self.core.set_up(now, true);
                 self.status.up();
             }
             Some(push) => self.core.handle_push(now, push),
@@ -262,7 +263,8 @@ impl Thread {
         }
         self.status.down(why);
         self.link = None;
-        self.core.handle_lost();
+        let now = self.now();
+        self.core.handle_lost(now);
         self.connect_soon();
     }
 
