@@ -331,7 +331,8 @@ pub struct Relay {
     pub buffer_ms: u64,
     /// Entries that a stream is trimmed to, about.
     pub stream_entries: usize,
-    /// Milliseconds after which a host that is not heard of any more counts as gone; it renews this every third.
+    /// Milliseconds after which a host that says nothing more of itself is dead. It says so three times as often, and as often looks after
+    /// the others.
     pub lease_ms: u64,
 }
 

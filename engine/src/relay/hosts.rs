@@ -23,14 +23,14 @@ use crate::time::Now;
 
 /// Milliseconds between two looks at questions that have waited long enough.
 const LOOK_EVERY_MS: u64 = 50;
-/// Renewals in the time of a lease: two may fail.
-const RENEWALS: u64 = 3;
+/// Looks at the leases in the time of one.
+const LOOKS: u64 = 3;
 
 /// What a request of this file was for.
 #[derive(Debug)]
 pub(crate) enum HostTag {
-    /// The lease was renewed, and who else has one was asked.
-    Renewed,
+    /// Who has or had a lease.
+    Members,
     /// The leases of these.
     Leases,
     /// An emit's id was claimed, for whoever waits for the answer.
@@ -59,10 +59,8 @@ pub(crate) struct Hosts {
     ask_channel: String,
     answer_channel: String,
     host_channel: String,
-    renew_ms: u64,
+    leases_ms: u64,
     look_ms: u64,
-    /// The others have not been told yet that this host is there.
-    is_new: bool,
     outcomes: VecDeque<Outcome>,
 }
 
@@ -77,9 +75,8 @@ impl Hosts {
             port,
             prefix,
             lease_ms: settings.lease_ms,
-            renew_ms: u64::MAX,
+            leases_ms: u64::MAX,
             look_ms: u64::MAX,
-            is_new: false,
             outcomes: VecDeque::new(),
         }
     }
@@ -96,14 +93,13 @@ impl Hosts {
 
     /// Redis is there.
     pub(crate) fn connected(&mut self, now: Now) {
-        self.renew_ms = now.ms();
+        self.leases_ms = now.ms();
         self.look_ms = now.ms();
-        self.is_new = true;
     }
 
     /// Redis is not.
     pub(crate) fn lost(&mut self) {
-        self.renew_ms = u64::MAX;
+        self.leases_ms = u64::MAX;
         self.fleet.lost();
         self.port.set_hosts(Vec::new());
         self.take_outputs();
@@ -113,7 +109,7 @@ impl Hosts {
     pub(crate) fn heard(&mut self, now: Now, channel: &str, payload: &[u8]) -> bool {
         if channel == self.host_channel {
             // Many may come at once: one look is enough for them.
-            self.renew_ms = self.renew_ms.min(now.ms() + LOOK_EVERY_MS);
+            self.leases_ms = self.leases_ms.min(now.ms() + LOOK_EVERY_MS);
             return true;
         }
         let is_ask = channel == self.ask_channel;
@@ -168,7 +164,7 @@ impl Hosts {
     /// Redis has answered; `None`: it will not.
     pub(crate) fn replied(&mut self, now: Now, tag: HostTag, replies: Option<&[Reply]>) {
         match tag {
-            HostTag::Renewed => {
+            HostTag::Members => {
                 let members = replies.and_then(|replies| replies.last()).map_or(&[][..], Reply::list);
                 let calls: Vec<Call> = members
                     .iter()
@@ -199,22 +195,18 @@ impl Hosts {
         }
     }
 
+    /// This host has its lease now: the others are told, so that they need not wait until they look.
+    pub(crate) fn announce(&mut self) {
+        let call = Call::new("PUBLISH").arg(&self.host_channel).arg(self.fleet.hello().host.as_str());
+        self.outcomes.push_back(Outcome::Request(HostTag::Said, call.into()));
+    }
+
     /// What is due.
     pub(crate) fn handle_timeouts(&mut self, now: Now) {
-        if self.renew_ms <= now.ms() {
-            self.renew_ms = now.ms() + self.lease_ms / RENEWALS;
-            let hello = self.fleet.hello();
-            let (lease, hosts) = (format!("{}:host:{}", self.prefix, hello.host), format!("{}:hosts", self.prefix));
-            let calls = vec![
-                Call::new("SET").arg(lease).arg(hello.text()).arg("PX").number(self.lease_ms),
-                Call::new("SADD").arg(&hosts).arg(hello.host.as_str()),
-                Call::new("SMEMBERS").arg(&hosts),
-            ];
-            self.outcomes.push_back(Outcome::Request(HostTag::Renewed, Request::several(calls)));
-            if std::mem::take(&mut self.is_new) {
-                let call = Call::new("PUBLISH").arg(&self.host_channel).arg(self.fleet.hello().host.as_str());
-                self.outcomes.push_back(Outcome::Request(HostTag::Said, call.into()));
-            }
+        if self.leases_ms <= now.ms() {
+            self.leases_ms = now.ms() + self.lease_ms / LOOKS;
+            let members = Call::new("SMEMBERS").arg(format!("{}:hosts", self.prefix));
+            self.outcomes.push_back(Outcome::Request(HostTag::Members, members.into()));
         }
         if self.look_ms <= now.ms() {
             self.look_ms = now.ms() + LOOK_EVERY_MS;
@@ -225,7 +217,7 @@ impl Hosts {
 
     /// When [`Self::handle_timeouts`] has something to do next, monotonic milliseconds.
     pub(crate) fn next_ms(&self) -> u64 {
-        self.renew_ms.min(if self.fleet.is_idle() { u64::MAX } else { self.look_ms })
+        self.leases_ms.min(if self.fleet.is_idle() { u64::MAX } else { self.look_ms })
     }
 
     /// What is to be done outside.
