@@ -1,7 +1,7 @@
 //! What the relay knows and decides: what shards say becomes requests to Redis, and what Redis brings becomes parcels for shards. Sans-IO:
 //! it has no connection, no clock and no thread, so that several hosts and a Redis of a test's own can run side by side.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -10,16 +10,17 @@ use rand::{Rng as _, SeedableRng as _};
 
 use super::channels::{Channels, Heard};
 use super::format::Message;
+use super::peers::{Output, Peers};
 use super::request::{Call, Kind, Lost, Push, Reply, Request};
-use super::socketio::{Post, SocketIo, TOLD};
+use super::socketio::{Place, Post, SocketIo, TOLD};
 use super::waiting::{OVERHEAD_BYTES, Publication, Waiting};
 use crate::config::Relay;
 use crate::fault::RelayDrop;
-use crate::ids::ShardId;
-use crate::limits::{RELAY_BATCH_BYTES_MAX, RELAY_IN_FLIGHT_MAX};
+use crate::ids::{EndpointId, Room, ShardId};
+use crate::limits::{PEER_HELD_BYTES_MAX, RELAY_BATCH_BYTES_MAX, RELAY_IN_FLIGHT_MAX};
 use crate::shard::World;
-use crate::shard::outward::{Outward, Published};
-use crate::shard::parcel::{Arrival, Parcel};
+use crate::shard::outward::{Outward, Published, is_of_peer};
+use crate::shard::parcel::{Answer, Arrival, Parcel, Question};
 use crate::stats::RelayStats;
 use crate::time::Now;
 
@@ -30,6 +31,10 @@ pub(crate) enum Tag {
     Published(Vec<Publication>),
     /// Whether Redis answers; asked then, monotonic nanoseconds.
     Ping(u64),
+    /// How many servers these namespaces have.
+    Servers(Vec<EndpointId>),
+    /// How many servers a namespace has, for a request of ours to them.
+    Asked(EndpointId, String),
 }
 
 /// What is to be listened to from now on, or no longer.
@@ -45,8 +50,11 @@ pub(crate) struct Core {
     world: Arc<World>,
     stats: Arc<RelayStats>,
     socket_io: SocketIo,
+    peers: Peers,
     channels: Channels,
     random: StdRng,
+    /// True exactly when there is a connection, whether Redis answers or not.
+    is_connected: bool,
     is_up: bool,
     waiting: Waiting,
     /// Requests with messages that Redis has not confirmed.
@@ -56,31 +64,53 @@ pub(crate) struct Core {
     /// All that is to be listened to, for when a connection is new.
     listened: HashSet<(Kind, String)>,
     parcels: VecDeque<(ShardId, Parcel)>,
+    /// What has come for a namespace while connections of its were moved, and its bytes, by the namespace.
+    held: HashMap<EndpointId, (VecDeque<(String, Vec<u8>)>, usize)>,
+    /// What other servers have answered the program.
+    told: VecDeque<Told>,
     ping_due_ms: u64,
+}
+
+/// What servers that are no uringcast hosts have answered a question of the program's.
+#[derive(Debug)]
+pub(crate) struct Told {
+    /// Its number.
+    pub(crate) ask: u64,
+    /// What they answer together.
+    pub(crate) answer: Answer,
+    /// True exactly when all of them have.
+    pub(crate) is_whole: bool,
 }
 
 /// Milliseconds between two looks at whether Redis answers.
 const PING_EVERY_MS: u64 = 1_000;
 
+/// Names in one command that changes what is listened to.
+const NAMES_PER_LISTENING_MAX: usize = 1_000;
+
 impl Core {
     /// `random` seeds its secure random source; `host` is this host's id.
     pub(crate) fn new(world: Arc<World>, stats: Arc<RelayStats>, settings: &Relay, host: &str, random: [u8; 32]) -> Core {
         let mut random = StdRng::from_seed(random);
-        let socket_io = SocketIo::new(&world.config, &settings.socket_io_key, &mut random);
+        let socket_io = SocketIo::new(&world.config, &settings.socket_io_key, settings.adapter, &mut random);
         let channels = Channels::new(&world.config, &settings.prefix, host);
         let mut core = Core {
             waiting: Waiting::new(settings.buffer_bytes, Some(settings.buffer_ms)),
+            peers: Peers::new(world.config.shards.len()),
             world,
             stats,
             socket_io,
             channels,
             random,
+            is_connected: false,
             is_up: false,
             in_flight: 0,
             requests: VecDeque::new(),
             listenings: VecDeque::new(),
             listened: HashSet::new(),
             parcels: VecDeque::new(),
+            held: HashMap::new(),
+            told: VecDeque::new(),
             ping_due_ms: 0,
         };
         core.listen_always();
@@ -90,8 +120,7 @@ impl Core {
     /// What is listened to whoever is connected.
     fn listen_always(&mut self) {
         for namespace in &self.socket_io.namespaces {
-            self.listened.insert((Kind::Pattern, namespace.channels.pattern()));
-            self.listened.extend(namespace.channels.subscribed(&namespace.uid).map(|channel| (Kind::Channel, channel)));
+            self.listened.extend(namespace.listened());
         }
         for channel in self.channels.fixed() {
             self.listened.insert((Kind::Channel, channel.to_owned()));
@@ -107,18 +136,23 @@ impl Core {
                 self.listenings.push_back(Listening { kind, names, is_on: true });
             }
         }
+        self.is_connected = true;
         self.stats.connects.add(1);
         self.stats.subscriptions.set(self.listened.len() as u64);
         self.ping_due_ms = now.ms() + PING_EVERY_MS;
         self.set_up(true);
+        self.count_servers();
         self.handle_timeouts(now);
     }
 
     /// The connection is gone. What was in flight comes back with [`Self::handle_reply`].
-    pub(crate) fn handle_lost(&mut self) {
+    pub(crate) fn handle_lost(&mut self, now: Now) {
+        self.is_connected = false;
         self.set_up(false);
         self.requests.clear();
         self.listenings.clear();
+        self.peers.lose();
+        self.do_for_peers_at(now);
     }
 
     /// Redis does not answer, or does so again; the connection is still there.
@@ -132,25 +166,54 @@ impl Core {
     pub(crate) fn handle_outward(&mut self, now: Now, _shard: ShardId, outward: Outward) {
         match outward {
             Outward::Publish(published) => self.publish(now, &published),
+            Outward::Told { ask, told } => {
+                self.peers.handle_told(now, &mut self.socket_io, ask, told);
+                self.peers_have_changed(now);
+            }
+            Outward::Answer { ask, answer } if is_of_peer(ask) => {
+                self.peers.handle_answer(now, &mut self.socket_io, ask, &answer);
+                self.peers_have_changed(now);
+            }
             Outward::Answer { .. } => {}
+            Outward::Inhabited { room, is_inhabited } => self.listen_to_room(&room, is_inhabited),
         }
     }
 
     fn publish(&mut self, now: Now, published: &Published) {
         let endpoint = &self.world.config.endpoints[usize::from(published.room.endpoint.0)];
-        let post = if endpoint.dialect.is_socket_io() { self.socket_io.broadcast(published) } else { self.channels.publication(published) };
-        match post {
-            Some(Post { channel, payload }) => {
-                let bytes = channel.len() + payload.len() + OVERHEAD_BYTES;
-                let call = Call::new("PUBLISH").arg(&channel).arg(&payload);
-                self.enqueue(Publication { call, said_ms: now.ms(), bytes });
-            }
+        let call = if endpoint.dialect.is_socket_io() {
+            self.socket_io.broadcast(published)
+        } else {
+            let post = self.channels.publication(published);
+            post.map(|Post { channel, payload }| Call::new("PUBLISH").arg(channel).arg(payload))
+        };
+        match call {
+            Some(call) => self.enqueue(now, call),
             None => self.drop_message(RelayDrop::Unspeakable, 1),
         }
     }
 
-    fn enqueue(&mut self, publication: Publication) {
-        if !self.waiting.push(publication) {
+    /// A room's own channel is listened to while somebody is in.
+    fn listen_to_room(&mut self, room: &Room, is_on: bool) {
+        let Some(channel) = self.socket_io.channel_of(room) else { return };
+        let key = (Kind::Sharded, channel);
+        let has_changed = if is_on { self.listened.insert(key.clone()) } else { self.listened.remove(&key) };
+        self.stats.subscriptions.set(self.listened.len() as u64);
+        // Without a connection it is listened to as soon as there is one.
+        if !has_changed || !self.is_connected {
+            return;
+        }
+        match self.listenings.back_mut() {
+            Some(last) if last.kind == Kind::Sharded && last.is_on == is_on && last.names.len() < NAMES_PER_LISTENING_MAX => {
+                last.names.push(key.1);
+            }
+            _ => self.listenings.push_back(Listening { kind: Kind::Sharded, names: vec![key.1], is_on }),
+        }
+    }
+
+    fn enqueue(&mut self, now: Now, call: Call) {
+        let bytes = call.bytes() + OVERHEAD_BYTES;
+        if !self.waiting.push(Publication { call, said_ms: now.ms(), bytes }) {
             self.drop_message(RelayDrop::Overflow, 1);
         }
     }
@@ -168,6 +231,10 @@ impl Core {
             .channels
             .heard(&channel, &payload, offset, now.unix_ms)
             .unwrap_or_else(|| self.heard_of_socket_io(now, &channel, &payload));
+        self.take_heard(heard);
+    }
+
+    fn take_heard(&mut self, heard: Heard) {
         match heard {
             Heard::Arrival(arrival) => {
                 self.stats.received.add(1);
@@ -179,22 +246,85 @@ impl Core {
     }
 
     fn heard_of_socket_io(&mut self, now: Now, channel: &str, payload: &[u8]) -> Heard {
-        let (endpoint, envelope) = match self.socket_io.heard(channel, payload) {
-            Some((endpoint, Ok(envelope))) => (endpoint, envelope),
-            Some((_, Err(_))) | None => return Heard::Malformed,
-        };
-        if envelope.uid.starts_with(TOLD) || self.socket_io.of(endpoint).is_some_and(|namespace| namespace.uid == envelope.uid) {
+        let Some(place) = self.socket_io.place(channel) else { return Heard::Malformed };
+        if !place.is_for_answers && self.peers.is_moving(place.endpoint) {
+            if self.hold(place.endpoint, channel, payload) {
+                return Heard::Known;
+            }
+            self.release_of(now, place.endpoint, true);
+        }
+        self.take_word(now, place, payload)
+    }
+
+    /// Holds back what has come for a namespace; false where that would be too much.
+    fn hold(&mut self, endpoint: EndpointId, channel: &str, payload: &[u8]) -> bool {
+        let (held, bytes) = self.held.entry(endpoint).or_default();
+        let size = channel.len() + payload.len() + OVERHEAD_BYTES;
+        if *bytes + size > PEER_HELD_BYTES_MAX {
+            return false;
+        }
+        *bytes += size;
+        held.push_back((channel.to_owned(), payload.to_owned()));
+        true
+    }
+
+    /// Something of another server of a namespace.
+    fn take_word(&mut self, now: Now, place: Place<'_>, payload: &[u8]) -> Heard {
+        let endpoint = place.endpoint;
+        let Ok(envelope) = self.socket_io.read(place, payload) else { return Heard::Malformed };
+        if self.socket_io.is_ours(endpoint, &envelope.uid) {
             return Heard::Known;
         }
+        let offset = self.random.next_u64();
         match envelope.message {
+            Message::Broadcast { request: None, .. } if envelope.uid.starts_with(TOLD) => Heard::Known,
             Message::Broadcast { packet, options, request: None } => {
-                let offset = self.random.next_u64();
                 match self.socket_io.arrival(endpoint, packet, &options, offset, now.unix_ms) {
                     Some(arrival) => Heard::Arrival(Box::new(arrival)),
                     None => Heard::Malformed,
                 }
             }
-            _ => Heard::Known,
+            message => {
+                if place.is_for_answers {
+                    self.peers.handle_answered(&mut self.socket_io, message);
+                } else {
+                    self.peers.handle_request(now, &mut self.socket_io, endpoint, &envelope.uid, message, offset);
+                }
+                self.do_for_peers_at(now);
+                Heard::Known
+            }
+        }
+    }
+
+    /// Something has come of what other servers want.
+    fn peers_have_changed(&mut self, now: Now) {
+        self.do_for_peers_at(now);
+        self.release(now);
+    }
+
+    /// Handles what was held back for namespaces in which nobody is moved any more.
+    fn release(&mut self, now: Now) {
+        if self.held.is_empty() {
+            return;
+        }
+        let free: Vec<EndpointId> = self.held.keys().copied().filter(|endpoint| !self.peers.is_moving(*endpoint)).collect();
+        for endpoint in free {
+            self.release_of(now, endpoint, false);
+        }
+    }
+
+    /// Handles what was held back for a namespace, until somebody is moved again; all of it where there is no more place.
+    fn release_of(&mut self, now: Now, endpoint: EndpointId, is_full: bool) {
+        while is_full || !self.peers.is_moving(endpoint) {
+            let Some((held, bytes)) = self.held.get_mut(&endpoint) else { return };
+            let Some((channel, payload)) = held.pop_front() else {
+                self.held.remove(&endpoint);
+                return;
+            };
+            *bytes -= channel.len() + payload.len() + OVERHEAD_BYTES;
+            let Some(place) = self.socket_io.place(&channel) else { continue };
+            let heard = self.take_word(now, place, &payload);
+            self.take_heard(heard);
         }
     }
 
@@ -226,6 +356,66 @@ impl Core {
             }
             (Tag::Ping(asked_ns), Ok(_)) => self.stats.round_trip_us.set(now.ns.saturating_sub(asked_ns) / 1_000),
             (Tag::Ping(_), Err(_)) => {}
+            (Tag::Servers(endpoints), replies) => {
+                for (endpoint, reply) in endpoints.into_iter().zip(replies.unwrap_or_default()) {
+                    self.note_servers(endpoint, &reply);
+                }
+            }
+            (Tag::Asked(endpoint, request), replies) => {
+                let servers = replies.ok().and_then(|replies| self.note_servers(endpoint, replies.first()?));
+                self.peers.counted(&request, servers);
+                self.do_for_peers_at(now);
+            }
+        }
+    }
+
+    /// Takes `[channel, subscribers]`.
+    fn note_servers(&mut self, endpoint: EndpointId, reply: &Reply) -> Option<u64> {
+        let servers = u64::try_from(reply.list().get(1)?.int()?).ok()?;
+        self.socket_io.of_mut(endpoint)?.servers = servers;
+        Some(servers)
+    }
+
+    /// Asks how many servers there are.
+    fn count_servers(&mut self) {
+        let (endpoints, calls): (Vec<_>, Vec<_>) =
+            self.socket_io.namespaces.iter().map(|namespace| (namespace.endpoint, namespace.count_call())).unzip();
+        if !calls.is_empty() {
+            self.requests.push_back((Tag::Servers(endpoints), Request::several(calls)));
+        }
+    }
+
+    /// A question of the program's: whatever of it concerns servers that are no uringcast hosts is passed on to them. True when their answer
+    /// will come, with [`Self::poll_told`].
+    pub(crate) fn handle_question(&mut self, now: Now, ask: u64, question: &Question) -> bool {
+        let hosts = self.stats.hosts.read() + 1;
+        let (socket_io, is_up) = (&mut self.socket_io, self.is_up);
+        let peers: Vec<EndpointId> = socket_io.namespaces.iter().filter(|it| is_up && it.servers > hosts).map(|it| it.endpoint).collect();
+        let has_peers = |endpoint| peers.contains(&endpoint);
+        let is_asked = self.peers.ask(now, socket_io, &self.world.config, &mut self.random, has_peers, ask, question);
+        self.do_for_peers_at(now);
+        is_asked
+    }
+
+    /// The next answer of servers that are no uringcast hosts.
+    pub(crate) fn poll_told(&mut self) -> Option<Told> {
+        self.told.pop_front()
+    }
+
+    /// Does what the bookkeeping of other servers wants done.
+    fn do_for_peers_at(&mut self, now: Now) {
+        while let Some(output) = self.peers.poll_output() {
+            match output {
+                Output::Say(call) => self.enqueue(now, call),
+                Output::Put(shard, parcel) => self.parcels.push_back((shard, parcel)),
+                Output::Count(endpoint, request) => {
+                    if let Some(namespace) = self.socket_io.of(endpoint) {
+                        self.requests.push_back((Tag::Asked(endpoint, request), namespace.count_call().into()));
+                    }
+                }
+                Output::Told { ask, answer, is_whole } => self.told.push_back(Told { ask, answer, is_whole }),
+                Output::Dropped(reason, count) => self.drop_message(reason, count),
+            }
         }
     }
 
@@ -236,13 +426,16 @@ impl Core {
         if self.is_up && self.ping_due_ms <= now.ms() {
             self.ping_due_ms = now.ms() + PING_EVERY_MS;
             self.requests.push_back((Tag::Ping(now.ns), Call::new("PING").into()));
+            self.count_servers();
         }
+        self.peers.handle_timeouts(now, &mut self.socket_io);
+        self.peers_have_changed(now);
         self.stats.last_turn_ms.set(now.ms());
     }
 
     /// When [`Self::handle_timeouts`] has something to do next, monotonic milliseconds.
     pub(crate) fn poll_timeout(&self) -> u64 {
-        self.ping_due_ms
+        self.ping_due_ms.min(self.peers.next_ms())
     }
 
     /// The next request to Redis.

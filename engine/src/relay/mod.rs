@@ -30,6 +30,7 @@ pub mod format;
 mod guard;
 pub(crate) mod lane;
 pub mod link;
+mod peers;
 pub mod request;
 mod socketio;
 mod waiting;
@@ -217,7 +218,8 @@ impl Thread {
             self.stats.dropped[RelayDrop::Flood.index()].add(1);
         }
         self.link = None;
-        self.core.handle_lost();
+        let now = self.now();
+        self.core.handle_lost(now);
         self.connect_soon();
     }
 
