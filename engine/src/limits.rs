@@ -58,13 +58,22 @@ pub const REDIS_SILENT_LOOKS: u64 = 3;
 
 /// How long Redis may be silent until the link is given up, in milliseconds. A script or a fork may block it for seconds, and what it was asked
 /// before is then still done.
-pub const REDIS_LOST_MS: u64 = 15_000;
+pub const REDIS_LOST_MS: u64 = 10_000;
 
 /// How long a sentinel may take to say who is the master, in milliseconds. All are asked at once, and one that is dead must not hold the others up.
 pub const REDIS_SENTINEL_MS: u64 = 1_000;
 
 /// How often the sentinels are asked whether the master is still the same, in milliseconds: so long may be published to one that was cut off.
 pub const REDIS_SENTINEL_LOOK_MS: u64 = 5_000;
+
+/// How often a command goes after a slot that moves or has nobody, and how long it waits in between, in milliseconds, times the attempt: 1.5 s
+/// together, which is longer than anything waits for the answer.
+pub const REDIS_REDIRECTS_MAX: u64 = 5;
+/// See [`REDIS_REDIRECTS_MAX`].
+pub const REDIS_REDIRECT_MS: u64 = 100;
+
+/// How often a cluster is asked who has its slots, in milliseconds, when nothing says that they have moved.
+pub const REDIS_SLOTS_LOOK_MS: u64 = 10_000;
 
 /// Bytes of commands that wait for answers. Twice what the relay keeps back while Redis is away, so that all of that can go out at once.
 pub const REDIS_REQUESTS_BYTES_MAX: usize = 32 * 1024 * 1024;
