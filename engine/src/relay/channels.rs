@@ -80,12 +80,12 @@ impl Channels {
         match self.naming(room.endpoint)? {
             Naming::Rooms => {
                 let channel = self.channel_of(room)?;
-                Some(Post { channel, payload: marked(text, &self.host)?.into_bytes() })
+                Some(Post::new(channel, marked(text, &self.host)?.into_bytes()))
             }
-            Naming::Updates(channel) => Some(Post { channel: channel.clone(), payload: marked(text, &self.host)?.into_bytes() }),
+            Naming::Updates(channel) => Some(Post::new(channel.clone(), marked(text, &self.host)?.into_bytes())),
             Naming::Own(channel) => {
                 let payload = Object::new().str("room", &room.name).str("text", text).str(ORIGIN, &self.host).finish();
-                Some(Post { channel: channel.clone(), payload: payload.into_bytes() })
+                Some(Post::new(channel.clone(), payload.into_bytes()))
             }
         }
     }

@@ -3,12 +3,14 @@
 
 mod channels;
 mod cluster;
+mod consults;
 mod core;
 pub mod format;
 mod guard;
 pub(crate) mod lane;
 pub mod link;
 mod peers;
+mod presence;
 pub mod request;
 mod slots;
 mod socketio;

@@ -20,8 +20,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::format::{Message, Options, Payload, RemoteSocket};
-use super::request::Call;
-use super::socketio::{As, SocketIo, TOLD, random_id, selection};
+use super::socketio::{As, Post, SocketIo, TOLD, random_id, selection};
 use crate::config::Config;
 use crate::dialect;
 use crate::event::{Event, ServerCall, What};
@@ -44,7 +43,7 @@ const FIRST: u64 = PEER_ASK | 1 << 29;
 #[derive(Debug)]
 pub(crate) enum Output {
     /// Redis is to be told, in order with everything else that is published.
-    Say(Call),
+    Say(Post),
     /// A parcel for a shard.
     Put(ShardId, Parcel),
     /// It is to be asked how many servers of a namespace there are; [`Peers::counted`] is called with this name.
@@ -491,7 +490,7 @@ impl Peers {
 
     fn say(&mut self, socket_io: &mut SocketIo, endpoint: EndpointId, who: As, message: Message, asker: Option<&str>) {
         match socket_io.say(endpoint, who, message, asker) {
-            Some(call) => self.outputs.push_back(Output::Say(call)),
+            Some(post) => self.outputs.push_back(Output::Say(post)),
             None => self.outputs.push_back(Output::Dropped(RelayDrop::Unspeakable, 1)),
         }
     }

@@ -51,11 +51,24 @@ enum Wire {
     Sharded(sharded::Channels),
 }
 
-/// A message for a channel that all nodes of a cluster know.
+/// A message for a channel.
 #[derive(Debug)]
 pub(crate) struct Post {
+    /// The command that says it: `PUBLISH`, or `SPUBLISH` for a channel that lives on one node of a cluster.
+    pub(crate) verb: &'static str,
     pub(crate) channel: String,
     pub(crate) payload: Vec<u8>,
+}
+
+impl Post {
+    /// For a channel that all nodes know.
+    pub(crate) fn new(channel: String, payload: Vec<u8>) -> Post {
+        Post { verb: "PUBLISH", channel, payload }
+    }
+
+    pub(crate) fn call(&self) -> Call {
+        Call::new(self.verb).arg(&self.channel).arg(&self.payload)
+    }
 }
 
 /// As whom something is said.
@@ -182,9 +195,8 @@ impl SocketIo {
         SUBSCRIPTION.has_channel(&name).then(|| channels.own(&name))
     }
 
-    /// The command that says something to the other servers of a namespace, an answer to its `asker`; `None` where their form has no such
-    /// message.
-    pub(crate) fn say(&mut self, endpoint: EndpointId, who: As, message: Message, asker: Option<&str>) -> Option<Call> {
+    /// What says something to the other servers of a namespace, an answer to its `asker`; `None` where their form has no such message.
+    pub(crate) fn say(&mut self, endpoint: EndpointId, who: As, message: Message, asker: Option<&str>) -> Option<Post> {
         let namespace = self.namespaces.iter().find(|namespace| namespace.endpoint == endpoint)?;
         let uid = if who == As::Told { &namespace.told_uid } else { &namespace.uid };
         let envelope = Envelope { uid: uid.clone(), nsp: namespace.name.clone(), message };
@@ -197,11 +209,11 @@ impl SocketIo {
                 ("SPUBLISH", channel, sharded::encode(&mut self.scratch, &envelope).ok()?)
             }
         };
-        Some(Call::new(verb).arg(channel).arg(payload))
+        Some(Post { verb, channel, payload })
     }
 
     /// What the adapters of other hosts are told of a publication; `None` where it is not one of this protocol's events.
-    pub(crate) fn broadcast(&mut self, published: &Published) -> Option<Call> {
+    pub(crate) fn broadcast(&mut self, published: &Published) -> Option<Post> {
         let endpoint = published.room.endpoint;
         let namespace = self.of(endpoint)?;
         let packet = event_of(&published.frame)?;

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Shard;
+use super::consult::Consult;
 use super::emits::NOBODY;
 use super::parcel::{Answer, Arrival, Origin, Publish, Target};
 use super::peers::Told;
@@ -32,6 +33,8 @@ pub fn is_of_peer(ask: u64) -> bool {
 pub enum Outward {
     /// Other hosts' clients get it too.
     Publish(Box<Published>),
+    /// A room's home asks, and goes on when [`super::parcel::Parcel::Consulted`] has come.
+    Consult(Box<Consult>),
     /// The answer to a question of the relay's.
     Answer {
         /// Its number.
@@ -78,6 +81,7 @@ impl Outward {
         128 + match self {
             Outward::Publish(published) => published.frame.bytes().len(),
             Outward::Told { told, .. } => told.bytes(),
+            Outward::Consult(consult) => consult.bytes(),
             Outward::Answer { .. } | Outward::Inhabited { .. } => 0,
         }
     }
