@@ -16,6 +16,7 @@
 //! | say something to clients | [`Engine::event`], put as [`Question::Emit`] |
 //! | see who is connected, and close | [`Question::Connections`], [`Question::CloseUser`] and their like |
 //! | hear what happens | [`Engine::want_events`], [`Engine::events`] |
+//! | ask other hosts | [`Question::scope`] says what goes to them by itself; [`Calls::ask_hosts`], and [`Notice::Note`] for what theirs asks |
 //! | count | [`Engine::stats`], [`stats::ShardStats`]: one set of counters a shard, to be summed |
 //! | stop | [`Engine::drain`], then [`Engine::join`]; a drop stops too, without a word to clients |
 //!
@@ -118,6 +119,9 @@ use driver::Poller;
 use event::{EventBatch, EventTypes};
 use ids::{EndpointId, ShardId};
 use mesh::{Inbox, Outlets, Port};
+pub use relay::fleet::HostAnswers;
+pub use relay::handle::{Claim, FleetHandle, Others};
+pub use relay::words::{Hello, HostId, Wish};
 use shard::World;
 use shard::address::Addresses;
 pub use shard::history::{Kept, Past, Range};
@@ -126,6 +130,7 @@ pub use shard::parcel::{
     Answer, ConnectionInfo, Emit, Emitted, GrantFault, NotAuthor, Post, Question, Revision, Selection, Standing, Target,
 };
 pub use shard::room_calls::{NewRoom, RoomAnswer, RoomCall, RoomFault, RoomInfo, Saying};
+pub use shard::scope::Scope;
 use stats::{RelayStats, ShardStats};
 
 /// Something the engine tells. It must be taken without long waits: see [`Notices`].
@@ -139,6 +144,20 @@ pub enum Notice {
         shard: ShardId,
         /// Its answer.
         answer: Answer,
+    },
+    /// Another host's answers to a question, or that it will not answer: one for each host that was asked.
+    HostAnswer {
+        /// The asker's number.
+        ask: u64,
+        /// Its answers.
+        answers: HostAnswers,
+    },
+    /// The program of another host asks this one ([`Wish::Program`]); the answer is given with [`FleetHandle::reply`].
+    Note {
+        /// The number to answer under.
+        ask: u64,
+        /// What it says: whatever the two programs agree on.
+        text: Arc<str>,
     },
     /// A question to the back end, where the configuration says that it is asked. Dropped, it is refused.
     Inquiry(OpenInquiry),
@@ -215,6 +234,15 @@ pub enum StartError {
     },
 }
 
+/// Whom a question has reached.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Reached {
+    /// Shards of this host that have it in their lanes.
+    pub shards: usize,
+    /// Other hosts.
+    pub others: Others,
+}
+
 /// A running engine.
 #[derive(Debug)]
 pub struct Engine {
@@ -226,6 +254,7 @@ pub struct Engine {
     stats: Vec<Arc<ShardStats>>,
     events: Receiver<EventBatch>,
     threads: Vec<JoinHandle<()>>,
+    fleet: Option<FleetHandle>,
     relay: Option<RelayEnd>,
     stop: Arc<AtomicBool>,
     draining: AtomicBool,
@@ -292,6 +321,7 @@ pub fn start(config: Config) -> Result<(Engine, Notices), StartError> {
         stats,
         events,
         threads: Vec::new(),
+        fleet: None,
         relay,
         stop: stop.clone(),
         draining,
@@ -406,10 +436,19 @@ impl Engine {
 
     /// Asks every shard; each answers with one [`Notice::Answer`] that has the number `ask`. An answer may fail to come (a full
     /// lane), so the asker needs a deadline. [`Calls`] gathers them. How many shards have it in their lanes is the result: those do what it
-    /// asks, sooner or later, also when the asker has ceased to wait; the others never do.
-    pub fn ask(&self, ask: u64, question: &Question) -> usize {
+    /// asks, sooner or later, also when the asker has ceased to wait; the others never do. What concerns the whole fleet
+    /// ([`Question::scope`]) is asked of the other hosts, too; each is told of with one [`Notice::HostAnswer`].
+    pub fn ask(&self, ask: u64, question: &Question) -> Reached {
         // A full lane is a shard that cannot answer in time anyway.
-        self.ports.iter().filter(|port| port.send(shard::parcel::Parcel::Ask { ask, question: question.clone() })).count()
+        let shards = self.ports.iter().filter(|port| port.send(shard::parcel::Parcel::Ask { ask, question: question.clone() })).count();
+        let fleet = self.fleet.as_ref().filter(|_| question.scope() == Scope::Fleet);
+        let others = fleet.map(|fleet| fleet.ask(ask, Wish::Shards(question.clone()), None));
+        Reached { shards, others: others.unwrap_or_default() }
+    }
+
+    /// The way to other hosts; `None` where there is no relay.
+    pub fn fleet(&self) -> Option<&FleetHandle> {
+        self.fleet.as_ref()
     }
 
     /// What the relay counts; `None` where this host is alone.

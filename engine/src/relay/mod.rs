@@ -1,12 +1,17 @@
 //! The relay: one thread a host, which passes on to other hosts what is said here, and back. What it knows and decides is in [`core`], without
 //! connection, clock or thread; [`thread`] has those; [`link`] alone knows the client library of Redis; [`format`] the bytes of others.
+//!
+//! What hosts of our own kind ask each other goes another way: [`words`] is what they say, [`fleet`] keeps track of who asked whom what, and
+//! [`handle`] is how the program that the engine is embedded in reaches it. None of these three has a connection or a clock either.
 
 mod channels;
 mod cluster;
 mod consults;
 mod core;
+pub mod fleet;
 pub mod format;
-mod guard;
+pub(crate) mod guard;
+pub mod handle;
 pub(crate) mod lane;
 pub mod link;
 mod peers;
@@ -16,5 +21,6 @@ mod slots;
 mod socketio;
 mod thread;
 mod waiting;
+pub mod words;
 
 pub(crate) use thread::{Setup, address_of, live};
