@@ -194,6 +194,18 @@ pub const OUTWARD_BATCHES_MAX: usize = 4 * 1024;
 /// Bytes of messages in one request to Redis: about as much as a socket takes at once, and a millisecond of Redis' time.
 pub const RELAY_BATCH_BYTES_MAX: usize = 256 * 1024;
 
+/// Milliseconds between two tellings that Redis is reached or is not: whoever keeps a log of them needs no more lines.
+pub const RELAY_STATES_EVERY_MS: u64 = 1_000;
+
+/// Reasons of one outage that are told, and different refusals in [`RELAY_REFUSAL_AGAIN_MS`].
+pub const RELAY_REASONS_MAX: usize = 8;
+
+/// Milliseconds after which the same refusal of Redis is told again: a user without a permission is refused with every message.
+pub const RELAY_REFUSAL_AGAIN_MS: u64 = 10 * 60 * 1_000;
+
+/// Characters of what Redis said that are told: a line of a log. Its errors quote names that others have chosen.
+pub const RELAY_REASON_CHARS_MAX: usize = 240;
+
 /// Requests with messages that Redis has not confirmed: what is lost with a connection is unknown, so it is kept small.
 pub const RELAY_IN_FLIGHT_MAX: usize = 4;
 

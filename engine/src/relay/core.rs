@@ -150,10 +150,10 @@ impl Core {
         self.is_connected = true;
         self.stats.connects.add(1);
         self.stats.subscriptions.set(self.listened.len() as u64);
-        self.ping_due_ms = now.ms() + PING_EVERY_MS;
+        // At once, so that whoever looks finds a measurement.
+        self.ping_due_ms = now.ms();
         self.consults.set_heard(false);
         self.set_up(now, true);
-        self.count_servers();
         self.handle_timeouts(now);
     }
 
@@ -166,6 +166,7 @@ impl Core {
         self.consults.set_heard(false);
         self.peers.lose();
         self.do_for_peers(now);
+        self.stats.subscriptions.set(0);
     }
 
     /// Nobody can be asked: what waits for an answer gets none, in the order in which it was asked.
@@ -186,6 +187,10 @@ impl Core {
     pub(crate) fn set_up(&mut self, now: Now, is_up: bool) {
         self.is_up = is_up;
         self.stats.connected.set(u64::from(is_up));
+        if !is_up {
+            // What was measured before is no measurement of now.
+            self.stats.round_trip_us.set(0);
+        }
         self.world.is_relayed.store(is_up, Ordering::Relaxed);
         if !is_up {
             self.end_consults(now);
@@ -493,8 +498,8 @@ impl Core {
                 self.consults.answered(number, replies.ok());
                 self.conclude(now);
             }
-            (Tag::Ping(asked_ns), Ok(_)) => self.stats.round_trip_us.set(now.ns.saturating_sub(asked_ns) / 1_000),
-            (Tag::Ping(_), Err(_)) => {}
+            (Tag::Ping(asked_ns), Ok(_)) if self.is_up => self.stats.round_trip_us.set((now.ns.saturating_sub(asked_ns) / 1_000).max(1)),
+            (Tag::Ping(_), _) => {}
             (Tag::Servers(endpoints), replies) => {
                 for (endpoint, reply) in endpoints.into_iter().zip(replies.unwrap_or_default()) {
                     self.note_servers(endpoint, &reply);
@@ -564,10 +569,13 @@ impl Core {
         self.conclude(now);
         let old = self.waiting.expire(now.ms());
         self.drop_message(RelayDrop::Age, old);
-        if self.is_up && self.ping_due_ms <= now.ms() {
+        // Also while there is nobody to ask: this is what the thread wakes for, and a time in the past would wake it for ever.
+        if self.ping_due_ms <= now.ms() {
             self.ping_due_ms = now.ms() + PING_EVERY_MS;
-            self.requests.push_back((Tag::Ping(now.ns), Call::new("PING").into()));
-            self.count_servers();
+            if self.is_up {
+                self.requests.push_back((Tag::Ping(now.ns), Call::new("PING").into()));
+                self.count_servers();
+            }
         }
         self.peers.handle_timeouts(now, &mut self.socket_io);
         self.peers_have_changed(now);

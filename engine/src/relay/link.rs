@@ -571,7 +571,7 @@ impl Line {
             None => ProtocolVersion::RESP2,
         };
         let (connection, driver) =
-            MultiplexedConnection::new_with_config(&node.settings(protocol), stream, config).await.map_err(|error| fault(&error))?;
+            MultiplexedConnection::new_with_config(&node.settings(protocol), stream, config).await.map_err(|error| fault(&error, node))?;
         Ok(Self { wire: Wire(connection), vital, driver: Task(tokio::spawn(driver)) })
     }
 
@@ -643,9 +643,17 @@ impl Line {
     }
 }
 
-/// Why connecting failed, without what it was given.
-fn fault(error: &RedisError) -> LinkFault {
-    if error.is_io_error() { LinkFault::Unreachable(error.to_string()) } else { LinkFault::Refused(error.to_string()) }
+/// Why connecting failed. A Redis without `HELLO` repeats what it was told, the password too.
+fn fault(error: &RedisError, node: &Node) -> LinkFault {
+    let said = error.to_string();
+    if error.is_io_error() {
+        return LinkFault::Unreachable(said);
+    }
+    let said = said.split(", with args").next().unwrap_or_default();
+    LinkFault::Refused(match &node.password {
+        Some(password) if !password.0.is_empty() => said.replace(&password.0, "…"),
+        _ => said.to_owned(),
+    })
 }
 
 /// One push of a subscriber's connection.
@@ -757,7 +765,10 @@ impl fmt::Debug for Link {
 
 impl Link {
     /// Connects, within [`REDIS_CONNECT_MS`] for each connection. It must be called on a current-thread runtime, on whose order of
-    /// tasks the order of requests relies.
+    /// tasks the order of requests relies, with I/O and time enabled.
+    ///
+    /// Commands that block (`XREAD BLOCK`) belong on a link of their own, because everything behind them waits: there [`Push::Silent`] says
+    /// only that it blocks, and each must come back before [`REDIS_LOST_MS`].
     ///
     /// # Errors
     ///
