@@ -33,6 +33,11 @@ pub const VERSION: u32 = 1;
 pub struct HostId(Arc<str>);
 
 impl HostId {
+    /// Stands for all servers together that are no uringcast hosts.
+    pub fn peers() -> HostId {
+        HostId("0000000000000000".into())
+    }
+
     /// Of a random number.
     pub fn new(random: u64) -> HostId {
         HostId(format!("{random:016x}").into())
