@@ -177,7 +177,7 @@ pub fn run(
         // The main thread has room for one from each shard, and there are no more.
         Notice::Drained { shard } => drop(drained.try_send(shard)),
         Notice::Note { ask, text } => answer(ask, &text),
-        Notice::Answer { .. } | Notice::HostAnswer { .. } | Notice::ShardLost { .. } | Notice::RelayLost { .. } => {}
+        Notice::Answer { .. } | Notice::HostAnswer { .. } | Notice::ShardLost { .. } | Notice::RelayLost { .. } | Notice::Relay(_) => {}
     })
 }
 

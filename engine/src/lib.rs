@@ -119,6 +119,7 @@ use driver::Poller;
 use event::{EventBatch, EventTypes};
 use ids::{EndpointId, ShardId};
 use mesh::{Inbox, Outlets, Port};
+pub use relay::RelayState;
 pub use relay::fleet::HostAnswers;
 pub use relay::handle::{Claim, FleetHandle, Others};
 pub use relay::words::{Hello, HostId, Wish};
@@ -176,6 +177,8 @@ pub enum Notice {
         /// What it ended with.
         reason: io::Error,
     },
+    /// The connection to Redis has changed, or Redis refuses something. It is told once for each change and not for each attempt.
+    Relay(RelayState),
     /// The relay has ended although nobody stopped it: no other host is reached any more, and clients go on talking to half of a fleet. As
     /// with a shard, it is better to end the process.
     RelayLost {
@@ -268,7 +271,7 @@ struct RelayEnd {
     stats: Arc<RelayStats>,
 }
 
-/// A turn longer ago than this, in milliseconds, is no sign of life: a shard turns at least once a second.
+/// A turn longer ago than this, in milliseconds, is no sign of life: a shard turns at least once a second, and so does the relay.
 const RESPONSIVE_MS: u64 = 2_000;
 
 /// How long [`Engine::drain`] tries to reach a shard whose lane is full, in milliseconds: one that has not made room by then hangs.
@@ -356,6 +359,14 @@ pub fn start(config: Config) -> Result<(Engine, Notices), StartError> {
     }
     wait_until_ready(&started, &told, shards)?;
     Ok((engine, told))
+}
+
+/// Whether the URLs and certificates of these settings can be used, as [`start`] will find them. Nobody is called.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn check_relay(relay: &config::Relay) -> Result<(), relay::link::AddressFault> {
+    relay::address_of(relay).map(drop)
 }
 
 /// A shard's thread. Whatever ends it but a stop is told, a panic too: its message is on stderr already.
@@ -456,6 +467,11 @@ impl Engine {
         self.relay.as_ref().map(|relay| &*relay.stats)
     }
 
+    /// True exactly when the relay has turned lately, or there is none. One that hangs reaches no other host, whatever it counted last.
+    pub fn is_relay_responsive(&self) -> bool {
+        self.relay.as_ref().is_none_or(|relay| self.is_lately(relay.stats.last_turn_ms.read()))
+    }
+
     /// This host's id among those that share a Redis: 16 hexadecimal characters, another one with every start. `None` where it is alone.
     pub fn host_id(&self) -> Option<&str> {
         self.relay.as_ref().map(|relay| &*relay.host)
@@ -502,8 +518,11 @@ impl Engine {
 
     /// True exactly when the shard has turned lately.
     pub fn is_responsive(&self, shard: usize) -> bool {
-        let now_ms = self.epoch.elapsed().as_millis() as u64;
-        self.stats.get(shard).is_some_and(|stats| now_ms.saturating_sub(stats.last_turn_ms.read()) < RESPONSIVE_MS)
+        self.stats.get(shard).is_some_and(|stats| self.is_lately(stats.last_turn_ms.read()))
+    }
+
+    fn is_lately(&self, turn_ms: u64) -> bool {
+        (self.epoch.elapsed().as_millis() as u64).saturating_sub(turn_ms) < RESPONSIVE_MS
     }
 
     /// Stops the shards where they are and waits for their threads.

@@ -5,17 +5,23 @@
 //! [`handle`] is how the program that the engine is embedded in reaches it. None of these three has a connection or a clock either.
 
 mod channels;
+mod cluster;
+mod consults;
 mod core;
 pub mod fleet;
 pub mod format;
-pub(crate) mod guard;
+mod guard;
 pub mod handle;
 pub(crate) mod lane;
 pub mod link;
+mod presence;
 pub mod request;
+mod slots;
 mod socketio;
+mod status;
 mod thread;
 mod waiting;
 pub mod words;
 
+pub use status::RelayState;
 pub(crate) use thread::{Setup, address_of, live};

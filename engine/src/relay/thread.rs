@@ -17,7 +17,8 @@ use tokio::sync::mpsc;
 use super::core::{Core, Listening, Tag};
 use super::lane::{self, Inlet};
 use super::link::{self, Address, Backoff, Certificates, Link, Servers};
-use super::request::{Ended, Lost, Push, Reply};
+use super::request::{Ended, Lost, Push, Reply, Unheard};
+use super::status::{Status, complaint};
 use crate::Notice;
 use crate::config;
 use crate::driver::{Moved, read_clock};
@@ -45,6 +46,9 @@ pub(crate) struct Setup {
 /// Milliseconds after which parcels are offered again to a shard whose lane was full.
 const RETRY_MS: u64 = 1;
 
+/// Refusals of subscriptions that wait to be looked at; what comes beyond says the same.
+const REFUSALS_MAX: usize = 16;
+
 /// What an attempt to connect came to, with what Redis says by itself from then on.
 type Attempt = Result<(Link, link::Pushes), link::LinkFault>;
 
@@ -57,6 +61,10 @@ struct Thread {
     attempts: (mpsc::Sender<Attempt>, mpsc::Receiver<Attempt>),
     /// As many as there are requests in flight, which the core bounds.
     replies: (mpsc::UnboundedSender<(Tag, Result<Vec<Reply>, Lost>)>, mpsc::UnboundedReceiver<(Tag, Result<Vec<Reply>, Lost>)>),
+    /// What Redis said to wishes to listen that it refused.
+    refusals: (mpsc::Sender<String>, mpsc::Receiver<String>),
+    status: Status,
+    notices: crossbeam_channel::Sender<Notice>,
     inlet: Inlet,
     outlets: Outlets<Moved>,
     stats: Arc<RelayStats>,
@@ -65,15 +73,15 @@ struct Thread {
 
 /// The relay's thread, until all shards have ended. Whatever ends it before is told, a panic too.
 pub(crate) fn live(setup: Setup, notices: &crossbeam_channel::Sender<Notice>) {
-    let outcome = catch_unwind(AssertUnwindSafe(|| run(setup)));
+    let outcome = catch_unwind(AssertUnwindSafe(|| run(setup, notices.clone())));
     let Err(reason) = outcome.unwrap_or_else(|_| Err(io::Error::other("it panicked"))) else { return };
     // Where nobody takes notices any more, nobody needs this one.
     let _ = notices.try_send(Notice::RelayLost { reason });
 }
 
-fn run(setup: Setup) -> io::Result<()> {
+fn run(setup: Setup, notices: crossbeam_channel::Sender<Notice>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(Thread::new(setup).live());
+    runtime.block_on(Thread::new(setup, notices).live());
     Ok(())
 }
 
@@ -89,14 +97,28 @@ pub(crate) fn address_of(settings: &config::Relay) -> Result<Address, link::Addr
 }
 
 impl Thread {
-    fn new(setup: Setup) -> Thread {
+    fn new(setup: Setup, notices: crossbeam_channel::Sender<Notice>) -> Thread {
         let Setup { world, settings, address, host, stats, inlet, ports, epoch, random } = setup;
         let mut seeds = StdRng::from_seed(random);
         let core = Core::new(world, stats.clone(), &settings, &host, seeds.random());
         // Its own count: shards need not stop reading their clients because one of them takes nothing from other hosts.
         let outlets = Outlets::new(ports, Arc::<AtomicUsize>::default());
-        let (attempts, replies) = (mpsc::channel(1), mpsc::unbounded_channel());
-        Thread { core, address, backoff: Backoff::default(), random: seeds, link: None, attempts, replies, inlet, outlets, stats, epoch }
+        Thread {
+            core,
+            address,
+            backoff: Backoff::default(),
+            random: seeds,
+            link: None,
+            attempts: mpsc::channel(1),
+            replies: mpsc::unbounded_channel(),
+            refusals: mpsc::channel(REFUSALS_MAX),
+            status: Status::default(),
+            notices,
+            inlet,
+            outlets,
+            stats,
+            epoch,
+        }
     }
 
     async fn live(mut self) {
@@ -117,16 +139,31 @@ impl Thread {
             }
             let now = self.now();
             self.core.handle_timeouts(now);
+            self.tell(now);
+        }
+    }
+
+    /// Tells how the connection does, if that has changed. Where there is no place for it, it is told in a later turn.
+    fn tell(&mut self, now: Now) {
+        while let Ok(text) = self.refusals.1.try_recv() {
+            self.status.refused(now.ms(), &text);
+        }
+        while let Some(state) = self.status.poll(now.ms()) {
+            if self.notices.try_send(Notice::Relay(state.clone())).is_err() {
+                return;
+            }
+            self.status.told(now.ms(), state);
         }
     }
 
     /// Sends what the core has for Redis and for the shards; false when a shard's lane was full, and its parcels wait.
     fn send(&mut self) -> bool {
+        let now = self.now();
         if let Some((link, _)) = &self.link {
             while let Some(listening) = self.core.poll_listening() {
-                listen(link, listening);
+                listen(link, listening, self.refusals.0.clone());
             }
-            while let Some((tag, request)) = self.core.poll_request() {
+            while let Some((tag, request)) = self.core.poll_request(now) {
                 let (answer, replies) = (link.send(&request), self.replies.0.clone());
                 tokio::spawn(async move {
                     // Whoever would take it has ended with the thread.
@@ -160,9 +197,13 @@ impl Thread {
 
     fn take_reply(&mut self, tag: Tag, replies: Result<Vec<Reply>, Lost>) {
         let now = self.now();
-        self.core.handle_reply(now, tag, replies);
-        while let Ok((tag, replies)) = self.replies.1.try_recv() {
+        let mut next = Some((tag, replies));
+        while let Some((tag, replies)) = next {
+            for text in replies.iter().flatten().filter_map(complaint) {
+                self.status.refused(now.ms(), text);
+            }
             self.core.handle_reply(now, tag, replies);
+            next = self.replies.1.try_recv().ok();
         }
     }
 
@@ -170,20 +211,33 @@ impl Thread {
         let now = self.now();
         let mut next = first;
         for _ in 0..RELAY_PUSHES_PER_TURN {
-            match next {
-                None | Some(Push::Gone(_)) => return self.lose(next),
-                Some(Push::Silent) => self.core.set_up(false),
-                Some(Push::Answering) => self.core.set_up(true),
-                Some(push) => self.core.handle_push(now, push),
+            if !self.take_push(now, next) {
+                return;
             }
             next = self.link.as_mut().and_then(|(_, pushes)| pushes.try_next());
             if next.is_none() {
                 return;
             }
         }
-        if let Some(push) = next {
-            self.core.handle_push(now, push);
+        self.take_push(now, next);
+    }
+
+    /// False when it was the last.
+    fn take_push(&mut self, now: Now, push: Option<Push>) -> bool {
+        match push {
+            None => self.lose(Ended::Closed),
+            Some(Push::Gone(ended)) => self.lose(ended),
+            Some(Push::Silent) => {
+                self.core.set_up(now, false);
+                self.status.down(Ended::Silent);
+            }
+            Some(Push::Answering) => {
+                self.core.set_up(now, true);
+                self.status.up();
+            }
+            Some(push) => self.core.handle_push(now, push),
         }
+        self.link.is_some()
     }
 
     fn take_attempt(&mut self, attempt: Attempt) {
@@ -193,20 +247,24 @@ impl Thread {
                 self.backoff.reset();
                 let now = self.now();
                 self.core.handle_connected(now);
+                self.status.up();
             }
-            Err(_) => {
+            Err(fault) => {
+                self.status.down(fault);
                 self.connect_soon();
             }
         }
     }
 
     /// The connection is over; the next is tried soon.
-    fn lose(&mut self, why: Option<Push>) {
-        if let Some(Push::Gone(Ended::Flooded)) = why {
+    fn lose(&mut self, why: Ended) {
+        if why == Ended::Flooded {
             self.stats.dropped[RelayDrop::Flood.index()].add(1);
         }
+        self.status.down(why);
         self.link = None;
-        self.core.handle_lost();
+        let now = self.now();
+        self.core.handle_lost(now);
         self.connect_soon();
     }
 
@@ -237,13 +295,18 @@ async fn next_push(link: &mut Option<(Link, link::Pushes)>) -> Option<Push> {
     }
 }
 
-/// Changes what is listened to. What Redis refuses is told with the pushes, by what does not come.
-fn listen(link: &Link, listening: Listening) {
+/// Changes what is listened to. What Redis refuses is not told with the pushes, and what it says to that goes to `refusals`.
+fn listen(link: &Link, listening: Listening, refusals: mpsc::Sender<String>) {
     let Listening { kind, names, is_on } = listening;
     let names: Vec<Vec<u8>> = names.into_iter().map(String::into_bytes).collect();
     if is_on {
         let confirmed = link.subscribe(kind, &names);
-        tokio::spawn(async move { drop(confirmed.await) });
+        tokio::spawn(async move {
+            if let Err(Unheard::Refused(text)) = confirmed.await {
+                // Where there is no place for it, others wait that say the same.
+                let _ = refusals.try_send(text);
+            }
+        });
     } else {
         let confirmed = link.unsubscribe(kind, &names);
         tokio::spawn(async move { drop(confirmed.await) });

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::consult::Findings;
 use super::history::{Past, Range, Ticket};
 use super::inquiry::Ruling;
 use super::luggage::Luggage;
@@ -70,6 +71,13 @@ pub enum Parcel {
         ticket: Ticket,
         /// What was found.
         recollection: Recollection,
+    },
+    /// From the relay, to the home that asked: what was found beyond this host.
+    Consulted {
+        /// From [`super::consult::Consult::ticket`].
+        ticket: u64,
+        /// What was found.
+        findings: Box<Findings>,
     },
     /// To a room's home: number it, keep it, cast it.
     Publish(Box<Publish>),
@@ -179,6 +187,7 @@ impl Parcel {
             Parcel::Left { view, .. } => view.online.len() * 16,
             Parcel::Recalled { kept, .. } => kept.iter().map(|text| text.len()).sum(),
             Parcel::Recollected { recollection, .. } => recollection.bytes(),
+            Parcel::Consulted { findings, .. } => findings.bytes(),
             Parcel::Publish(publish) => publish.frame.bytes().len(),
             Parcel::Cast(cast) => cast.frame.bytes().len(),
             Parcel::Arrival(arrival) => arrival.bytes(),
@@ -281,6 +290,14 @@ pub struct Enter {
     pub online: bool,
     /// Comes back.
     pub note: Option<Box<str>>,
+}
+
+impl Enter {
+    /// True exactly when somebody hears of it if it is the first of its presence: the room's others, or the room's own channel has to be
+    /// listened to from then on.
+    pub(crate) fn is_told(&self) -> bool {
+        self.announce.is_some() || self.room.is_public()
+    }
 }
 
 /// See [`Parcel::Leave`].
