@@ -1,7 +1,7 @@
 //! What the relay knows and decides: what shards say becomes requests to Redis, and what Redis brings becomes parcels for shards. Sans-IO:
 //! it has no connection, no clock and no thread, so that several hosts and a Redis of a test's own can run side by side.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -9,22 +9,31 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use super::channels::{Channels, Heard};
-use super::consults::{Asked, Concluded, Consults};
+use super::consults::Consults;
 use super::format::Message;
+use super::handle::{FleetPort, ToRelay};
+use super::hosts::{HostTag, Hosts, Outcome};
 use super::presence::Presence;
 use super::request::{Call, Kind, Lost, Push, Reply, Request};
-use super::socketio::{Post, SocketIo, TOLD};
+use super::socketio::{Post, SocketIo, TOLD, random_uid};
 use super::waiting::{OVERHEAD_BYTES, Publication, Waiting};
+use super::words::Hello;
+use crate::Notice;
 use crate::config::Relay;
 use crate::fault::RelayDrop;
 use crate::ids::ShardId;
-use crate::limits::{RELAY_BATCH_BYTES_MAX, RELAY_IN_FLIGHT_MAX};
+use crate::limits::{LISTENED_AT_ONCE_MAX, RELAY_BATCH_BYTES_MAX, RELAY_IN_FLIGHT_MAX, TYPING_MS};
 use crate::shard::World;
-use crate::shard::consult::{Consult, Findings};
 use crate::shard::outward::{Outward, Published};
 use crate::shard::parcel::{Arrival, Parcel};
 use crate::stats::RelayStats;
 use crate::time::Now;
+
+mod asking;
+mod keeping;
+
+use asking::Hearing;
+use keeping::{Errand, Keeping};
 
 /// What a request was for; comes back with its replies.
 #[derive(Debug)]
@@ -33,8 +42,16 @@ pub(crate) enum Tag {
     Published(Vec<Publication>),
     /// The questions of this number.
     Consulted(u64),
+    /// What keeps other hosts' knowledge of this one true, and this one's of them.
+    Kept(Errand),
+    /// Redis does not want these names to be listened to.
+    Unheard(Vec<String>),
+    /// It does not matter what is answered.
+    Noted,
     /// Whether Redis answers; asked then, monotonic nanoseconds.
     Ping(u64),
+    /// For the other hosts.
+    Host(HostTag),
 }
 
 /// What is to be listened to from now on, or no longer.
@@ -53,6 +70,10 @@ pub(crate) struct Core {
     channels: Channels,
     presence: Presence,
     consults: Consults,
+    hosts: Hosts,
+    /// Channels of rooms that are not heard yet, and what waits for that.
+    hearings: HashMap<String, Hearing>,
+    keeping: Keeping,
     random: StdRng,
     is_up: bool,
     waiting: Waiting,
@@ -63,6 +84,7 @@ pub(crate) struct Core {
     /// All that is to be listened to, for when a connection is new.
     listened: HashSet<(Kind, String)>,
     parcels: VecDeque<(ShardId, Parcel)>,
+    notices: VecDeque<Notice>,
     ping_due_ms: u64,
 }
 
@@ -70,8 +92,10 @@ pub(crate) struct Core {
 const PING_EVERY_MS: u64 = 1_000;
 
 impl Core {
-    /// `random` seeds its secure random source; `host` is this host's id.
-    pub(crate) fn new(world: Arc<World>, stats: Arc<RelayStats>, settings: &Relay, host: &str, random: [u8; 32]) -> Core {
+    /// `random` seeds its secure random source; `own` is what this host says of itself.
+    pub(crate) fn new(world: Arc<World>, stats: Arc<RelayStats>, settings: &Relay, own: Hello, port: FleetPort, random: [u8; 32]) -> Core {
+        let host = own.host.clone();
+        let host = host.as_str();
         let mut random = StdRng::from_seed(random);
         let socket_io = SocketIo::new(&world.config, &settings.socket_io_key, &mut random);
         let channels = Channels::new(&world.config, &settings.prefix, host);
@@ -85,6 +109,9 @@ impl Core {
             channels,
             presence,
             consults,
+            hosts: Hosts::new(own.clone(), port, settings),
+            hearings: HashMap::new(),
+            keeping: Keeping::new(settings, &own),
             random,
             is_up: false,
             in_flight: 0,
@@ -92,6 +119,7 @@ impl Core {
             listenings: VecDeque::new(),
             listened: HashSet::new(),
             parcels: VecDeque::new(),
+            notices: VecDeque::new(),
             ping_due_ms: 0,
         };
         core.listen_always();
@@ -104,7 +132,7 @@ impl Core {
             self.listened.insert((Kind::Pattern, namespace.channels.pattern()));
             self.listened.extend(namespace.channels.subscribed(&namespace.uid).map(|channel| (Kind::Channel, channel)));
         }
-        for channel in self.channels.fixed().chain(self.consults.channel()) {
+        for channel in self.channels.fixed().chain(self.consults.channel()).chain(self.hosts.channels()) {
             self.listened.insert((Kind::Channel, channel.to_owned()));
         }
     }
@@ -114,16 +142,18 @@ impl Core {
         self.listenings.clear();
         for kind in [Kind::Channel, Kind::Pattern, Kind::Sharded] {
             let names: Vec<String> = self.listened.iter().filter(|(of, _)| *of == kind).map(|(_, name)| name.clone()).collect();
-            if !names.is_empty() {
-                self.listenings.push_back(Listening { kind, names, is_on: true });
+            for names in names.chunks(LISTENED_AT_ONCE_MAX) {
+                self.listenings.push_back(Listening { kind, names: names.to_vec(), is_on: true });
             }
         }
+        self.expect_all_rooms();
         self.stats.connects.add(1);
         self.stats.subscriptions.set(self.listened.len() as u64);
         // At once, so that whoever looks finds a measurement.
         self.ping_due_ms = now.ms();
         self.consults.set_heard(false);
         self.set_up(now, true);
+        self.hosts.connected(now);
         self.handle_timeouts(now);
     }
 
@@ -132,34 +162,26 @@ impl Core {
         self.set_up(now, false);
         self.requests.clear();
         self.listenings.clear();
+        self.hosts.lost();
+        self.take_outcomes();
         self.consults.set_heard(false);
         self.stats.subscriptions.set(0);
     }
 
-    /// Nobody can be asked: what waits for an answer gets none, in the order in which it was asked.
-    fn end_consults(&mut self, now: Now) {
-        let (sent, unsent) = self.consults.end();
-        let told = sent.iter().filter(|asked| asked.consult.step.as_ref().is_some_and(|step| step.announcement.is_some())).count();
-        // They may have been delivered or not: to send them again could deliver them twice.
-        self.drop_message(RelayDrop::Unconfirmed, told as u64);
-        for Asked { shard, consult, .. } in sent {
-            self.answer(shard, &consult, Findings::default());
-        }
-        for Asked { shard, consult, .. } in unsent {
-            self.answer_unknown(now, shard, consult);
-        }
-    }
-
     /// Redis does not answer, or does so again; the connection is still there.
     pub(crate) fn set_up(&mut self, now: Now, is_up: bool) {
-        self.is_up = is_up;
+        if std::mem::replace(&mut self.is_up, is_up) == is_up {
+            return;
+        }
         self.stats.connected.set(u64::from(is_up));
         if !is_up {
             // What was measured before is no measurement of now.
             self.stats.round_trip_us.set(0);
         }
         self.world.is_relayed.store(is_up, Ordering::Relaxed);
-        if !is_up {
+        if is_up {
+            self.keeping.begin(now.ms());
+        } else {
             self.end_consults(now);
         }
     }
@@ -169,97 +191,61 @@ impl Core {
         match outward {
             Outward::Publish(published) => self.publish(now, &published),
             Outward::Consult(consult) => self.consult(now, shard, consult),
-            Outward::Answer { .. } => {}
-        }
-    }
-
-    /// A room's home asks. What has changed is true from now on, whether Redis can be told now or not.
-    fn consult(&mut self, now: Now, shard: ShardId, consult: Box<Consult>) {
-        self.presence.note(&consult);
-        if !self.is_up {
-            return self.answer_unknown(now, shard, consult);
-        }
-        self.consults.push(shard, consult, self.waiting.place());
-    }
-
-    /// What nobody was asked: the other hosts hear of it as of any message.
-    fn answer_unknown(&mut self, now: Now, shard: ShardId, mut consult: Box<Consult>) {
-        if let Some(published) = consult.step.as_mut().and_then(|step| step.announcement.take()) {
-            self.publish(now, &published);
-        }
-        self.answer(shard, &consult, Findings::default());
-    }
-
-    fn answer(&mut self, shard: ShardId, consult: &Consult, findings: Findings) {
-        if let Some(ticket) = consult.ticket {
-            self.parcels.push_back((shard, Parcel::Consulted { ticket, findings: Box::new(findings) }));
-        }
-    }
-
-    /// The next questions as one request.
-    fn next_consults(&mut self, now_ms: u64) -> Option<(Tag, Request)> {
-        let waiting = &self.waiting;
-        let mut asked = self.consults.take(|place| waiting.has_passed(place));
-        if asked.is_empty() {
-            return None;
-        }
-        let mut calls = Vec::new();
-        for Asked { consult, calls: count, .. } in &mut asked {
-            let composed = self.compose(consult);
-            *count = composed.len();
-            calls.extend(composed);
-        }
-        let number = self.consults.sent(now_ms, asked);
-        let Some(channel) = self.consults.channel() else { return Some((Tag::Consulted(number), Request::several(calls))) };
-        calls.push(Call::new("PUBLISH").arg(channel).number(number));
-        Some((Tag::Consulted(number), Request::atomic(calls)))
-    }
-
-    /// What Redis is asked for one question. Whose part is whose, [`Self::findings`] knows.
-    fn compose(&mut self, consult: &Consult) -> Vec<Call> {
-        let told = consult.step.as_ref().and_then(|step| step.announcement.as_ref()).filter(|_| self.presence.tells_itself());
-        let post = told.and_then(|published| self.post_of(published));
-        self.presence.calls(consult, post.as_ref())
-    }
-
-    /// What Redis has answered to [`Self::compose`].
-    fn findings(&mut self, consult: &Consult, replies: &[Reply]) -> Findings {
-        self.presence.findings(consult, replies)
-    }
-
-    /// Whatever has been answered goes to who asked, and then what was held back meanwhile.
-    fn conclude(&mut self, now: Now) {
-        loop {
-            while let Some(Concluded { asked, replies }) = self.consults.next_concluded() {
-                let mut from = 0;
-                for Asked { shard, mut consult, calls } in asked {
-                    let own = replies.as_ref().and_then(|replies| replies.get(from..from + calls));
-                    from += calls;
-                    let findings = own.map(|replies| self.findings(&consult, replies)).unwrap_or_default();
-                    let told = consult.step.as_mut().and_then(|step| step.announcement.take());
-                    match told {
-                        // Redis could not do it in the same breath.
-                        Some(published) if !self.presence.tells_itself() && findings.is_only != Some(false) => {
-                            self.publish(now, &published)
-                        }
-                        Some(_) if own.is_none() => self.drop_message(RelayDrop::Unconfirmed, 1),
-                        _ => {}
-                    }
-                    self.answer(shard, &consult, findings);
-                }
+            Outward::Answer { ask, answer } => {
+                self.hosts.answered(ask, answer);
+                self.take_outcomes();
             }
-            let Some(push) = self.consults.next_held_back() else { return };
-            self.take_push(now, push);
+        }
+    }
+
+    /// The program that the engine is embedded in wants something of other hosts.
+    pub(crate) fn handle_order(&mut self, now: Now, order: ToRelay) {
+        self.hosts.ordered(now, order);
+        self.take_outcomes();
+    }
+
+    /// Orders of that program, for whoever waits for them.
+    pub(crate) fn port(&mut self) -> &mut FleetPort {
+        self.hosts.port()
+    }
+
+    fn take_outcomes(&mut self) {
+        while let Some(outcome) = self.hosts.poll() {
+            match outcome {
+                // Nobody could be told: who asked has a deadline of his own.
+                Outcome::Request(..) if !self.is_up => {}
+                Outcome::Request(tag, request) => self.requests.push_back((Tag::Host(tag), request)),
+                Outcome::Put(ask, question) => {
+                    let shards = self.world.config.shards.len();
+                    let parcel = |shard| (ShardId(shard as u8), Parcel::Ask { ask, question: question.clone() });
+                    self.parcels.extend((0..shards).map(parcel));
+                    self.hosts.put(ask, shards);
+                }
+                Outcome::Notice(notice) => self.notices.push_back(notice),
+            }
         }
     }
 
     /// What other hosts are told of a publication, and where; `None` where they are not told of such.
     fn post_of(&mut self, published: &Published) -> Option<Post> {
+        self.post_as(published, None)
+    }
+
+    /// The same in the name of another host: then this one hears it too.
+    fn post_as(&mut self, published: &Published, other: Option<&str>) -> Option<Post> {
         let endpoint = &self.world.config.endpoints[usize::from(published.room.endpoint.0)];
-        if endpoint.dialect.is_socket_io() { self.socket_io.broadcast(published) } else { self.channels.publication(published) }
+        if endpoint.dialect.is_socket_io() {
+            let uid = other.map(|_| random_uid(&mut self.random));
+            self.socket_io.broadcast(published, uid.as_deref())
+        } else {
+            self.channels.publication(published, other)
+        }
     }
 
     fn publish(&mut self, now: Now, published: &Published) {
+        if let Some((room, user, on)) = self.channels.typing(published).filter(|_| self.is_up) {
+            self.requests.push_back((Tag::Noted, Request::several(typing(&room, &user, on, now.unix_ms))));
+        }
         match self.post_of(published) {
             Some(Post { channel, payload }) => {
                 let bytes = channel.len() + payload.len() + OVERHEAD_BYTES;
@@ -293,14 +279,17 @@ impl Core {
     fn take_push(&mut self, now: Now, push: Push) {
         let (channel, payload) = match push {
             Push::Message { channel, payload, .. } => (channel, payload),
-            Push::Subscribed { name, .. } => return self.heard_of_name(&name, true),
-            Push::Unsubscribed { name, .. } => return self.heard_of_name(&name, false),
-            Push::Interrupted { names, .. } => return names.iter().for_each(|name| self.heard_of_name(name, false)),
+            Push::Subscribed { name, .. } => return self.hear_name(&name),
+            Push::Interrupted { names, .. } => return names.iter().for_each(|name| self.miss_name(name)),
+            Push::Unsubscribed { .. } => return,
             Push::Silent | Push::Answering | Push::Gone(_) => return,
         };
         let Ok(channel) = String::from_utf8(channel) else { return self.drop_message(RelayDrop::Malformed, 1) };
         if self.consults.channel() == Some(&*channel) {
             return self.consults.marked(now.ms(), &payload);
+        }
+        if self.hosts.heard(now, &channel, &payload) {
+            return self.take_outcomes();
         }
         let offset = self.random.next_u64();
         let heard = self
@@ -314,13 +303,6 @@ impl Core {
             }
             Heard::Known => {}
             Heard::Malformed => self.drop_message(RelayDrop::Malformed, 1),
-        }
-    }
-
-    /// What is published under a name is heard from here on, or no longer.
-    fn heard_of_name(&mut self, name: &[u8], is_heard: bool) {
-        if self.consults.channel().is_some_and(|channel| channel.as_bytes() == name) {
-            self.consults.set_heard(is_heard);
         }
     }
 
@@ -374,8 +356,15 @@ impl Core {
                 self.consults.answered(number, replies.ok());
                 self.conclude(now);
             }
+            (Tag::Kept(errand), replies) => self.kept(now, errand, replies.ok()),
+            (Tag::Unheard(names), _) => names.iter().for_each(|name| self.hear_name(name.as_bytes())),
+            (Tag::Noted, _) => {}
             (Tag::Ping(asked_ns), Ok(_)) if self.is_up => self.stats.round_trip_us.set((now.ns.saturating_sub(asked_ns) / 1_000).max(1)),
             (Tag::Ping(_), _) => {}
+            (Tag::Host(tag), replies) => {
+                self.hosts.replied(now, tag, replies.ok().as_deref());
+                self.take_outcomes();
+            }
         }
     }
 
@@ -392,12 +381,19 @@ impl Core {
                 self.requests.push_back((Tag::Ping(now.ns), Call::new("PING").into()));
             }
         }
+        if self.is_up {
+            self.keep(now);
+        }
+        self.hosts.handle_timeouts(now);
+        self.take_outcomes();
         self.stats.last_turn_ms.set(now.ms());
     }
 
     /// When [`Self::handle_timeouts`] has something to do next, monotonic milliseconds.
     pub(crate) fn poll_timeout(&self) -> u64 {
-        self.consults.next_ms().into_iter().chain([self.ping_due_ms]).min().unwrap_or(self.ping_due_ms)
+        let kept_ms = if self.is_up { self.keeping.next_ms() } else { u64::MAX };
+        let due = [self.ping_due_ms, self.hosts.next_ms(), kept_ms];
+        self.consults.next_ms().into_iter().chain(due).min().unwrap_or(self.ping_due_ms)
     }
 
     /// The next request to Redis.
@@ -430,9 +426,24 @@ impl Core {
         self.parcels.pop_front()
     }
 
+    /// The next thing that the program is told.
+    pub(crate) fn poll_notice(&mut self) -> Option<Notice> {
+        self.notices.pop_front()
+    }
+
     /// Gauges, once a turn.
     pub(crate) fn count(&self) {
+        self.stats.hosts.set(self.hosts.count() as u64);
         self.stats.waiting.set(self.waiting.len() as u64);
         self.stats.waiting_bytes.set(self.waiting.bytes() as u64);
     }
+}
+
+/// Who types in a channel, for programs that look.
+fn typing(channel: &str, user: &str, on: bool, unix_ms: u64) -> Vec<Call> {
+    let key = format!("{channel}:typing");
+    if !on {
+        return vec![Call::new("HDEL").arg(key).arg(user)];
+    }
+    vec![Call::new("HSET").arg(&key).arg(user).number(unix_ms), Call::new("PEXPIRE").arg(&key).number(TYPING_MS)]
 }
