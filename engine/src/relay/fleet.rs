@@ -437,7 +437,7 @@ mod tests {
     }
 
     fn hello(number: u64, endpoints: &[&str]) -> Hello {
-        Hello::new(HostId::new(number), 2, endpoints.iter().map(|name| (*name).to_owned()))
+        Hello::new(HostId::new(number), 2, "0.1.0", endpoints.iter().map(|name| (*name).to_owned()))
     }
 
     /// Hosts of two shards each that know each other; their endpoints are not in the same order.
