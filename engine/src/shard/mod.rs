@@ -62,6 +62,7 @@ mod recent;
 pub mod recollection;
 mod recovery;
 pub mod room_calls;
+pub mod scope;
 mod socket_io;
 mod submissions;
 mod table;
