@@ -14,7 +14,10 @@ use support::programs::{assert_success, in_path, outcome, skip, target_folder};
 use support::{ADMIN_TOKEN, SECRET, Server, Setup};
 
 /// A host that says nothing of itself for so long is dead: long enough for a busy machine, short enough to wait for.
-const SECTIONS: &str = "[redis]\nlease_ms = 3000\n";
+const SECTIONS: &str = "[relay]\nlease_ms = 3000\n";
+
+/// Who may enter is in Redis here; of the first community endpoint that is so by default, where the token has no lists.
+const VARIABLES: [(&str, &str); 2] = [("URINGCAST_ENDPOINT_CHAT_MEMBERSHIP", "redis"), ("URINGCAST_ENDPOINT_AGENT_MEMBERSHIP", "redis")];
 
 #[test]
 fn presence() {
@@ -29,7 +32,9 @@ fn script(name: &str, count: usize) {
         _ => return skip(name, "node, with ws and socket.io-client in target/clients/node_modules"),
     };
     let redis = Redis::start();
-    let start = |_| Server::start(&Setup { redis: Some(redis.url()), sections: SECTIONS.to_owned(), ..Setup::default() });
+    // A few bytes, for as long as the test runs.
+    let url: &'static str = redis.url().leak();
+    let start = |_| Server::start(&Setup { redis: Some(url), sections: SECTIONS, variables: &VARIABLES, ..Setup::default() });
     let mut hosts: Vec<Server> = (0..count).map(start).collect();
     redis_bed::until("all hosts say that they live", || redis.cli(&["SCARD", "uringcast:hosts"]).trim() == count.to_string());
     let joined = |of: &dyn Fn(&Server) -> String| hosts.iter().map(of).collect::<Vec<_>>().join(",");

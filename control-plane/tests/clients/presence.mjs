@@ -1,7 +1,7 @@
 // Who is where over several hosts: PORTS are theirs, PIDS their processes, REDIS_PORT that of the Redis between them. The last two hosts are
 // ended by the checks at the end.
 import { createConnection } from "node:net";
-import { any, check, like, ok, open, query, run, sleep, token, until, visit } from "./lib.mjs";
+import { any, check, http, like, ok, open, query, run, sleep, token, until, visit } from "./lib.mjs";
 
 const PORTS = process.env.PORTS.split(",").map(Number), PIDS = process.env.PIDS.split(",").map(Number);
 const [A, B, C] = [0, 1, 2];
@@ -192,6 +192,79 @@ check("collab: that a clientID has gone is told when its last connection on any 
   await bob[1].end();
   await ann.expect({ type: "awareness", documentId, clientID: "two", awareness: null });
   await ann.end();
+});
+
+const post = (host, user, body, claims) => http(PORTS[host], "POST", "/api/community/messages", {
+  headers: { authorization: `Bearer ${token(user, claims)}`, "content-type": "application/json" },
+  body: JSON.stringify(body),
+});
+
+check("who may enter stands in a set, where the token has no lists or the endpoint says so", async () => {
+  const roomId = fresh("room"), refusal = (roomId) => ({ type: "ERROR", payload: { code: "FORBIDDEN", message: any.text, roomId } });
+  const ann = await enter(A, "ann"), bob = await enter(B, "bob");
+  await redis("SADD", `room:${roomId}:members`, "ann");
+  await subscribe(ann, roomId, ["ann"]);
+  bob.say("SUBSCRIBE", { roomId });
+  await bob.expect(refusal(roomId));
+  ok((await post(B, "bob", { roomId, content: "no" })).status === 403, "nor may he write");
+  ok((await post(B, "ann", { roomId, content: "yes" })).status === 201, "she may, on any host");
+  await ann.expect({ type: "CHAT_MESSAGE", payload: (payload) => payload.content === "yes" });
+  await redis("SADD", `room:${roomId}:members`, "bob");
+  await subscribe(bob, roomId, ["ann", "bob"]);
+  await ann.expect(joined("bob", roomId));
+  const carl = await visit("/chat", { port: PORTS[A], auth: { token: token("carl") } }, "carl");
+  ok((await carl.ask("join-room", { room: roomId })).success === false, "chat: not a member");
+  await redis("SADD", `${roomId}:members`, "carl");
+  ok((await carl.ask("join-room", { room: roomId })).success === true, "chat: a member");
+  const at = () => open("/ws/agent" + query({ token: token("dan", { documents: [] }), documentId: roomId, clientID: "one" }), { name: "dan", port: PORTS[B] });
+  const dan = await at();
+  await dan.closed(4403);
+  await redis("SADD", `${roomId}:members`, "dan");
+  const again = await at();
+  again.send({ type: "sync", documentId: roomId });
+  await again.next("an answer");
+  for (const peer of [ann, bob, carl, again]) await peer.end();
+});
+
+check("what somebody says is not for those whom he has blocked, by token or in Redis, on any host and from any program", async () => {
+  const roomId = fresh("room"), claims = inRoom(roomId), author = fresh("ann");
+  const members = [];
+  for (const [host, user] of [[A, "bob"], [B, "bob"], [A, "eve"], [B, "eve"]]) members.push(await subscribe(await enter(host, user, claims), roomId, user === "eve" ? ["bob", "eve"] : ["bob"]));
+  const [bobA, bobB, eveA, eveB] = members, bobs = [bobA, bobB], eves = [eveA, eveB];
+  for (const bob of bobs) await bob.expect(joined("eve", roomId));
+  const hears = async (content) => {
+    for (const peer of bobs) await peer.expect({ type: "CHAT_MESSAGE", payload: (payload) => payload.content === content });
+    for (const peer of eves) await peer.quiet();
+  };
+  await post(A, author, { roomId, content: "by token" }, { ...claims, blocked: ["eve"] });
+  await hears("by token");
+  await redis("SADD", `user:${author}:blocked`, "eve", "dan");
+  const { json } = await post(A, author, { roomId, content: "in Redis" }, claims);
+  await hears("in Redis");
+  await http(PORTS[B], "DELETE", `/api/community/messages/${json.data.id}`, { headers: { authorization: `Bearer ${token(author, claims)}` } });
+  const said = (content) => ({ type: "CHAT_MESSAGE", payload: { id: "1", content, roomId, authorId: author, b: ["x"] }, b: 1, more: [2] });
+  for (const content of ["foreign", "more"]) {
+    await redis("PUBLISH", `room:${roomId}`, JSON.stringify(said(content)));
+    await redis("PUBLISH", `room:${roomId}`, JSON.stringify({ type: "NEWS", payload: { after: content } }));
+    for (const peer of bobs) { peer.clear(); }
+    for (const peer of [...bobs, ...eves]) await until(async () => peer.raw.some((text) => text.includes(`"after":"${content}"`)), "what came after it");
+    for (const peer of bobs) ok(peer.raw.some((text) => text === JSON.stringify(said(content))), "as it was said");
+    for (const peer of eves) ok(!peer.raw.some((text) => text.includes(`"content":"${content}"`)), "not for eve");
+  }
+  await sleep(200);
+  for (const peer of members) peer.clear();
+  const talker = await open("/talk" + query({ token: token(author, claims), roomId }), { name: author, port: PORTS[A] });
+  const talk = { bob: [], eve: [] };
+  for (const [host, user] of [[A, "bob"], [B, "bob"], [A, "eve"], [B, "eve"]]) talk[user].push(await open("/talk" + query({ token: token(user, claims), roomId }), { name: user, port: PORTS[host] }));
+  const all = [...talk.bob, ...talk.eve, talker];
+  for (const peer of all) { peer.say("SUBSCRIBE", { roomId }); await until(async () => peer.raw.some((text) => text.includes("SUBSCRIBED")), "in"); }
+  talker.say("CHAT_MESSAGE", { roomId, content: "over the socket" });
+  talker.say("CHAT_MESSAGE", { roomId, content: "and again" });
+  for (const peer of [...talk.bob, talker]) await until(async () => peer.raw.filter((text) => text.includes("over the socket") || text.includes("and again")).length === 2, "heard");
+  await sleep(200);
+  for (const peer of talk.eve) ok(!peer.raw.some((text) => text.includes("over the socket") || text.includes("and again")), "not for eve");
+  for (const peer of members) await peer.quiet();
+  for (const peer of [...all, ...members]) await peer.end();
 });
 
 check("what Redis has lost is there again within ten seconds", async () => {

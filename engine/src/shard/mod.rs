@@ -27,6 +27,7 @@ use crate::time::Now;
 pub mod address;
 mod assembly;
 mod backlog;
+mod blocklists;
 mod callers;
 mod casts;
 mod clock;
@@ -58,7 +59,7 @@ mod posts;
 mod questions;
 mod rate;
 mod receipts;
-mod recent;
+pub(crate) mod recent;
 pub mod recollection;
 mod recovery;
 pub mod room_calls;
@@ -71,6 +72,7 @@ mod upgraded;
 mod watching;
 
 use address::Addresses;
+use blocklists::Blocklists;
 use clock::Wheel;
 use consult::Consults;
 use emits::{Emits, NOBODY};
@@ -215,6 +217,7 @@ pub struct Shard {
     guests: HashMap<Sid, u32>,
     emits: Emits,
     hooks: Hooks,
+    blocklists: Blocklists,
     /// Of the users and messages whose home is here.
     grants: Grants,
     absences: Absences,
@@ -287,6 +290,7 @@ impl Shard {
             consults: Consults::default(),
             emits: Emits::default(),
             hooks: Hooks::new(&world.config),
+            blocklists: Blocklists::default(),
             grants: Grants::default(),
             absences: Absences::default(),
             receipts: Receipts::default(),
