@@ -149,9 +149,12 @@ check("rooms: user:joined, user:left and online, offline once over all hosts", a
   await ann.deafOf("carl", "user:joined");
   await carl.end();
   await ann.deafOf("carl", "user:left");
+  ann.clear();
   await again.end();
-  await ann.hearOf("carl", "user:left", { roomId, username: "carl", timestamp: any.time });
-  await ann.hearOf("carl", "user:status", { status: "offline" });
+  // Two homes tell of it, in one order or the other.
+  const heard = [await ann.next("one"), await ann.next("the other")].sort();
+  like(heard, [["user:left", { userId: "carl", roomId, username: "carl", timestamp: any.time }], ["user:status", { userId: "carl", status: "offline" }]]);
+  await ann.deafOf("carl", "user:left");
   await ann.end();
 });
 
@@ -239,9 +242,8 @@ check("what somebody says is not for those whom he has blocked, by token or in R
   await post(A, author, { roomId, content: "by token" }, { ...claims, blocked: ["eve"] });
   await hears("by token");
   await redis("SADD", `user:${author}:blocked`, "eve", "dan");
-  const { json } = await post(A, author, { roomId, content: "in Redis" }, claims);
+  ok((await post(A, author, { roomId, content: "in Redis" }, claims)).status === 201, "posted");
   await hears("in Redis");
-  await http(PORTS[B], "DELETE", `/api/community/messages/${json.data.id}`, { headers: { authorization: `Bearer ${token(author, claims)}` } });
   const said = (content) => ({ type: "CHAT_MESSAGE", payload: { id: "1", content, roomId, authorId: author, b: ["x"] }, b: 1, more: [2] });
   for (const content of ["foreign", "more"]) {
     await redis("PUBLISH", `room:${roomId}`, JSON.stringify(said(content)));
