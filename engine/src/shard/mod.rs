@@ -27,6 +27,7 @@ use crate::time::Now;
 pub mod address;
 mod assembly;
 mod backlog;
+mod blocklists;
 mod callers;
 mod casts;
 mod clock;
@@ -59,7 +60,7 @@ mod posts;
 mod questions;
 mod rate;
 mod receipts;
-mod recent;
+pub(crate) mod recent;
 pub mod recollection;
 mod recovery;
 pub mod room_calls;
@@ -72,6 +73,7 @@ mod upgraded;
 mod watching;
 
 use address::Addresses;
+use blocklists::Blocklists;
 use clock::Wheel;
 use consult::Consults;
 use emits::{Emits, NOBODY};
@@ -216,6 +218,7 @@ pub struct Shard {
     guests: HashMap<Sid, u32>,
     emits: Emits,
     hooks: Hooks,
+    blocklists: Blocklists,
     /// Of the users and messages whose home is here.
     grants: Grants,
     absences: Absences,
@@ -293,6 +296,7 @@ impl Shard {
             consults: Consults::default(),
             emits: Emits::default(),
             hooks: Hooks::new(&world.config),
+            blocklists: Blocklists::default(),
             grants: Grants::default(),
             absences: Absences::default(),
             receipts: Receipts::default(),

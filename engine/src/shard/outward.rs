@@ -9,7 +9,9 @@ use std::sync::Arc;
 use super::Shard;
 use super::consult::Consult;
 use super::emits::NOBODY;
+use super::inquiry::Inquiry;
 use super::parcel::{Answer, Arrival, Origin, Publish, Target};
+use crate::auth::Identity;
 use super::peers::Told;
 use crate::frame::Frame;
 use crate::ids::{Room, Sid};
@@ -35,6 +37,13 @@ pub enum Outward {
     Publish(Box<Published>),
     /// A room's home asks, and goes on when [`super::parcel::Parcel::Consulted`] has come.
     Consult(Box<Consult>),
+    /// A connection waits for what stands in Redis: [`super::parcel::Parcel::Ruled`] brings it.
+    Inquiry {
+        /// The shard's number for it.
+        number: u64,
+        /// Of the kind [`super::inquiry::About::Join`] or [`super::inquiry::About::Blocked`].
+        inquiry: Box<Inquiry>,
+    },
     /// The answer to a question of the relay's.
     Answer {
         /// Its number.
@@ -69,8 +78,8 @@ pub struct Published {
     pub frame: Frame,
     /// The one connection that does not get it.
     pub except: Option<Sid>,
-    /// True exactly when some users do not get it, because its author has blocked them.
-    pub is_hidden: bool,
+    /// Whose `blocked` users do not get it.
+    pub hidden_from: Option<Arc<Identity>>,
     /// When it was cast, milliseconds since 1970.
     pub unix_ms: u64,
 }
@@ -82,7 +91,7 @@ impl Outward {
             Outward::Publish(published) => published.frame.bytes().len(),
             Outward::Told { told, .. } => told.bytes(),
             Outward::Consult(consult) => consult.bytes(),
-            Outward::Answer { .. } | Outward::Inhabited { .. } => 0,
+            Outward::Answer { .. } | Outward::Inhabited { .. } | Outward::Inquiry { .. } => 0,
         }
     }
 }
@@ -101,8 +110,8 @@ impl Shard {
         if self.world.config.relay.is_none() || publish.frame.endpoint().is_none() {
             return false;
         }
-        let (room, frame, is_hidden) = (publish.room.clone(), publish.frame.clone(), publish.hidden_from.is_some());
-        self.send_out(Outward::Publish(Box::new(Published { room, addressee, frame, except, is_hidden, unix_ms: now.unix_ms })));
+        let (room, frame, hidden_from) = (publish.room.clone(), publish.frame.clone(), publish.hidden_from.clone());
+        self.send_out(Outward::Publish(Box::new(Published { room, addressee, frame, except, hidden_from, unix_ms: now.unix_ms })));
         true
     }
 
