@@ -9,23 +9,32 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use super::channels::{Channels, Heard};
-use super::consults::{Asked, Concluded, Consults};
-use super::format::Message;
-use super::peers::{Output, Peers};
+use super::consults::Consults;
+use super::handle::{FleetPort, ToRelay};
+use super::hosts::{HostTag, Hosts, Outcome};
 use super::presence::Presence;
 use super::request::{Call, Kind, Lost, Push, Reply, Request};
-use super::socketio::{Place, Post, SocketIo, TOLD};
-use super::waiting::{OVERHEAD_BYTES, Publication, Waiting};
+use super::socketio::{Post, SocketIo, random_id};
+use super::waiting::{Publication, Waiting};
+use super::words::Hello;
+use crate::Notice;
 use crate::config::Relay;
 use crate::fault::RelayDrop;
-use crate::ids::{EndpointId, Room, ShardId};
-use crate::limits::{PEER_HELD_BYTES_MAX, RELAY_BATCH_BYTES_MAX, RELAY_IN_FLIGHT_MAX};
+use crate::ids::ShardId;
+use crate::limits::{LISTENED_AT_ONCE_MAX, RELAY_BATCH_BYTES_MAX, RELAY_IN_FLIGHT_MAX, TYPING_MS};
 use crate::shard::World;
-use crate::shard::consult::{Consult, Findings};
 use crate::shard::outward::{Outward, Published, is_of_peer};
-use crate::shard::parcel::{Answer, Arrival, Parcel, Question};
+use crate::shard::parcel::{Arrival, Parcel};
 use crate::stats::RelayStats;
 use crate::time::Now;
+
+mod asking;
+mod keeping;
+mod peering;
+
+use asking::Hearing;
+use keeping::{Errand, Keeping};
+use peering::{PeerTag, Peering};
 
 /// What a request was for; comes back with its replies.
 #[derive(Debug)]
@@ -34,12 +43,18 @@ pub(crate) enum Tag {
     Published(Vec<Publication>),
     /// The questions of this number.
     Consulted(u64),
+    /// What keeps other hosts' knowledge of this one true, and this one's of them.
+    Kept(Errand),
+    /// Redis does not want these names to be listened to.
+    Unheard(Vec<String>),
+    /// It does not matter what is answered.
+    Noted,
     /// Whether Redis answers; asked then, monotonic nanoseconds.
     Ping(u64),
-    /// How many servers these namespaces have.
-    Servers(Vec<EndpointId>),
-    /// How many servers a namespace has, for a request of ours to them.
-    Asked(EndpointId, String),
+    /// For the other hosts.
+    Host(HostTag),
+    /// For servers of other programs.
+    Peers(PeerTag),
 }
 
 /// What is to be listened to from now on, or no longer.
@@ -55,13 +70,15 @@ pub(crate) struct Core {
     world: Arc<World>,
     stats: Arc<RelayStats>,
     socket_io: SocketIo,
-    peers: Peers,
     channels: Channels,
     presence: Presence,
     consults: Consults,
+    hosts: Hosts,
+    /// Channels of rooms that are not heard yet, and what waits for that.
+    hearings: HashMap<String, Hearing>,
+    keeping: Keeping,
+    peering: Peering,
     random: StdRng,
-    /// True exactly when there is a connection, whether Redis answers or not.
-    is_connected: bool,
     is_up: bool,
     waiting: Waiting,
     /// Requests with messages that Redis has not confirmed.
@@ -71,33 +88,18 @@ pub(crate) struct Core {
     /// All that is to be listened to, for when a connection is new.
     listened: HashSet<(Kind, String)>,
     parcels: VecDeque<(ShardId, Parcel)>,
-    /// What has come for a namespace while connections of its were moved, and its bytes, by the namespace.
-    held: HashMap<EndpointId, (VecDeque<(String, Vec<u8>)>, usize)>,
-    /// What other servers have answered the program.
-    told: VecDeque<Told>,
+    notices: VecDeque<Notice>,
     ping_due_ms: u64,
-}
-
-/// What servers that are no uringcast hosts have answered a question of the program's.
-#[derive(Debug)]
-pub(crate) struct Told {
-    /// Its number.
-    pub(crate) ask: u64,
-    /// What they answer together.
-    pub(crate) answer: Answer,
-    /// True exactly when all of them have.
-    pub(crate) is_whole: bool,
 }
 
 /// Milliseconds between two looks at whether Redis answers.
 const PING_EVERY_MS: u64 = 1_000;
 
-/// Names in one command that changes what is listened to.
-const NAMES_PER_LISTENING_MAX: usize = 1_000;
-
 impl Core {
-    /// `random` seeds its secure random source; `host` is this host's id.
-    pub(crate) fn new(world: Arc<World>, stats: Arc<RelayStats>, settings: &Relay, host: &str, random: [u8; 32]) -> Core {
+    /// `random` seeds its secure random source; `own` is what this host says of itself.
+    pub(crate) fn new(world: Arc<World>, stats: Arc<RelayStats>, settings: &Relay, own: Hello, port: FleetPort, random: [u8; 32]) -> Core {
+        let host = own.host.clone();
+        let host = host.as_str();
         let mut random = StdRng::from_seed(random);
         let socket_io = SocketIo::new(&world.config, &settings.socket_io_key, settings.adapter, &mut random);
         let channels = Channels::new(&world.config, &settings.prefix, host);
@@ -105,23 +107,24 @@ impl Core {
         let consults = Consults::new(format!("{}#mark#{host}#", settings.prefix), !settings.redis.is_cluster);
         let mut core = Core {
             waiting: Waiting::new(settings.buffer_bytes, Some(settings.buffer_ms)),
-            peers: Peers::new(world.config.shards.len()),
+            peering: Peering::new(world.config.shards.len()),
             world,
             stats,
             socket_io,
             channels,
             presence,
             consults,
+            hosts: Hosts::new(own.clone(), port, settings),
+            hearings: HashMap::new(),
+            keeping: Keeping::new(settings, &own),
             random,
-            is_connected: false,
             is_up: false,
             in_flight: 0,
             requests: VecDeque::new(),
             listenings: VecDeque::new(),
             listened: HashSet::new(),
             parcels: VecDeque::new(),
-            held: HashMap::new(),
-            told: VecDeque::new(),
+            notices: VecDeque::new(),
             ping_due_ms: 0,
         };
         core.listen_always();
@@ -133,7 +136,7 @@ impl Core {
         for namespace in &self.socket_io.namespaces {
             self.listened.extend(namespace.listened());
         }
-        for channel in self.channels.fixed().chain(self.consults.channel()) {
+        for channel in self.channels.fixed().chain(self.consults.channel()).chain(self.hosts.channels()) {
             self.listened.insert((Kind::Channel, channel.to_owned()));
         }
     }
@@ -143,56 +146,48 @@ impl Core {
         self.listenings.clear();
         for kind in [Kind::Channel, Kind::Pattern, Kind::Sharded] {
             let names: Vec<String> = self.listened.iter().filter(|(of, _)| *of == kind).map(|(_, name)| name.clone()).collect();
-            if !names.is_empty() {
-                self.listenings.push_back(Listening { kind, names, is_on: true });
+            for names in names.chunks(LISTENED_AT_ONCE_MAX) {
+                self.listenings.push_back(Listening { kind, names: names.to_vec(), is_on: true });
             }
         }
-        self.is_connected = true;
+        self.expect_all_rooms();
+        self.peers_connected(now, true);
         self.stats.connects.add(1);
         self.stats.subscriptions.set(self.listened.len() as u64);
         // At once, so that whoever looks finds a measurement.
         self.ping_due_ms = now.ms();
         self.consults.set_heard(false);
         self.set_up(now, true);
+        self.hosts.connected(now);
         self.handle_timeouts(now);
     }
 
     /// The connection is gone. What was in flight comes back with [`Self::handle_reply`].
     pub(crate) fn handle_lost(&mut self, now: Now) {
-        self.is_connected = false;
         self.set_up(now, false);
         self.requests.clear();
         self.listenings.clear();
+        self.hosts.lost();
+        self.take_outcomes();
+        self.peers_connected(now, false);
         self.consults.set_heard(false);
-        self.peers.lose();
-        self.do_for_peers(now);
         self.stats.subscriptions.set(0);
-    }
-
-    /// Nobody can be asked: what waits for an answer gets none, in the order in which it was asked.
-    fn end_consults(&mut self, now: Now) {
-        let (sent, unsent) = self.consults.end();
-        let told = sent.iter().filter(|asked| asked.consult.step.as_ref().is_some_and(|step| step.announcement.is_some())).count();
-        // They may have been delivered or not: to send them again could deliver them twice.
-        self.drop_message(RelayDrop::Unconfirmed, told as u64);
-        for Asked { shard, consult, .. } in sent {
-            self.answer(shard, &consult, Findings::default());
-        }
-        for Asked { shard, consult, .. } in unsent {
-            self.answer_unknown(now, shard, consult);
-        }
     }
 
     /// Redis does not answer, or does so again; the connection is still there.
     pub(crate) fn set_up(&mut self, now: Now, is_up: bool) {
-        self.is_up = is_up;
+        if std::mem::replace(&mut self.is_up, is_up) == is_up {
+            return;
+        }
         self.stats.connected.set(u64::from(is_up));
         if !is_up {
             // What was measured before is no measurement of now.
             self.stats.round_trip_us.set(0);
         }
         self.world.is_relayed.store(is_up, Ordering::Relaxed);
-        if !is_up {
+        if is_up {
+            self.keeping.begin(now.ms());
+        } else {
             self.end_consults(now);
         }
     }
@@ -201,134 +196,76 @@ impl Core {
     pub(crate) fn handle_outward(&mut self, now: Now, shard: ShardId, outward: Outward) {
         match outward {
             Outward::Publish(published) => self.publish(now, &published),
-            Outward::Told { ask, told } => {
-                self.peers.handle_told(now, &mut self.socket_io, ask, told);
-                self.peers_have_changed(now);
-            }
-            Outward::Answer { ask, answer } if is_of_peer(ask) => {
-                self.peers.handle_answer(now, &mut self.socket_io, ask, &answer);
-                self.peers_have_changed(now);
-            }
             Outward::Consult(consult) => self.consult(now, shard, consult),
-            Outward::Answer { .. } => {}
+            Outward::Told { ask, told } => self.told_for_peers(now, ask, told),
             Outward::Inhabited { room, is_inhabited } => self.listen_to_room(&room, is_inhabited),
-        }
-    }
-
-    /// A room's home asks. What has changed is true from now on, whether Redis can be told now or not.
-    fn consult(&mut self, now: Now, shard: ShardId, consult: Box<Consult>) {
-        self.presence.note(&consult);
-        if !self.is_up {
-            return self.answer_unknown(now, shard, consult);
-        }
-        self.consults.push(shard, consult, self.waiting.place());
-    }
-
-    /// What nobody was asked: the other hosts hear of it as of any message.
-    fn answer_unknown(&mut self, now: Now, shard: ShardId, mut consult: Box<Consult>) {
-        if let Some(published) = consult.step.as_mut().and_then(|step| step.announcement.take()) {
-            self.publish(now, &published);
-        }
-        self.answer(shard, &consult, Findings::default());
-    }
-
-    fn answer(&mut self, shard: ShardId, consult: &Consult, findings: Findings) {
-        if let Some(ticket) = consult.ticket {
-            self.parcels.push_back((shard, Parcel::Consulted { ticket, findings: Box::new(findings) }));
-        }
-    }
-
-    /// The next questions as one request.
-    fn next_consults(&mut self, now_ms: u64) -> Option<(Tag, Request)> {
-        let waiting = &self.waiting;
-        let mut asked = self.consults.take(|place| waiting.has_passed(place));
-        if asked.is_empty() {
-            return None;
-        }
-        let mut calls = Vec::new();
-        for Asked { consult, calls: count, .. } in &mut asked {
-            let composed = self.compose(consult);
-            *count = composed.len();
-            calls.extend(composed);
-        }
-        let number = self.consults.sent(now_ms, asked);
-        let Some(channel) = self.consults.channel() else { return Some((Tag::Consulted(number), Request::several(calls))) };
-        calls.push(Call::new("PUBLISH").arg(channel).number(number));
-        Some((Tag::Consulted(number), Request::atomic(calls)))
-    }
-
-    /// What Redis is asked for one question. Whose part is whose, [`Self::findings`] knows.
-    fn compose(&mut self, consult: &Consult) -> Vec<Call> {
-        let told = consult.step.as_ref().and_then(|step| step.announcement.as_ref()).filter(|_| self.presence.tells_itself());
-        let post = told.and_then(|published| self.post_of(published));
-        self.presence.calls(consult, post.as_ref())
-    }
-
-    /// What Redis has answered to [`Self::compose`].
-    fn findings(&mut self, consult: &Consult, replies: &[Reply]) -> Findings {
-        self.presence.findings(consult, replies)
-    }
-
-    /// Whatever has been answered goes to who asked, and then what was held back meanwhile.
-    fn conclude(&mut self, now: Now) {
-        loop {
-            while let Some(Concluded { asked, replies }) = self.consults.next_concluded() {
-                let mut from = 0;
-                for Asked { shard, mut consult, calls } in asked {
-                    let own = replies.as_ref().and_then(|replies| replies.get(from..from + calls));
-                    from += calls;
-                    let findings = own.map(|replies| self.findings(&consult, replies)).unwrap_or_default();
-                    let told = consult.step.as_mut().and_then(|step| step.announcement.take());
-                    match told {
-                        // Redis could not do it in the same breath.
-                        Some(published) if !self.presence.tells_itself() && findings.is_only != Some(false) => {
-                            self.publish(now, &published)
-                        }
-                        Some(_) if own.is_none() => self.drop_message(RelayDrop::Unconfirmed, 1),
-                        _ => {}
-                    }
-                    self.answer(shard, &consult, findings);
-                }
+            Outward::Answer { ask, answer } if is_of_peer(ask) => self.answered_for_peers(now, ask, &answer),
+            Outward::Answer { ask, answer } => {
+                self.hosts.answered(ask, answer);
+                self.take_outcomes();
             }
-            let Some(push) = self.consults.next_held_back() else { return };
-            self.take_push(now, push);
+        }
+    }
+
+    /// The program that the engine is embedded in wants something of other hosts.
+    pub(crate) fn handle_order(&mut self, now: Now, order: ToRelay) {
+        if let ToRelay::Ask(order) = &order {
+            self.order_peers(now, order);
+        }
+        self.hosts.ordered(now, order);
+        self.take_outcomes();
+    }
+
+    /// Orders of that program, for whoever waits for them.
+    pub(crate) fn port(&mut self) -> &mut FleetPort {
+        self.hosts.port()
+    }
+
+    fn take_outcomes(&mut self) {
+        while let Some(outcome) = self.hosts.poll() {
+            match outcome {
+                // Nobody could be told: who asked has a deadline of his own.
+                Outcome::Request(..) if !self.is_up => {}
+                Outcome::Request(tag, request) => self.requests.push_back((Tag::Host(tag), request)),
+                Outcome::Put(ask, question) => {
+                    let shards = self.world.config.shards.len();
+                    let parcel = |shard| (ShardId(shard as u8), Parcel::Ask { ask, question: question.clone() });
+                    self.parcels.extend((0..shards).map(parcel));
+                    self.hosts.put(ask, shards);
+                }
+                Outcome::Notice(notice) => self.notices.push_back(notice),
+            }
         }
     }
 
     /// What other hosts are told of a publication, and where; `None` where they are not told of such.
     fn post_of(&mut self, published: &Published) -> Option<Post> {
+        self.post_as(published, None)
+    }
+
+    /// The same in the name of another host: then this one hears it too.
+    fn post_as(&mut self, published: &Published, other: Option<&str>) -> Option<Post> {
         let endpoint = &self.world.config.endpoints[usize::from(published.room.endpoint.0)];
-        if endpoint.dialect.is_socket_io() { self.socket_io.broadcast(published) } else { self.channels.publication(published) }
+        if endpoint.dialect.is_socket_io() {
+            let uid = other.map(|_| random_id(&mut self.random));
+            self.socket_io.broadcast(published, uid.as_deref())
+        } else {
+            self.channels.publication(published, other)
+        }
     }
 
     fn publish(&mut self, now: Now, published: &Published) {
+        if let Some((room, user, on)) = self.channels.typing(published).filter(|_| self.is_up) {
+            self.requests.push_back((Tag::Noted, Request::several(typing(&room, &user, on, now.unix_ms))));
+        }
         match self.post_of(published) {
-            Some(post) => self.enqueue(now, post.call()),
+            Some(post) => self.enqueue_call(now, post.call()),
             None => self.drop_message(RelayDrop::Unspeakable, 1),
         }
     }
 
-    /// A room's own channel is listened to while somebody is in.
-    fn listen_to_room(&mut self, room: &Room, is_on: bool) {
-        let Some(channel) = self.socket_io.channel_of(room) else { return };
-        let key = (Kind::Sharded, channel);
-        let has_changed = if is_on { self.listened.insert(key.clone()) } else { self.listened.remove(&key) };
-        self.stats.subscriptions.set(self.listened.len() as u64);
-        // Without a connection it is listened to as soon as there is one.
-        if !has_changed || !self.is_connected {
-            return;
-        }
-        match self.listenings.back_mut() {
-            Some(last) if last.kind == Kind::Sharded && last.is_on == is_on && last.names.len() < NAMES_PER_LISTENING_MAX => {
-                last.names.push(key.1);
-            }
-            _ => self.listenings.push_back(Listening { kind: Kind::Sharded, names: vec![key.1], is_on }),
-        }
-    }
-
-    fn enqueue(&mut self, now: Now, call: Call) {
-        let bytes = call.bytes() + OVERHEAD_BYTES;
-        if !self.waiting.push(Publication { call, said_ms: now.ms(), bytes }) {
+    fn enqueue(&mut self, publication: Publication) {
+        if !self.waiting.push(publication) {
             self.drop_message(RelayDrop::Overflow, 1);
         }
     }
@@ -350,14 +287,17 @@ impl Core {
     fn take_push(&mut self, now: Now, push: Push) {
         let (channel, payload) = match push {
             Push::Message { channel, payload, .. } => (channel, payload),
-            Push::Subscribed { name, .. } => return self.heard_of_name(&name, true),
-            Push::Unsubscribed { name, .. } => return self.heard_of_name(&name, false),
-            Push::Interrupted { names, .. } => return names.iter().for_each(|name| self.heard_of_name(name, false)),
+            Push::Subscribed { name, .. } => return self.hear_name(&name),
+            Push::Interrupted { names, .. } => return names.iter().for_each(|name| self.miss_name(name)),
+            Push::Unsubscribed { .. } => return,
             Push::Silent | Push::Answering | Push::Gone(_) => return,
         };
         let Ok(channel) = String::from_utf8(channel) else { return self.drop_message(RelayDrop::Malformed, 1) };
         if self.consults.channel() == Some(&*channel) {
             return self.consults.marked(now.ms(), &payload);
+        }
+        if self.hosts.heard(now, &channel, &payload) {
+            return self.take_outcomes();
         }
         let offset = self.random.next_u64();
         let heard = self
@@ -375,96 +315,6 @@ impl Core {
             }
             Heard::Known => {}
             Heard::Malformed => self.drop_message(RelayDrop::Malformed, 1),
-        }
-    }
-
-    /// What is published under a name is heard from here on, or no longer.
-    fn heard_of_name(&mut self, name: &[u8], is_heard: bool) {
-        if self.consults.channel().is_some_and(|channel| channel.as_bytes() == name) {
-            self.consults.set_heard(is_heard);
-        }
-    }
-
-    fn heard_of_socket_io(&mut self, now: Now, channel: &str, payload: &[u8]) -> Heard {
-        let Some(place) = self.socket_io.place(channel) else { return Heard::Malformed };
-        if !place.is_for_answers && self.peers.is_moving(place.endpoint) {
-            if self.hold(place.endpoint, channel, payload) {
-                return Heard::Known;
-            }
-            self.release_of(now, place.endpoint, true);
-        }
-        self.take_word(now, place, payload)
-    }
-
-    /// Holds back what has come for a namespace; false where that would be too much.
-    fn hold(&mut self, endpoint: EndpointId, channel: &str, payload: &[u8]) -> bool {
-        let (held, bytes) = self.held.entry(endpoint).or_default();
-        let size = channel.len() + payload.len() + OVERHEAD_BYTES;
-        if *bytes + size > PEER_HELD_BYTES_MAX {
-            return false;
-        }
-        *bytes += size;
-        held.push_back((channel.to_owned(), payload.to_owned()));
-        true
-    }
-
-    /// Something of another server of a namespace.
-    fn take_word(&mut self, now: Now, place: Place<'_>, payload: &[u8]) -> Heard {
-        let endpoint = place.endpoint;
-        let Ok(envelope) = self.socket_io.read(place, payload) else { return Heard::Malformed };
-        if self.socket_io.is_ours(endpoint, &envelope.uid) {
-            return Heard::Known;
-        }
-        let offset = self.random.next_u64();
-        match envelope.message {
-            Message::Broadcast { request: None, .. } if envelope.uid.starts_with(TOLD) => Heard::Known,
-            Message::Broadcast { packet, options, request: None } => {
-                match self.socket_io.arrival(endpoint, packet, &options, offset, now.unix_ms) {
-                    Some(arrival) => Heard::Arrival(Box::new(arrival)),
-                    None => Heard::Malformed,
-                }
-            }
-            message => {
-                if place.is_for_answers {
-                    self.peers.handle_answered(&mut self.socket_io, message);
-                } else {
-                    self.peers.handle_request(now, &mut self.socket_io, endpoint, &envelope.uid, message, offset);
-                }
-                self.do_for_peers(now);
-                Heard::Known
-            }
-        }
-    }
-
-    /// Something has come of what other servers want.
-    fn peers_have_changed(&mut self, now: Now) {
-        self.do_for_peers(now);
-        self.release(now);
-    }
-
-    /// Handles what was held back for namespaces in which nobody is moved any more.
-    fn release(&mut self, now: Now) {
-        if self.held.is_empty() {
-            return;
-        }
-        let free: Vec<EndpointId> = self.held.keys().copied().filter(|endpoint| !self.peers.is_moving(*endpoint)).collect();
-        for endpoint in free {
-            self.release_of(now, endpoint, false);
-        }
-    }
-
-    /// Handles what was held back for a namespace, until somebody is moved again; all of it where there is no more place.
-    fn release_of(&mut self, now: Now, endpoint: EndpointId, is_full: bool) {
-        while is_full || !self.peers.is_moving(endpoint) {
-            let Some((held, bytes)) = self.held.get_mut(&endpoint) else { return };
-            let Some((channel, payload)) = held.pop_front() else {
-                self.held.remove(&endpoint);
-                return;
-            };
-            *bytes -= channel.len() + payload.len() + OVERHEAD_BYTES;
-            let Some(place) = self.socket_io.place(&channel) else { continue };
-            let heard = self.take_word(now, place, &payload);
-            self.take_heard(heard);
         }
     }
 
@@ -498,68 +348,17 @@ impl Core {
                 self.consults.answered(number, replies.ok());
                 self.conclude(now);
             }
+            (Tag::Kept(errand), replies) => self.kept(now, errand, replies.ok()),
+            (Tag::Unheard(names), _) => names.iter().for_each(|name| self.hear_name(name.as_bytes())),
+            (Tag::Noted, _) => {}
             (Tag::Ping(asked_ns), Ok(_)) if self.is_up => self.stats.round_trip_us.set((now.ns.saturating_sub(asked_ns) / 1_000).max(1)),
             (Tag::Ping(_), _) => {}
-            (Tag::Servers(endpoints), replies) => {
-                for (endpoint, reply) in endpoints.into_iter().zip(replies.unwrap_or_default()) {
-                    self.note_servers(endpoint, &reply);
-                }
+            (Tag::Host(tag), replies) => {
+                self.hosts.replied(now, tag, replies.ok().as_deref());
+                self.take_outcomes();
+                self.tell_of_peers();
             }
-            (Tag::Asked(endpoint, request), replies) => {
-                let servers = replies.ok().and_then(|replies| self.note_servers(endpoint, replies.first()?));
-                self.peers.counted(&request, servers);
-                self.do_for_peers(now);
-            }
-        }
-    }
-
-    /// Takes `[channel, subscribers]`.
-    fn note_servers(&mut self, endpoint: EndpointId, reply: &Reply) -> Option<u64> {
-        let servers = u64::try_from(reply.list().get(1)?.int()?).ok()?;
-        self.socket_io.of_mut(endpoint)?.servers = servers;
-        Some(servers)
-    }
-
-    /// Asks how many servers there are.
-    fn count_servers(&mut self) {
-        let (endpoints, calls): (Vec<_>, Vec<_>) =
-            self.socket_io.namespaces.iter().map(|namespace| (namespace.endpoint, namespace.count_call())).unzip();
-        if !calls.is_empty() {
-            self.requests.push_back((Tag::Servers(endpoints), Request::several(calls)));
-        }
-    }
-
-    /// A question of the program's: whatever of it concerns servers that are no uringcast hosts is passed on to them. True when their answer
-    /// will come, with [`Self::poll_told`].
-    pub(crate) fn handle_question(&mut self, now: Now, ask: u64, question: &Question) -> bool {
-        let hosts = self.stats.hosts.read() + 1;
-        let (socket_io, is_up) = (&mut self.socket_io, self.is_up);
-        let peers: Vec<EndpointId> = socket_io.namespaces.iter().filter(|it| is_up && it.servers > hosts).map(|it| it.endpoint).collect();
-        let has_peers = |endpoint| peers.contains(&endpoint);
-        let is_asked = self.peers.ask(now, socket_io, &self.world.config, &mut self.random, has_peers, ask, question);
-        self.do_for_peers(now);
-        is_asked
-    }
-
-    /// The next answer of servers that are no uringcast hosts.
-    pub(crate) fn poll_told(&mut self) -> Option<Told> {
-        self.told.pop_front()
-    }
-
-    /// Does what the bookkeeping of other servers wants done.
-    fn do_for_peers(&mut self, now: Now) {
-        while let Some(output) = self.peers.poll_output() {
-            match output {
-                Output::Say(post) => self.enqueue(now, post.call()),
-                Output::Put(shard, parcel) => self.parcels.push_back((shard, parcel)),
-                Output::Count(endpoint, request) => {
-                    if let Some(namespace) = self.socket_io.of(endpoint) {
-                        self.requests.push_back((Tag::Asked(endpoint, request), namespace.count_call().into()));
-                    }
-                }
-                Output::Told { ask, answer, is_whole } => self.told.push_back(Told { ask, answer, is_whole }),
-                Output::Dropped(reason, count) => self.drop_message(reason, count),
-            }
+            (Tag::Peers(tag), replies) => self.replied_of_peers(now, tag, replies.ok().as_deref()),
         }
     }
 
@@ -570,21 +369,27 @@ impl Core {
         let old = self.waiting.expire(now.ms());
         self.drop_message(RelayDrop::Age, old);
         // Also while there is nobody to ask: this is what the thread wakes for, and a time in the past would wake it for ever.
-        if self.ping_due_ms <= now.ms() {
+        let is_time_to_look = self.ping_due_ms <= now.ms();
+        if is_time_to_look {
             self.ping_due_ms = now.ms() + PING_EVERY_MS;
             if self.is_up {
                 self.requests.push_back((Tag::Ping(now.ns), Call::new("PING").into()));
-                self.count_servers();
             }
         }
-        self.peers.handle_timeouts(now, &mut self.socket_io);
-        self.peers_have_changed(now);
+        if self.is_up {
+            self.keep(now);
+        }
+        self.hosts.handle_timeouts(now);
+        self.take_outcomes();
+        self.keep_peers(now, is_time_to_look);
         self.stats.last_turn_ms.set(now.ms());
     }
 
     /// When [`Self::handle_timeouts`] has something to do next, monotonic milliseconds.
     pub(crate) fn poll_timeout(&self) -> u64 {
-        self.consults.next_ms().into_iter().chain([self.ping_due_ms, self.peers.next_ms()]).min().unwrap_or(self.ping_due_ms)
+        let kept_ms = if self.is_up { self.keeping.next_ms() } else { u64::MAX };
+        let due = [self.ping_due_ms, self.hosts.next_ms(), kept_ms, self.peering.peers.next_ms()];
+        self.consults.next_ms().into_iter().chain(due).min().unwrap_or(self.ping_due_ms)
     }
 
     /// The next request to Redis.
@@ -617,9 +422,24 @@ impl Core {
         self.parcels.pop_front()
     }
 
+    /// The next thing that the program is told.
+    pub(crate) fn poll_notice(&mut self) -> Option<Notice> {
+        self.notices.pop_front()
+    }
+
     /// Gauges, once a turn.
     pub(crate) fn count(&self) {
+        self.stats.hosts.set(self.hosts.count() as u64);
         self.stats.waiting.set(self.waiting.len() as u64);
         self.stats.waiting_bytes.set(self.waiting.bytes() as u64);
     }
+}
+
+/// Who types in a channel, for programs that look.
+fn typing(channel: &str, user: &str, on: bool, unix_ms: u64) -> Vec<Call> {
+    let key = format!("{channel}:typing");
+    if !on {
+        return vec![Call::new("HDEL").arg(key).arg(user)];
+    }
+    vec![Call::new("HSET").arg(&key).arg(user).number(unix_ms), Call::new("PEXPIRE").arg(&key).number(TYPING_MS)]
 }

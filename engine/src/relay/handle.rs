@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
@@ -53,6 +53,10 @@ pub struct Order {
     pub expected: Arc<[HostId]>,
     /// How long is waited for them, in milliseconds.
     pub wait_ms: u64,
+    /// True exactly when it is something to Socket.IO servers of other programs too, which are told whether any are known or not.
+    pub concerns_peers: bool,
+    /// True exactly when they are counted among those that answer, all of them as one ([`HostId::peers`]).
+    pub awaits_peers: bool,
 }
 
 /// Whose an emit's id is.
@@ -80,6 +84,7 @@ pub struct Others {
 pub struct FleetHandle {
     own: Arc<Hello>,
     others: Arc<ArcSwap<Vec<Seen>>>,
+    has_peers: Arc<AtomicBool>,
     orders: mpsc::Sender<ToRelay>,
     lost: Arc<AtomicU64>,
 }
@@ -96,6 +101,7 @@ pub struct FleetPort {
     /// What the program wants, in order.
     pub orders: mpsc::Receiver<ToRelay>,
     others: Arc<ArcSwap<Vec<Seen>>>,
+    has_peers: Arc<AtomicBool>,
 }
 
 impl FleetPort {
@@ -103,14 +109,20 @@ impl FleetPort {
     pub fn set_hosts(&self, others: Vec<Seen>) {
         self.others.store(Arc::new(others));
     }
+
+    /// Whether there are Socket.IO servers of other programs.
+    pub fn set_peers(&self, has_peers: bool) {
+        self.has_peers.store(has_peers, Relaxed);
+    }
 }
 
 /// Both ends, for a host that is this.
 pub fn channel(own: Hello) -> (FleetHandle, FleetPort) {
     let (sender, orders) = mpsc::channel(FLEET_ORDERS_MAX);
-    let others = Arc::new(ArcSwap::default());
-    let handle = FleetHandle { own: Arc::new(own), others: others.clone(), orders: sender, lost: Arc::default() };
-    (handle, FleetPort { orders, others })
+    let (others, has_peers) = (Arc::new(ArcSwap::default()), Arc::<AtomicBool>::default());
+    let (own, lost) = (Arc::new(own), Arc::default());
+    let handle = FleetHandle { own, others: others.clone(), has_peers: has_peers.clone(), orders: sender, lost };
+    (handle, FleetPort { orders, others, has_peers })
 }
 
 impl FleetHandle {
@@ -129,12 +141,14 @@ impl FleetHandle {
         let others = self.others();
         let hosts = others.iter().map(|seen| &seen.hello.host).filter(|host| to.is_none_or(|to| to == *host));
         let expected: Arc<[HostId]> = hosts.cloned().collect();
-        let hosts = expected.len();
-        if hosts == 0 {
+        let concerns_peers = to.is_none() && matches!(&wish, Wish::Shards(question) if question.concerns_peers());
+        let awaits_peers = concerns_peers && self.has_peers.load(Relaxed);
+        let hosts = expected.len() + usize::from(awaits_peers);
+        if expected.is_empty() && !concerns_peers {
             return Others::default();
         }
         let wait_ms = FLEET_ANSWER_MS + wish.wait_ms();
-        match self.order(ToRelay::Ask(Order { ask, wish, to: to.cloned(), expected, wait_ms })) {
+        match self.order(ToRelay::Ask(Order { ask, wish, to: to.cloned(), expected, wait_ms, concerns_peers, awaits_peers })) {
             true => Others { asked: hosts, unasked: 0 },
             false => Others { asked: 0, unasked: hosts },
         }

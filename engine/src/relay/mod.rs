@@ -12,6 +12,7 @@ pub mod fleet;
 pub mod format;
 mod guard;
 pub mod handle;
+mod hosts;
 pub(crate) mod lane;
 pub mod link;
 mod peers;

@@ -488,7 +488,7 @@ impl Peers {
         Some(errand)
     }
 
-    fn say(&mut self, socket_io: &mut SocketIo, endpoint: EndpointId, who: As, message: Message, asker: Option<&str>) {
+    fn say(&mut self, socket_io: &mut SocketIo, endpoint: EndpointId, who: As<'_>, message: Message, asker: Option<&str>) {
         match socket_io.say(endpoint, who, message, asker) {
             Some(post) => self.outputs.push_back(Output::Say(post)),
             None => self.outputs.push_back(Output::Dropped(RelayDrop::Unspeakable, 1)),

@@ -73,11 +73,13 @@ impl Post {
 
 /// As whom something is said.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum As {
+pub(crate) enum As<'u> {
     /// For all servers.
     Ourselves,
     /// For those only that are no uringcast hosts: see [`TOLD`].
     Told,
+    /// By an adapter of this id, so that this host hears it too.
+    Other(&'u str),
 }
 
 /// What a channel of a namespace is.
@@ -196,10 +198,14 @@ impl SocketIo {
     }
 
     /// What says something to the other servers of a namespace, an answer to its `asker`; `None` where their form has no such message.
-    pub(crate) fn say(&mut self, endpoint: EndpointId, who: As, message: Message, asker: Option<&str>) -> Option<Post> {
+    pub(crate) fn say(&mut self, endpoint: EndpointId, who: As<'_>, message: Message, asker: Option<&str>) -> Option<Post> {
         let namespace = self.namespaces.iter().find(|namespace| namespace.endpoint == endpoint)?;
-        let uid = if who == As::Told { &namespace.told_uid } else { &namespace.uid };
-        let envelope = Envelope { uid: uid.clone(), nsp: namespace.name.clone(), message };
+        let uid = match who {
+            As::Ourselves => &namespace.uid,
+            As::Told => &namespace.told_uid,
+            As::Other(uid) => uid,
+        };
+        let envelope = Envelope { uid: uid.to_owned(), nsp: namespace.name.clone(), message };
         let (verb, channel, payload) = match &namespace.wire {
             Wire::Classic(channels) => {
                 ("PUBLISH", channels.of(&envelope.message, asker), classic::encode(&mut self.scratch, &envelope).ok()?)
@@ -212,8 +218,9 @@ impl SocketIo {
         Some(Post { verb, channel, payload })
     }
 
-    /// What the adapters of other hosts are told of a publication; `None` where it is not one of this protocol's events.
-    pub(crate) fn broadcast(&mut self, published: &Published) -> Option<Post> {
+    /// What the adapters of other hosts are told of a publication, by us or an adapter of another id; `None` where it is not one of this
+    /// protocol's events.
+    pub(crate) fn broadcast(&mut self, published: &Published, uid: Option<&str>) -> Option<Post> {
         let endpoint = published.room.endpoint;
         let namespace = self.of(endpoint)?;
         let packet = event_of(&published.frame)?;
@@ -222,7 +229,8 @@ impl SocketIo {
         let rooms: Vec<String> = addressee.chain(room).collect();
         let flags = Flags { volatile: published.frame.mark().volatile, ..Flags::default() };
         let options = Options { rooms, except: published.except.iter().map(|sid| sid.to_string()).collect(), flags };
-        self.say(endpoint, As::Ourselves, Message::Broadcast { packet, options, request: None }, None)
+        let who = uid.map_or(As::Ourselves, As::Other);
+        self.say(endpoint, who, Message::Broadcast { packet, options, request: None }, None)
     }
 
     /// What a channel is; `None` when it is the channel of none of our namespaces.

@@ -15,15 +15,17 @@ use rand::{Rng as _, RngExt as _, SeedableRng as _};
 use tokio::sync::mpsc;
 
 use super::core::{Core, Listening, Tag};
+use super::handle::{FleetPort, ToRelay};
 use super::lane::{self, Inlet};
 use super::link::{self, Address, Backoff, Certificates, Link, Servers};
 use super::request::{Ended, Lost, Push, Reply, Unheard};
 use super::status::{Status, complaint};
+use super::words::Hello;
 use crate::Notice;
 use crate::config;
 use crate::driver::{Moved, read_clock};
 use crate::fault::RelayDrop;
-use crate::limits::{RELAY_BATCHES_PER_TURN, RELAY_PUSHES_PER_TURN};
+use crate::limits::{GOODBYE_MS, RELAY_BATCHES_PER_TURN, RELAY_PUSHES_PER_TURN};
 use crate::mesh::{Outlets, Port};
 use crate::shard::World;
 use crate::stats::RelayStats;
@@ -34,7 +36,8 @@ pub(crate) struct Setup {
     pub(crate) world: Arc<World>,
     pub(crate) settings: config::Relay,
     pub(crate) address: Address,
-    pub(crate) host: String,
+    pub(crate) own: Hello,
+    pub(crate) port: FleetPort,
     pub(crate) stats: Arc<RelayStats>,
     pub(crate) inlet: Inlet,
     pub(crate) ports: Vec<Arc<Port<Moved>>>,
@@ -98,9 +101,9 @@ pub(crate) fn address_of(settings: &config::Relay) -> Result<Address, link::Addr
 
 impl Thread {
     fn new(setup: Setup, notices: crossbeam_channel::Sender<Notice>) -> Thread {
-        let Setup { world, settings, address, host, stats, inlet, ports, epoch, random } = setup;
+        let Setup { world, settings, address, own, port, stats, inlet, ports, epoch, random } = setup;
         let mut seeds = StdRng::from_seed(random);
-        let core = Core::new(world, stats.clone(), &settings, &host, seeds.random());
+        let core = Core::new(world, stats.clone(), &settings, own, port, seeds.random());
         // Its own count: shards need not stop reading their clients because one of them takes nothing from other hosts.
         let outlets = Outlets::new(ports, Arc::<AtomicUsize>::default());
         Thread {
@@ -130,9 +133,10 @@ impl Thread {
             tokio::select! {
                 batch = self.inlet.recv() => match batch {
                     Some(batch) => self.take_outwards(batch),
-                    None => return,
+                    None => return self.take_leave().await,
                 },
                 Some((tag, replies)) = self.replies.1.recv() => self.take_reply(tag, replies),
+                Some(order) = next_order(&mut self.core) => self.take_orders(order),
                 Some(attempt) = self.attempts.1.recv() => self.take_attempt(attempt),
                 push = next_push(&mut self.link), if are_sent => self.take_pushes(push),
                 () = tokio::time::sleep(wait) => {}
@@ -156,12 +160,30 @@ impl Thread {
         }
     }
 
+    /// All shards have ended: the others are told that nobody is here any more, if Redis takes that within a second.
+    async fn take_leave(mut self) {
+        let now = self.now();
+        self.core.take_leave(now);
+        let end = tokio::time::Instant::now() + Duration::from_millis(GOODBYE_MS);
+        loop {
+            self.send();
+            if self.core.has_left() {
+                return;
+            }
+            tokio::select! {
+                Some((tag, replies)) = self.replies.1.recv() => self.take_reply(tag, replies),
+                push = next_push(&mut self.link) => self.take_pushes(push),
+                () = tokio::time::sleep_until(end) => return,
+            }
+        }
+    }
+
     /// Sends what the core has for Redis and for the shards; false when a shard's lane was full, and its parcels wait.
     fn send(&mut self) -> bool {
         let now = self.now();
         if let Some((link, _)) = &self.link {
             while let Some(listening) = self.core.poll_listening() {
-                listen(link, listening, self.refusals.0.clone());
+                listen(link, listening, self.refusals.0.clone(), &self.replies.0);
             }
             while let Some((tag, request)) = self.core.poll_request(now) {
                 let (answer, replies) = (link.send(&request), self.replies.0.clone());
@@ -174,8 +196,20 @@ impl Thread {
         while let Some((to, parcel)) = self.core.poll_parcel() {
             self.outlets.add(to, parcel);
         }
+        while let Some(notice) = self.core.poll_notice() {
+            // Nobody listens, or too slowly: the asker has a deadline of its own.
+            let _ = self.notices.try_send(notice);
+        }
         self.core.count();
         self.outlets.flush(|_, _| {})
+    }
+
+    fn take_orders(&mut self, order: ToRelay) {
+        let now = self.now();
+        self.core.handle_order(now, order);
+        while let Ok(order) = self.core.port().orders.try_recv() {
+            self.core.handle_order(now, order);
+        }
     }
 
     fn take_outwards(&mut self, batch: lane::Batch) {
@@ -287,6 +321,11 @@ impl Thread {
     }
 }
 
+/// The next order of the program; `None` when it has gone.
+async fn next_order(core: &mut Core) -> Option<ToRelay> {
+    core.port().orders.recv().await
+}
+
 /// The next thing that Redis says by itself; never, while there is no connection.
 async fn next_push(link: &mut Option<(Link, link::Pushes)>) -> Option<Push> {
     match link {
@@ -295,20 +334,27 @@ async fn next_push(link: &mut Option<(Link, link::Pushes)>) -> Option<Push> {
     }
 }
 
-/// Changes what is listened to. What Redis refuses is not told with the pushes, and what it says to that goes to `refusals`.
-fn listen(link: &Link, listening: Listening, refusals: mpsc::Sender<String>) {
+/// Changes what is listened to. What Redis refuses nobody has to wait for; what it says to that goes to `refusals`.
+fn listen(
+    link: &Link,
+    listening: Listening,
+    refusals: mpsc::Sender<String>,
+    replies: &mpsc::UnboundedSender<(Tag, Result<Vec<Reply>, Lost>)>,
+) {
     let Listening { kind, names, is_on } = listening;
-    let names: Vec<Vec<u8>> = names.into_iter().map(String::into_bytes).collect();
+    let bytes: Vec<Vec<u8>> = names.iter().map(|name| name.clone().into_bytes()).collect();
     if is_on {
-        let confirmed = link.subscribe(kind, &names);
+        let (confirmed, replies) = (link.subscribe(kind, &bytes), replies.clone());
         tokio::spawn(async move {
             if let Err(Unheard::Refused(text)) = confirmed.await {
                 // Where there is no place for it, others wait that say the same.
                 let _ = refusals.try_send(text);
+                // Whoever would take it has ended with the thread.
+                let _ = replies.send((Tag::Unheard(names), Ok(Vec::new())));
             }
         });
     } else {
-        let confirmed = link.unsubscribe(kind, &names);
+        let confirmed = link.unsubscribe(kind, &bytes);
         tokio::spawn(async move { drop(confirmed.await) });
     }
 }
