@@ -29,6 +29,8 @@ use crate::stats::RelayStats;
 use crate::time::Now;
 
 mod asking;
+#[cfg(test)]
+mod captured;
 mod keeping;
 mod peering;
 

@@ -146,7 +146,7 @@ impl Core {
     }
 
     /// True when their answer will come.
-    fn ask_peers(&mut self, now: Now, ask: u64, question: &Question) -> bool {
+    pub(super) fn ask_peers(&mut self, now: Now, ask: u64, question: &Question) -> bool {
         let peered = self.peered();
         let has_peers = |endpoint| peered.contains(&endpoint);
         let is_asked = self.peering.peers.ask(now, &mut self.socket_io, &self.world.config, &mut self.random, has_peers, ask, question);
