@@ -27,11 +27,11 @@ async function connectRedis() {
 }
 
 /** A server of Node. Its clients enter and leave rooms, and talk to others, as they ask. */
-async function nodeServer(name, options = {}) {
+async function nodeServer(name, key = "socket.io") {
   const [pub, sub] = [await connectRedis(), await connectRedis()];
   const adapter = IS_SHARDED
-    ? createShardedAdapter(pub, sub, { channelPrefix: options.key })
-    : createAdapter(pub, sub, { key: options.key, publishOnSpecificResponseChannel: ADAPTER === "specific", requestsTimeout: 3_000 });
+    ? createShardedAdapter(pub, sub, { channelPrefix: key })
+    : createAdapter(pub, sub, { key, publishOnSpecificResponseChannel: ADAPTER === "specific", requestsTimeout: 3_000 });
   const web = createServer();
   const io = new Server(web, { adapter });
   for (const namespace of ["/", "/guests", "/notify"]) {
@@ -47,7 +47,7 @@ async function nodeServer(name, options = {}) {
 }
 
 const [n1, n2] = [await nodeServer("n1"), await nodeServer("n2")];
-const stranger = await nodeServer("stranger", { key: "another" });
+const stranger = await nodeServer("stranger", "another");
 
 /** A call of the admin API of one of our hosts. */
 async function admin(host, method, path, body) {

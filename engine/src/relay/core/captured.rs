@@ -36,11 +36,8 @@ struct Server {
 
 impl Server {
     fn new(adapter: Adapter) -> Server {
-        let endpoint = |name: &str, bind: &str| Endpoint {
-            auth: AuthMode::None,
-            auto_create: true,
-            ..Endpoint::new(name, DialectKind::Rooms, bind)
-        };
+        let endpoint =
+            |name: &str, bind: &str| Endpoint { auth: AuthMode::None, auto_create: true, ..Endpoint::new(name, DialectKind::Rooms, bind) };
         let endpoints = vec![endpoint("root", "/"), endpoint("custom", "/custom")];
         let settings = Relay { adapter, ..Relay::new("redis://127.0.0.1") };
         let config = Config { relay: Some(settings.clone()), ..Config::new(([127, 0, 0, 1], 0), 3, endpoints) };
@@ -248,7 +245,8 @@ fn what_servers_of_node_say_does_here_what_it_does_there() {
             for (client, name) in ["b1", "b2"].into_iter().enumerate() {
                 let (frames, acks) = server.got(client);
                 let wanted = word[name].as_array().expect("a list").iter();
-                let wanted: Vec<Value> = wanted.map(|frame| frame.as_str().map_or_else(|| frame.clone(), |text| without_ack(text).0.into())).collect();
+                let wanted: Vec<Value> =
+                    wanted.map(|frame| frame.as_str().map_or_else(|| frame.clone(), |text| without_ack(text).0.into())).collect();
                 assert_eq!(frames, wanted, "{what}: {name}");
                 let is_binary = what.contains("binary");
                 for ack in acks.iter().filter(|_| !(name == "b2" && what.contains("timeout"))) {
@@ -287,7 +285,11 @@ fn what_servers_of_node_say_does_here_what_it_does_there() {
                     acks.sort_by_key(|(_, said)| said.to_string());
                 }
             }
-            assert_eq!(said.iter().map(|said| &said.1).collect::<Vec<_>>(), wanted.iter().map(|wanted| &wanted.1).collect::<Vec<_>>(), "{what}");
+            assert_eq!(
+                said.iter().map(|said| &said.1).collect::<Vec<_>>(),
+                wanted.iter().map(|wanted| &wanted.1).collect::<Vec<_>>(),
+                "{what}"
+            );
             for ((own, said), (node, _)) in said.iter().zip(&wanted) {
                 // To the one who asks, which all of them listen to; Node does so only with an option.
                 let is_asker = own.starts_with(node.as_str()) && said["type"] != 6;
