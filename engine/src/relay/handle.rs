@@ -51,12 +51,10 @@ pub struct Order {
     pub to: Option<HostId>,
     /// Those who are expected to answer.
     pub expected: Arc<[HostId]>,
+    /// True exactly when the servers that are no uringcast hosts are asked as well; their answer comes as one of [`HostId::peers`].
+    pub has_peers: bool,
     /// How long is waited for them, in milliseconds.
     pub wait_ms: u64,
-    /// True exactly when it is something to Socket.IO servers of other programs too, which are told whether any are known or not.
-    pub concerns_peers: bool,
-    /// True exactly when they are counted among those that answer, all of them as one ([`HostId::peers`]).
-    pub awaits_peers: bool,
 }
 
 /// Whose an emit's id is.
@@ -84,8 +82,8 @@ pub struct Others {
 pub struct FleetHandle {
     own: Arc<Hello>,
     others: Arc<ArcSwap<Vec<Seen>>>,
-    has_peers: Arc<AtomicBool>,
     orders: mpsc::Sender<ToRelay>,
+    peers: Arc<AtomicBool>,
     lost: Arc<AtomicU64>,
 }
 
@@ -101,28 +99,28 @@ pub struct FleetPort {
     /// What the program wants, in order.
     pub orders: mpsc::Receiver<ToRelay>,
     others: Arc<ArcSwap<Vec<Seen>>>,
-    has_peers: Arc<AtomicBool>,
+    peers: Arc<AtomicBool>,
 }
 
 impl FleetPort {
+    /// Whether there are servers that are no uringcast hosts.
+    pub fn set_peers(&self, are_there: bool) {
+        self.peers.store(are_there, Relaxed);
+    }
+
     /// The other hosts that live; none while the relay is known to be down.
     pub fn set_hosts(&self, others: Vec<Seen>) {
         self.others.store(Arc::new(others));
-    }
-
-    /// Whether there are Socket.IO servers of other programs.
-    pub fn set_peers(&self, has_peers: bool) {
-        self.has_peers.store(has_peers, Relaxed);
     }
 }
 
 /// Both ends, for a host that is this.
 pub fn channel(own: Hello) -> (FleetHandle, FleetPort) {
     let (sender, orders) = mpsc::channel(FLEET_ORDERS_MAX);
-    let (others, has_peers) = (Arc::new(ArcSwap::default()), Arc::<AtomicBool>::default());
-    let (own, lost) = (Arc::new(own), Arc::default());
-    let handle = FleetHandle { own, others: others.clone(), has_peers: has_peers.clone(), orders: sender, lost };
-    (handle, FleetPort { orders, others, has_peers })
+    let others = Arc::new(ArcSwap::default());
+    let peers = Arc::<AtomicBool>::default();
+    let handle = FleetHandle { own: Arc::new(own), others: others.clone(), orders: sender, peers: peers.clone(), lost: Arc::default() };
+    (handle, FleetPort { orders, others, peers })
 }
 
 impl FleetHandle {
@@ -141,14 +139,15 @@ impl FleetHandle {
         let others = self.others();
         let hosts = others.iter().map(|seen| &seen.hello.host).filter(|host| to.is_none_or(|to| to == *host));
         let expected: Arc<[HostId]> = hosts.cloned().collect();
+        // They are told whether any are known or not: one may have come a moment ago. So are other programs that listen.
         let concerns_peers = to.is_none() && matches!(&wish, Wish::Shards(question) if question.concerns_peers());
-        let awaits_peers = concerns_peers && self.has_peers.load(Relaxed);
-        let hosts = expected.len() + usize::from(awaits_peers);
-        if expected.is_empty() && !concerns_peers {
+        let has_peers = concerns_peers && self.peers.load(Relaxed);
+        let hosts = expected.len() + usize::from(has_peers);
+        if hosts == 0 && !concerns_peers {
             return Others::default();
         }
         let wait_ms = FLEET_ANSWER_MS + wish.wait_ms();
-        match self.order(ToRelay::Ask(Order { ask, wish, to: to.cloned(), expected, wait_ms, concerns_peers, awaits_peers })) {
+        match self.order(ToRelay::Ask(Order { ask, wish, to: to.cloned(), expected, has_peers, wait_ms })) {
             true => Others { asked: hosts, unasked: 0 },
             false => Others { asked: 0, unasked: hosts },
         }

@@ -78,8 +78,8 @@ pub(crate) enum As<'u> {
     Ourselves,
     /// For those only that are no uringcast hosts: see [`TOLD`].
     Told,
-    /// By an adapter of this id, so that this host hears it too.
-    Other(&'u str),
+    /// In the name of an adapter of this id, so that this host hears it as well.
+    Another(&'u str),
 }
 
 /// What a channel of a namespace is.
@@ -91,6 +91,13 @@ pub(crate) struct Place<'c> {
     /// Index in [`SocketIo::namespaces`].
     namespace: usize,
     classic: Option<classic::Kind<'c>>,
+}
+
+impl Place<'_> {
+    /// True exactly when it is of the classic form, whose channels all servers listen to.
+    pub(crate) fn is_classic(&self) -> bool {
+        self.classic.is_some()
+    }
 }
 
 /// All namespaces that this host serves.
@@ -201,9 +208,9 @@ impl SocketIo {
     pub(crate) fn say(&mut self, endpoint: EndpointId, who: As<'_>, message: Message, asker: Option<&str>) -> Option<Post> {
         let namespace = self.namespaces.iter().find(|namespace| namespace.endpoint == endpoint)?;
         let uid = match who {
-            As::Ourselves => &namespace.uid,
+            As::Ourselves => &*namespace.uid,
             As::Told => &namespace.told_uid,
-            As::Other(uid) => uid,
+            As::Another(uid) => uid,
         };
         let envelope = Envelope { uid: uid.to_owned(), nsp: namespace.name.clone(), message };
         let (verb, channel, payload) = match &namespace.wire {
@@ -229,8 +236,7 @@ impl SocketIo {
         let rooms: Vec<String> = addressee.chain(room).collect();
         let flags = Flags { volatile: published.frame.mark().volatile, ..Flags::default() };
         let options = Options { rooms, except: published.except.iter().map(|sid| sid.to_string()).collect(), flags };
-        let who = uid.map_or(As::Ourselves, As::Other);
-        self.say(endpoint, who, Message::Broadcast { packet, options, request: None }, None)
+        self.say(endpoint, uid.map_or(As::Ourselves, As::Another), Message::Broadcast { packet, options, request: None }, None)
     }
 
     /// What a channel is; `None` when it is the channel of none of our namespaces.

@@ -43,7 +43,7 @@ impl Server {
         let config = Config { relay: Some(settings.clone()), ..Config::new(([127, 0, 0, 1], 0), 3, endpoints) };
         let host = Host::new(config, 7);
         host.world.wanted.set(EventTypes::ALL);
-        let own = Hello::new(HostId::new(1), 3, ["root".to_owned(), "custom".to_owned()]);
+        let own = Hello::new(HostId::new(1), 3, "1", ["root".to_owned(), "custom".to_owned()]);
         let (_, port) = handle::channel(own.clone());
         let core = Core::new(host.world.clone(), Arc::<RelayStats>::default(), &settings, own, port, [3; 32]);
         let mut server = Server { host, core, clients: [0, 0], sids: Default::default() };
@@ -353,7 +353,7 @@ fn what_the_program_wants_is_said_as_servers_of_node_say_it() {
             let what = word["in"].as_str().expect("a name");
             let Some(question) = question(what, form, &word["sids"]) else { continue };
             tried += 1;
-            assert!(!server.core.ask_peers(server.host.now, 5, &question), "nobody is there who would answer");
+            assert!(!server.core.handle_question(server.host.now, 5, &question), "nobody is there who would answer");
             let [(channel, mut said)] = <[_; 1]>::try_from(server.said()).expect("one message");
             let payload = STANDARD.decode(word["payload_b64"].as_str().expect("base64")).expect("base64");
             let mut wanted = decoded(&Call::new("PUBLISH").arg("").arg(payload));

@@ -331,8 +331,7 @@ impl Core {
             }
             self.follow(&room, &presence, false);
             if let Some(post) = post {
-                // In the dead host's name: we hear it as all others do.
-                self.enqueue_call(now, post.call());
+                self.enqueue(now, post.call());
             }
         }
         self.open_estate(dead);
