@@ -32,6 +32,8 @@ use crate::stats::RelayStats;
 use crate::time::Now;
 
 mod asking;
+#[cfg(test)]
+mod captured;
 mod keeping;
 pub(super) mod looking;
 
@@ -286,11 +288,14 @@ impl Core {
         if let ToRelay::Ask(Order { wish: Wish::Shards(Question::Emit(emit)), to: None, .. }) = &order {
             self.tell_channels(now, emit);
         }
-        if let ToRelay::Ask(Order { ask, wish: Wish::Shards(question), has_peers: true, .. }) = &order
-            && !self.handle_question(now, *ask, question)
+        if let ToRelay::Ask(Order { ask, wish: Wish::Shards(question), to: None, has_peers, .. }) = &order
+            && question.concerns_peers()
         {
-            // It is none of their business.
-            self.tell_peers_answer(*ask, Vec::new(), true);
+            let is_asked = self.handle_question(now, *ask, question);
+            if *has_peers && !is_asked {
+                // There are none on that endpoint.
+                self.tell_peers_answer(*ask, Vec::new(), true);
+            }
         }
         self.hosts.ordered(now, order);
         self.take_outcomes();
@@ -610,7 +615,7 @@ impl Core {
     }
 
     /// A question of the program's: whatever of it concerns servers that are no uringcast hosts is passed on to them. True when their answer
-    /// will come, with [`Self::poll_told`].
+    /// will come.
     pub(crate) fn handle_question(&mut self, now: Now, ask: u64, question: &Question) -> bool {
         let hosts = self.hosts.count() as u64 + 1;
         let (socket_io, is_up) = (&mut self.socket_io, self.is_up);

@@ -84,8 +84,9 @@ use links::{Conn, Link, State};
 pub use luggage::Luggage;
 use membership::Membership;
 pub use outbox::Span;
-use outward::{Outward, Outwards, RELAY_ASK};
+use outward::{Outward, Outwards, RELAY_ASK, is_of_peer};
 use parcel::{Answer, Parcel};
+use peers::Moves;
 use rate::Rate;
 use receipts::Receipts;
 use recollection::Recollections;
@@ -237,6 +238,7 @@ pub struct Shard {
     commands: VecDeque<Command>,
     answers: VecDeque<(u64, Answer)>,
     outwards: Outwards,
+    moves: Moves,
     telling: Telling,
     dirty: VecDeque<u32>,
     /// Long-polling sessions that have something to say.
@@ -311,6 +313,7 @@ impl Shard {
             commands: VecDeque::new(),
             answers: VecDeque::new(),
             outwards: Outwards::default(),
+            moves: Moves::default(),
             telling: Telling::default(),
             dirty: VecDeque::new(),
             polls: Vec::new(),
@@ -461,6 +464,7 @@ impl Shard {
         loop {
             match self.answers.pop_front()? {
                 (NOBODY, _) => {}
+                (ask, Answer::Room(_)) if is_of_peer(ask) => self.has_moved(ask),
                 (ask, answer) if ask & RELAY_ASK != 0 => self.send_out(Outward::Answer { ask, answer }),
                 answer => return Some(answer),
             }
