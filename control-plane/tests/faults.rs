@@ -182,7 +182,8 @@ fn hostile_messages_on_every_channel_hurt_nobody() {
     let hosts = hosts(&redis, "", 3);
     let load = load(&hosts);
     let channels: Vec<String> = redis.cli(&["PUBSUB", "CHANNELS"]).lines().map(str::to_owned).collect();
-    let channels: Vec<&str> = channels.iter().map(String::as_str).chain(["socket.io#/#", "socket.io#/#load1#", "room:den", "group:g"]).collect();
+    let channels: Vec<&str> =
+        channels.iter().map(String::as_str).chain(["socket.io#/#", "socket.io#/#load1#", "room:den", "group:g"]).collect();
     let (mut random, mut said) = (0x2545_f491_4f6c_dd1d_u64, 0_u64);
     let deep = "[".repeat(100_000);
     let began = Instant::now();
