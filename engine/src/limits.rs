@@ -126,6 +126,20 @@ pub const LANE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// so that only one that has ended lets it come to this.
 pub const OUTWARD_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// Rooms that one shard tells of in one go when hosts compare which there are: some 100 kB of records.
+pub const ROLL_ROOMS: usize = 256;
+
+/// Ends of rooms that one shard remembers until Redis has been told. A back end that ends more while Redis is away finds the first of them there again.
+pub const ENDS_UNTOLD_MAX: usize = 4 * 1024;
+
+/// How long it is known of a message that several hosts have heard, and that one of them is to keep, that one has: milliseconds. They hear it within
+/// one; what is behind by more than the relay keeps messages back is behind for good.
+pub const HISTORY_TWICE_MS: u64 = 60_000;
+
+/// Entries of a room's history that Redis looks at for one question: some milliseconds in which it does nothing else. Only a stream that
+/// somebody else has filled has so many.
+pub const HISTORY_SCANNED_MAX: u64 = 20_000;
+
 /// Batches of shards, and messages of Redis, that the relay handles in one turn before it sends what follows from them.
 pub const RELAY_BATCHES_PER_TURN: usize = 256;
 /// See [`RELAY_BATCHES_PER_TURN`].

@@ -116,7 +116,7 @@ impl Channels {
         let Some((target, text)) = read else { return Some(Heard::Malformed) };
         let to = Selection::of(*endpoint, vec![target]);
         let emit = Emit { is_elsewhere: true, ..Emit::new(to, "", "", offset, unix_ms) };
-        Some(Heard::Arrival(Box::new(Arrival { emit, text: Some(text.into()), hidden_from: None })))
+        Some(Heard::Arrival(Box::new(Arrival { emit, text: Some(text.into()), hidden_from: None, is_foreign: origin.is_none() })))
     }
 
     fn naming(&self, endpoint: EndpointId) -> Option<&Naming> {

@@ -28,6 +28,7 @@ mod channels;
 mod core;
 pub mod format;
 mod guard;
+mod history;
 pub(crate) mod lane;
 pub mod link;
 pub mod request;

@@ -20,6 +20,9 @@ const UID_ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrst
 /// First character of the ids under which uringcast hosts say what they have told each other in another way.
 pub(crate) const TOLD: char = '~';
 
+/// First character of the ids of uringcast hosts; those of Node servers have none but letters and digits.
+pub(crate) const OURS: char = '-';
+
 /// One namespace.
 #[derive(Debug)]
 pub(crate) struct Namespace {
@@ -83,10 +86,11 @@ impl SocketIo {
         Some((namespace.endpoint, classic::decode(&mut self.scratch, &namespace.name, kind, payload)))
     }
 
-    /// What a broadcast of another host says to clients here; `None` for a form that no client could read.
+    /// What a broadcast of another host says to clients here; `None` for a form that no client could read. `uid` is that host's.
     pub(crate) fn arrival(
         &mut self,
         endpoint: EndpointId,
+        uid: &str,
         packet: Payload,
         options: &Options,
         offset: u64,
@@ -105,13 +109,13 @@ impl SocketIo {
         };
         let emit =
             Emit { volatile: options.flags.volatile, attachments: packet.attachments, ..Emit::new(to, &event, &args, offset, unix_ms) };
-        Some(Arrival { emit: Emit { is_elsewhere: true, ..emit }, text: None, hidden_from: None })
+        Some(Arrival { emit: Emit { is_elsewhere: true, ..emit }, text: None, hidden_from: None, is_foreign: !uid.starts_with(OURS) })
     }
 }
 
-/// A random id as the adapters use.
+/// A random id as the adapters use, which shows to others like us whose it is.
 pub(crate) fn random_uid(random: &mut StdRng) -> String {
-    (0..UID_CHARS).map(|_| char::from(UID_ALPHABET[random.random_range(0..UID_ALPHABET.len())])).collect()
+    std::iter::once(OURS).chain((1..UID_CHARS).map(|_| char::from(UID_ALPHABET[random.random_range(0..UID_ALPHABET.len())]))).collect()
 }
 
 /// The event of a frame, without the offset that it may end with.

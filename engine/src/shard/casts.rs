@@ -39,6 +39,8 @@ impl Shard {
                 }
             }
             Parcel::Cast(cast) => self.deliver(now, &cast),
+            Parcel::Roll(roll) => self.roll(*roll),
+            Parcel::Registered { room } => self.homes.registered(&room),
             Parcel::Arrival(arrival) => self.arrive_from_elsewhere(now, &arrival),
             Parcel::Grant(grant) => self.granted(now, &grant),
             Parcel::Round(round) => self.go_round(round),

@@ -68,6 +68,10 @@ pub(crate) struct Homes {
     ending: HashMap<Room, Ending, RandomState>,
     /// Questions about rooms that have ended.
     ended: Vec<u64>,
+    /// Roll calls that have begun.
+    rolls: u64,
+    /// Rooms that have ended without all hosts knowing yet.
+    ends_untold: VecDeque<Room>,
 }
 
 impl Homes {
@@ -85,6 +89,8 @@ impl Homes {
             record_bytes: 0,
             ending: HashMap::default(),
             ended: Vec::new(),
+            rolls: 0,
+            ends_untold: VecDeque::new(),
         }
     }
 
@@ -94,7 +100,6 @@ impl Homes {
     }
 
     /// Puts another store in the memory's place.
-    #[cfg(test)]
     pub(crate) fn set_history(&mut self, history: Box<dyn History>) {
         self.history = history;
     }

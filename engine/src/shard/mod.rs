@@ -59,6 +59,7 @@ mod receipts;
 mod recent;
 pub mod recollection;
 mod recovery;
+mod roll;
 pub mod room_calls;
 mod socket_io;
 mod submissions;
@@ -71,6 +72,8 @@ use address::Addresses;
 use clock::Wheel;
 use emits::{Emits, NOBODY};
 use grants::Grants;
+use history::shared::Shared;
+use history::{Bounds, Memory};
 use home::Homes;
 use hooks::Hooks;
 use links::{Conn, Link, State};
@@ -266,6 +269,11 @@ impl Shard {
     pub fn new(id: ShardId, world: Arc<World>, stats: Arc<ShardStats>, random: [u8; 32], now: Now) -> Shard {
         let shards = world.config.shards.len();
         assert!(usize::from(id.0) < shards && stats.endpoints.len() == world.config.endpoints.len() + 1);
+        let mut homes = Homes::new(&world.config.limits, shards);
+        if world.config.relay.is_some() {
+            let memory = Memory::new(Bounds::new(&world.config.limits, shards));
+            homes.set_history(Box::new(Shared::new(memory, world.clone())));
+        }
         Shard {
             id,
             stats,
@@ -276,7 +284,7 @@ impl Shard {
             memory: recovery::Memory::new(&world.config),
             moved_away: HashMap::new(),
             guests: HashMap::new(),
-            homes: Homes::new(&world.config.limits, shards),
+            homes,
             recollections: Recollections::default(),
             emits: Emits::default(),
             hooks: Hooks::new(&world.config),

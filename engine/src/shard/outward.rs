@@ -4,13 +4,17 @@
 //! goes to the room's home here, which numbers and casts it as its own, and never hands it on.
 
 use std::collections::VecDeque;
+use std::hash::BuildHasher as _;
 use std::sync::Arc;
 
 use super::Shard;
 use super::emits::NOBODY;
+use super::history::Record;
 use super::parcel::{Answer, Arrival, Origin, Publish, Target};
+use super::room_calls::NewRoom;
+use crate::dialect::{Keep, Overheard, Remark, Revised};
 use crate::frame::Frame;
-use crate::ids::{Room, Sid};
+use crate::ids::{MessageId, Room, Sid};
 use crate::limits::OUTWARD_BYTES_MAX;
 use crate::time::Now;
 
@@ -22,6 +26,25 @@ pub const RELAY_ASK: u64 = 1 << 63;
 pub enum Outward {
     /// Other hosts' clients get it too.
     Publish(Box<Published>),
+    /// What a room keeps changes, and nobody else is told.
+    Record {
+        /// The room.
+        room: Room,
+        /// The change.
+        record: Box<Record>,
+    },
+    /// The back end has made a room: hosts that come later are to know. [`super::parcel::Parcel::Registered`] says when they will.
+    Made(Box<Made>),
+    /// A room has ended by the back end's will: all that is kept of it goes, and what was made of it. Confirmed likewise.
+    Forget {
+        /// The room.
+        room: Room,
+    },
+    /// So many rooms were gone through, as [`super::parcel::Roll::Call`] wanted; it goes on after this one, if there are more.
+    Called {
+        /// The last of them.
+        after: Option<Room>,
+    },
     /// The answer to a question of the relay's.
     Answer {
         /// Its number.
@@ -29,6 +52,17 @@ pub enum Outward {
         /// This shard's answer.
         answer: Answer,
     },
+}
+
+/// A room that the back end has made.
+#[derive(Clone, Debug)]
+pub struct Made {
+    /// What it said of it.
+    pub new: NewRoom,
+    /// When, milliseconds since 1970.
+    pub unix_ms: u64,
+    /// False exactly when this was told before, but perhaps to a Redis that has lost it.
+    pub is_news: bool,
 }
 
 /// What a room's home has cast here.
@@ -46,13 +80,21 @@ pub struct Published {
     pub is_hidden: bool,
     /// When it was cast, milliseconds since 1970.
     pub unix_ms: u64,
+    /// What it changes of what the room keeps, which is done at the same moment.
+    pub record: Option<Record>,
 }
 
 impl Outward {
     /// Bytes of messages it holds on to.
     pub fn bytes(&self) -> usize {
         128 + match self {
-            Outward::Publish(published) => published.frame.bytes().len(),
+            Outward::Publish(published) => {
+                published.frame.bytes().len() + published.record.as_ref().map_or(0, |record| size_of::<Record>() + record.bytes())
+            }
+            Outward::Record { record, .. } => size_of::<Record>() + record.bytes(),
+            Outward::Made(made) => made.new.bytes(),
+            Outward::Forget { room } => room.name.len(),
+            Outward::Called { .. } => 0,
             Outward::Answer { .. } => 0,
         }
     }
@@ -68,13 +110,33 @@ pub(super) struct Outwards {
 impl Shard {
     /// Hands a publication to the relay, if it was made here and there is one; false when nobody else hears of it.
     pub(super) fn tell_other_hosts(&mut self, now: Now, publish: &Publish, addressee: Option<Sid>) -> bool {
+        let record = publish.keep.as_ref().map(|keep| Record::append(keep, now.unix_ms, false));
+        self.tell_other_hosts_with(now, publish, addressee, record)
+    }
+
+    /// The same with what it changes of what the room keeps.
+    pub(super) fn tell_other_hosts_with(&mut self, now: Now, publish: &Publish, addressee: Option<Sid>, record: Option<Record>) -> bool {
         let Origin::Here { except } = publish.origin else { return false };
         if self.world.config.relay.is_none() || publish.frame.endpoint().is_none() {
             return false;
         }
+        let record = record.filter(|_| publish.room.is_public());
+        if let Some(record) = &record {
+            self.homes.history().handed_on(&publish.room, record);
+        }
         let (room, frame, is_hidden) = (publish.room.clone(), publish.frame.clone(), publish.hidden_from.is_some());
-        self.send_out(Outward::Publish(Box::new(Published { room, addressee, frame, except, is_hidden, unix_ms: now.unix_ms })));
+        let published = Published { room, addressee, frame, except, is_hidden, unix_ms: now.unix_ms, record };
+        self.send_out(Outward::Publish(Box::new(published)));
         true
+    }
+
+    /// Hands on what several hosts have heard and one is to keep, or what they all make of it alike.
+    pub(super) fn record(&mut self, room: &Room, record: Record) {
+        if self.world.config.relay.is_none() || !room.is_public() {
+            return;
+        }
+        self.homes.history().handed_on(room, &record);
+        self.send_out(Outward::Record { room: room.clone(), record: Box::new(record) });
     }
 
     /// Queues something for the relay. Beyond its bound, which only a relay that takes nothing any more lets it reach, the newest is dropped and counted.
@@ -113,8 +175,51 @@ impl Shard {
         }
         let Some(frame) = self.frame_of_arrival(arrival) else { return };
         let Some(room) = arrival.room() else { return self.deliver_emit(now, NOBODY, emit, frame) };
-        let (except, hidden_from, keep) = (None, arrival.hidden_from.clone(), None);
+        let (except, hidden_from, keep) = (None, arrival.hidden_from.clone(), self.overhear(now, &room, arrival));
         self.home_publish(now, Publish { room, frame, except, hidden_from, keep, read_ns: now.ns, origin: Origin::Elsewhere });
+    }
+
+    /// What a room here keeps of what another host has said in it. That host has handed it on to the store that all share; what another program has said
+    /// is handed on by all who hear it, and kept once.
+    fn overhear(&mut self, now: Now, room: &Room, arrival: &Arrival) -> Option<Keep> {
+        if !room.is_public() || !self.homes.has(room) {
+            return None;
+        }
+        let emit = &arrival.emit;
+        let said = match &arrival.text {
+            Some(text) => Overheard::Text(text),
+            None => Overheard::Event { name: &emit.event, args: &emit.args, attachments: &emit.attachments },
+        };
+        let dialect = self.dialect(room.endpoint);
+        let world = self.world.clone();
+        let endpoint = &world.config.endpoints[usize::from(room.endpoint.0)];
+        match dialect.overheard(room, endpoint, said, &mut self.scratch)? {
+            Remark::Keep(keep) => {
+                let id = keep.id.or_else(|| arrival.is_foreign.then(|| id_of_text(&keep.text)));
+                let keep = Keep { id, hidden_from: arrival.hidden_from.clone(), ..keep };
+                if arrival.is_foreign {
+                    self.record(room, Record::append(&keep, now.unix_ms, true));
+                }
+                Some(keep)
+            }
+            Remark::Change { id, change } => {
+                let text = self.homes.history().remembered(room, id)?;
+                let Revised { text, .. } = dialect.revised(room, id, &text, &change, &mut self.scratch)?;
+                let record = match text {
+                    Some(text) => Record::Edit { id, text },
+                    None => Record::Remove { id },
+                };
+                match &record {
+                    Record::Edit { text, .. } => self.homes.history().edit(room, id, text.clone(), &self.stats),
+                    _ => self.homes.history().remove(room, id, &self.stats),
+                }
+                if arrival.is_foreign {
+                    // Whoever remembers the message writes the same.
+                    self.record(room, record);
+                }
+                None
+            }
+        }
     }
 
     fn frame_of_arrival(&mut self, arrival: &Arrival) -> Option<Frame> {
@@ -135,4 +240,10 @@ impl Arrival {
             _ => None,
         }
     }
+}
+
+/// An id that every host makes of the same text, for messages that have none. Two that are alike are one.
+pub(super) fn id_of_text(text: &str) -> MessageId {
+    let half = |seed| foldhash::quality::FixedState::with_seed(seed).hash_one(text);
+    MessageId::from_u64_pair(half(1), half(2))
 }

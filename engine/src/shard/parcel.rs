@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::history::{Past, Range, Ticket};
 use super::inquiry::Ruling;
 use super::luggage::Luggage;
+use super::outward::Made;
 use super::recollection::Recollection;
 use super::room_calls::{RoomAnswer, RoomCall};
 use crate::auth::Identity;
@@ -75,6 +76,13 @@ pub enum Parcel {
     Cast(Box<Cast>),
     /// From another host: to a room's home, or where there is none, to every shard.
     Arrival(Arc<Arrival>),
+    /// From the relay: which rooms the back end has made is compared with what all hosts know.
+    Roll(Box<Roll>),
+    /// From the relay, to a room's home: all hosts know now that the back end has made it, or that it has ended.
+    Registered {
+        /// The room.
+        room: Room,
+    },
     /// From a user's home: his connections on this shard enter a room, or leave it, by the back end's will.
     Grant(Box<Grant>),
     /// From shard to shard: an answer that is given when they all have handled what they were sent before.
@@ -197,9 +205,30 @@ impl Parcel {
             Parcel::Ask { question: Question::Revise(revision), .. } => revision.bytes(),
             Parcel::Entered { .. } | Parcel::Recall { .. } | Parcel::Ask { .. } | Parcel::Drain { .. } => 0,
             Parcel::Ruled { ruling, .. } => ruling.bytes(),
+            Parcel::Roll(roll) => if let Roll::Room(made) = &**roll { made.new.bytes() } else { 0 },
+            Parcel::Registered { room } => room.name.len(),
             Parcel::Grant(_) | Parcel::Round(_) | Parcel::Confirmed { .. } => 0,
         }
     }
+}
+
+/// The steps by which a host that comes, or comes back, learns which rooms there are, in their order.
+#[derive(Debug)]
+pub enum Roll {
+    /// Tell of your rooms, some at a time; answered by [`super::outward::Outward::Called`].
+    Call {
+        /// True exactly when all are wanted, because Redis may have lost them; else those that it may not have been told of.
+        all: bool,
+        /// Where to go on; the beginning if there is none.
+        after: Option<Room>,
+    },
+    /// There is this one; to its home.
+    Room(Made),
+    /// That were all. With `is_whole` those that nobody has told of have ended meanwhile.
+    End {
+        /// See above.
+        is_whole: bool,
+    },
 }
 
 /// Something others hear because somebody came or went.
@@ -481,6 +510,8 @@ pub struct Arrival {
     pub text: Option<Box<str>>,
     /// Whose `blocked` users do not get it.
     pub hidden_from: Option<Arc<Identity>>,
+    /// True exactly when no uringcast host has said it: none has kept it then.
+    pub is_foreign: bool,
 }
 
 impl Arrival {

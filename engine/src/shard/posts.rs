@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::Shard;
-use super::history::{Found, Past, Range, Reading};
+use super::history::{Found, Past, Range, Reading, Record};
 use super::parcel::{Answer, NotAuthor, Origin, Parcel, Post, Publish, Question, Revision, Standing};
 use crate::dialect::{EnterFault, Revised};
 use crate::event::{Event, EventType, What};
@@ -62,7 +62,12 @@ impl Shard {
         }
         let hidden_from = (!by.blocked.is_empty()).then(|| by.clone());
         let room = found.room.clone();
-        self.home_publish(now, Publish { room, frame, except: None, hidden_from, keep: None, read_ns: now.ns, origin: Origin::HERE });
+        let mut publish = Publish { room, frame, except: None, hidden_from, keep: None, read_ns: now.ns, origin: Origin::HERE };
+        let record = text.clone().map_or(Record::Remove { id: *id }, |text| Record::Edit { id: *id, text });
+        self.tell_other_hosts_with(now, &publish, None, Some(record));
+        // They have been told.
+        publish.origin = Origin::Elsewhere;
+        self.home_publish(now, publish);
         if text.is_none() {
             // It may have been the last that held the room.
             self.homes.tidy(&found.room, &self.stats);

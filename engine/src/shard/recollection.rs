@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use super::Shard;
-use super::history::{Found, Past, Range, Reading, Ticket};
+use super::history::{Found, Past, Range, Reading, Ticket, Told};
 use super::parcel::{Enter, Parcel, Question};
 use crate::ids::{ConnId, Room};
 use crate::time::Now;
@@ -17,6 +17,8 @@ use crate::time::Now;
 pub enum Recollection {
     /// By [`super::history::History::read`].
     Past(Past),
+    /// The same, before what this shard has handed on meanwhile is in it ([`super::history::History::settle`]).
+    Told(Told),
     /// By [`super::history::History::find`].
     Found(Option<Found>),
 }
@@ -25,7 +27,7 @@ impl Recollection {
     /// Bytes of messages in it.
     pub(crate) fn bytes(&self) -> usize {
         match self {
-            Recollection::Past(past) => past.kept.iter().map(|kept| kept.text.len()).sum(),
+            Recollection::Past(past) | Recollection::Told(Told { past, .. }) => past.kept.iter().map(|kept| kept.text.len()).sum(),
             Recollection::Found(found) => found.as_ref().map_or(0, |found| found.kept.text.len()),
         }
     }

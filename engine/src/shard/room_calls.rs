@@ -93,6 +93,13 @@ pub struct NewRoom {
     pub metadata: String,
 }
 
+impl NewRoom {
+    pub(crate) fn bytes(&self) -> usize {
+        let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        self.room.name.len() + self.name.len() + self.metadata.len() + optional(&self.namespace) + optional(&self.created_by)
+    }
+}
+
 /// Something that the back end says in a room.
 #[derive(Clone, Debug)]
 pub struct Saying {
@@ -214,7 +221,7 @@ impl Shard {
             return Some(Answer::Room(RoomAnswer::Elsewhere));
         }
         let answer = match call {
-            RoomCall::Create(new) => self.create_room(now, new),
+            RoomCall::Create(new) => self.create_room(now, ask, new),
             RoomCall::Show { room } => self.show_room(room),
             RoomCall::List { endpoint, namespace, after, limit } => {
                 let listed = self.homes.list(*endpoint, namespace.as_deref(), after.as_deref(), *limit);
@@ -229,7 +236,10 @@ impl Shard {
                 });
                 RoomAnswer::Members(members.collect())
             }
-            RoomCall::Delete { room } => return self.end_room(ask, room),
+            RoomCall::Delete { room } => {
+                self.unregister(ask, room);
+                return self.end_room(ask, room);
+            }
             RoomCall::Enter { room, connection } => return self.move_in(now, ask, room, *connection),
             RoomCall::Leave { room, connection } => return self.move_out(now, ask, room, *connection),
             RoomCall::Say(saying) => self.say_in_room(now, saying),
@@ -246,12 +256,15 @@ impl Shard {
         Some(Answer::Room(answer))
     }
 
-    fn create_room(&mut self, now: Now, new: &NewRoom) -> RoomAnswer {
+    fn create_room(&mut self, now: Now, ask: u64, new: &NewRoom) -> RoomAnswer {
         if Sid::parse(&new.room.name).is_some_and(|sid| self.find(sid).is_some()) {
             return RoomAnswer::Refused(RoomFault::IsConnection);
         }
         match self.homes.establish(new, now.unix_ms, &self.stats) {
-            Ok(()) => self.show_room(&new.room),
+            Ok(()) => {
+                self.register(now, ask, new);
+                self.show_room(&new.room)
+            }
             Err(fault) => RoomAnswer::Refused(fault),
         }
     }
@@ -274,7 +287,7 @@ impl Shard {
         conns.map(|conn| conn.sid).take(limit).collect()
     }
 
-    fn end_room(&mut self, ask: u64, room: &Room) -> Option<Answer> {
+    pub(super) fn end_room(&mut self, ask: u64, room: &Room) -> Option<Answer> {
         let Some(shards) = self.homes.end(room, ask, &self.stats) else {
             return Some(Answer::Room(RoomAnswer::Refused(RoomFault::NoRoom)));
         };
