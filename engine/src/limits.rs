@@ -140,6 +140,27 @@ pub const HISTORY_TWICE_MS: u64 = 60_000;
 /// somebody else has filled has so many.
 pub const HISTORY_SCANNED_MAX: u64 = 20_000;
 
+/// Milliseconds for which a room's home waits for what is beyond this host: a hundred round trips, and no client minds it. After that it goes on with what this host knows.
+pub const CONSULT_MS: u64 = 1_000;
+
+/// Such questions under way on one shard; what comes beyond goes on at once with what this host knows. At 1 ms an answer ten times what a
+/// shard can be asked in a second.
+pub const CONSULTS_WAITING_MAX: usize = 64 * 1024;
+
+/// Questions in one transaction: some hundred microseconds in which Redis does nothing else.
+pub const CONSULTS_PER_REQUEST_MAX: usize = 64;
+
+/// Transactions with questions that Redis has not answered. More than a round trip's worth of them would only wait there instead of here.
+pub const CONSULT_REQUESTS_MAX: usize = 32;
+
+/// Bytes of messages in one read of a room's history, and of all reads that Redis has not answered: it builds an answer in one go, and a link takes
+/// no more than [`REDIS_REPLY_BYTES_MAX`] at once.
+pub const RECALL_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Bytes of what other hosts say that is held back while the answer of a question is awaited that has its place before it. They come by two
+/// connections, a moment apart; beyond this the question is given up.
+pub const HELD_BACK_BYTES_MAX: usize = 8 * 1024 * 1024;
+
 /// Batches of shards, and messages of Redis, that the relay handles in one turn before it sends what follows from them.
 pub const RELAY_BATCHES_PER_TURN: usize = 256;
 /// See [`RELAY_BATCHES_PER_TURN`].
@@ -225,6 +246,9 @@ pub const ACK_BYTES_PER_SHARD_MAX: usize = 64 * 1024 * 1024;
 
 /// Milliseconds in which a connection that was let in unknown has to say who it is (contract).
 pub const IDENTIFY_MS: u64 = 10_000;
+
+/// Milliseconds for which it is known over all hosts when a watched user was last there: a week, after which nobody asks.
+pub const SEEN_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
 
 /// Rooms into which the back end may put one user. All of them are entered before the user hears that he is connected, so it bounds the
 /// work of one connection; ten times what a client may enter itself.

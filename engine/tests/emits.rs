@@ -44,7 +44,18 @@ fn guest(host: &mut Host, shard: usize, rooms: &[&str]) -> (usize, Sid) {
 fn to(targets: &[&str]) -> Emit {
     let targets = targets.iter().map(|name| Target::Room((*name).into())).collect();
     let to = Selection { endpoint: EndpointId(0), targets, except: Vec::new() };
-    Emit { to, event: "e".into(), args: "1".into(), volatile: false, ack_ms: None, offset: 77, unix_ms: 0 }, attachments: Vec::new(), is_elsewhere: false }
+    Emit {
+        to,
+        event: "e".into(),
+        args: "1".into(),
+        volatile: false,
+        ack_ms: None,
+        offset: 77,
+        unix_ms: 0,
+        attachments: Vec::new(),
+        is_elsewhere: false,
+    }
+}
 
 fn ask(host: &mut Host, ask: u64, question: &Question) {
     for shard in 0..host.shards.len() {

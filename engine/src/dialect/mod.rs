@@ -771,6 +771,19 @@ pub trait Dialect: Sync {
     fn is_watched(&self) -> bool {
         false
     }
+    /// True exactly when somebody is told of who is in rooms ([`Entry::announce`], [`Entry::online`], [`Self::welcome`], [`Self::farewell`]),
+    /// so that it has to be known over all hosts.
+    fn tells_of_rooms(&self) -> bool {
+        true
+    }
+    /// True exactly when it has to be known over all hosts whether a user has a connection ([`Self::presence`]).
+    fn tells_of_users(&self) -> bool {
+        true
+    }
+    /// True exactly when who leaves a room is told who is still in.
+    fn shows_who_is_left(&self) -> bool {
+        false
+    }
     /// True exactly when a room into which the back end puts a user is entered by his later connections, too.
     fn keeps_grants(&self) -> bool {
         false

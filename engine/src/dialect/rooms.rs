@@ -16,8 +16,8 @@
 use std::sync::Arc;
 
 use super::{
-    Act, BackEndMessage, BadOutgoing, Composed, Cx, Dialect, EnterFault, Entry, Hello, Keep, Overheard, Profile, Publication, Refused, Remark, RoomView,
-    Said, UNAVAILABLE, acknowledge, event, lists, succeed,
+    Act, BackEndMessage, BadOutgoing, Composed, Cx, Dialect, EnterFault, Entry, Hello, Keep, Overheard, Profile, Publication, Refused,
+    Remark, RoomView, Said, UNAVAILABLE, acknowledge, event, lists, succeed,
 };
 use crate::auth::AuthFault;
 use crate::config::{AuthMode, Endpoint, Membership};

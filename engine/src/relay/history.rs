@@ -17,8 +17,8 @@ use crate::auth::Identity;
 use crate::config::Config;
 use crate::ids::{EndpointId, MessageId, Room, checked_name};
 use crate::json::{Scratch, quote};
-use crate::limits::{HISTORY_SCANNED_MAX, HISTORY_TWICE_MS, Limits, MESSAGES_SHOWN_BYTES_MAX};
-use crate::shard::history::{Kept, Past, Range, Record, ROOM_SHARE, Told};
+use crate::limits::{HISTORY_SCANNED_MAX, HISTORY_TWICE_MS, Limits, RECALL_BYTES_MAX};
+use crate::shard::history::{Kept, Past, ROOM_SHARE, Range, Record, Told};
 
 /// Keeps a message. ARGV: how many are kept, their greatest age, bytes of the room's keys, for how long it is not kept twice, then the fields.
 /// The age is counted from the entry's own id, which is Redis' time. Bytes are what Redis says that the stream takes; half of it goes at once,
@@ -120,7 +120,7 @@ impl Store {
             names,
             messages_max: history_messages,
             age_ms: history_age_ms.max(1),
-            room_bytes_max: history_bytes / ROOM_SHARE,
+            room_bytes_max: (history_bytes / ROOM_SHARE).clamp(1, RECALL_BYTES_MAX),
             scratch: Scratch::default(),
         }
     }
@@ -156,11 +156,13 @@ impl Store {
                 let id = kept.id.map(|id| id.to_string()).unwrap_or_default();
                 let call = Call::new("EVAL").arg(APPEND).number(if *is_shared { 2 } else { 1 }).arg(&stream);
                 let call = if *is_shared { call.arg(self.key(room, &format!("kept:{id}"))) } else { call };
-                let call = call.arg(messages_max.to_string()).number(self.age_ms).arg(self.room_bytes_max.to_string()).number(HISTORY_TWICE_MS);
+                let call =
+                    call.arg(messages_max.to_string()).number(self.age_ms).arg(self.room_bytes_max.to_string()).number(HISTORY_TWICE_MS);
                 let call = call.arg(&id).arg(&*kept.author).number(kept.unix_ms).arg(&*kept.text).arg(hidden_text(kept));
-                let index = kept.id.filter(|_| *by_id).map(|id| {
-                    Call::new("SET").arg(self.index(room.endpoint, id)).arg(&*room.name).arg("PX").number(self.age_ms)
-                });
+                let index = kept
+                    .id
+                    .filter(|_| *by_id)
+                    .map(|id| Call::new("SET").arg(self.index(room.endpoint, id)).arg(&*room.name).arg("PX").number(self.age_ms));
                 std::iter::once(call).chain(index).collect()
             }
         }
@@ -175,13 +177,13 @@ impl Store {
     pub(crate) fn read(&self, room: &Room, range: Range, unix_ms: u64) -> Call {
         let (skip, limit, bytes_max, before) = match range {
             Range::Newest { skip, limit, bytes_max } => (skip, limit, bytes_max, String::new()),
-            Range::Before { id, limit } => (0, limit, usize::MAX, id.to_string()),
+            Range::Before { id, limit } => (0, limit, RECALL_BYTES_MAX / 16, id.to_string()),
         };
         let bounded = |count: usize| count.min(1 << 40).to_string();
         let call = Call::new("EVAL").arg(READ).number(2).arg(self.key(room, "history")).arg(self.key(room, "edits"));
         let call = call.number(self.oldest(unix_ms)).arg(bounded(skip)).arg(bounded(limit.min(self.messages_max)));
         // More than this no answer may have, whoever asks.
-        call.arg(bytes_max.min(MESSAGES_SHOWN_BYTES_MAX.max(self.room_bytes_max)).to_string()).arg(before).number(self.scanned_max())
+        call.arg(bytes_max.min(RECALL_BYTES_MAX).to_string()).arg(before).number(self.scanned_max())
     }
 
     /// Asks in which room the message of an id is.

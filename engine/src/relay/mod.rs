@@ -25,13 +25,16 @@ use crate::stats::RelayStats;
 use crate::time::Now;
 
 mod channels;
+mod consults;
 mod core;
 pub mod format;
 mod guard;
 mod history;
 pub(crate) mod lane;
 pub mod link;
+mod presence;
 pub mod request;
+mod rooms;
 mod socketio;
 mod waiting;
 
@@ -134,11 +137,12 @@ impl Thread {
 
     /// Sends what the core has for Redis and for the shards; false when a shard's lane was full, and its parcels wait.
     fn send(&mut self) -> bool {
+        let now = self.now();
         if let Some((link, _)) = &self.link {
             while let Some(listening) = self.core.poll_listening() {
                 listen(link, listening);
             }
-            while let Some((tag, request)) = self.core.poll_request() {
+            while let Some((tag, request)) = self.core.poll_request(now) {
                 let (answer, replies) = (link.send(&request), self.replies.0.clone());
                 tokio::spawn(async move {
                     // Whoever would take it has ended with the thread.
@@ -184,8 +188,8 @@ impl Thread {
         for _ in 0..RELAY_PUSHES_PER_TURN {
             match next {
                 None | Some(Push::Gone(_)) => return self.lose(next),
-                Some(Push::Silent) => self.core.set_up(false),
-                Some(Push::Answering) => self.core.set_up(true),
+                Some(Push::Silent) => self.core.set_up(now, false),
+                Some(Push::Answering) => self.core.set_up(now, true),
                 Some(push) => self.core.handle_push(now, push),
             }
             next = self.link.as_mut().and_then(|(_, pushes)| pushes.try_next());
@@ -218,7 +222,8 @@ impl Thread {
             self.stats.dropped[RelayDrop::Flood.index()].add(1);
         }
         self.link = None;
-        self.core.handle_lost();
+        let now = self.now();
+        self.core.handle_lost(now);
         self.connect_soon();
     }
 

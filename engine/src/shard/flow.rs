@@ -48,7 +48,9 @@ impl Shard {
             | Parcel::Forget { .. }
             | Parcel::Roll(_)
             | Parcel::Registered { .. } => self.id,
-            Parcel::Recollected { .. } | Parcel::Ruled { .. } | Parcel::Ask { .. } | Parcel::Drain { .. } => self.id,
+            Parcel::Recollected { .. } | Parcel::Consulted { .. } | Parcel::Ruled { .. } | Parcel::Ask { .. } | Parcel::Drain { .. } => {
+                self.id
+            }
         };
         self.post_to(to, parcel);
     }

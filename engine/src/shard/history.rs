@@ -194,6 +194,13 @@ pub trait History: fmt::Debug {
     fn holds(&self, room: &Room, unix_ms: u64) -> bool;
     /// True exactly when something must be forgotten before this is kept as well.
     fn is_full_for(&self, keep: &Keep) -> bool;
+    /// The same as [`Self::read`], of what is kept in this process.
+    fn at_hand(&mut self, room: &Room, range: Range, unix_ms: u64) -> Past {
+        match self.read(room, range, unix_ms) {
+            Reading::Now(past) => past,
+            Reading::Later(_) => Past::default(),
+        }
+    }
     /// The text of a message that is kept in this process.
     fn remembered(&self, _room: &Room, _id: MessageId) -> Option<Arc<str>> {
         None

@@ -12,6 +12,7 @@ use crate::stats::ShardStats;
 
 mod records;
 
+pub(super) use records::NAMESPACE;
 use records::{Ending, Record};
 
 /// Places in [`Homes::empty`].
@@ -230,6 +231,11 @@ impl Homes {
     /// True exactly when the room exists.
     pub(crate) fn has(&self, room: &Room) -> bool {
         self.rooms.contains_key(room)
+    }
+
+    /// True exactly when a room of this name has ended whose members have not all left.
+    pub(crate) fn is_ending(&self, room: &Room) -> bool {
+        self.ending.contains_key(room)
     }
 
     /// Connections in a room.

@@ -7,9 +7,12 @@ use std::collections::VecDeque;
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
 
+use rand::RngExt as _;
+
 use super::Shard;
+use super::consult::Consult;
 use super::emits::NOBODY;
-use super::history::Record;
+use super::history::{Kept, Record};
 use super::parcel::{Answer, Arrival, Origin, Publish, Target};
 use super::room_calls::NewRoom;
 use crate::dialect::{Keep, Overheard, Remark, Revised};
@@ -45,6 +48,8 @@ pub enum Outward {
         /// The last of them.
         after: Option<Room>,
     },
+    /// A room's home asks, and goes on when [`super::parcel::Parcel::Consulted`] has come.
+    Consult(Box<Consult>),
     /// The answer to a question of the relay's.
     Answer {
         /// Its number.
@@ -95,6 +100,7 @@ impl Outward {
             Outward::Made(made) => made.new.bytes(),
             Outward::Forget { room } => room.name.len(),
             Outward::Called { .. } => 0,
+            Outward::Consult(consult) => consult.bytes(),
             Outward::Answer { .. } => 0,
         }
     }
@@ -120,8 +126,12 @@ impl Shard {
         if self.world.config.relay.is_none() || publish.frame.endpoint().is_none() {
             return false;
         }
-        let record = record.filter(|_| publish.room.is_public());
-        if let Some(record) = &record {
+        let mut record = record.filter(|_| publish.room.is_public());
+        if let Some(record) = &mut record {
+            if let Record::Append { kept: Kept { id: id @ None, .. }, .. } = record {
+                // Only to be told from others: who reads while it is on its way must not get it twice.
+                *id = Some(MessageId::from_u128(self.entropy.borrow_mut().random()));
+            }
             self.homes.history().handed_on(&publish.room, record);
         }
         let (room, frame, is_hidden) = (publish.room.clone(), publish.frame.clone(), publish.hidden_from.is_some());

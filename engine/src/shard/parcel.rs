@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::consult::Findings;
 use super::history::{Past, Range, Ticket};
 use super::inquiry::Ruling;
 use super::luggage::Luggage;
@@ -69,6 +70,13 @@ pub enum Parcel {
         ticket: Ticket,
         /// What was found.
         recollection: Recollection,
+    },
+    /// From the relay, to the home that asked: what was found beyond this host.
+    Consulted {
+        /// From [`super::consult::Consult::ticket`].
+        ticket: u64,
+        /// What was found.
+        findings: Box<Findings>,
     },
     /// To a room's home: number it, keep it, cast it.
     Publish(Box<Publish>),
@@ -185,6 +193,7 @@ impl Parcel {
             Parcel::Left { view, .. } => view.online.len() * 16,
             Parcel::Recalled { kept, .. } => kept.iter().map(|text| text.len()).sum(),
             Parcel::Recollected { recollection, .. } => recollection.bytes(),
+            Parcel::Consulted { findings, .. } => findings.bytes(),
             Parcel::Publish(publish) => publish.frame.bytes().len(),
             Parcel::Cast(cast) => cast.frame.bytes().len(),
             Parcel::Arrival(arrival) => arrival.bytes(),
@@ -205,7 +214,13 @@ impl Parcel {
             Parcel::Ask { question: Question::Revise(revision), .. } => revision.bytes(),
             Parcel::Entered { .. } | Parcel::Recall { .. } | Parcel::Ask { .. } | Parcel::Drain { .. } => 0,
             Parcel::Ruled { ruling, .. } => ruling.bytes(),
-            Parcel::Roll(roll) => if let Roll::Room(made) = &**roll { made.new.bytes() } else { 0 },
+            Parcel::Roll(roll) => {
+                if let Roll::Room(made) = &**roll {
+                    made.new.bytes()
+                } else {
+                    0
+                }
+            }
             Parcel::Registered { room } => room.name.len(),
             Parcel::Grant(_) | Parcel::Round(_) | Parcel::Confirmed { .. } => 0,
         }
@@ -213,7 +228,7 @@ impl Parcel {
 }
 
 /// The steps by which a host that comes, or comes back, learns which rooms there are, in their order.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Roll {
     /// Tell of your rooms, some at a time; answered by [`super::outward::Outward::Called`].
     Call {
@@ -308,6 +323,14 @@ pub struct Enter {
     pub online: bool,
     /// Comes back.
     pub note: Option<Box<str>>,
+}
+
+impl Enter {
+    /// True exactly when somebody hears of it if it is the first of its presence: the room's others, or the room's own channel has to be
+    /// listened to from then on.
+    pub(crate) fn is_told(&self) -> bool {
+        self.announce.is_some() || self.room.is_public()
+    }
 }
 
 /// See [`Parcel::Leave`].

@@ -7,7 +7,8 @@
 use std::collections::HashMap;
 
 use super::Shard;
-use super::history::{Found, Past, Range, Reading, Ticket, Told};
+use super::consult::{Consult, SetAside};
+use super::history::{Found, Past, Range, Reading, Recall, Ticket, Told};
 use super::parcel::{Enter, Parcel, Question};
 use crate::ids::{ConnId, Room};
 use crate::time::Now;
@@ -42,15 +43,43 @@ pub(crate) struct Recollections {
 impl Shard {
     /// A connection wants in, and to know what was said before.
     pub(super) fn home_enter(&mut self, now: Now, enter: Box<Enter>) {
-        // Half of what may wait for a connection: an answer must not be what makes it a slow reader.
-        let bytes_max = self.world.config.limits.outbox_bytes / 2;
-        let range = Range::Newest { skip: 0, limit: enter.history, bytes_max };
-        if enter.history == 0 {
-            return self.enter_home(now, *enter, Past::default());
+        if enter.history == 0 || self.world.config.relay.is_some() {
+            // Where other hosts may have to be asked first, the past is looked up after that: it ends where the present begins.
+            return self.enter_home(now, *enter, None);
         }
+        let range = self.newest_range(enter.history);
         match self.homes.history().read(&enter.room, range, now.unix_ms) {
-            Reading::Now(past) => self.enter_home(now, *enter, past),
-            Reading::Later(ticket) => self.set_aside(ticket, Parcel::Enter(enter)),
+            Reading::Now(past) => self.enter_home(now, *enter, Some(past)),
+            Reading::Later(ticket) => {
+                let room = enter.room.clone();
+                self.set_aside(now, ticket, Parcel::Enter(enter), room, Recall::Past(range));
+            }
+        }
+    }
+
+    fn newest_range(&self, limit: usize) -> Range {
+        // Half of what may wait for a connection: an answer must not be what makes it a slow reader.
+        Range::Newest { skip: 0, limit, bytes_max: self.world.config.limits.outbox_bytes / 2 }
+    }
+
+    /// What a newcomer gets to know of what was said, as far as this process has it at hand.
+    pub(super) fn newest(&mut self, now: Now, room: &Room, limit: usize) -> Past {
+        if limit == 0 {
+            return Past::default();
+        }
+        let range = self.newest_range(limit);
+        self.homes.history().at_hand(room, range, now.unix_ms)
+    }
+
+    /// What is to be asked of a store that all hosts share about what a newcomer gets to know, if it has to be asked.
+    pub(super) fn ask_newest(&mut self, now: Now, room: &Room, limit: usize) -> Option<(Recall, Ticket)> {
+        let range = self.newest_range(limit);
+        if limit == 0 {
+            return None;
+        }
+        match self.homes.history().read(room, range, now.unix_ms) {
+            Reading::Now(_) => None,
+            Reading::Later(ticket) => Some((Recall::Past(range), ticket)),
         }
     }
 
@@ -58,19 +87,26 @@ impl Shard {
     pub(super) fn home_recall(&mut self, now: Now, conn: ConnId, room: Room) {
         match self.homes.history().read(&room, Range::ALL, now.unix_ms) {
             Reading::Now(past) => self.post(Parcel::Recalled { conn, room, kept: past.texts() }),
-            Reading::Later(ticket) => self.set_aside(ticket, Parcel::Recall { conn, room }),
+            Reading::Later(ticket) => {
+                self.set_aside(now, ticket, Parcel::Recall { conn, room: room.clone() }, room, Recall::Past(Range::ALL));
+            }
         }
     }
 
-    /// Keeps a parcel until the store has answered.
-    pub(super) fn set_aside(&mut self, ticket: Ticket, parcel: Parcel) {
+    /// Keeps a parcel until the store has answered. One that all hosts share is asked for `recall` by way of the relay.
+    pub(super) fn set_aside(&mut self, now: Now, ticket: Ticket, parcel: Parcel, room: Room, recall: Recall) {
         self.recollections.waiting.insert(ticket, parcel);
+        if self.world.config.relay.is_some() {
+            let consult = Consult { recall: Some(recall), ..Consult::about(room) };
+            self.consult_others(now, consult, None, SetAside::Recall(ticket));
+        }
     }
 
-    /// The store has answered: what was set aside goes on.
-    pub(super) fn recollected(&mut self, now: Now, ticket: Ticket, recollection: Recollection) {
+    /// The store has answered, or (`None`) will not: what was set aside goes on.
+    pub(super) fn recollected(&mut self, now: Now, ticket: Ticket, recollection: Option<Recollection>) {
+        let Some(recollection) = self.homes.history().settle(ticket, recollection, now.unix_ms) else { return };
         match (self.recollections.waiting.remove(&ticket), recollection) {
-            (Some(Parcel::Enter(enter)), Recollection::Past(past)) => self.enter_home(now, *enter, past),
+            (Some(Parcel::Enter(enter)), Recollection::Past(past)) => self.enter_home(now, *enter, Some(past)),
             (Some(Parcel::Recall { conn, room }), Recollection::Past(past)) => {
                 self.post(Parcel::Recalled { conn, room, kept: past.texts() });
             }

@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use super::Shard;
-use super::history::{Past, Range, Reading};
+use super::history::{Kept, Past, Range, Reading, Recall};
+use super::home::NAMESPACE;
 use super::parcel::{Answer, Origin, Parcel, Publish, Question};
 use crate::dialect::{self, BackEndMessage, Emission, EnterFault, Keep};
 use crate::event::{Event, EventType, What};
@@ -244,7 +245,10 @@ impl Shard {
             RoomCall::Leave { room, connection } => return self.move_out(now, ask, room, *connection),
             RoomCall::Say(saying) => self.say_in_room(now, saying),
             RoomCall::Stats { room } => {
-                return self.consult_history(now, ask, call, room, Range::Newest { skip: 0, limit: 0, bytes_max: 0 });
+                let is_here = self.homes.has(room);
+                // Of a room that is not here nothing is known but what is kept of it, from the first message to the last.
+                let range = if is_here { Range::Newest { skip: 0, limit: 0, bytes_max: 0 } } else { Range::ALL };
+                return self.consult_history(now, ask, call, room, range);
             }
             RoomCall::Messages { room, skip, limit } => {
                 // So that one message always fits, however it is wrapped: an answer without any is the end.
@@ -405,7 +409,8 @@ impl Shard {
         match self.homes.history().read(room, range, now.unix_ms) {
             Reading::Now(past) => self.room_call_with(call, past),
             Reading::Later(ticket) => {
-                self.set_aside(ticket, Parcel::Ask { ask, question: Question::Room(call.clone()) });
+                let parcel = Parcel::Ask { ask, question: Question::Room(call.clone()) };
+                self.set_aside(now, ticket, parcel, room.clone(), Recall::Past(range));
                 None
             }
         }
@@ -413,7 +418,10 @@ impl Shard {
 
     /// The answer to what needed a room's past.
     pub(super) fn room_call_with(&self, call: &RoomCall, past: Past) -> Option<Answer> {
-        let info = self.homes.info(call.room()?);
+        let room = call.room()?;
+        // Nobody has been in it on this host, and others keep what was said.
+        let elsewhere = || (past.total > 0).then(|| told_of(room, &past));
+        let info = self.homes.info(room).or_else(elsewhere);
         Some(Answer::Room(match (call, info) {
             (_, None) => RoomAnswer::Refused(RoomFault::NoRoom),
             (RoomCall::Messages { .. }, Some(_)) => {
@@ -423,5 +431,20 @@ impl Shard {
             }
             (_, Some(info)) => RoomAnswer::Stats(Box::new(info), past.total),
         }))
+    }
+}
+
+/// What is known of a room by no more than what is kept of it.
+fn told_of(room: &Room, past: &Past) -> RoomInfo {
+    let unix_ms = |kept: Option<&Kept>| kept.map_or(0, |kept| kept.unix_ms);
+    RoomInfo {
+        id: room.name.clone(),
+        name: room.name.to_string(),
+        namespace: NAMESPACE.to_owned(),
+        created_by: None,
+        metadata: "{}".to_owned(),
+        created_unix_ms: unix_ms(past.kept.first()),
+        active_unix_ms: unix_ms(past.kept.last()),
+        members: 0,
     }
 }

@@ -125,12 +125,10 @@ impl Shared {
     /// A store that has lost everything, and of which nothing has gone since, is made up for by what is remembered here of the time before.
     fn fill(&mut self, room: &Room, range: Range, past: &mut Past, whole_since: u64, unix_ms: u64) {
         let Range::Newest { skip, limit, .. } = range else { return };
-        let Reading::Now(remembered) = self.memory.read(room, Range::ALL, unix_ms) else { return };
+        let remembered = self.memory.at_hand(room, Range::ALL, unix_ms);
         let known: HashSet<MessageId> = past.kept.iter().filter_map(|kept| kept.id).collect();
         let is_empty = past.total == 0;
-        let is_lost = |kept: &Kept| {
-            kept.unix_ms < whole_since && kept.id.map_or(is_empty, |id| !known.contains(&id))
-        };
+        let is_lost = |kept: &Kept| kept.unix_ms < whole_since && kept.id.map_or(is_empty, |id| !known.contains(&id));
         let lost: Vec<Kept> = remembered.kept.into_iter().filter(is_lost).collect();
         let missing = limit.saturating_sub(past.kept.len());
         let end = lost.len().saturating_sub(skip.saturating_sub(past.total));
@@ -202,6 +200,10 @@ impl History for Shared {
         self.memory.is_full_for(keep)
     }
 
+    fn at_hand(&mut self, room: &Room, range: Range, unix_ms: u64) -> Past {
+        self.memory.at_hand(room, range, unix_ms)
+    }
+
     fn remembered(&self, room: &Room, id: MessageId) -> Option<Arc<str>> {
         self.memory.remembered(room, id)
     }
@@ -222,20 +224,15 @@ impl History for Shared {
                 let since = self.records_since(&room, from);
                 let past = match found {
                     Some(Recollection::Told(told)) => self.unite(&room, range, told, since, unix_ms),
-                    _ => now(self.memory.read(&room, range, unix_ms)),
+                    _ => self.memory.at_hand(&room, range, unix_ms),
                 };
                 Some(Recollection::Past(past))
             }
             (Pending::Found { .. }, Some(Recollection::Found(found))) => Some(Recollection::Found(found)),
-            (Pending::Found { endpoint, id }, _) => Some(Recollection::Found(now(self.memory.find(endpoint, id, unix_ms)))),
+            (Pending::Found { endpoint, id }, _) => match self.memory.find(endpoint, id, unix_ms) {
+                Reading::Now(found) => Some(Recollection::Found(found)),
+                Reading::Later(_) => None,
+            },
         }
-    }
-}
-
-/// What memory says, which is at hand.
-fn now<T: Default>(reading: Reading<T>) -> T {
-    match reading {
-        Reading::Now(found) => found,
-        Reading::Later(_) => T::default(),
     }
 }

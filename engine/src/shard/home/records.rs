@@ -11,7 +11,7 @@ use crate::shard::room_calls::{NewRoom, RoomFault, RoomInfo};
 use crate::stats::ShardStats;
 
 /// Namespace of a room that was given none.
-const NAMESPACE: &str = "default";
+pub(in crate::shard) const NAMESPACE: &str = "default";
 
 /// What the back end said of a room when it made it.
 #[derive(Debug)]
