@@ -15,7 +15,7 @@ use engine::config::{AuthMode, Config, ConfigFault, Endpoint, OwnDialect};
 use engine::dialect::{Act, Cx, Dialect, Entry, Publication, Said};
 use engine::ids::{Sid, checked_name};
 use engine::json::Scratch;
-use engine::{BadEvent, Calls, Emit, Engine, Notice, Notices, Question, Selection, ShardLost, StartError, Target};
+use engine::{BadEvent, Calls, Emit, Engine, EngineLost, Notice, Notices, Question, Selection, StartError, Target};
 use tungstenite::{Message, WebSocket};
 
 /// Far more than anything here takes on a loaded machine.
@@ -54,7 +54,7 @@ impl Dialect for Relay {
 struct Program {
     engine: Engine,
     calls: Arc<Calls>,
-    taker: JoinHandle<Result<(), ShardLost>>,
+    taker: JoinHandle<Result<(), EngineLost>>,
     drained: mpsc::Receiver<u8>,
 }
 
@@ -276,7 +276,7 @@ fn a_dialect_that_panics_costs_its_shard_and_the_program_hears_of_it() {
     let (mut client, id) = program.guest_on(1, "r");
     client.say(r#"42["break","r"]"#);
     let lost = program.taker.join().expect("the taker itself does not panic").expect_err("a shard is lost");
-    assert_eq!((lost.shard, lost.to_string()), (id.shard(), "shard 1 ended by itself: it panicked".to_owned()));
+    assert_eq!(lost.to_string(), format!("shard {} ended by itself: it panicked", id.shard().0));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use engine::config::DialectKind;
 use engine::frame::{Frame, Mark, Receipt};
 use engine::ids::{EndpointId, Room};
-use engine::shard::parcel::{Parcel, Publish};
+use engine::shard::parcel::{Origin, Parcel, Publish};
 use engine::{Answer, Question, wire};
 use host::Host;
 use rand::rngs::StdRng;
@@ -352,6 +352,8 @@ fn who_is_not_known_hears_nothing_also_by_the_name_of_his_connection() {
         ack_ms: None,
         offset: 0,
         unix_ms: 0,
+        attachments: Vec::new(),
+        is_elsewhere: false,
     };
     let recipients = |world: &mut World| {
         world.host.settle();

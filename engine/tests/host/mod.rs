@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use engine::config::{Config, DialectKind, Endpoint};
-use engine::event::{Event, Wanted};
+use engine::event::Event;
 use engine::ids::{LinkKey, ShardId};
 use engine::shard::address::Addresses;
 use engine::shard::parcel::Parcel;

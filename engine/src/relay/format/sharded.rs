@@ -20,8 +20,7 @@
 //! Whoever sends one has done locally what it says, and ignores it when it comes back.
 
 use super::{Envelope, Fault, Message, Payload, Unsendable, fields, msgpack};
-use crate::json::{self, Object, Scratch, Value};
-use crate::limits::JSON_DEPTH_MAX;
+use crate::json::{Object, Scratch, Value};
 
 /// Which rooms have channels of their own; the adapter's option `subscriptionMode`. All servers must have the same.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -113,7 +112,7 @@ pub fn decode(scratch: &mut Scratch, bytes: &[u8]) -> Result<Envelope, Fault> {
 }
 
 /// What a message says, by its type.
-pub(super) fn message(kind: u64, data: Option<Value<'_>>, attachments: &mut Vec<Vec<u8>>) -> Result<Message, Fault> {
+pub(super) fn message(kind: u64, data: Option<Value<'_>>, attachments: &mut [Vec<u8>]) -> Result<Message, Fault> {
     if let 1 | 2 | 13 = kind {
         return Ok(Message::Presence);
     }
