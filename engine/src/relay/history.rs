@@ -273,3 +273,262 @@ fn message(entry: &Reply, scratch: &mut Scratch) -> Option<Kept> {
     };
     Some(Kept { id, author: author.into(), unix_ms, text: text.into(), hidden_from })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command, Stdio};
+
+    use rand::rngs::StdRng;
+    use rand::{RngExt as _, SeedableRng as _};
+
+    use super::super::link::{Address, Certificates, Link, Servers};
+    use super::super::request::Request;
+    use super::*;
+    use crate::config::{DialectKind, Endpoint};
+    use crate::dialect::Keep;
+    use crate::shard::history::{Bounds, History, Memory, Reading as Answer};
+    use crate::stats::ShardStats;
+
+    /// A Redis of its own on a Unix socket, and a link to it.
+    struct Bed {
+        runtime: tokio::runtime::Runtime,
+        link: Link,
+        child: Child,
+        folder: std::path::PathBuf,
+    }
+
+    impl Bed {
+        fn new(name: &str) -> Bed {
+            let folder = std::env::temp_dir().join(format!("uringcast-history-{}-{name}", std::process::id()));
+            std::fs::create_dir_all(&folder).expect("the temporary folder is writable");
+            let socket = folder.join("socket");
+            let program = std::env::var_os("URINGCAST_REDIS_SERVER").unwrap_or_else(|| "redis-server".into());
+            let mut command = Command::new(program);
+            command.args(["--port", "0", "--save", "", "--unixsocket"]).arg(&socket).arg("--dir").arg(&folder);
+            let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("these tests need the package redis-server");
+            let servers = Servers::Single(format!("unix://{}", socket.display()));
+            let address = Address::new(&servers, &Certificates::default()).expect("a good address");
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let connect = async {
+                for _ in 0..1_000 {
+                    if let Ok((link, _)) = Link::connect(&address).await {
+                        return link;
+                    }
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                }
+                panic!("no Redis")
+            };
+            let link = runtime.block_on(connect);
+            Bed { runtime, link, child, folder }
+        }
+
+        fn ask(&self, calls: Vec<Call>) -> Vec<Reply> {
+            let request = Request::atomic(calls);
+            self.runtime.block_on(async { self.link.send(&request).await }).expect("Redis answers")
+        }
+
+        fn record(&self, store: &Store, record: &Record) {
+            let replies = self.ask(store.record(&room(), record));
+            assert!(replies.iter().all(|reply| reply.error().is_none()), "{replies:?}");
+        }
+
+        fn told(&self, store: &mut Store, range: Range, unix_ms: u64) -> (Told, u64) {
+            let replies = self.ask(vec![store.read(&room(), range, unix_ms)]);
+            let Reading { told, malformed } = store.told(&replies[0], unix_ms);
+            (told.unwrap_or_else(|| panic!("{replies:?}")), malformed)
+        }
+    }
+
+    impl Drop for Bed {
+        fn drop(&mut self) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+            let _ = std::fs::remove_dir_all(&self.folder);
+        }
+    }
+
+    fn store(messages: usize, bytes: usize, age_ms: u64) -> Store {
+        let mut config = Config::new(([127, 0, 0, 1], 0), 1, vec![Endpoint::new("talk", DialectKind::Community, "/")]);
+        (config.limits.history_messages, config.limits.history_bytes, config.limits.history_age_ms) =
+            (messages, bytes * ROOM_SHARE, age_ms);
+        Store::new(&config, "u")
+    }
+
+    fn room() -> Room {
+        Room::named(EndpointId(0), "room:a}b{c")
+    }
+
+    fn id(number: u64) -> MessageId {
+        MessageId::from_u64_pair(number + 1, 7)
+    }
+
+    fn keep(number: u64, text: &str) -> Keep {
+        Keep { id: Some(id(number)), by_id: true, author: "ann".into(), text: text.into(), hidden_from: None, messages_max: usize::MAX }
+    }
+
+    fn now_ms() -> u64 {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        u64::try_from(since.expect("after 1970").as_millis()).expect("not that long after")
+    }
+
+    const DAY_MS: u64 = 86_400_000;
+
+    #[test]
+    fn it_says_what_memory_says() {
+        let bed = Bed::new("model");
+        let (mut store, stats, now) = (store(20, 1 << 20, DAY_MS), ShardStats::new(1), now_ms());
+        let mut memory = Memory::new(Bounds { bytes: 1 << 30, messages: 20, age_ms: DAY_MS });
+        let mut random = StdRng::seed_from_u64(5);
+        let hidden: Arc<Identity> =
+            Identity { user: "ann".into(), blocked: vec!["bob\"".into(), "eve".into()], ..Identity::default() }.into();
+        let mut said = 0;
+        for _ in 0..1_500 {
+            let some = id(random.random_range(said.max(30) - 30..said + 2));
+            match random.random_range(0..10) {
+                0..4 => {
+                    let hidden_from = random.random_bool(0.3).then(|| hidden.clone());
+                    let keep = Keep {
+                        hidden_from,
+                        ..keep(said, &format!("{{\"n\":{said},\"x\":\"{}\"}}", "é".repeat(random.random_range(0..30))))
+                    };
+                    bed.record(&store, &Record::append(&keep, now + said, random.random()));
+                    memory.append(&room(), keep, now + said, &stats);
+                    said += 1;
+                }
+                4 => {
+                    let text: Arc<str> = format!("{{\"changed\":{}}}", random.random::<u32>()).into();
+                    // What memory does not have it does not change; here that is forgotten when there is much of it.
+                    bed.record(&store, &Record::Edit { id: some, text: text.clone() });
+                    memory.edit(&room(), some, text, &stats);
+                }
+                5 => {
+                    bed.record(&store, &Record::Remove { id: some });
+                    memory.remove(&room(), some, &stats);
+                }
+                6 => {
+                    let reply = bed.ask(vec![store.find(&room(), some, now)]);
+                    let found = store.told(&reply[0], now).told.expect("an answer").past.kept.pop();
+                    let Answer::Now(known) = memory.find(EndpointId(0), some, now) else { panic!("at hand") };
+                    assert_eq!(found.map(plain), known.map(|found| plain(found.kept)));
+                }
+                _ => {
+                    let limit = *[0, 1, 5, 30].get(random.random_range(0..4)).expect("one of four");
+                    let skip = random.random_range(0..25);
+                    let range = match random.random_range(0..4) {
+                        0 => Range::ALL,
+                        1 => Range::Before { id: some, limit },
+                        2 => Range::Newest { skip, limit, bytes_max: usize::MAX },
+                        _ => Range::Newest { skip, limit, bytes_max: random.random_range(0..600) },
+                    };
+                    let (told, malformed) = bed.told(&mut store, range, now);
+                    let known = memory.at_hand(&room(), range, now);
+                    let texts = |past: &Past| past.kept.iter().cloned().map(plain).collect::<Vec<_>>();
+                    assert_eq!((texts(&told.past), told.past.total, malformed), (texts(&known), known.total, 0), "{range:?}");
+                }
+            }
+        }
+        let remembered = bed.ask(vec![Call::new("HLEN").arg("u:{talk/room:a}b{c}:edits")])[0].int();
+        assert!(remembered.is_some_and(|count| count <= 41), "{remembered:?} changes of 20 messages");
+        bed.ask(vec![store.forget(&room())]);
+        assert_eq!(bed.told(&mut store, Range::ALL, now).0, Told { past: Past::default(), whole_since: Some(u64::MAX) });
+    }
+
+    /// A message for comparison; who an author is besides what he has blocked is not kept.
+    fn plain(kept: Kept) -> (Option<MessageId>, String, u64, String, Vec<String>) {
+        let blocked = kept.hidden_from.map(|author| author.blocked.clone()).unwrap_or_default();
+        (kept.id, kept.author.to_string(), kept.unix_ms, kept.text.to_string(), blocked)
+    }
+
+    #[test]
+    fn a_message_that_several_hosts_hear_is_kept_once_and_found_by_its_id() {
+        let bed = Bed::new("once");
+        let (mut store, now) = (store(9, 1 << 20, DAY_MS), now_ms());
+        for _ in 0..3 {
+            bed.record(&store, &Record::append(&keep(1, "{}"), now, true));
+        }
+        assert_eq!(bed.told(&mut store, Range::ALL, now).0.past.total, 1);
+        assert_eq!(bed.ask(vec![store.room_of(EndpointId(0), id(1))])[0].text(), Some(&*room().name));
+        assert_eq!(bed.ask(vec![store.room_of(EndpointId(0), id(2))])[0], Reply::Nil);
+        bed.record(&store, &Record::Remove { id: id(1) });
+        bed.record(&store, &Record::Edit { id: id(1), text: "{}".into() });
+        let (told, _) = bed.told(&mut store, Range::ALL, now);
+        assert_eq!((told.past.total, told.whole_since), (0, None), "something has gone of it");
+    }
+
+    #[test]
+    fn bytes_and_age_are_bounded_and_the_last_goes_with_its_keys() {
+        let bed = Bed::new("bounds");
+        let (mut store, now) = (store(1_000, 200_000, DAY_MS), now_ms());
+        for number in 0..100 {
+            bed.record(
+                &store,
+                &Record::append(
+                    &keep(number, &format!("\"{}\"", "x".repeat(10_000)).replacen('"', "{\"t\":\"", 1).replace("x\"", "x\"}")),
+                    now,
+                    false,
+                ),
+            );
+        }
+        let (told, malformed) = bed.told(&mut store, Range::ALL, now);
+        assert!((5..=20).contains(&told.past.total) && malformed == 0, "{} of 10 kB", told.past.total);
+        assert_eq!(told.past.kept.last().and_then(|kept| kept.id), Some(id(99)));
+        let mut short = self::store(1_000, 200_000, 400);
+        bed.record(&short, &Record::append(&keep(100, "{}"), now, false));
+        bed.record(&short, &Record::Edit { id: id(100), text: "{}".into() });
+        let keys = |what: &str| bed.ask(vec![Call::new("KEYS").arg(what)])[0].list().len();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while keys("*:history") + keys("*:edits") + keys("*:by:*0065-*") > 0 {
+            assert!(std::time::Instant::now() < deadline, "they live on");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        assert_eq!(bed.told(&mut short, Range::ALL, now_ms()).0.past, Past::default());
+    }
+
+    #[test]
+    fn what_others_have_put_there_is_counted_and_passed_over() {
+        let bed = Bed::new("hostile");
+        let (mut store, now) = (store(5_000, 1 << 22, DAY_MS), now_ms());
+        bed.record(&store, &Record::append(&keep(1, "{\"good\":1}"), now, false));
+        let key = store.key(&room(), "history");
+        let put = |fields: &[&str]| {
+            let call = fields.iter().fold(Call::new("XADD").arg(&key).arg("*"), |call, field| call.arg(field));
+            bed.ask(vec![call]);
+        };
+        let at = now.to_string();
+        let long = "n".repeat(300);
+        for (id, by, at, text, hidden) in [
+            ("no id", "a", &*at, "{}", ""),
+            ("", &*long, &*at, "{}", ""),
+            ("", "a\n", &*at, "{}", ""),
+            ("", "a", "soon", "{}", ""),
+            ("", "a", "-1", "{}", ""),
+            ("", "a", &*at, "[1]", ""),
+            ("", "a", &*at, "{}}", ""),
+            ("", "a", &*at, "{}", "\"a\""),
+            ("", "a", &*at, "{}", "[1]"),
+        ] {
+            put(&["id", id, "by", by, "at", at, "text", text, "hidden", hidden]);
+        }
+        put(&["by", "a"]);
+        put(&["id", "", "by", "a", "at", &at, "text", "{\"good\":2}", "more", "x"]);
+        let (told, malformed) = bed.told(&mut store, Range::ALL, now);
+        let texts: Vec<_> = told.past.kept.iter().map(|kept| &*kept.text).collect();
+        assert_eq!((texts, malformed), (vec!["{\"good\":1}", "{\"good\":2}"], 10));
+        bed.ask(vec![
+            Call::new("XADD").arg(&key).arg("*").arg("id").arg("").arg("by").arg("a").arg("at").arg(&at).arg("text").arg([0xff, 0xfe]),
+        ]);
+        assert_eq!(bed.told(&mut store, Range::ALL, now).1, 11);
+        // Much of it: it is looked at for a while and no longer.
+        let flood = "for i=1,200000 do redis.call('XADD',KEYS[1],'*','x','y') end";
+        bed.ask(vec![Call::new("EVAL").arg(flood).arg("1").arg(&key)]);
+        let (told, malformed) = bed.told(&mut store, Range::ALL, now);
+        assert_eq!((told.past.kept.len(), malformed <= HISTORY_SCANNED_MAX + 64), (0, true), "{malformed}");
+        // Not a stream at all.
+        bed.ask(vec![Call::new("SET").arg(&key).arg("x")]);
+        let replies = bed.ask(vec![store.read(&room(), Range::ALL, now)]);
+        assert_eq!(store.told(&replies[0], now), Reading { told: None, malformed: 0 });
+        for reply in [Reply::Nil, Reply::Int(3), Reply::List(vec![Reply::Int(-3), Reply::Int(1), Reply::Nil, Reply::Int(-9), Reply::Nil])] {
+            let _ = store.told(&reply, now);
+        }
+    }
+}

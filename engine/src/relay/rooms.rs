@@ -182,3 +182,106 @@ impl Rooms {
         Some(Made { new, unix_ms: created as u64, is_news: false })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng as _;
+
+    use super::*;
+    use crate::config::{DialectKind, Endpoint};
+
+    fn rooms() -> Rooms {
+        let endpoints = vec![Endpoint::new("one", DialectKind::Rooms, "/"), Endpoint::new("two", DialectKind::Chat, "/two")];
+        Rooms::new(&Config::new(([127, 0, 0, 1], 0), 2, endpoints), "u")
+    }
+
+    fn made(name: &str) -> Made {
+        let new = NewRoom {
+            room: Room::named(EndpointId(1), name),
+            name: "For \"people\"".into(),
+            namespace: Some("n".into()),
+            created_by: None,
+            metadata: r#"{"a":[1e+100]}"#.into(),
+        };
+        Made { new, unix_ms: 1_700_000_000_123, is_news: true }
+    }
+
+    fn text(text: &str) -> Reply {
+        Reply::Bytes(text.as_bytes().to_vec())
+    }
+
+    fn page(cursor: &str, fields: &[&[u8]]) -> [Reply; 1] {
+        let fields = fields.iter().map(|field| Reply::Bytes(field.to_vec())).collect();
+        [Reply::List(vec![text(cursor), Reply::List(fields)])]
+    }
+
+    /// A whole roll call in which Redis has this mark; whether all are asked for, and whether what is not told has ended.
+    fn call(rooms: &mut Rooms, mark: &str) -> (bool, bool) {
+        let (number, _) = rooms.begin(&mut StdRng::seed_from_u64(1));
+        let called = rooms.answered(number, Some(&[Reply::Nil, text(mark)]), 2);
+        let [(To::All, Roll::Call { all, after: None })] = called.rolls[..] else { panic!("{called:?}") };
+        assert!(rooms.next_request(|_| true).is_none(), "no shard has told of its rooms");
+        rooms.told(ShardId(0), None, 5);
+        let more = rooms.told(ShardId(1), Some(Room::named(EndpointId(1), "m")), 6);
+        assert!(matches!(more, Some((To::Shard(ShardId(1)), Roll::Call { after: Some(_), .. }))));
+        rooms.told(ShardId(1), None, 7);
+        assert!(rooms.next_request(|place| place < 7).is_none(), "what they have told is not there yet");
+        let mut requests = Vec::new();
+        let pages: [(&str, &[&[u8]]); 3] = [("17", &[]), ("0", &[b"r", b"nonsense"]), ("0", &[])];
+        for (cursor, fields) in pages {
+            let (number, request) = rooms.next_request(|place| place <= 7).expect("the next");
+            requests.push(format!("{:?}", request.calls[0]));
+            let called = rooms.answered(number, Some(&page(cursor, fields)), 2);
+            if let Some((To::All, Roll::End { is_whole })) = called.rolls.into_iter().next() {
+                let asked = ["u:rooms:one 0", "u:rooms:one 17", "u:rooms:two 0"].map(|what| format!("Call(HSCAN {what} COUNT 256)"));
+                assert_eq!((requests, rooms.next_request(|_| true).is_none()), (asked.to_vec(), true));
+                return (all, is_whole);
+            }
+        }
+        panic!("it has no end")
+    }
+
+    #[test]
+    fn only_what_redis_cannot_have_lost_has_ended() {
+        let mut rooms = rooms();
+        assert_eq!(call(&mut rooms, "a"), (true, false), "the first time");
+        assert_eq!(call(&mut rooms, "a"), (false, true));
+        assert_eq!(call(&mut rooms, "b"), (true, false), "it has lost everything");
+        assert_eq!(call(&mut rooms, "b"), (false, true));
+    }
+
+    #[test]
+    fn one_that_is_broken_off_ends_nothing() {
+        let mut rooms = rooms();
+        call(&mut rooms, "a");
+        let (old, _) = rooms.begin(&mut StdRng::seed_from_u64(1));
+        let (number, _) = rooms.begin(&mut StdRng::seed_from_u64(2));
+        assert!(rooms.answered(old, Some(&[Reply::Nil, text("a")]), 1).rolls.is_empty());
+        assert!(rooms.answered(number, None, 1).rolls.is_empty() && rooms.next_request(|_| true).is_none());
+        assert!(rooms.answered(number, Some(&page("0", &[])), 1).rolls.is_empty());
+    }
+
+    #[test]
+    fn a_record_is_read_as_it_was_written_and_anything_else_is_none() {
+        let mut rooms = rooms();
+        let call = rooms.made(&made("r"));
+        assert_eq!((call.word(0), call.word(1), call.word(2)), (&b"HSET"[..], &b"u:rooms:two"[..], &b"r"[..]));
+        assert_eq!(rooms.made(&Made { is_news: false, ..made("r") }).word(0), b"HSETNX");
+        let said = String::from_utf8(call.word(3).to_vec()).expect("text");
+        let read = rooms.record(1, &text("r"), &text(&said)).expect("a record");
+        assert_eq!(format!("{:?}", read.new), format!("{:?}", made("r").new));
+        assert_eq!(read.unix_ms, 1_700_000_000_123);
+        for (name, said) in [
+            ("", &*said),
+            ("a\n", &said),
+            ("r", "{}"),
+            ("r", &said.replace("{\"a\":[1e+100]}", "[]")),
+            ("r", &said.replace("1700000000123", "-1")),
+            ("r", &said.replace("For", &"x".repeat(2_000))),
+            ("r", &said.replace("[1e+100]", &format!("\"{}\"", "x".repeat(ROOM_METADATA_BYTES_MAX)))),
+        ] {
+            assert!(rooms.record(1, &text(name), &text(said)).is_none(), "{name:?} {said}");
+        }
+        assert!(rooms.record(1, &Reply::Nil, &Reply::Bytes(vec![0xff])).is_none());
+    }
+}

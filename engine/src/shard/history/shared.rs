@@ -236,3 +236,160 @@ impl History for Shared {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Bounds;
+    use super::*;
+    use crate::config::{Config, DialectKind, Endpoint};
+    use crate::shard::address::Addresses;
+
+    struct Host {
+        shared: Shared,
+        stats: ShardStats,
+    }
+
+    impl Host {
+        fn new() -> Host {
+            let mut config = Config::new(([127, 0, 0, 1], 0), 1, vec![Endpoint::new("r", DialectKind::Rooms, "/")]);
+            config.limits.history_messages = 5;
+            let bounds = Bounds::new(&config.limits, 1);
+            let addresses = Addresses::new(&config.limits, 10);
+            let world = Arc::new(World::new(config, addresses, 0));
+            let host = Host { shared: Shared::new(Memory::new(bounds), world), stats: ShardStats::new(1) };
+            host.set_relayed(true);
+            host
+        }
+
+        fn set_relayed(&self, is_relayed: bool) {
+            self.shared.world.is_relayed.store(is_relayed, Ordering::Relaxed);
+        }
+
+        /// Said here: kept in memory and handed on.
+        fn say(&mut self, number: u64) {
+            self.shared.handed_on(&room(), &Record::append(&keep(number), number, false));
+            self.hear(number);
+        }
+
+        fn hear(&mut self, number: u64) {
+            self.shared.append(&room(), keep(number), number, &self.stats);
+        }
+
+        fn read(&mut self, range: Range) -> Ticket {
+            match self.shared.read(&room(), range, 0) {
+                Reading::Later(ticket) => ticket,
+                Reading::Now(past) => panic!("{past:?} at once"),
+            }
+        }
+
+        fn settle(&mut self, ticket: Ticket, told: Option<Told>) -> Option<(Vec<u64>, usize)> {
+            match self.shared.settle(ticket, told.map(Recollection::Told), 0)? {
+                Recollection::Past(past) => Some((past.kept.iter().map(|kept| kept.unix_ms).collect(), past.total)),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn room() -> Room {
+        Room::named(EndpointId(0), "r")
+    }
+
+    fn id(number: u64) -> MessageId {
+        MessageId::from_u64_pair(number, 1)
+    }
+
+    fn keep(number: u64) -> Keep {
+        Keep { id: Some(id(number)), by_id: true, author: "a".into(), text: "{}".into(), hidden_from: None, messages_max: 9 }
+    }
+
+    fn told(numbers: &[u64], total: usize) -> Option<Told> {
+        let kept = |number: &u64| {
+            let Record::Append { kept, .. } = Record::append(&keep(*number), *number, false) else { unreachable!("it is one") };
+            kept
+        };
+        Some(Told { past: Past { kept: numbers.iter().map(kept).collect(), total }, whole_since: None })
+    }
+
+    const LAST_THREE: Range = Range::Newest { skip: 0, limit: 3, bytes_max: 9_999 };
+
+    #[test]
+    fn what_is_said_while_a_read_is_under_way_is_added_once() {
+        let mut host = Host::new();
+        host.say(1);
+        let first = host.read(LAST_THREE);
+        host.say(2);
+        let second = host.read(LAST_THREE);
+        // From another host: in the answer already.
+        host.hear(3);
+        host.say(4);
+        assert_eq!(host.settle(second, told(&[1, 2, 3], 3)), Some((vec![2, 3, 4], 4)));
+        assert_eq!(host.settle(first, told(&[1, 2], 2)), Some((vec![1, 2, 4], 3)), "of those that several may keep, one");
+        assert_eq!(host.settle(first, told(&[], 0)), None, "it was answered");
+        assert!(host.shared.logs.is_empty() && host.shared.pending.is_empty());
+        let page = host.read(Range::Newest { skip: 1, limit: 2, bytes_max: 99 });
+        let older = host.read(Range::Before { id: id(2), limit: 9 });
+        host.say(5);
+        assert_eq!(host.settle(page, told(&[2, 3], 4)), Some((vec![2, 3], 5)), "a page of what was");
+        assert_eq!(host.settle(older, told(&[1], 4)), Some((vec![1], 5)));
+    }
+
+    #[test]
+    fn changes_under_way_count() {
+        let mut host = Host::new();
+        let ticket = host.read(Range::ALL);
+        host.shared.handed_on(&room(), &Record::Edit { id: id(1), text: "{\"new\":1}".into() });
+        host.shared.handed_on(&room(), &Record::Remove { id: id(2) });
+        let Some(Recollection::Past(past)) = host.shared.settle(ticket, told(&[1, 2, 3], 3).map(Recollection::Told), 0) else {
+            panic!("a past")
+        };
+        assert_eq!((past.kept.len(), &*past.kept[0].text, past.total), (2, "{\"new\":1}", 2));
+    }
+
+    #[test]
+    fn where_nobody_answers_memory_does_and_where_nobody_can_it_does_at_once() {
+        let mut host = Host::new();
+        host.say(1);
+        let ticket = host.read(LAST_THREE);
+        host.say(2);
+        assert_eq!(host.settle(ticket, None), Some((vec![1, 2], 2)));
+        host.set_relayed(false);
+        let Reading::Now(past) = host.shared.read(&room(), LAST_THREE, 0) else { panic!("at once") };
+        assert_eq!(past.total, 2);
+        let Reading::Now(found) = host.shared.find(EndpointId(0), id(9), 0) else { panic!("at once") };
+        assert_eq!(found, None);
+        host.set_relayed(true);
+        assert!(matches!(host.shared.find(EndpointId(0), id(1), 0), Reading::Now(Some(_))), "it is at hand");
+        let Reading::Later(ticket) = host.shared.find(EndpointId(0), id(9), 0) else { panic!("others may have it") };
+        assert_eq!(host.shared.settle(ticket, None, 0), Some(Recollection::Found(None)));
+    }
+
+    #[test]
+    fn what_is_noted_for_readers_is_bounded() {
+        let mut host = Host::new();
+        let ticket = host.read(Range::ALL);
+        for number in 1..100 {
+            host.say(number);
+        }
+        assert!(host.shared.logs[&room()].records.len() <= 5);
+        assert_eq!(host.settle(ticket, told(&[], 0)), Some((vec![95, 96, 97, 98, 99], 5)));
+    }
+
+    #[test]
+    fn a_store_that_lost_everything_is_made_up_for() {
+        let mut host = Host::new();
+        for number in 1..=3 {
+            host.say(number);
+        }
+        let whole = |numbers: &[u64], since| told(numbers, numbers.len()).map(|told| Told { whole_since: Some(since), ..told });
+        let all = |host: &mut Host, told| {
+            let ticket = host.read(Range::ALL);
+            host.settle(ticket, told)
+        };
+        assert_eq!(all(&mut host, whole(&[], u64::MAX)), Some((vec![1, 2, 3], 3)));
+        assert_eq!(all(&mut host, whole(&[3], 3)), Some((vec![1, 2, 3], 3)));
+        assert_eq!(all(&mut host, told(&[3], 1)), Some((vec![3], 1)), "something has gone there: who knows why they are missing");
+        let page = host.read(Range::Newest { skip: 2, limit: 1, bytes_max: 99 });
+        let empty = Some(Told { past: Past { kept: vec![], total: 1 }, whole_since: Some(3) });
+        assert_eq!(host.settle(page, empty), Some((vec![1], 3)));
+    }
+}
