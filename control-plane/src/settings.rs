@@ -322,7 +322,9 @@ fn engine_config(gathered: &Gathered, verifier: Option<Verifier>, dev: bool) -> 
         trusted_proxies: gathered.list("server.trusted_proxies").iter().filter_map(|address| address.parse().ok()).collect(),
         limits: limits(gathered),
         verifier,
-        relay: gathered.text("redis.url").map(Relay::new),
+        relay: gathered
+            .text("redis.url")
+            .map(|url| Relay { lease_ms: gathered.integer("redis.lease_ms").unwrap_or(30_000), ..Relay::new(url) }),
     }
 }
 

@@ -331,6 +331,9 @@ pub struct Relay {
     pub buffer_ms: u64,
     /// Entries that a stream is trimmed to, about.
     pub stream_entries: usize,
+    /// Milliseconds after which a host that says nothing more of itself is dead. It says so three times as often, and as often looks after
+    /// the others.
+    pub lease_ms: u64,
 }
 
 impl Relay {
@@ -345,6 +348,7 @@ impl Relay {
             buffer_bytes: 16_000_000,
             buffer_ms: 30_000,
             stream_entries: 10_000,
+            lease_ms: 30_000,
         }
     }
 }

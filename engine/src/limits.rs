@@ -161,6 +161,15 @@ pub const RECALL_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// connections, a moment apart; beyond this the question is given up.
 pub const HELD_BACK_BYTES_MAX: usize = 8 * 1024 * 1024;
 
+/// Channels that are asked for in one breath: a new connection may have to ask for as many as there are rooms.
+pub const LISTENED_AT_ONCE_MAX: usize = 512;
+
+/// Presences that are told, or taken back, in one request when everything is told anew: a few milliseconds of Redis' time.
+pub const PRESENCES_PER_REQUEST_MAX: usize = 128;
+
+/// Milliseconds that a host which ends waits for Redis to take its leave of the others. What it does not take, the others find out.
+pub const GOODBYE_MS: u64 = 1_000;
+
 /// Batches of shards, and messages of Redis, that the relay handles in one turn before it sends what follows from them.
 pub const RELAY_BATCHES_PER_TURN: usize = 256;
 /// See [`RELAY_BATCHES_PER_TURN`].

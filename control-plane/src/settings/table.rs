@@ -455,6 +455,13 @@ fn redis() -> Vec<Setting> {
         Setting::new("redis.url", Kind::Redis, None, "Redis that joins several hosts. Unset: this host is alone.")
             .flag("--redis")
             .old(&["REDIS_URL", "REDIS_HOST with REDIS_PORT and REDIS_PASSWORD"]),
+        Setting::number(
+            "redis.lease_ms",
+            "milliseconds",
+            (300, 10 * MINUTE_MS),
+            Some(30_000),
+            "After so long without a sign of life a host is dead for the others, and its users are gone. It gives three in that time.",
+        ),
     ]
 }
 

@@ -1,6 +1,8 @@
 //! Endpoints of plain WebSockets and the channels on which other hosts and other programs speak to their clients: JSON texts as the
 //! contract's pages have them. A host marks what it says with its id (`o`), which readers take out.
 
+use std::sync::Arc;
+
 use crate::config::{Config, DialectKind};
 use crate::ids::{EndpointId, Room, checked_name};
 use crate::json::{Object, Scratch, Value};
@@ -13,6 +15,8 @@ use super::socketio::{Post, TOLD};
 const ORIGIN: &str = "o";
 /// collab: the one client that is meant.
 const TO_CLIENT: &str = "toClientID";
+/// community: how the text begins by which somebody types.
+const TYPING: &[u8] = br#"{"type":"TYPING""#;
 
 /// What a message on a channel is for this host.
 #[derive(Debug)]
@@ -47,9 +51,12 @@ enum Naming {
 
 impl Channels {
     pub(crate) fn new(config: &Config, prefix: &str, host: &str) -> Channels {
+        let first = first_community(config);
         let served = config.endpoints.iter().enumerate().filter_map(|(index, endpoint)| {
             let naming = match endpoint.dialect {
-                DialectKind::Community => Naming::Rooms,
+                DialectKind::Community if first == Some(index) => Naming::Rooms,
+                // Names without an endpoint's can be those of one endpoint only.
+                DialectKind::Community => Naming::Own(format!("{prefix}#plain#{}#", endpoint.name)),
                 DialectKind::Collab => Naming::Updates(format!("{}:updates", endpoint.name)),
                 DialectKind::Own(own) if !own.is_socket_io() => Naming::Own(format!("{prefix}#plain#{}#", endpoint.name)),
                 _ => return None,
@@ -73,21 +80,32 @@ impl Channels {
         (matches!(naming, Naming::Rooms) && room.is_public()).then(|| room.name.to_string())
     }
 
-    /// What other hosts are told of a publication; `None` where they are not told of such.
-    pub(crate) fn publication(&mut self, published: &Published) -> Option<Post> {
+    /// What other hosts are told of a publication, in our name or another host's; `None` where they are not told of such.
+    pub(crate) fn publication(&mut self, published: &Published, other: Option<&str>) -> Option<Post> {
+        let host = other.unwrap_or(&self.host);
         let text = std::str::from_utf8(published.frame.payload()).ok()?;
         let room = &published.room;
         match self.naming(room.endpoint)? {
             Naming::Rooms => {
                 let channel = self.channel_of(room)?;
-                Some(Post { channel, payload: marked(text, &self.host)?.into_bytes() })
+                Some(Post { channel, payload: marked(text, host)?.into_bytes() })
             }
-            Naming::Updates(channel) => Some(Post { channel: channel.clone(), payload: marked(text, &self.host)?.into_bytes() }),
+            Naming::Updates(channel) => Some(Post { channel: channel.clone(), payload: marked(text, host)?.into_bytes() }),
             Naming::Own(channel) => {
-                let payload = Object::new().str("room", &room.name).str("text", text).str(ORIGIN, &self.host).finish();
+                let payload = Object::new().str("room", &room.name).str("text", text).str(ORIGIN, host).finish();
                 Some(Post { channel: channel.clone(), payload: payload.into_bytes() })
             }
         }
+    }
+
+    /// Of a message by which a user says that he types, or no longer does: where, who, and which of the two.
+    pub(crate) fn typing(&mut self, published: &Published) -> Option<(Arc<str>, String, bool)> {
+        let text = published.frame.payload().strip_prefix(TYPING).map(|_| published.frame.payload())?;
+        matches!(self.naming(published.room.endpoint)?, Naming::Rooms).then_some(())?;
+        let doc = self.scratch.parse(std::str::from_utf8(text).ok()?).ok()?;
+        let payload = doc.root().get("payload")?;
+        let (user, on) = (payload.get("userId")?.as_str()?.to_owned(), payload.get("isTyping")?.raw() == "true");
+        Some((published.room.name.clone(), user, on))
     }
 
     /// What a message on a channel says; `None` for a channel that is not one of these.
@@ -122,6 +140,11 @@ impl Channels {
     fn naming(&self, endpoint: EndpointId) -> Option<&Naming> {
         self.served.iter().find(|(served, _)| *served == endpoint).map(|(_, naming)| naming)
     }
+}
+
+/// The first endpoint of the community dialect: the channels and keys of the contract's page are its own.
+pub(crate) fn first_community(config: &Config) -> Option<usize> {
+    config.endpoints.iter().position(|endpoint| endpoint.dialect == DialectKind::Community)
 }
 
 /// The text of an object with one member more.

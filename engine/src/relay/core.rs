@@ -1,7 +1,7 @@
 //! What the relay knows and decides: what shards say becomes requests to Redis, and what Redis brings becomes parcels for shards. Sans-IO:
 //! it has no connection, no clock and no thread, so that several hosts and a Redis of a test's own can run side by side.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -9,26 +9,31 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use super::channels::{Channels, Heard};
-use super::consults::{Asked, Concluded, Consults};
+use super::consults::Consults;
 use super::format::Message;
-use super::history::{Reading, Store};
+use super::history::Store;
 use super::presence::Presence;
 use super::request::{Call, Kind, Lost, Push, Reply, Request};
-use super::rooms::{Rooms, To};
-use super::socketio::{Post, SocketIo, TOLD};
+use super::rooms::Rooms;
+use super::socketio::{Post, SocketIo, TOLD, random_uid};
 use super::waiting::{OVERHEAD_BYTES, Publication, Waiting};
 use crate::config::Relay;
 use crate::fault::RelayDrop;
-use crate::ids::{MessageId, Room, ShardId, checked_name};
-use crate::limits::{RELAY_BATCH_BYTES_MAX, RELAY_IN_FLIGHT_MAX};
+use crate::ids::{MessageId, Room, ShardId};
+use crate::limits::{LISTENED_AT_ONCE_MAX, RELAY_BATCH_BYTES_MAX, RELAY_IN_FLIGHT_MAX, TYPING_MS};
 use crate::shard::World;
-use crate::shard::consult::{Consult, Findings};
-use crate::shard::history::{Found, Recall, Told};
+use crate::shard::consult::Consult;
 use crate::shard::outward::{Outward, Published};
-use crate::shard::parcel::{Arrival, Parcel, Roll};
-use crate::shard::recollection::Recollection;
+use crate::shard::parcel::{Arrival, Parcel};
 use crate::stats::RelayStats;
 use crate::time::Now;
+
+mod asking;
+mod keeping;
+mod remembering;
+
+use asking::Hearing;
+use keeping::{Errand, Keeping};
 
 /// What a request was for; comes back with its replies.
 #[derive(Debug)]
@@ -43,15 +48,14 @@ pub(crate) enum Tag {
     MessageFound { shard: ShardId, consult: Box<Consult>, room: Room },
     /// A step of the roll call of this number.
     Roll(u64),
+    /// What keeps other hosts' knowledge of this one true, and this one's of them.
+    Kept(Errand),
+    /// Redis does not want these names to be listened to.
+    Unheard(Vec<String>),
+    /// It does not matter what is answered.
+    Noted,
     /// Whether Redis answers; asked then, monotonic nanoseconds.
     Ping(u64),
-}
-
-impl Tag {
-    /// True exactly when somebody waits for a message that is looked for by its id.
-    fn is_search(&self) -> bool {
-        matches!(self, Tag::RoomFound { .. } | Tag::MessageFound { .. })
-    }
 }
 
 /// What is to be listened to from now on, or no longer.
@@ -73,6 +77,9 @@ pub(crate) struct Core {
     rooms: Rooms,
     consults: Consults,
     is_cluster: bool,
+    /// Channels of rooms that are not heard yet, and what waits for that.
+    hearings: HashMap<String, Hearing>,
+    keeping: Keeping,
     random: StdRng,
     is_up: bool,
     waiting: Waiting,
@@ -109,6 +116,8 @@ impl Core {
             rooms,
             consults,
             is_cluster: settings.redis.is_cluster,
+            hearings: HashMap::new(),
+            keeping: Keeping::new(settings, host),
             random,
             is_up: false,
             in_flight: 0,
@@ -138,10 +147,11 @@ impl Core {
         self.listenings.clear();
         for kind in [Kind::Channel, Kind::Pattern, Kind::Sharded] {
             let names: Vec<String> = self.listened.iter().filter(|(of, _)| *of == kind).map(|(_, name)| name.clone()).collect();
-            if !names.is_empty() {
-                self.listenings.push_back(Listening { kind, names, is_on: true });
+            for names in names.chunks(LISTENED_AT_ONCE_MAX) {
+                self.listenings.push_back(Listening { kind, names: names.to_vec(), is_on: true });
             }
         }
+        self.expect_all_rooms();
         self.stats.connects.add(1);
         self.stats.subscriptions.set(self.listened.len() as u64);
         self.ping_due_ms = now.ms() + PING_EVERY_MS;
@@ -160,32 +170,18 @@ impl Core {
         self.consults.set_heard(false);
     }
 
-    /// Nobody can be asked: what waits for an answer gets none, in the order in which it was asked.
-    fn end_consults(&mut self, now: Now) {
-        let (sent, unsent) = self.consults.end();
-        let told = sent.iter().filter(|asked| asked.consult.step.as_ref().is_some_and(|step| step.announcement.is_some())).count();
-        // They may have been delivered or not: to send them again could deliver them twice.
-        self.drop_message(RelayDrop::Unconfirmed, told as u64);
-        for Asked { shard, consult, .. } in sent {
-            self.answer(shard, &consult, Findings::default());
-        }
-        for Asked { shard, consult, .. } in unsent {
-            self.answer_unknown(now, shard, consult);
-        }
-    }
-
     /// Redis does not answer, or does so again; the connection is still there.
     pub(crate) fn set_up(&mut self, now: Now, is_up: bool) {
-        self.is_up = is_up;
+        if std::mem::replace(&mut self.is_up, is_up) == is_up {
+            return;
+        }
         self.stats.connected.set(u64::from(is_up));
         self.world.is_relayed.store(is_up, Ordering::Relaxed);
-        if !is_up {
+        if is_up {
+            self.keeping.begin(now.ms());
+        } else {
             self.end_consults(now);
-            let (unanswered, others) = std::mem::take(&mut self.requests).into_iter().partition(|(tag, _)| tag.is_search());
-            self.requests = others;
-            for (tag, _) in Vec::from(unanswered) {
-                self.handle_reply(now, tag, Err(Lost::Connection));
-            }
+            self.end_searches(now);
         }
     }
 
@@ -206,147 +202,31 @@ impl Core {
                 let calls = vec![self.store.forget(&room), self.rooms.ended(&room)];
                 self.enqueue(now, calls, None, Some((shard, room)));
             }
-            Outward::Called { after } => {
-                if let Some((to, roll)) = self.rooms.told(shard, after, self.waiting.place()) {
-                    self.call_roll(to, roll);
-                }
-            }
+            Outward::Called { after } => self.called(shard, after),
             Outward::Answer { .. } => {}
-        }
-    }
-
-    /// A room's home asks. What has changed is true from now on, whether Redis can be told now or not.
-    fn consult(&mut self, now: Now, shard: ShardId, consult: Box<Consult>) {
-        self.presence.note(&consult);
-        if !self.is_up {
-            return self.answer_unknown(now, shard, consult);
-        }
-        if let Some(Recall::Found(id)) = consult.recall {
-            // It has no place among what others say, and its answer is another question.
-            let call = self.store.room_of(consult.room.endpoint, id);
-            return self.requests.push_back((Tag::RoomFound { shard, consult, id }, call.into()));
-        }
-        self.consults.push(shard, consult, self.waiting.place());
-    }
-
-    /// What nobody was asked: the other hosts hear of it as of any message.
-    fn answer_unknown(&mut self, now: Now, shard: ShardId, mut consult: Box<Consult>) {
-        if let Some(published) = consult.step.as_mut().and_then(|step| step.announcement.take()) {
-            self.publish(now, &published);
-        }
-        self.answer(shard, &consult, Findings::default());
-    }
-
-    fn answer(&mut self, shard: ShardId, consult: &Consult, findings: Findings) {
-        if let Some(ticket) = consult.ticket {
-            self.parcels.push_back((shard, Parcel::Consulted { ticket, findings: Box::new(findings) }));
-        }
-    }
-
-    /// The next questions as one request.
-    fn next_consults(&mut self, now: Now) -> Option<(Tag, Request)> {
-        let waiting = &self.waiting;
-        let mut asked = self.consults.take(|place| waiting.has_passed(place));
-        if asked.is_empty() {
-            return None;
-        }
-        let mut calls = Vec::new();
-        for Asked { consult, calls: count, .. } in &mut asked {
-            let composed = self.compose(consult, now.unix_ms);
-            *count = composed.len();
-            calls.extend(composed);
-        }
-        let number = self.consults.sent(now.ms(), asked);
-        let Some(channel) = self.consults.channel() else { return Some((Tag::Consulted(number), Request::several(calls))) };
-        calls.push(Call::new("PUBLISH").arg(channel).number(number));
-        Some((Tag::Consulted(number), Request::atomic(calls)))
-    }
-
-    /// What Redis is asked for one question. Whose part is whose, [`Self::findings`] knows.
-    fn compose(&mut self, consult: &Consult, unix_ms: u64) -> Vec<Call> {
-        let told = consult.step.as_ref().and_then(|step| step.announcement.as_ref()).filter(|_| self.presence.tells_itself());
-        let post = told.and_then(|published| self.post_of(published));
-        let mut calls = self.presence.calls(consult, post.as_ref());
-        if let Some(Recall::Past(range)) = consult.recall {
-            calls.push(self.store.read(&consult.room, range, unix_ms));
-        }
-        calls
-    }
-
-    /// What Redis has answered to [`Self::compose`].
-    fn findings(&mut self, consult: &Consult, replies: &[Reply], unix_ms: u64) -> Findings {
-        let findings = self.presence.findings(consult, replies);
-        let recollection = consult.recall.and(replies.last()).and_then(|reply| self.read(reply, unix_ms)).map(Recollection::Told);
-        Findings { recollection, ..findings }
-    }
-
-    /// What Redis says of a room's past; `None` where it refuses to.
-    fn read(&mut self, reply: &Reply, unix_ms: u64) -> Option<Told> {
-        let Reading { told, malformed } = self.store.told(reply, unix_ms);
-        self.drop_message(RelayDrop::Malformed, malformed);
-        if told.is_none() {
-            self.drop_message(RelayDrop::Refused, 1);
-        }
-        told
-    }
-
-    /// Redis knows in which room a message is, or not.
-    fn room_found(&mut self, now: Now, shard: ShardId, consult: Box<Consult>, id: MessageId, reply: Option<&Reply>) {
-        let endpoint = consult.room.endpoint;
-        match reply {
-            Some(reply) if let Some(name) = reply.text().filter(|name| checked_name(name).is_ok()) => {
-                let room = Room::named(endpoint, name);
-                let call = self.store.find(&room, id, now.unix_ms);
-                self.requests.push_back((Tag::MessageFound { shard, consult, room }, call.into()));
-            }
-            reply => {
-                let recollection = matches!(reply, Some(Reply::Nil)).then_some(Recollection::Found(None));
-                self.answer(shard, &consult, Findings { recollection, ..Findings::default() });
-            }
-        }
-    }
-
-    /// Redis has looked for a message.
-    fn message_found(&mut self, now: Now, shard: ShardId, consult: &Consult, room: Room, reply: Option<&Reply>) {
-        let told = reply.and_then(|reply| self.read(reply, now.unix_ms));
-        let found = |told: Told| told.past.kept.into_iter().next().map(|kept| Found { room, kept });
-        let recollection = told.map(|told| Recollection::Found(found(told)));
-        self.answer(shard, consult, Findings { recollection, ..Findings::default() });
-    }
-
-    /// Whatever has been answered goes to who asked, and then what was held back meanwhile.
-    fn conclude(&mut self, now: Now) {
-        loop {
-            while let Some(Concluded { asked, replies }) = self.consults.next_concluded() {
-                let mut from = 0;
-                for Asked { shard, mut consult, calls } in asked {
-                    let own = replies.as_ref().and_then(|replies| replies.get(from..from + calls));
-                    from += calls;
-                    let findings = own.map(|replies| self.findings(&consult, replies, now.unix_ms)).unwrap_or_default();
-                    let told = consult.step.as_mut().and_then(|step| step.announcement.take());
-                    match told {
-                        // Redis could not do it in the same breath.
-                        Some(published) if !self.presence.tells_itself() && findings.is_only != Some(false) => {
-                            self.publish(now, &published)
-                        }
-                        Some(_) if own.is_none() => self.drop_message(RelayDrop::Unconfirmed, 1),
-                        _ => {}
-                    }
-                    self.answer(shard, &consult, findings);
-                }
-            }
-            let Some(push) = self.consults.next_held_back() else { return };
-            self.take_push(now, push);
         }
     }
 
     /// What other hosts are told of a publication, and where; `None` where they are not told of such.
     fn post_of(&mut self, published: &Published) -> Option<Post> {
+        self.post_as(published, None)
+    }
+
+    /// The same in the name of another host: then this one hears it too.
+    fn post_as(&mut self, published: &Published, other: Option<&str>) -> Option<Post> {
         let endpoint = &self.world.config.endpoints[usize::from(published.room.endpoint.0)];
-        if endpoint.dialect.is_socket_io() { self.socket_io.broadcast(published) } else { self.channels.publication(published) }
+        if endpoint.dialect.is_socket_io() {
+            let uid = other.map(|_| random_uid(&mut self.random));
+            self.socket_io.broadcast(published, uid.as_deref())
+        } else {
+            self.channels.publication(published, other)
+        }
     }
 
     fn publish(&mut self, now: Now, published: &Published) {
+        if let Some((room, user, on)) = self.channels.typing(published).filter(|_| self.is_up) {
+            self.requests.push_back((Tag::Noted, Request::several(typing(&room, &user, on, now.unix_ms))));
+        }
         let mut calls = Vec::new();
         if let Some(record) = &published.record {
             calls = self.store.record(&published.room, record);
@@ -392,9 +272,9 @@ impl Core {
     fn take_push(&mut self, now: Now, push: Push) {
         let (channel, payload) = match push {
             Push::Message { channel, payload, .. } => (channel, payload),
-            Push::Subscribed { name, .. } => return self.heard_of_name(&name, true),
-            Push::Unsubscribed { name, .. } => return self.heard_of_name(&name, false),
-            Push::Interrupted { names, .. } => return names.iter().for_each(|name| self.heard_of_name(name, false)),
+            Push::Subscribed { name, .. } => return self.hear_name(&name),
+            Push::Interrupted { names, .. } => return names.iter().for_each(|name| self.miss_name(name)),
+            Push::Unsubscribed { .. } => return,
             Push::Silent | Push::Answering | Push::Gone(_) => return,
         };
         let Ok(channel) = String::from_utf8(channel) else { return self.drop_message(RelayDrop::Malformed, 1) };
@@ -413,13 +293,6 @@ impl Core {
             }
             Heard::Known => {}
             Heard::Malformed => self.drop_message(RelayDrop::Malformed, 1),
-        }
-    }
-
-    /// What is published under a name is heard from here on, or no longer.
-    fn heard_of_name(&mut self, name: &[u8], is_heard: bool) {
-        if self.consults.channel().is_some_and(|channel| channel.as_bytes() == name) {
-            self.consults.set_heard(is_heard);
         }
     }
 
@@ -475,47 +348,12 @@ impl Core {
             (Tag::MessageFound { shard, consult, room }, replies) => {
                 self.message_found(now, shard, &consult, room, replies.ok().as_ref().and_then(|replies| replies.first()));
             }
-            (Tag::Roll(number), replies) => {
-                let called = self.rooms.answered(number, replies.as_deref().ok(), self.world.config.shards.len());
-                self.drop_message(RelayDrop::Malformed, called.malformed);
-                for (to, roll) in called.rolls {
-                    self.call_roll(to, roll);
-                }
-            }
+            (Tag::Roll(number), replies) => self.rolled(number, replies.as_deref().ok()),
+            (Tag::Kept(errand), replies) => self.kept(now, errand, replies.ok()),
+            (Tag::Unheard(names), _) => names.iter().for_each(|name| self.hear_name(name.as_bytes())),
+            (Tag::Noted, _) => {}
             (Tag::Ping(asked_ns), Ok(_)) => self.stats.round_trip_us.set(now.ns.saturating_sub(asked_ns) / 1_000),
             (Tag::Ping(_), Err(_)) => {}
-        }
-    }
-
-    fn call_roll(&mut self, to: To, roll: Roll) {
-        let shards = self.world.config.shards.len();
-        let to = match to {
-            To::Shard(shard) => shard,
-            To::Home(room) => self.world.home_of(&room),
-            To::All => {
-                let parcel = |shard| (ShardId(shard as u8), Parcel::Roll(Box::new(roll.clone())));
-                return self.parcels.extend((0..shards).map(parcel));
-            }
-        };
-        self.parcels.push_back((to, Parcel::Roll(Box::new(roll))));
-    }
-
-    /// Redis has done what was to be told.
-    fn told(&mut self, told: Vec<Publication>, replies: &[Reply]) {
-        let mut replies = replies.iter();
-        for Publication { calls, told, confirmed, .. } in told {
-            let mut refused = 0;
-            for at in 0..calls.len() {
-                match replies.next() {
-                    None | Some(Reply::Error(_)) => refused += 1,
-                    Some(_) if told == Some(at) => self.stats.published.add(1),
-                    Some(_) => {}
-                }
-            }
-            self.drop_message(RelayDrop::Refused, refused);
-            if let Some((shard, room)) = confirmed.filter(|_| refused == 0) {
-                self.parcels.push_back((shard, Parcel::Registered { room }));
-            }
         }
     }
 
@@ -529,12 +367,16 @@ impl Core {
             self.ping_due_ms = now.ms() + PING_EVERY_MS;
             self.requests.push_back((Tag::Ping(now.ns), Call::new("PING").into()));
         }
+        if self.is_up {
+            self.keep(now);
+        }
         self.stats.last_turn_ms.set(now.ms());
     }
 
     /// When [`Self::handle_timeouts`] has something to do next, monotonic milliseconds.
     pub(crate) fn poll_timeout(&self) -> u64 {
-        self.consults.next_ms().into_iter().chain([self.ping_due_ms]).min().unwrap_or(self.ping_due_ms)
+        let kept_ms = if self.is_up { self.keeping.next_ms() } else { u64::MAX };
+        self.consults.next_ms().into_iter().chain([self.ping_due_ms, kept_ms]).min().unwrap_or(self.ping_due_ms)
     }
 
     /// The next request to Redis.
@@ -578,4 +420,13 @@ impl Core {
         self.stats.waiting.set(self.waiting.len() as u64);
         self.stats.waiting_bytes.set(self.waiting.bytes() as u64);
     }
+}
+
+/// Who types in a channel, for programs that look.
+fn typing(channel: &str, user: &str, on: bool, unix_ms: u64) -> Vec<Call> {
+    let key = format!("{channel}:typing");
+    if !on {
+        return vec![Call::new("HDEL").arg(key).arg(user)];
+    }
+    vec![Call::new("HSET").arg(&key).arg(user).number(unix_ms), Call::new("PEXPIRE").arg(&key).number(TYPING_MS)]
 }

@@ -63,8 +63,9 @@ impl SocketIo {
         self.namespaces.iter().find(|namespace| namespace.endpoint == endpoint)
     }
 
-    /// What the adapters of other hosts are told of a publication; `None` where it is not one of this protocol's events.
-    pub(crate) fn broadcast(&mut self, published: &Published) -> Option<Post> {
+    /// What the adapters of other hosts are told of a publication, by us or an adapter of another id; `None` where it is not one of this
+    /// protocol's events.
+    pub(crate) fn broadcast(&mut self, published: &Published, uid: Option<&str>) -> Option<Post> {
         let namespace = self.namespaces.iter().find(|namespace| namespace.endpoint == published.room.endpoint)?;
         let packet = event_of(&published.frame)?;
         let addressee = published.addressee.iter().map(|sid| sid.to_string());
@@ -74,7 +75,8 @@ impl SocketIo {
         let options = Options { rooms, except: published.except.iter().map(|sid| sid.to_string()).collect(), flags };
         let message = Message::Broadcast { packet, options, request: None };
         let channel = namespace.channels.of(&message, None);
-        let envelope = Envelope { uid: namespace.uid.clone(), nsp: namespace.name.clone(), message };
+        let uid = uid.unwrap_or(&namespace.uid).to_owned();
+        let envelope = Envelope { uid, nsp: namespace.name.clone(), message };
         Some(Post { channel, payload: classic::encode(&mut self.scratch, &envelope).ok()? })
     }
 

@@ -17,12 +17,12 @@ use tokio::sync::mpsc;
 use super::core::{Core, Listening, Tag};
 use super::lane::{self, Inlet};
 use super::link::{self, Address, Backoff, Certificates, Link, Servers};
-use super::request::{Ended, Lost, Push, Reply};
+use super::request::{Ended, Lost, Push, Reply, Unheard};
 use crate::Notice;
 use crate::config;
 use crate::driver::{Moved, read_clock};
 use crate::fault::RelayDrop;
-use crate::limits::{RELAY_BATCHES_PER_TURN, RELAY_PUSHES_PER_TURN};
+use crate::limits::{GOODBYE_MS, RELAY_BATCHES_PER_TURN, RELAY_PUSHES_PER_TURN};
 use crate::mesh::{Outlets, Port};
 use crate::shard::World;
 use crate::stats::RelayStats;
@@ -108,7 +108,7 @@ impl Thread {
             tokio::select! {
                 batch = self.inlet.recv() => match batch {
                     Some(batch) => self.take_outwards(batch),
-                    None => return,
+                    None => return self.take_leave().await,
                 },
                 Some((tag, replies)) = self.replies.1.recv() => self.take_reply(tag, replies),
                 Some(attempt) = self.attempts.1.recv() => self.take_attempt(attempt),
@@ -120,12 +120,30 @@ impl Thread {
         }
     }
 
+    /// All shards have ended: the others are told that nobody is here any more, if Redis takes that within a second.
+    async fn take_leave(mut self) {
+        let now = self.now();
+        self.core.take_leave(now);
+        let end = tokio::time::Instant::now() + Duration::from_millis(GOODBYE_MS);
+        loop {
+            self.send();
+            if self.core.has_left() {
+                return;
+            }
+            tokio::select! {
+                Some((tag, replies)) = self.replies.1.recv() => self.take_reply(tag, replies),
+                push = next_push(&mut self.link) => self.take_pushes(push),
+                () = tokio::time::sleep_until(end) => return,
+            }
+        }
+    }
+
     /// Sends what the core has for Redis and for the shards; false when a shard's lane was full, and its parcels wait.
     fn send(&mut self) -> bool {
         let now = self.now();
         if let Some((link, _)) = &self.link {
             while let Some(listening) = self.core.poll_listening() {
-                listen(link, listening);
+                listen(link, listening, &self.replies.0);
             }
             while let Some((tag, request)) = self.core.poll_request(now) {
                 let (answer, replies) = (link.send(&request), self.replies.0.clone());
@@ -239,15 +257,20 @@ async fn next_push(link: &mut Option<(Link, link::Pushes)>) -> Option<Push> {
     }
 }
 
-/// Changes what is listened to. What Redis refuses is told with the pushes, by what does not come.
-fn listen(link: &Link, listening: Listening) {
+/// Changes what is listened to. What Redis refuses nobody has to wait for.
+fn listen(link: &Link, listening: Listening, replies: &mpsc::UnboundedSender<(Tag, Result<Vec<Reply>, Lost>)>) {
     let Listening { kind, names, is_on } = listening;
-    let names: Vec<Vec<u8>> = names.into_iter().map(String::into_bytes).collect();
+    let bytes: Vec<Vec<u8>> = names.iter().map(|name| name.clone().into_bytes()).collect();
     if is_on {
-        let confirmed = link.subscribe(kind, &names);
-        tokio::spawn(async move { drop(confirmed.await) });
+        let (confirmed, replies) = (link.subscribe(kind, &bytes), replies.clone());
+        tokio::spawn(async move {
+            if let Err(Unheard::Refused(_)) = confirmed.await {
+                // Whoever would take it has ended with the thread.
+                let _ = replies.send((Tag::Unheard(names), Ok(Vec::new())));
+            }
+        });
     } else {
-        let confirmed = link.unsubscribe(kind, &names);
+        let confirmed = link.unsubscribe(kind, &bytes);
         tokio::spawn(async move { drop(confirmed.await) });
     }
 }

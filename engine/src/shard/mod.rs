@@ -47,6 +47,7 @@ mod lifecycle;
 mod links;
 mod luggage;
 mod membership;
+mod obituary;
 mod old_clients;
 mod outbox;
 pub mod outward;
@@ -114,7 +115,7 @@ impl World {
     }
 
     /// The shard that is a room's home.
-    pub(crate) fn home_of(&self, room: &Room) -> ShardId {
+    pub fn home_of(&self, room: &Room) -> ShardId {
         let shards = self.config.shards.len();
         match Sid::parse(room.addressee().unwrap_or(&room.name)) {
             // A connection's own room lives with it, which is how its name is known to be taken.
