@@ -1,6 +1,6 @@
 //! Between the engine's threads and the control plane's: one thread takes the engine's notices and passes each to whom it belongs: the
 //! pieces of an answer to the request that waits for them, connections that speak plain HTTP to the server's queue, questions to the back
-//! end to those who ask it, ends of drains to the main thread. What it does never waits, so that a slow HTTP client cannot hold up the engine's notices.
+//! end to those who ask it, changes of the relay to the log, ends of drains to the main thread. What it does never waits, so that a slow HTTP client cannot hold up the engine's notices.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -13,8 +13,10 @@ use engine::auth::{AuthFault, Identity};
 use engine::config::Endpoint;
 use engine::event::EventTypes;
 use engine::ids::ShardId;
-use engine::stats::ShardStats;
-use engine::{Answer, Calls, Engine, EngineLost, Handover, Notice, Notices, Question};
+use engine::relay::handle::FleetHandle;
+use engine::relay::words::HostId;
+use engine::stats::{RelayStats, ShardStats};
+use engine::{Answer, Calls, Engine, EngineLost, Handover, Notice, Notices, Question, Reached, RelayState, Wish};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -35,12 +37,19 @@ pub trait Host: Send + Sync {
     fn endpoints(&self) -> &[Endpoint];
     /// Counters, one per shard.
     fn stats(&self) -> &[Arc<ShardStats>];
-    /// Puts a question to every shard; each answers with one [`Notice::Answer`] that carries `ask`. How many shards took it.
-    fn ask(&self, ask: u64, question: Question) -> usize;
+    /// Puts a question to every shard; each answers with one [`Notice::Answer`] that carries `ask`. Where it concerns the fleet, other
+    /// hosts are asked as well. Who took it.
+    fn ask(&self, ask: u64, question: Question) -> Reached;
+    /// The way to other hosts; `None` where there is no relay.
+    fn fleet(&self) -> Option<&FleetHandle>;
     /// True exactly when new connections are let in.
     fn accepting(&self) -> bool;
     /// True exactly when the shard turned within the last two seconds.
     fn is_responsive(&self, shard: usize) -> bool;
+    /// What the relay counts; `None` where this host is alone.
+    fn relay_stats(&self) -> Option<&RelayStats>;
+    /// True exactly when the relay turned within the last two seconds, or there is none.
+    fn is_relay_responsive(&self) -> bool;
     /// The kernel interface in use.
     fn io_name(&self) -> &'static str;
     /// From now on events of these types are told, and no others.
@@ -56,14 +65,23 @@ impl Host for Engine {
     fn stats(&self) -> &[Arc<ShardStats>] {
         Engine::stats(self)
     }
-    fn ask(&self, ask: u64, question: Question) -> usize {
+    fn ask(&self, ask: u64, question: Question) -> Reached {
         Engine::ask(self, ask, &question)
+    }
+    fn fleet(&self) -> Option<&FleetHandle> {
+        Engine::fleet(self)
     }
     fn accepting(&self) -> bool {
         Engine::accepting(self)
     }
     fn is_responsive(&self, shard: usize) -> bool {
         Engine::is_responsive(self, shard)
+    }
+    fn relay_stats(&self) -> Option<&RelayStats> {
+        Engine::relay_stats(self)
+    }
+    fn is_relay_responsive(&self) -> bool {
+        Engine::is_relay_responsive(self)
     }
     fn io_name(&self) -> &'static str {
         Engine::io_name(self)
@@ -86,11 +104,27 @@ impl Pending {
         self.begin(host, question).answers(Duration::ZERO).await
     }
 
-    /// Asks all shards. Questions reach each of them in the order in which they were begun.
+    /// Asks all shards, and other hosts where it concerns them. Questions reach each of them in the order in which they were begun.
     pub fn begin(&self, host: &dyn Host, question: Question) -> Asked<'_> {
         let mut reached = 0;
-        let asked = self.0.begin(host.stats().len(), |ask| reached = host.ask(ask, question));
+        let asked = self.0.begin_with_hosts(host.stats().len(), |ask| {
+            let Reached { shards, others } = host.ask(ask, question);
+            reached = shards + others.asked;
+            others
+        });
         Asked { asked, reached }
+    }
+
+    /// Asks nobody but other hosts, all or this one, and waits for their answers, at most [`ANSWER_WAIT`].
+    pub async fn ask_hosts(&self, host: &dyn Host, wish: Wish, to: Option<&HostId>) -> Gathered {
+        let asked = self.0.begin_with_hosts(0, |ask| host.fleet().map(|fleet| fleet.ask(ask, wish, to)).unwrap_or_default());
+        Asked { asked, reached: 0 }.answers(Duration::ZERO).await
+    }
+
+    /// Takes another host's answers.
+    #[cfg(test)]
+    pub(crate) fn deliver_host(&self, ask: u64, answers: engine::relay::fleet::HostAnswers) {
+        self.0.deliver_host(ask, answers);
     }
 
     /// Takes one shard's answer. One that nobody waits for any more is dropped.
@@ -99,7 +133,7 @@ impl Pending {
     }
 }
 
-/// A question that all shards have been asked. Dropped, it is forgotten: a request that is cancelled half-way leaves nothing behind.
+/// A question that has been asked. Dropped, it is forgotten: a request that is cancelled half-way leaves nothing behind.
 pub struct Asked<'a> {
     asked: engine::Asked<'a>,
     reached: usize,
@@ -122,7 +156,7 @@ impl Asked<'_> {
         self.asked.answered() == 0
     }
 
-    /// True exactly when a shard took the question: it does what is asked, sooner or later, whether somebody waits for that or not.
+    /// True exactly when a shard, here or anywhere, took the question: it does what is asked, sooner or later, whether somebody waits for that or not.
     pub fn is_taken(&self) -> bool {
         self.reached > 0
     }
@@ -133,14 +167,16 @@ impl Asked<'_> {
     }
 }
 
-/// Passes notices on until the engine is gone, or one of its shards is: the process ends then, and the result says why.
+/// Passes notices on, and has `answer` called with what other hosts' control planes ask, until the engine is gone, or one of its shards is: the process ends then, and the result says why.
 #[expect(clippy::needless_pass_by_value, reason = "the thread owns its ends of the channels; their drop tells the others")]
 pub fn run(
     notices: Notices,
     pending: Arc<Pending>,
     handovers: mpsc::Sender<Handover>,
     hooks: Option<Queue>,
+    relay: mpsc::Sender<RelayState>,
     drained: Sender<ShardId>,
+    answer: impl Fn(u64, &str),
 ) -> Result<(), EngineLost> {
     pending.0.run(&notices, |notice| match notice {
         Notice::Inquiry(inquiry) => match &hooks {
@@ -149,9 +185,12 @@ pub fn run(
             None => drop(inquiry),
         },
         Notice::Handover(handover) => pass_on(&handovers, handover),
+        // There is more room than the engine tells in a minute.
+        Notice::Relay(state) => drop(relay.try_send(state)),
         // The main thread has room for one from each shard, and there are no more.
         Notice::Drained { shard } => drop(drained.try_send(shard)),
-        Notice::Answer { .. } | Notice::ShardLost { .. } | Notice::RelayLost { .. } => {}
+        Notice::Note { ask, text } => answer(ask, &text),
+        Notice::Answer { .. } | Notice::HostAnswer { .. } | Notice::ShardLost { .. } | Notice::RelayLost { .. } => {}
     })
 }
 
@@ -204,6 +243,7 @@ mod tests {
         let (notices, from_engine) = crossbeam_channel::unbounded();
         let (drained, at_main) = crossbeam_channel::bounded(1);
         let (handovers, mut at_server) = mpsc::channel(1);
+        let (relay, mut at_log) = mpsc::channel(1);
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let mut clients = Vec::new();
         for _ in 0..2 {
@@ -212,8 +252,9 @@ mod tests {
             notices.send(Notice::Handover(Handover { fd: stream.into(), peer, read: b"GET".to_vec() })).expect("open");
         }
         notices.send(Notice::Drained { shard: ShardId(0) }).expect("open");
+        notices.send(Notice::Relay(RelayState::Up)).expect("open");
         drop(notices);
-        assert!(run(from_engine, Arc::new(Pending::default()), handovers, None, drained).is_ok());
+        assert!(run(from_engine, Arc::new(Pending::default()), handovers, None, relay, drained, |_, _| {}).is_ok());
 
         assert_eq!(at_server.blocking_recv().map(|it| it.read), Some(b"GET".to_vec()));
         assert!(at_server.blocking_recv().is_none());
@@ -221,6 +262,7 @@ mod tests {
         clients[1].read_to_end(&mut heard).expect("closed politely");
         assert_eq!(heard, BUSY);
         assert_eq!(at_main.recv(), Ok(ShardId(0)));
+        assert_eq!(at_log.blocking_recv(), Some(RelayState::Up));
     }
 
     #[test]
@@ -229,7 +271,7 @@ mod tests {
         let (drained, at_main) = crossbeam_channel::bounded(1);
         let (handovers, _at_server) = mpsc::channel(1);
         notices.send(Notice::ShardLost { shard: ShardId(1), reason: io::Error::other("no memory") }).expect("open");
-        let lost = run(from_engine, Arc::new(Pending::default()), handovers, None, drained);
+        let lost = run(from_engine, Arc::new(Pending::default()), handovers, None, mpsc::channel(1).0, drained, |_, _| {});
         assert_eq!(lost.expect_err("a shard is lost").to_string(), "shard 1 ended by itself: no memory");
         assert!(at_main.recv().is_err(), "the main thread sees the end");
     }

@@ -5,7 +5,7 @@
 mod redis_bed;
 mod support;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use redis_bed::Redis;
 use support::load::{Book, Load, Plan};
@@ -14,8 +14,9 @@ use support::{Server, Setup, aloud, get};
 /// Clients, over all hosts.
 const CLIENTS: usize = 300;
 
-fn hosts(redis: &Redis, sections: &str, count: usize) -> Vec<Server> {
-    let start = |_| Server::start(&Setup { redis: Some(redis.url()), sections: sections.to_owned(), ..Setup::default() });
+fn hosts(redis: &Redis, sections: &'static str, count: usize) -> Vec<Server> {
+    let url: &'static str = redis.url().leak();
+    let start = |_| Server::start(&Setup { redis: Some(url), sections, ..Setup::default() });
     let hosts: Vec<Server> = (0..count).map(start).collect();
     connected(&hosts);
     hosts

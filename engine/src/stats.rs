@@ -186,7 +186,7 @@ pub struct RelayStats {
     pub waiting_bytes: Counter,
     /// Number of those messages.
     pub waiting: Counter,
-    /// Last round trip to Redis, microseconds.
+    /// Last round trip to Redis, microseconds; 0 while none was measured of this connection.
     pub round_trip_us: Counter,
     /// Channels and patterns subscribed to.
     pub subscriptions: Counter,

@@ -116,9 +116,9 @@ pub(crate) struct Setup {
     /// Variables it finds in its environment.
     pub(crate) variables: &'static [(&'static str, &'static str)],
     /// URL of the Redis that joins it with others.
-    pub(crate) redis: Option<String>,
+    pub(crate) redis: Option<&'static str>,
     /// Further sections of its configuration.
-    pub(crate) sections: String,
+    pub(crate) sections: &'static str,
     /// The network namespace that it runs in, and its address there.
     pub(crate) network: Option<(&'static str, std::net::Ipv4Addr)>,
 }
@@ -269,7 +269,7 @@ fn command(setup: &Setup, folder: &std::path::Path) -> Command {
     };
     let listen = setup.network.map_or_else(|| "127.0.0.1:0".to_owned(), |(_, address)| format!("{address}:0"));
     command.args(["--shards", &setup.shards.unwrap_or(2).to_string(), "--listen", &listen, "--control", &listen]);
-    if let Some(url) = &setup.redis {
+    if let Some(url) = setup.redis {
         command.args(["--redis", url]);
     }
     if setup.dev {

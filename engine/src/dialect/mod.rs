@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use rand::rngs::StdRng;
+use serde::{Deserialize, Serialize};
 
 use crate::auth::{AuthFault, Identity, Verifier};
 use crate::config::{AuthMode, DialectKind, Endpoint};
@@ -498,7 +499,7 @@ pub enum Sight {
 }
 
 /// What the author of a kept message wants of it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Change {
     /// Another content, raw JSON.
     Edit(Box<str>),
@@ -557,7 +558,7 @@ pub struct Outgoing {
 }
 
 /// What the back end says in a room in the name of a user.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct BackEndMessage {
     /// Its id.
     pub id: MessageId,

@@ -11,12 +11,16 @@ use rand::{Rng as _, SeedableRng as _};
 use super::channels::{Channels, Heard};
 use super::consults::Consults;
 use super::format::Message;
+use super::handle::{FleetPort, ToRelay};
 use super::history::Store;
+use super::hosts::{HostTag, Hosts, Outcome};
 use super::presence::Presence;
 use super::request::{Call, Kind, Lost, Push, Reply, Request};
 use super::rooms::Rooms;
 use super::socketio::{Post, SocketIo, TOLD, random_uid};
 use super::waiting::{OVERHEAD_BYTES, Publication, Waiting};
+use super::words::Hello;
+use crate::Notice;
 use crate::config::Relay;
 use crate::fault::RelayDrop;
 use crate::ids::{MessageId, Room, ShardId};
@@ -56,6 +60,8 @@ pub(crate) enum Tag {
     Noted,
     /// Whether Redis answers; asked then, monotonic nanoseconds.
     Ping(u64),
+    /// For the other hosts.
+    Host(HostTag),
 }
 
 /// What is to be listened to from now on, or no longer.
@@ -77,6 +83,7 @@ pub(crate) struct Core {
     rooms: Rooms,
     consults: Consults,
     is_cluster: bool,
+    hosts: Hosts,
     /// Channels of rooms that are not heard yet, and what waits for that.
     hearings: HashMap<String, Hearing>,
     keeping: Keeping,
@@ -90,6 +97,7 @@ pub(crate) struct Core {
     /// All that is to be listened to, for when a connection is new.
     listened: HashSet<(Kind, String)>,
     parcels: VecDeque<(ShardId, Parcel)>,
+    notices: VecDeque<Notice>,
     ping_due_ms: u64,
 }
 
@@ -97,8 +105,10 @@ pub(crate) struct Core {
 const PING_EVERY_MS: u64 = 1_000;
 
 impl Core {
-    /// `random` seeds its secure random source; `host` is this host's id.
-    pub(crate) fn new(world: Arc<World>, stats: Arc<RelayStats>, settings: &Relay, host: &str, random: [u8; 32]) -> Core {
+    /// `random` seeds its secure random source; `own` is what this host says of itself.
+    pub(crate) fn new(world: Arc<World>, stats: Arc<RelayStats>, settings: &Relay, own: Hello, port: FleetPort, random: [u8; 32]) -> Core {
+        let host = own.host.clone();
+        let host = host.as_str();
         let mut random = StdRng::from_seed(random);
         let socket_io = SocketIo::new(&world.config, &settings.socket_io_key, &mut random);
         let channels = Channels::new(&world.config, &settings.prefix, host);
@@ -116,8 +126,9 @@ impl Core {
             rooms,
             consults,
             is_cluster: settings.redis.is_cluster,
+            hosts: Hosts::new(own.clone(), port, settings),
             hearings: HashMap::new(),
-            keeping: Keeping::new(settings, host),
+            keeping: Keeping::new(settings, &own),
             random,
             is_up: false,
             in_flight: 0,
@@ -125,6 +136,7 @@ impl Core {
             listenings: VecDeque::new(),
             listened: HashSet::new(),
             parcels: VecDeque::new(),
+            notices: VecDeque::new(),
             ping_due_ms: 0,
         };
         core.listen_always();
@@ -137,7 +149,7 @@ impl Core {
             self.listened.insert((Kind::Pattern, namespace.channels.pattern()));
             self.listened.extend(namespace.channels.subscribed(&namespace.uid).map(|channel| (Kind::Channel, channel)));
         }
-        for channel in self.channels.fixed().chain(self.consults.channel()) {
+        for channel in self.channels.fixed().chain(self.consults.channel()).chain(self.hosts.channels()) {
             self.listened.insert((Kind::Channel, channel.to_owned()));
         }
     }
@@ -154,11 +166,13 @@ impl Core {
         self.expect_all_rooms();
         self.stats.connects.add(1);
         self.stats.subscriptions.set(self.listened.len() as u64);
-        self.ping_due_ms = now.ms() + PING_EVERY_MS;
+        // At once, so that whoever looks finds a measurement.
+        self.ping_due_ms = now.ms();
         self.consults.set_heard(false);
         self.set_up(now, true);
         let (number, request) = self.rooms.begin(&mut self.random);
         self.requests.push_back((Tag::Roll(number), request));
+        self.hosts.connected(now);
         self.handle_timeouts(now);
     }
 
@@ -167,7 +181,10 @@ impl Core {
         self.set_up(now, false);
         self.requests.clear();
         self.listenings.clear();
+        self.hosts.lost();
+        self.take_outcomes();
         self.consults.set_heard(false);
+        self.stats.subscriptions.set(0);
     }
 
     /// Redis does not answer, or does so again; the connection is still there.
@@ -176,6 +193,10 @@ impl Core {
             return;
         }
         self.stats.connected.set(u64::from(is_up));
+        if !is_up {
+            // What was measured before is no measurement of now.
+            self.stats.round_trip_us.set(0);
+        }
         self.world.is_relayed.store(is_up, Ordering::Relaxed);
         if is_up {
             self.keeping.begin(now.ms());
@@ -203,7 +224,38 @@ impl Core {
                 self.enqueue(now, calls, None, Some((shard, room)));
             }
             Outward::Called { after } => self.called(shard, after),
-            Outward::Answer { .. } => {}
+            Outward::Answer { ask, answer } => {
+                self.hosts.answered(ask, answer);
+                self.take_outcomes();
+            }
+        }
+    }
+
+    /// The program that the engine is embedded in wants something of other hosts.
+    pub(crate) fn handle_order(&mut self, now: Now, order: ToRelay) {
+        self.hosts.ordered(now, order);
+        self.take_outcomes();
+    }
+
+    /// Orders of that program, for whoever waits for them.
+    pub(crate) fn port(&mut self) -> &mut FleetPort {
+        self.hosts.port()
+    }
+
+    fn take_outcomes(&mut self) {
+        while let Some(outcome) = self.hosts.poll() {
+            match outcome {
+                // Nobody could be told: who asked has a deadline of his own.
+                Outcome::Request(..) if !self.is_up => {}
+                Outcome::Request(tag, request) => self.requests.push_back((Tag::Host(tag), request)),
+                Outcome::Put(ask, question) => {
+                    let shards = self.world.config.shards.len();
+                    let parcel = |shard| (ShardId(shard as u8), Parcel::Ask { ask, question: question.clone() });
+                    self.parcels.extend((0..shards).map(parcel));
+                    self.hosts.put(ask, shards);
+                }
+                Outcome::Notice(notice) => self.notices.push_back(notice),
+            }
         }
     }
 
@@ -281,6 +333,9 @@ impl Core {
         if self.consults.channel() == Some(&*channel) {
             return self.consults.marked(now.ms(), &payload);
         }
+        if self.hosts.heard(now, &channel, &payload) {
+            return self.take_outcomes();
+        }
         let offset = self.random.next_u64();
         let heard = self
             .channels
@@ -352,8 +407,12 @@ impl Core {
             (Tag::Kept(errand), replies) => self.kept(now, errand, replies.ok()),
             (Tag::Unheard(names), _) => names.iter().for_each(|name| self.hear_name(name.as_bytes())),
             (Tag::Noted, _) => {}
-            (Tag::Ping(asked_ns), Ok(_)) => self.stats.round_trip_us.set(now.ns.saturating_sub(asked_ns) / 1_000),
-            (Tag::Ping(_), Err(_)) => {}
+            (Tag::Ping(asked_ns), Ok(_)) if self.is_up => self.stats.round_trip_us.set((now.ns.saturating_sub(asked_ns) / 1_000).max(1)),
+            (Tag::Ping(_), _) => {}
+            (Tag::Host(tag), replies) => {
+                self.hosts.replied(now, tag, replies.ok().as_deref());
+                self.take_outcomes();
+            }
         }
     }
 
@@ -363,20 +422,26 @@ impl Core {
         self.conclude(now);
         let old = self.waiting.expire(now.ms());
         self.drop_message(RelayDrop::Age, old);
-        if self.is_up && self.ping_due_ms <= now.ms() {
+        // Also while there is nobody to ask: this is what the thread wakes for, and a time in the past would wake it for ever.
+        if self.ping_due_ms <= now.ms() {
             self.ping_due_ms = now.ms() + PING_EVERY_MS;
-            self.requests.push_back((Tag::Ping(now.ns), Call::new("PING").into()));
+            if self.is_up {
+                self.requests.push_back((Tag::Ping(now.ns), Call::new("PING").into()));
+            }
         }
         if self.is_up {
             self.keep(now);
         }
+        self.hosts.handle_timeouts(now);
+        self.take_outcomes();
         self.stats.last_turn_ms.set(now.ms());
     }
 
     /// When [`Self::handle_timeouts`] has something to do next, monotonic milliseconds.
     pub(crate) fn poll_timeout(&self) -> u64 {
         let kept_ms = if self.is_up { self.keeping.next_ms() } else { u64::MAX };
-        self.consults.next_ms().into_iter().chain([self.ping_due_ms, kept_ms]).min().unwrap_or(self.ping_due_ms)
+        let due = [self.ping_due_ms, self.hosts.next_ms(), kept_ms];
+        self.consults.next_ms().into_iter().chain(due).min().unwrap_or(self.ping_due_ms)
     }
 
     /// The next request to Redis.
@@ -415,8 +480,14 @@ impl Core {
         self.parcels.pop_front()
     }
 
+    /// The next thing that the program is told.
+    pub(crate) fn poll_notice(&mut self) -> Option<Notice> {
+        self.notices.pop_front()
+    }
+
     /// Gauges, once a turn.
     pub(crate) fn count(&self) {
+        self.stats.hosts.set(self.hosts.count() as u64);
         self.stats.waiting.set(self.waiting.len() as u64);
         self.stats.waiting_bytes.set(self.waiting.bytes() as u64);
     }

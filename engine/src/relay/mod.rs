@@ -1,19 +1,30 @@
 //! The relay: one thread a host, which passes on to other hosts what is said here, and back. What it knows and decides is in [`core`], without
 //! connection, clock or thread; [`thread`] has those; [`link`] alone knows the client library of Redis; [`format`] the bytes of others.
+//!
+//! What hosts of our own kind ask each other goes another way: [`words`] is what they say, [`fleet`] keeps track of who asked whom what, and
+//! [`handle`] is how the program that the engine is embedded in reaches it. None of these three has a connection or a clock either.
 
 mod channels;
+mod cluster;
 mod consults;
 mod core;
+pub mod fleet;
 pub mod format;
-pub(crate) mod guard;
+mod guard;
+pub mod handle;
 mod history;
+mod hosts;
 pub(crate) mod lane;
 pub mod link;
 mod presence;
 pub mod request;
 mod rooms;
+mod slots;
 mod socketio;
+mod status;
 mod thread;
 mod waiting;
+pub mod words;
 
+pub use status::RelayState;
 pub(crate) use thread::{Setup, address_of, live};

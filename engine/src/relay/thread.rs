@@ -15,9 +15,12 @@ use rand::{Rng as _, RngExt as _, SeedableRng as _};
 use tokio::sync::mpsc;
 
 use super::core::{Core, Listening, Tag};
+use super::handle::{FleetPort, ToRelay};
 use super::lane::{self, Inlet};
 use super::link::{self, Address, Backoff, Certificates, Link, Servers};
 use super::request::{Ended, Lost, Push, Reply, Unheard};
+use super::status::{Status, complaint};
+use super::words::Hello;
 use crate::Notice;
 use crate::config;
 use crate::driver::{Moved, read_clock};
@@ -33,7 +36,8 @@ pub(crate) struct Setup {
     pub(crate) world: Arc<World>,
     pub(crate) settings: config::Relay,
     pub(crate) address: Address,
-    pub(crate) host: String,
+    pub(crate) own: Hello,
+    pub(crate) port: FleetPort,
     pub(crate) stats: Arc<RelayStats>,
     pub(crate) inlet: Inlet,
     pub(crate) ports: Vec<Arc<Port<Moved>>>,
@@ -44,6 +48,9 @@ pub(crate) struct Setup {
 
 /// Milliseconds after which parcels are offered again to a shard whose lane was full.
 const RETRY_MS: u64 = 1;
+
+/// Refusals of subscriptions that wait to be looked at; what comes beyond says the same.
+const REFUSALS_MAX: usize = 16;
 
 /// What an attempt to connect came to, with what Redis says by itself from then on.
 type Attempt = Result<(Link, link::Pushes), link::LinkFault>;
@@ -57,6 +64,10 @@ struct Thread {
     attempts: (mpsc::Sender<Attempt>, mpsc::Receiver<Attempt>),
     /// As many as there are requests in flight, which the core bounds.
     replies: (mpsc::UnboundedSender<(Tag, Result<Vec<Reply>, Lost>)>, mpsc::UnboundedReceiver<(Tag, Result<Vec<Reply>, Lost>)>),
+    /// What Redis said to wishes to listen that it refused.
+    refusals: (mpsc::Sender<String>, mpsc::Receiver<String>),
+    status: Status,
+    notices: crossbeam_channel::Sender<Notice>,
     inlet: Inlet,
     outlets: Outlets<Moved>,
     stats: Arc<RelayStats>,
@@ -65,15 +76,15 @@ struct Thread {
 
 /// The relay's thread, until all shards have ended. Whatever ends it before is told, a panic too.
 pub(crate) fn live(setup: Setup, notices: &crossbeam_channel::Sender<Notice>) {
-    let outcome = catch_unwind(AssertUnwindSafe(|| run(setup)));
+    let outcome = catch_unwind(AssertUnwindSafe(|| run(setup, notices.clone())));
     let Err(reason) = outcome.unwrap_or_else(|_| Err(io::Error::other("it panicked"))) else { return };
     // Where nobody takes notices any more, nobody needs this one.
     let _ = notices.try_send(Notice::RelayLost { reason });
 }
 
-fn run(setup: Setup) -> io::Result<()> {
+fn run(setup: Setup, notices: crossbeam_channel::Sender<Notice>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(Thread::new(setup).live());
+    runtime.block_on(Thread::new(setup, notices).live());
     Ok(())
 }
 
@@ -89,14 +100,28 @@ pub(crate) fn address_of(settings: &config::Relay) -> Result<Address, link::Addr
 }
 
 impl Thread {
-    fn new(setup: Setup) -> Thread {
-        let Setup { world, settings, address, host, stats, inlet, ports, epoch, random } = setup;
+    fn new(setup: Setup, notices: crossbeam_channel::Sender<Notice>) -> Thread {
+        let Setup { world, settings, address, own, port, stats, inlet, ports, epoch, random } = setup;
         let mut seeds = StdRng::from_seed(random);
-        let core = Core::new(world, stats.clone(), &settings, &host, seeds.random());
+        let core = Core::new(world, stats.clone(), &settings, own, port, seeds.random());
         // Its own count: shards need not stop reading their clients because one of them takes nothing from other hosts.
         let outlets = Outlets::new(ports, Arc::<AtomicUsize>::default());
-        let (attempts, replies) = (mpsc::channel(1), mpsc::unbounded_channel());
-        Thread { core, address, backoff: Backoff::default(), random: seeds, link: None, attempts, replies, inlet, outlets, stats, epoch }
+        Thread {
+            core,
+            address,
+            backoff: Backoff::default(),
+            random: seeds,
+            link: None,
+            attempts: mpsc::channel(1),
+            replies: mpsc::unbounded_channel(),
+            refusals: mpsc::channel(REFUSALS_MAX),
+            status: Status::default(),
+            notices,
+            inlet,
+            outlets,
+            stats,
+            epoch,
+        }
     }
 
     async fn live(mut self) {
@@ -111,12 +136,27 @@ impl Thread {
                     None => return self.take_leave().await,
                 },
                 Some((tag, replies)) = self.replies.1.recv() => self.take_reply(tag, replies),
+                Some(order) = next_order(&mut self.core) => self.take_orders(order),
                 Some(attempt) = self.attempts.1.recv() => self.take_attempt(attempt),
                 push = next_push(&mut self.link), if are_sent => self.take_pushes(push),
                 () = tokio::time::sleep(wait) => {}
             }
             let now = self.now();
             self.core.handle_timeouts(now);
+            self.tell(now);
+        }
+    }
+
+    /// Tells how the connection does, if that has changed. Where there is no place for it, it is told in a later turn.
+    fn tell(&mut self, now: Now) {
+        while let Ok(text) = self.refusals.1.try_recv() {
+            self.status.refused(now.ms(), &text);
+        }
+        while let Some(state) = self.status.poll(now.ms()) {
+            if self.notices.try_send(Notice::Relay(state.clone())).is_err() {
+                return;
+            }
+            self.status.told(now.ms(), state);
         }
     }
 
@@ -143,7 +183,7 @@ impl Thread {
         let now = self.now();
         if let Some((link, _)) = &self.link {
             while let Some(listening) = self.core.poll_listening() {
-                listen(link, listening, &self.replies.0);
+                listen(link, listening, self.refusals.0.clone(), &self.replies.0);
             }
             while let Some((tag, request)) = self.core.poll_request(now) {
                 let (answer, replies) = (link.send(&request), self.replies.0.clone());
@@ -156,8 +196,20 @@ impl Thread {
         while let Some((to, parcel)) = self.core.poll_parcel() {
             self.outlets.add(to, parcel);
         }
+        while let Some(notice) = self.core.poll_notice() {
+            // Nobody listens, or too slowly: the asker has a deadline of its own.
+            let _ = self.notices.try_send(notice);
+        }
         self.core.count();
         self.outlets.flush(|_, _| {})
+    }
+
+    fn take_orders(&mut self, order: ToRelay) {
+        let now = self.now();
+        self.core.handle_order(now, order);
+        while let Ok(order) = self.core.port().orders.try_recv() {
+            self.core.handle_order(now, order);
+        }
     }
 
     fn take_outwards(&mut self, batch: lane::Batch) {
@@ -179,9 +231,13 @@ impl Thread {
 
     fn take_reply(&mut self, tag: Tag, replies: Result<Vec<Reply>, Lost>) {
         let now = self.now();
-        self.core.handle_reply(now, tag, replies);
-        while let Ok((tag, replies)) = self.replies.1.try_recv() {
+        let mut next = Some((tag, replies));
+        while let Some((tag, replies)) = next {
+            for text in replies.iter().flatten().filter_map(complaint) {
+                self.status.refused(now.ms(), text);
+            }
             self.core.handle_reply(now, tag, replies);
+            next = self.replies.1.try_recv().ok();
         }
     }
 
@@ -189,20 +245,33 @@ impl Thread {
         let now = self.now();
         let mut next = first;
         for _ in 0..RELAY_PUSHES_PER_TURN {
-            match next {
-                None | Some(Push::Gone(_)) => return self.lose(next),
-                Some(Push::Silent) => self.core.set_up(now, false),
-                Some(Push::Answering) => self.core.set_up(now, true),
-                Some(push) => self.core.handle_push(now, push),
+            if !self.take_push(now, next) {
+                return;
             }
             next = self.link.as_mut().and_then(|(_, pushes)| pushes.try_next());
             if next.is_none() {
                 return;
             }
         }
-        if let Some(push) = next {
-            self.core.handle_push(now, push);
+        self.take_push(now, next);
+    }
+
+    /// False when it was the last.
+    fn take_push(&mut self, now: Now, push: Option<Push>) -> bool {
+        match push {
+            None => self.lose(Ended::Closed),
+            Some(Push::Gone(ended)) => self.lose(ended),
+            Some(Push::Silent) => {
+                self.core.set_up(now, false);
+                self.status.down(Ended::Silent);
+            }
+            Some(Push::Answering) => {
+                self.core.set_up(now, true);
+                self.status.up();
+            }
+            Some(push) => self.core.handle_push(now, push),
         }
+        self.link.is_some()
     }
 
     fn take_attempt(&mut self, attempt: Attempt) {
@@ -212,18 +281,21 @@ impl Thread {
                 self.backoff.reset();
                 let now = self.now();
                 self.core.handle_connected(now);
+                self.status.up();
             }
-            Err(_) => {
+            Err(fault) => {
+                self.status.down(fault);
                 self.connect_soon();
             }
         }
     }
 
     /// The connection is over; the next is tried soon.
-    fn lose(&mut self, why: Option<Push>) {
-        if let Some(Push::Gone(Ended::Flooded)) = why {
+    fn lose(&mut self, why: Ended) {
+        if why == Ended::Flooded {
             self.stats.dropped[RelayDrop::Flood.index()].add(1);
         }
+        self.status.down(why);
         self.link = None;
         let now = self.now();
         self.core.handle_lost(now);
@@ -249,6 +321,11 @@ impl Thread {
     }
 }
 
+/// The next order of the program; `None` when it has gone.
+async fn next_order(core: &mut Core) -> Option<ToRelay> {
+    core.port().orders.recv().await
+}
+
 /// The next thing that Redis says by itself; never, while there is no connection.
 async fn next_push(link: &mut Option<(Link, link::Pushes)>) -> Option<Push> {
     match link {
@@ -257,14 +334,21 @@ async fn next_push(link: &mut Option<(Link, link::Pushes)>) -> Option<Push> {
     }
 }
 
-/// Changes what is listened to. What Redis refuses nobody has to wait for.
-fn listen(link: &Link, listening: Listening, replies: &mpsc::UnboundedSender<(Tag, Result<Vec<Reply>, Lost>)>) {
+/// Changes what is listened to. What Redis refuses nobody has to wait for; what it says to that goes to `refusals`.
+fn listen(
+    link: &Link,
+    listening: Listening,
+    refusals: mpsc::Sender<String>,
+    replies: &mpsc::UnboundedSender<(Tag, Result<Vec<Reply>, Lost>)>,
+) {
     let Listening { kind, names, is_on } = listening;
     let bytes: Vec<Vec<u8>> = names.iter().map(|name| name.clone().into_bytes()).collect();
     if is_on {
         let (confirmed, replies) = (link.subscribe(kind, &bytes), replies.clone());
         tokio::spawn(async move {
-            if let Err(Unheard::Refused(_)) = confirmed.await {
+            if let Err(Unheard::Refused(text)) = confirmed.await {
+                // Where there is no place for it, others wait that say the same.
+                let _ = refusals.try_send(text);
                 // Whoever would take it has ended with the thread.
                 let _ = replies.send((Tag::Unheard(names), Ok(Vec::new())));
             }

@@ -63,6 +63,7 @@ pub mod recollection;
 mod recovery;
 mod roll;
 pub mod room_calls;
+pub mod scope;
 mod socket_io;
 mod submissions;
 mod table;

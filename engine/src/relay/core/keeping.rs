@@ -7,6 +7,7 @@
 use super::super::presence::Moved;
 use super::super::request::{Call, Reply, Request};
 use super::super::socketio::Post;
+use super::super::words::Hello;
 use super::{Core, Tag};
 use crate::config::Relay;
 use crate::ids::{Room, UserId};
@@ -75,11 +76,11 @@ pub(super) struct Keeping {
 const RENEW_MS: u64 = 3_000;
 
 impl Keeping {
-    pub(super) fn new(settings: &Relay, host: &str) -> Keeping {
+    pub(super) fn new(settings: &Relay, own: &Hello) -> Keeping {
         Keeping {
             prefix: settings.prefix.clone(),
-            host: host.to_owned(),
-            text: format!("{{\"host\":\"{host}\"}}"),
+            host: own.host.as_str().to_owned(),
+            text: own.text(),
             lease_ms: settings.lease_ms,
             renew_due_ms: 0,
             look_due_ms: 0,
@@ -178,7 +179,11 @@ impl Core {
             Errand::Index => self.compare(first),
             Errand::Told => self.tell_more(),
             Errand::Compared(gone) => self.follow_gone(&gone, &replies),
-            Errand::Renew | Errand::Begin | Errand::Claim(_) | Errand::Goodbye(_) => {}
+            Errand::Begin => {
+                self.hosts.announce();
+                self.take_outcomes();
+            }
+            Errand::Renew | Errand::Claim(_) | Errand::Goodbye(_) => {}
         }
     }
 
