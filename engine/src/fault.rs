@@ -189,6 +189,10 @@ labelled! {
         Malformed = "malformed",
         /// It is of a form that other hosts cannot be told.
         Unspeakable = "unspeakable",
+        /// Other servers asked for more at once than is answered.
+        Busy = "busy",
+        /// It would have made an answer to another server too long.
+        Answer = "answer",
         /// For a shard that does not take it.
         Shard = "shard",
         /// Redis sent faster than it could be taken.

@@ -16,6 +16,7 @@ mod history;
 mod hosts;
 pub(crate) mod lane;
 pub mod link;
+mod peers;
 mod presence;
 pub mod request;
 mod rooms;

@@ -14,7 +14,7 @@ use std::sync::atomic::AtomicBool;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
-use crate::config::Config;
+use crate::config::{Adapter, Config};
 use crate::dialect::Act;
 use crate::event::Wanted;
 use crate::fault::{CloseReason, Refusal};
@@ -52,6 +52,7 @@ mod old_clients;
 mod outbox;
 pub mod outward;
 pub mod parcel;
+pub mod peers;
 mod perform;
 mod polling;
 mod posts;
@@ -279,6 +280,10 @@ impl Shard {
         if world.config.relay.is_some() {
             let memory = Memory::new(Bounds::new(&world.config.limits, shards));
             homes.set_history(Box::new(Shared::new(memory, world.clone())));
+        }
+        // Only there a room has a channel of its own, which is listened to while somebody is in.
+        if world.config.relay.as_ref().is_some_and(|relay| relay.adapter == Adapter::Sharded) {
+            homes.note_inhabited();
         }
         Shard {
             id,

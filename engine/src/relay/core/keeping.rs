@@ -330,10 +330,8 @@ impl Core {
                 continue;
             }
             self.follow(&room, &presence, false);
-            if let Some(Post { channel, payload }) = post {
-                // In the dead host's name: we hear it as all others do.
-                let call = Call::new("PUBLISH").arg(channel).arg(payload);
-                self.enqueue(now, vec![call], Some(0), None);
+            if let Some(post) = post {
+                self.enqueue(now, post.call());
             }
         }
         self.open_estate(dead);
