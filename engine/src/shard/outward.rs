@@ -288,3 +288,75 @@ pub(super) fn id_of_text(text: &str) -> MessageId {
     let half = |seed| foldhash::quality::FixedState::with_seed(seed).hash_one(text);
     MessageId::from_u64_pair(half(1), half(2))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{DialectKind, Endpoint};
+    use crate::dialect::{self, Change};
+    use crate::ids::EndpointId;
+    use crate::json::Scratch;
+
+    /// What a room named `room:r` keeps of it, in short.
+    fn overheard(kind: DialectKind, said: Overheard<'_>) -> Option<String> {
+        let endpoint = Endpoint { retain: 5, ..Endpoint::new("e", kind, "/e") };
+        let remark = dialect::of(kind).overheard(&Room::named(EndpointId(0), "room:r"), &endpoint, said, &mut Scratch::default())?;
+        Some(match remark {
+            Remark::Keep(keep) => format!("{} {} {} {}", keep.id.is_some(), keep.by_id, keep.author, keep.text),
+            Remark::Change { id, change: Change::Edit(content) } => format!("{id} {content}"),
+            Remark::Change { id, change: Change::Remove } => format!("{id} gone"),
+        })
+    }
+
+    const ID: &str = "01890000-0000-7000-8000-000000000001";
+
+    #[test]
+    fn what_is_kept_of_what_others_say_is_what_would_be_kept_of_clients() {
+        let community = |text: &str| overheard(DialectKind::Community, Overheard::Text(&text.replace("ID", ID)));
+        let payload = r#"{"id":"ID","content":"c","roomId":"r","authorId":"ann","n":1e+100}"#;
+        let message = format!(r#"{{"type":"CHAT_MESSAGE","payload":{payload}}}"#);
+        assert_eq!(community(&message), Some(format!("true true ann {}", payload.replace("ID", ID))));
+        assert_eq!(community(&message.replace("ID\"", "x\"")).map(|kept| kept[..12].to_owned()), Some("false false ".to_owned()));
+        assert_eq!(
+            community(r#"{"type":"MESSAGE_EDIT","payload":{"messageId":"ID","content":"d","roomId":"r"}}"#),
+            Some(format!("{ID} \"d\""))
+        );
+        assert_eq!(community(r#"{"type":"MESSAGE_DELETE","payload":{"messageId":"ID","roomId":"r"}}"#), Some(format!("{ID} gone")));
+        for bad in [
+            message.replace("\"r\"", "\"other\""),
+            message.replace("\"c\"", "7"),
+            message.replace("\"ann\"", "\"a\\n\""),
+            message.replace("authorId", "author"),
+            message.replace("CHAT_MESSAGE", "TYPING"),
+            r#"{"type":"MESSAGE_EDIT","payload":{"messageId":"ID","roomId":"r"}}"#.to_owned(),
+            r#"{"type":"MESSAGE_DELETE","payload":{"messageId":"1","roomId":"r"}}"#.to_owned(),
+            "[]".to_owned(),
+        ] {
+            assert_eq!(community(&bad), None, "{bad}");
+        }
+        let collab = |text| overheard(DialectKind::Collab, Overheard::Text(text));
+        let update = r#"{"type":"update","documentId":"room:r","clientID":"c","update":-0}"#;
+        assert_eq!(collab(update), Some(format!("false false c {update}")));
+        assert_eq!(collab(r#"{"type":"steps","steps":[]}"#), Some(r#"false false  {"type":"steps","steps":[]}"#.to_owned()));
+        assert_eq!(collab(r#"{"type":"awareness"}"#), None);
+        let rooms = |name, args: &str, attachments: &[Vec<u8>]| {
+            overheard(DialectKind::Rooms, Overheard::Event { name, args: &args.replace("ID", ID), attachments })
+        };
+        let said = r#"{"id":"ID","roomId":"room:r","userId":"bob","content":"c","metadata":{"_placeholder":true,"num":0}}"#;
+        assert_eq!(rooms("message", said, &[]), Some(format!("true false bob {}", said.replace("ID", ID))));
+        let spelled = rooms("message", said, &[vec![7]]).expect("a message");
+        assert!(spelled.ends_with(r#""metadata":{"type":"Buffer","data":[7]}}"#), "{spelled}");
+        for (name, args) in
+            [("typing", said), ("message", "7"), ("message", r#"{"roomId":"other","userId":"b"}"#), ("message", r#"{"roomId":"room:r"}"#)]
+        {
+            assert_eq!(rooms(name, args, &[]), None, "{name} {args}");
+        }
+        assert_eq!(overheard(DialectKind::Notify, Overheard::Text(&message)), None);
+    }
+
+    #[test]
+    fn all_hosts_give_a_text_the_same_id_and_others_another() {
+        assert_eq!(id_of_text("a"), id_of_text("a"));
+        assert!(id_of_text("a") != id_of_text("b") && id_of_text("") != MessageId::nil());
+    }
+}
