@@ -183,6 +183,8 @@ labelled! {
         Age = "age",
         /// It was sent, and Redis went away before it confirmed it.
         Unconfirmed = "unconfirmed",
+        /// Redis has it, but fewer hosts listened than there are: one has just come, or is cut off from Redis itself.
+        Unheard = "unheard",
         /// Redis refused it: no memory, no permission.
         Refused = "refused",
         /// Nobody can read it: bytes of another form than their channel has.

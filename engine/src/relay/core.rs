@@ -64,6 +64,8 @@ pub(crate) enum Tag {
     Ping(u64),
     /// For the other hosts.
     Host(HostTag),
+    /// How many hosts are back.
+    Gathered,
     /// How many servers these namespaces have.
     Servers(Vec<EndpointId>),
     /// How many servers a namespace has, for a request of ours to them.
@@ -98,6 +100,9 @@ pub(crate) struct Core {
     /// True exactly when there is a connection, whether Redis answers or not.
     is_connected: bool,
     is_up: bool,
+    gathering: Option<Gathering>,
+    /// Other hosts that there were when that was last known.
+    known_hosts: usize,
     waiting: Waiting,
     /// Requests with messages that Redis has not confirmed.
     in_flight: usize,
@@ -111,6 +116,18 @@ pub(crate) struct Core {
     held: HashMap<EndpointId, (VecDeque<(String, Vec<u8>)>, usize)>,
     ping_due_ms: u64,
 }
+
+/// While the hosts come back that were there before Redis was away.
+#[derive(Debug)]
+struct Gathering {
+    /// Then it begins without those that are missing, monotonic milliseconds.
+    until_ms: u64,
+    look_ms: u64,
+}
+
+/// Longest wait for them, in milliseconds: about as long as the longest pause between two attempts of theirs.
+const GATHER_MS: u64 = 5_000;
+const GATHER_LOOK_MS: u64 = 100;
 
 /// Milliseconds between two looks at whether Redis answers.
 const PING_EVERY_MS: u64 = 1_000;
@@ -147,6 +164,8 @@ impl Core {
             random,
             is_connected: false,
             is_up: false,
+            gathering: None,
+            known_hosts: 0,
             in_flight: 0,
             requests: VecDeque::new(),
             listenings: VecDeque::new(),
@@ -186,9 +205,33 @@ impl Core {
         // At once, so that whoever looks finds a measurement.
         self.ping_due_ms = now.ms();
         self.consults.set_heard(false);
+        if self.known_hosts > 0 {
+            // They lost it at the same moment, and each comes back at its own time: what waits is told when they can hear it.
+            self.gathering = Some(Gathering { until_ms: now.ms() + GATHER_MS, look_ms: now.ms() });
+            return self.handle_timeouts(now);
+        }
+        self.begin(now);
+    }
+
+    /// From now on everything goes to Redis.
+    fn begin(&mut self, now: Now) {
+        self.gathering = None;
         self.set_up(now, true);
         self.hosts.connected(now);
         self.handle_timeouts(now);
+    }
+
+    /// Looks whether as many hosts are back as there were.
+    fn gather(&mut self, now: Now) {
+        let Some(gathering) = &mut self.gathering else { return };
+        if gathering.until_ms <= now.ms() {
+            return self.begin(now);
+        }
+        if gathering.look_ms <= now.ms() {
+            gathering.look_ms = now.ms() + GATHER_LOOK_MS;
+            let [channel, ..] = self.hosts.channels();
+            self.requests.push_back((Tag::Gathered, Call::new("PUBSUB").arg("NUMSUB").arg(channel).into()));
+        }
     }
 
     /// The connection is gone. What was in flight comes back with [`Self::handle_reply`].
@@ -197,6 +240,8 @@ impl Core {
         self.set_up(now, false);
         self.requests.clear();
         self.listenings.clear();
+        self.gathering = None;
+        self.known_hosts = self.known_hosts.max(self.hosts.count());
         self.hosts.lost();
         self.take_outcomes();
         self.consults.set_heard(false);
@@ -207,7 +252,7 @@ impl Core {
 
     /// Redis does not answer, or does so again; the connection is still there.
     pub(crate) fn set_up(&mut self, now: Now, is_up: bool) {
-        if std::mem::replace(&mut self.is_up, is_up) == is_up {
+        if (is_up && self.gathering.is_some()) || std::mem::replace(&mut self.is_up, is_up) == is_up {
             return;
         }
         self.stats.connected.set(u64::from(is_up));
@@ -375,9 +420,18 @@ impl Core {
             return;
         }
         let bytes = calls.iter().map(Call::bytes).sum::<usize>() + OVERHEAD_BYTES;
-        if !self.waiting.push(Publication { calls, told, confirmed, said_ms: now.ms(), bytes }) {
+        let publish = told.and_then(|told| calls.get(told)).filter(|call| call.word(0) == b"PUBLISH");
+        let is_for_all = publish.is_some_and(|call| self.all_listen_to(call.word(1)));
+        if !self.waiting.push(Publication { calls, told, confirmed, said_ms: now.ms(), bytes, is_for_all }) {
             self.drop_message(RelayDrop::Overflow, 1);
         }
+    }
+
+    /// True exactly when every uringcast host listens to a channel, whoever is connected there.
+    fn all_listen_to(&self, channel: &[u8]) -> bool {
+        let Ok(channel) = std::str::from_utf8(channel) else { return false };
+        self.channels.fixed().any(|fixed| fixed == channel)
+            || self.socket_io.place(channel).is_some_and(|place| !place.is_for_answers && place.is_classic())
     }
 
     fn drop_message(&self, reason: RelayDrop, count: u64) {
@@ -549,6 +603,12 @@ impl Core {
             (Tag::Noted, _) => {}
             (Tag::Ping(asked_ns), Ok(_)) if self.is_up => self.stats.round_trip_us.set((now.ns.saturating_sub(asked_ns) / 1_000).max(1)),
             (Tag::Ping(_), _) => {}
+            (Tag::Gathered, replies) => {
+                let hosts = replies.ok().and_then(|replies| replies.first()?.list().get(1)?.int());
+                if self.gathering.is_some() && hosts.is_some_and(|hosts| hosts > self.known_hosts as i64) {
+                    self.begin(now);
+                }
+            }
             (Tag::Host(tag), replies) => {
                 self.hosts.replied(now, tag, replies.ok().as_deref());
                 self.take_outcomes();
@@ -634,8 +694,10 @@ impl Core {
                 self.count_servers();
             }
         }
+        self.gather(now);
         if self.is_up {
             self.keep(now);
+            self.known_hosts = self.hosts.count().max(if self.hosts.count() == 0 { self.known_hosts } else { 0 });
         }
         self.hosts.handle_timeouts(now);
         self.take_outcomes();
@@ -647,17 +709,21 @@ impl Core {
     /// When [`Self::handle_timeouts`] has something to do next, monotonic milliseconds.
     pub(crate) fn poll_timeout(&self) -> u64 {
         let kept_ms = if self.is_up { self.keeping.next_ms() } else { u64::MAX };
-        let due = [self.ping_due_ms, self.hosts.next_ms(), kept_ms, self.peers.next_ms()];
+        let gathering_ms = self.gathering.as_ref().map_or(u64::MAX, |gathering| gathering.look_ms.min(gathering.until_ms));
+        let due = [gathering_ms, self.ping_due_ms, self.hosts.next_ms(), kept_ms, self.peers.next_ms()];
         self.consults.next_ms().into_iter().chain(due).min().unwrap_or(self.ping_due_ms)
     }
 
     /// The next request to Redis.
     pub(crate) fn poll_request(&mut self, now: Now) -> Option<(Tag, Request)> {
-        if !self.is_up {
+        if !self.is_up && self.gathering.is_none() {
             return None;
         }
         if let Some(request) = self.requests.pop_front() {
             return Some(request);
+        }
+        if !self.is_up {
+            return None;
         }
         if let Some(request) = self.next_consults(now) {
             return Some(request);

@@ -96,6 +96,13 @@ pub(crate) struct Place<'c> {
     classic: Option<classic::Kind<'c>>,
 }
 
+impl Place<'_> {
+    /// True exactly when it is of the classic form, whose channels all servers listen to.
+    pub(crate) fn is_classic(&self) -> bool {
+        self.classic.is_some()
+    }
+}
+
 /// All namespaces that this host serves.
 pub(crate) struct SocketIo {
     pub(crate) namespaces: Vec<Namespace>,

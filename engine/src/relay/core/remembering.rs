@@ -93,12 +93,18 @@ impl Core {
     /// Redis has done what was to be told.
     pub(super) fn told(&mut self, told: Vec<Publication>, replies: &[Reply]) {
         let mut replies = replies.iter();
-        for Publication { calls, told, confirmed, .. } in told {
+        // This one and the others, and who knows who else.
+        let hosts = self.hosts.count() as i64 + 1;
+        for Publication { calls, told, confirmed, is_for_all, .. } in told {
             let mut refused = 0;
             for at in 0..calls.len() {
                 match replies.next() {
                     None | Some(Reply::Error(_)) => refused += 1,
-                    Some(_) if told == Some(at) => self.stats.published.add(1),
+                    Some(heard) if told == Some(at) => {
+                        self.stats.published.add(1);
+                        let is_short = is_for_all && heard.int().is_some_and(|heard| heard < hosts);
+                        self.drop_message(RelayDrop::Unheard, u64::from(is_short));
+                    }
                     Some(_) => {}
                 }
             }
