@@ -343,6 +343,7 @@ mod tests {
         told.sort_unstable();
         let all = |slot| (slot, "a".to_owned());
         assert_eq!(told, [(1, String::new()), all(2), all(3), all(4)]);
+        assert_eq!(outwards(&mut shard).0.len(), 2);
         shard.world.is_relayed.store(false, std::sync::atomic::Ordering::Relaxed);
         shard.handle_parcel(now, wants_in(5, &room, 9));
         assert_eq!((entered(&mut shard), outwards(&mut shard).0), (vec![all(5)], vec![]), "nobody is asked where nobody can be");

@@ -1,13 +1,13 @@
 //! What rooms keep and which rooms the back end has made, as the core has them from Redis: answers become findings and steps of the roll
-//! call. What is asked and how, [`super::super::history`] and [`super::super::rooms`] know.
+//! call. What is asked and how, [`crate::relay::history`] and [`crate::relay::rooms`] know.
 
-use super::super::history::Reading;
-use super::super::request::{Lost, Reply};
-use super::super::rooms::To;
-use super::super::waiting::Publication;
 use super::{Core, Tag};
 use crate::fault::RelayDrop;
 use crate::ids::{MessageId, Room, ShardId, checked_name};
+use crate::relay::history::Reading;
+use crate::relay::request::{Lost, Reply};
+use crate::relay::rooms::To;
+use crate::relay::waiting::Publication;
 use crate::shard::consult::{Consult, Findings};
 use crate::shard::history::{Found, Told};
 use crate::shard::parcel::{Parcel, Roll};
