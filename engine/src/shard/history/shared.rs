@@ -75,11 +75,11 @@ impl Shared {
 
     /// What a room's readers have missed since; nobody reads it any more after the last.
     fn records_since(&mut self, room: &Room, from: u64) -> Vec<Record> {
-        let Some(log) = self.logs.get_mut(room) else { return Vec::new() };
-        let skipped = usize::try_from(from.saturating_sub(log.first)).unwrap_or(usize::MAX);
-        let since = log.records.iter().skip(skipped).cloned().collect();
-        log.readers -= 1;
-        if log.readers == 0 {
+        let Some(noted) = self.logs.get_mut(room) else { return Vec::new() };
+        let skipped = usize::try_from(from.saturating_sub(noted.first)).unwrap_or(usize::MAX);
+        let since = noted.records.iter().skip(skipped).cloned().collect();
+        noted.readers -= 1;
+        if noted.readers == 0 {
             self.logs.remove(room);
         }
         since
@@ -167,9 +167,9 @@ impl History for Shared {
         if !self.is_relayed() {
             return self.memory.read(room, range, unix_ms);
         }
-        let log = self.logs.entry(room.clone()).or_default();
-        log.readers += 1;
-        let from = log.end();
+        let noted = self.logs.entry(room.clone()).or_default();
+        noted.readers += 1;
+        let from = noted.end();
         Reading::Later(self.ticket(Pending::Past { room: room.clone(), range, from }))
     }
 
@@ -209,12 +209,12 @@ impl History for Shared {
     }
 
     fn handed_on(&mut self, room: &Room, record: &Record) {
-        let Some(log) = self.logs.get_mut(room) else { return };
-        log.records.push_back(record.clone());
+        let Some(noted) = self.logs.get_mut(room) else { return };
+        noted.records.push_back(record.clone());
         // Of more than there may be only the newest are of interest.
-        if log.records.len() > self.records_max {
-            log.records.pop_front();
-            log.first += 1;
+        if noted.records.len() > self.records_max {
+            noted.records.pop_front();
+            noted.first += 1;
         }
     }
 
