@@ -63,6 +63,7 @@ mod receipts;
 pub(crate) mod recent;
 pub mod recollection;
 mod recovery;
+mod roll;
 pub mod room_calls;
 pub mod scope;
 mod socket_io;
@@ -78,6 +79,8 @@ use clock::Wheel;
 use consult::Consults;
 use emits::{Emits, NOBODY};
 use grants::Grants;
+use history::shared::Shared;
+use history::{Bounds, Memory};
 use home::Homes;
 use hooks::Hooks;
 use links::{Conn, Link, State};
@@ -279,6 +282,10 @@ impl Shard {
         let shards = world.config.shards.len();
         assert!(usize::from(id.0) < shards && stats.endpoints.len() == world.config.endpoints.len() + 1);
         let mut homes = Homes::new(&world.config.limits, shards);
+        if world.config.relay.is_some() {
+            let memory = Memory::new(Bounds::new(&world.config.limits, shards));
+            homes.set_history(Box::new(Shared::new(memory, world.clone())));
+        }
         // Only there a room has a channel of its own, which is listened to while somebody is in.
         if world.config.relay.as_ref().is_some_and(|relay| relay.adapter == Adapter::Sharded) {
             homes.note_inhabited();
