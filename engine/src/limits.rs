@@ -242,6 +242,9 @@ pub const RELAY_REASON_CHARS_MAX: usize = 240;
 /// Requests with messages that Redis has not confirmed: what is lost with a connection is unknown, so it is kept small.
 pub const RELAY_IN_FLIGHT_MAX: usize = 4;
 
+/// Other hosts whose beats are counted, and adapters of each: a fleet has fewer.
+pub const BEATING_HOSTS_MAX: usize = 1_024;
+
 /// Answers and handed-over connections waiting for the control plane.
 pub const NOTICES_MAX: usize = 16 * 1024;
 

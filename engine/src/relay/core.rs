@@ -122,6 +122,7 @@ pub(crate) struct Core {
     /// What has come for a namespace while connections of its were moved, and its bytes, by the namespace.
     held: HashMap<EndpointId, (VecDeque<(String, Vec<u8>)>, usize)>,
     ping_due_ms: u64,
+    beat_due_ms: u64,
 }
 
 /// While the hosts come back that were there before Redis was away.
@@ -182,6 +183,7 @@ impl Core {
             notices: VecDeque::new(),
             held: HashMap::new(),
             ping_due_ms: 0,
+            beat_due_ms: 0,
         };
         core.listen_always();
         core
@@ -448,6 +450,13 @@ impl Core {
             || self.socket_io.place(channel).is_some_and(|place| !place.is_for_answers && place.is_classic())
     }
 
+    /// True exactly when it is a broadcast that every host hears whose namespace it is.
+    fn is_broadcast(&self, publication: &Publication) -> bool {
+        let channel = publication.told.and_then(|told| publication.calls.get(told)).map(|call| call.word(1));
+        let place = channel.and_then(|channel| self.socket_io.place(std::str::from_utf8(channel).ok()?));
+        publication.is_for_all && place.is_some_and(|place| place.is_broadcast())
+    }
+
     fn drop_message(&self, reason: RelayDrop, count: u64) {
         self.stats.dropped[reason.index()].add(count);
     }
@@ -477,6 +486,8 @@ impl Core {
             return self.consults.marked(now.ms(), &payload);
         }
         if self.hosts.heard(now, &channel, &payload) {
+            let missed = self.hosts.take_missed();
+            self.drop_message(RelayDrop::Missed, missed);
             return self.take_outcomes();
         }
         let offset = self.random.next_u64();
@@ -531,6 +542,9 @@ impl Core {
         let Ok(envelope) = self.socket_io.read(place, payload) else { return Heard::Malformed };
         if self.socket_io.is_ours(endpoint, &envelope.uid) {
             return Heard::Known;
+        }
+        if matches!(envelope.message, Message::Broadcast { request: None, .. }) {
+            self.hosts.beats().hear(&envelope.uid);
         }
         let offset = self.random.next_u64();
         match envelope.message {
@@ -754,11 +768,19 @@ impl Core {
         if let Some((number, request)) = self.rooms.next_request(|place| waiting.has_passed(place)) {
             return Some((Tag::Roll(number), request));
         }
+        if self.beat_due_ms <= now.ms() {
+            // Made now and not when it was due: it stands behind what it counts.
+            self.beat_due_ms = now.ms() + PING_EVERY_MS;
+            let uids = self.socket_io.namespaces.iter().flat_map(|namespace| [&*namespace.uid, &*namespace.told_uid]);
+            return Some((Tag::Noted, self.hosts.beat(uids).into()));
+        }
         if self.waiting.is_empty() || self.in_flight >= RELAY_IN_FLIGHT_MAX {
             return None;
         }
         let told = self.waiting.take(RELAY_BATCH_BYTES_MAX, self.consults.place().unwrap_or(u64::MAX));
         self.in_flight += 1;
+        let broadcasts = told.iter().filter(|publication| self.is_broadcast(publication)).count();
+        self.hosts.beats().tell(broadcasts as u64);
         let calls = told.iter().flat_map(|publication| &publication.calls).cloned().collect();
         // Whoever enters on another host finds a message in the room's past or hears it, and never both.
         let is_atomic = !self.is_cluster && told.iter().any(|publication| publication.calls.len() > 1);
