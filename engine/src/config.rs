@@ -353,6 +353,8 @@ pub struct Relay {
     /// Milliseconds after which a host that says nothing more of itself is dead. It says so three times as often, and as often looks after
     /// the others.
     pub lease_ms: u64,
+    /// What this program calls its release, for whoever looks at the fleet; nothing if it is not said.
+    pub version: String,
 }
 
 impl Relay {
@@ -374,6 +376,7 @@ impl Relay {
             buffer_ms: 30_000,
             stream_entries: 10_000,
             lease_ms: 30_000,
+            version: String::new(),
         }
     }
 }

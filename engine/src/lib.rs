@@ -307,7 +307,7 @@ pub fn start(config: Config) -> Result<(Engine, Notices), StartError> {
             let (outlet, inlet) = relay::lane::lane();
             let stats = Arc::<RelayStats>::default();
             let endpoints = world.config.endpoints.iter().map(|endpoint| endpoint.name.clone());
-            let own = Hello::new(HostId::new(rand::random()), shards, endpoints);
+            let own = Hello::new(HostId::new(rand::random()), shards, &settings.version, endpoints);
             let (fleet, port) = relay::handle::channel(own.clone());
             let end = RelayEnd { fleet, stats: stats.clone() };
             let (world, ports, random) = (world.clone(), ports.clone(), rand::random());

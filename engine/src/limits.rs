@@ -135,6 +135,37 @@ pub const LANE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// so that only one that has ended lets it come to this.
 pub const OUTWARD_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// Connections that one shard tells another Socket.IO server of in one answer: some 10 ms of its time, and 5 MB.
+pub const PEER_SOCKETS_MAX: usize = 10_000;
+
+/// Bytes of names of rooms that one shard tells another Socket.IO server of in one answer.
+pub const PEER_NAMES_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Connections times rooms that one shard moves for one request of another Socket.IO server: some 100 ms of its time.
+pub const PEER_MOVES_MAX: usize = 100_000;
+
+/// Bytes of one answer to another Socket.IO server. Redis gives up a subscriber for whom 32 MB wait, and several hosts answer at once.
+pub const PEER_ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Requests of other Socket.IO servers under way; an idle one answers each within a millisecond, but acknowledgements are waited for.
+pub const PEER_ERRANDS_MAX: usize = 4_096;
+
+/// Questions to other Socket.IO servers under way: those of calls of the admin API.
+pub const PEER_ASKS_MAX: usize = 4_096;
+
+/// Milliseconds until a request of another Socket.IO server is answered with what there is, and a question to them counts as answered.
+pub const PEER_ANSWER_MS: u64 = 1_000;
+
+/// Milliseconds for which acknowledgements are passed on to a server that does not say how long it waits, and to any at most.
+pub const PEER_ACK_MS: (u64, u64) = (10_000, 600_000);
+
+/// Bytes of acknowledgements that are kept for whoever asked, or that are held back until it is known how many clients were asked.
+pub const PEER_ACK_BYTES_MAX: usize = 1024 * 1024;
+
+/// Bytes of messages of one namespace that are held back while connections enter and leave rooms by another server's will. Beyond, they are
+/// delivered at once: an order that is lost then is better than a message.
+pub const PEER_HELD_BYTES_MAX: usize = 8 * 1024 * 1024;
+
 /// Milliseconds for which a room's home waits for what is beyond this host: a hundred round trips, and no client minds it. After that it goes on with what this host knows.
 pub const CONSULT_MS: u64 = 1_000;
 

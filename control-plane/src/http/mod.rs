@@ -469,7 +469,7 @@ pub(crate) mod testing {
             let pending = Arc::new(Pending::default());
             let host = FakeHost::new(2).answering(&pending, answer);
             let names = host.endpoints.iter().map(|endpoint| endpoint.name.clone());
-            let (handle, port) = engine::relay::handle::channel(Hello::new(HostId::new(number), 2, names));
+            let (handle, port) = engine::relay::handle::channel(Hello::new(HostId::new(number), 2, env!("CARGO_PKG_VERSION"), names));
             host.fleet.set(handle).expect("the first");
             let (host, (stop, wishes)) = (Arc::new(host), crossbeam_channel::bounded(1));
             let app = Arc::new(App::new(host.clone(), pending.clone(), Terms { stop, ..terms() }));

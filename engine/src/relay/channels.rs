@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use crate::auth::Identity;
-use crate::config::{Config, DialectKind};
+use crate::config::{Config, DialectKind, Endpoint};
+use crate::dialect;
+use crate::frame::Mark;
 use crate::ids::{EndpointId, Room, checked_name};
 use crate::json::{self, Object, Scratch, Value};
 use crate::shard::outward::Published;
@@ -93,14 +95,14 @@ impl Channels {
         match self.naming(room.endpoint)? {
             Naming::Rooms => {
                 let channel = self.channel_of(room)?;
-                Some(Post { channel, payload: marked(text, host, published.hidden_from.as_deref())?.into_bytes() })
+                Some(Post::new(channel, marked(text, host, published.hidden_from.as_deref())?.into_bytes()))
             }
-            Naming::Updates(channel) => Some(Post { channel: channel.clone(), payload: marked(text, host, None)?.into_bytes() }),
+            Naming::Updates(channel) => Some(Post::new(channel.clone(), marked(text, host, None)?.into_bytes())),
             Naming::Own(channel) => {
                 let payload = Object::new().str("room", &room.name).str("text", text).str(ORIGIN, host);
                 let blocked = published.hidden_from.as_ref().map(|author| list(&author.blocked));
                 let payload = payload.opt_raw(BLOCKED, blocked.as_deref()).finish();
-                Some(Post { channel: channel.clone(), payload: payload.into_bytes() })
+                Some(Post::new(channel.clone(), payload.into_bytes()))
             }
         }
     }
@@ -113,6 +115,34 @@ impl Channels {
         let payload = doc.root().get("payload")?;
         let (user, on) = (payload.get("userId")?.as_str()?.to_owned(), payload.get("isTyping")?.raw() == "true");
         Some((published.room.name.clone(), user, on))
+    }
+
+    /// What other programs are told of an event of the back end: uringcast hosts hear of it another way, and pass over it.
+    pub(crate) fn told(&mut self, endpoint: &Endpoint, emit: &Emit) -> Vec<Post> {
+        let host = format!("{TOLD}{}", self.host);
+        let said = dialect::Emission { event: &emit.event, args: &emit.args, attachments: &[], ack: None, mark: Mark::default() };
+        let frame = dialect::emission(emit.to.endpoint, endpoint, &said, &mut self.scratch);
+        let Ok(text) = std::str::from_utf8(frame.payload()) else { return Vec::new() };
+        let posts = emit.to.targets.iter().filter_map(|target| {
+            let (name, client) = match target {
+                Target::Room(name) => (name, None),
+                Target::Present { room, presence } => (room, Some(presence)),
+                Target::Connection(_) => return None,
+            };
+            let room = Room { endpoint: emit.to.endpoint, name: name.clone() };
+            let channel = match self.naming(room.endpoint).filter(|_| room.is_public())? {
+                Naming::Rooms => return Some(Post::new(self.channel_of(&room)?, marked(text, &host, None)?.into_bytes())),
+                Naming::Updates(channel) => channel.clone(),
+                Naming::Own(_) => return None,
+            };
+            // Clients know which document they are in; other programs do not.
+            let about = Object::new().str("documentId", name).opt_str(TO_CLIENT, client.map(|client| &**client)).finish();
+            let rest = text.trim_start().strip_prefix('{')?;
+            let comma = if rest.trim_start().starts_with('}') { "" } else { "," };
+            let text = format!("{}{comma}{rest}", about.strip_suffix('}')?);
+            Some(Post::new(channel, marked(&text, &host, None)?.into_bytes()))
+        });
+        posts.collect()
     }
 
     /// What a message on a channel says; `None` for a channel that is not one of these.

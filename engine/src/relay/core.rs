@@ -10,22 +10,24 @@ use rand::{Rng as _, SeedableRng as _};
 
 use super::channels::{Channels, Heard};
 use super::consults::Consults;
+use super::fleet::HostAnswers;
 use super::format::Message;
-use super::handle::{FleetPort, ToRelay};
+use super::handle::{FleetPort, Order, ToRelay};
 use super::hosts::{HostTag, Hosts, Outcome};
+use super::peers::{Output, Peers};
 use super::presence::Presence;
 use super::request::{Call, Kind, Lost, Push, Reply, Request};
-use super::socketio::{Post, SocketIo, TOLD, random_uid};
+use super::socketio::{Place, Post, SocketIo, TOLD, random_id};
 use super::waiting::{OVERHEAD_BYTES, Publication, Waiting};
-use super::words::Hello;
+use super::words::{Hello, HostId, Wish};
 use crate::Notice;
 use crate::config::Relay;
 use crate::fault::RelayDrop;
-use crate::ids::ShardId;
-use crate::limits::{LISTENED_AT_ONCE_MAX, RELAY_BATCH_BYTES_MAX, RELAY_IN_FLIGHT_MAX, TYPING_MS};
+use crate::ids::{EndpointId, Room, ShardId};
+use crate::limits::{LISTENED_AT_ONCE_MAX, PEER_HELD_BYTES_MAX, RELAY_BATCH_BYTES_MAX, RELAY_IN_FLIGHT_MAX, TYPING_MS};
 use crate::shard::World;
-use crate::shard::outward::{Outward, Published};
-use crate::shard::parcel::{Arrival, Parcel};
+use crate::shard::outward::{Outward, Published, is_of_peer};
+use crate::shard::parcel::{Answer, Arrival, Emit, Parcel, Question};
 use crate::stats::RelayStats;
 use crate::time::Now;
 
@@ -33,7 +35,7 @@ mod asking;
 mod keeping;
 pub(super) mod looking;
 
-use asking::Hearing;
+use asking::{Hearing, Named};
 use keeping::{Errand, Keeping};
 use looking::{Look, Looking};
 
@@ -56,6 +58,12 @@ pub(crate) enum Tag {
     Ping(u64),
     /// For the other hosts.
     Host(HostTag),
+    /// How many hosts are back.
+    Gathered,
+    /// How many servers these namespaces have.
+    Servers(Vec<EndpointId>),
+    /// How many servers a namespace has, for a request of ours to them.
+    Asked(EndpointId, String),
 }
 
 /// What is to be listened to from now on, or no longer.
@@ -71,16 +79,23 @@ pub(crate) struct Core {
     world: Arc<World>,
     stats: Arc<RelayStats>,
     socket_io: SocketIo,
+    peers: Peers,
     channels: Channels,
     presence: Presence,
     consults: Consults,
     hosts: Hosts,
     /// Channels of rooms that are not heard yet, and what waits for that.
     hearings: HashMap<String, Hearing>,
+    named: Named,
     keeping: Keeping,
     looking: Looking,
     random: StdRng,
+    /// True exactly when there is a connection, whether Redis answers or not.
+    is_connected: bool,
     is_up: bool,
+    gathering: Option<Gathering>,
+    /// Other hosts that there were when that was last known.
+    known_hosts: usize,
     waiting: Waiting,
     /// Requests with messages that Redis has not confirmed.
     in_flight: usize,
@@ -90,11 +105,28 @@ pub(crate) struct Core {
     listened: HashSet<(Kind, String)>,
     parcels: VecDeque<(ShardId, Parcel)>,
     notices: VecDeque<Notice>,
+    /// What has come for a namespace while connections of its were moved, and its bytes, by the namespace.
+    held: HashMap<EndpointId, (VecDeque<(String, Vec<u8>)>, usize)>,
     ping_due_ms: u64,
 }
 
+/// While the hosts come back that were there before Redis was away.
+#[derive(Debug)]
+struct Gathering {
+    /// Then it begins without those that are missing, monotonic milliseconds.
+    until_ms: u64,
+    look_ms: u64,
+}
+
+/// Longest wait for them, in milliseconds: about as long as the longest pause between two attempts of theirs.
+const GATHER_MS: u64 = 5_000;
+const GATHER_LOOK_MS: u64 = 100;
+
 /// Milliseconds between two looks at whether Redis answers.
 const PING_EVERY_MS: u64 = 1_000;
+
+/// Names in one command that changes what is listened to.
+const NAMES_PER_LISTENING_MAX: usize = 1_000;
 
 impl Core {
     /// `random` seeds its secure random source; `own` is what this host says of itself.
@@ -102,12 +134,13 @@ impl Core {
         let host = own.host.clone();
         let host = host.as_str();
         let mut random = StdRng::from_seed(random);
-        let socket_io = SocketIo::new(&world.config, &settings.socket_io_key, &mut random);
+        let socket_io = SocketIo::new(&world.config, &settings.socket_io_key, settings.adapter, &mut random);
         let channels = Channels::new(&world.config, &settings.prefix, host);
         let presence = Presence::new(&world.config, settings, host);
         let consults = Consults::new(format!("{}#mark#{host}#", settings.prefix), !settings.redis.is_cluster);
         let mut core = Core {
             waiting: Waiting::new(settings.buffer_bytes, Some(settings.buffer_ms)),
+            peers: Peers::new(world.config.shards.len()),
             world,
             stats,
             socket_io,
@@ -117,15 +150,20 @@ impl Core {
             hosts: Hosts::new(own.clone(), port, settings),
             hearings: HashMap::new(),
             keeping: Keeping::new(settings, &own),
+            named: Named::default(),
             looking: Looking::default(),
             random,
+            is_connected: false,
             is_up: false,
+            gathering: None,
+            known_hosts: 0,
             in_flight: 0,
             requests: VecDeque::new(),
             listenings: VecDeque::new(),
             listened: HashSet::new(),
             parcels: VecDeque::new(),
             notices: VecDeque::new(),
+            held: HashMap::new(),
             ping_due_ms: 0,
         };
         core.listen_always();
@@ -135,8 +173,7 @@ impl Core {
     /// What is listened to whoever is connected.
     fn listen_always(&mut self) {
         for namespace in &self.socket_io.namespaces {
-            self.listened.insert((Kind::Pattern, namespace.channels.pattern()));
-            self.listened.extend(namespace.channels.subscribed(&namespace.uid).map(|channel| (Kind::Channel, channel)));
+            self.listened.extend(namespace.listened());
         }
         for channel in self.channels.fixed().chain(self.consults.channel()).chain(self.hosts.channels()) {
             self.listened.insert((Kind::Channel, channel.to_owned()));
@@ -153,30 +190,60 @@ impl Core {
             }
         }
         self.expect_all_rooms();
+        self.is_connected = true;
         self.stats.connects.add(1);
         self.stats.subscriptions.set(self.listened.len() as u64);
         // At once, so that whoever looks finds a measurement.
         self.ping_due_ms = now.ms();
         self.consults.set_heard(false);
+        if self.known_hosts > 0 {
+            // They lost it at the same moment, and each comes back at its own time: what waits is told when they can hear it.
+            self.gathering = Some(Gathering { until_ms: now.ms() + GATHER_MS, look_ms: now.ms() });
+            return self.handle_timeouts(now);
+        }
+        self.begin(now);
+    }
+
+    /// From now on everything goes to Redis.
+    fn begin(&mut self, now: Now) {
+        self.gathering = None;
         self.set_up(now, true);
         self.hosts.connected(now);
         self.handle_timeouts(now);
     }
 
+    /// Looks whether as many hosts are back as there were.
+    fn gather(&mut self, now: Now) {
+        let Some(gathering) = &mut self.gathering else { return };
+        if gathering.until_ms <= now.ms() {
+            return self.begin(now);
+        }
+        if gathering.look_ms <= now.ms() {
+            gathering.look_ms = now.ms() + GATHER_LOOK_MS;
+            let [channel, ..] = self.hosts.channels();
+            self.requests.push_back((Tag::Gathered, Call::new("PUBSUB").arg("NUMSUB").arg(channel).into()));
+        }
+    }
+
     /// The connection is gone. What was in flight comes back with [`Self::handle_reply`].
     pub(crate) fn handle_lost(&mut self, now: Now) {
+        self.is_connected = false;
         self.set_up(now, false);
         self.requests.clear();
         self.listenings.clear();
+        self.gathering = None;
+        self.known_hosts = self.known_hosts.max(self.hosts.count());
         self.hosts.lost();
         self.take_outcomes();
         self.consults.set_heard(false);
+        self.peers.lose();
+        self.do_for_peers(now);
         self.stats.subscriptions.set(0);
     }
 
     /// Redis does not answer, or does so again; the connection is still there.
     pub(crate) fn set_up(&mut self, now: Now, is_up: bool) {
-        if std::mem::replace(&mut self.is_up, is_up) == is_up {
+        if (is_up && self.gathering.is_some()) || std::mem::replace(&mut self.is_up, is_up) == is_up {
             return;
         }
         self.stats.connected.set(u64::from(is_up));
@@ -198,8 +265,17 @@ impl Core {
     pub(crate) fn handle_outward(&mut self, now: Now, shard: ShardId, outward: Outward) {
         match outward {
             Outward::Publish(published) => self.publish(now, &published),
+            Outward::Told { ask, told } => {
+                self.peers.handle_told(now, &mut self.socket_io, ask, told);
+                self.peers_have_changed(now);
+            }
+            Outward::Answer { ask, answer } if is_of_peer(ask) => {
+                self.peers.handle_answer(now, &mut self.socket_io, ask, &answer);
+                self.peers_have_changed(now);
+            }
             Outward::Consult(consult) => self.consult(now, shard, consult),
             Outward::Inquiry { number, inquiry } => self.look_for(now, shard, number, &inquiry),
+            Outward::Inhabited { room, is_inhabited } => self.listen_to_room(&room, is_inhabited),
             Outward::Answer { ask, answer } => {
                 self.hosts.answered(ask, answer);
                 self.take_outcomes();
@@ -209,6 +285,15 @@ impl Core {
 
     /// The program that the engine is embedded in wants something of other hosts.
     pub(crate) fn handle_order(&mut self, now: Now, order: ToRelay) {
+        if let ToRelay::Ask(Order { wish: Wish::Shards(Question::Emit(emit)), to: None, .. }) = &order {
+            self.tell_channels(now, emit);
+        }
+        if let ToRelay::Ask(Order { ask, wish: Wish::Shards(question), has_peers: true, .. }) = &order
+            && !self.handle_question(now, *ask, question)
+        {
+            // It is none of their business.
+            self.tell_peers_answer(*ask, Vec::new(), true);
+        }
         self.hosts.ordered(now, order);
         self.take_outcomes();
     }
@@ -216,6 +301,18 @@ impl Core {
     /// Orders of that program, for whoever waits for them.
     pub(crate) fn port(&mut self) -> &mut FleetPort {
         self.hosts.port()
+    }
+
+    /// Other programs hear on a plain endpoint's channels what the back end emits; uringcast hosts are asked.
+    fn tell_channels(&mut self, now: Now, emit: &Emit) {
+        let world = self.world.clone();
+        let Some(endpoint) = world.config.endpoints.get(usize::from(emit.to.endpoint.0)) else { return };
+        if endpoint.dialect.is_socket_io() {
+            return;
+        }
+        for post in self.channels.told(endpoint, emit) {
+            self.enqueue(now, post.call());
+        }
     }
 
     fn take_outcomes(&mut self) {
@@ -230,6 +327,7 @@ impl Core {
                     self.parcels.extend((0..shards).map(parcel));
                     self.hosts.put(ask, shards);
                 }
+                Outcome::Told(ask, answers) => self.told_whose(ask, &answers),
                 Outcome::Notice(notice) => self.notices.push_back(notice),
             }
         }
@@ -244,7 +342,7 @@ impl Core {
     fn post_as(&mut self, published: &Published, other: Option<&str>) -> Option<Post> {
         let endpoint = &self.world.config.endpoints[usize::from(published.room.endpoint.0)];
         if endpoint.dialect.is_socket_io() {
-            let uid = other.map(|_| random_uid(&mut self.random));
+            let uid = other.map(|_| random_id(&mut self.random));
             self.socket_io.broadcast(published, uid.as_deref())
         } else {
             self.channels.publication(published, other)
@@ -256,19 +354,42 @@ impl Core {
             self.requests.push_back((Tag::Noted, Request::several(typing(&room, &user, on, now.unix_ms))));
         }
         match self.post_of(published) {
-            Some(Post { channel, payload }) => {
-                let bytes = channel.len() + payload.len() + OVERHEAD_BYTES;
-                let call = Call::new("PUBLISH").arg(&channel).arg(&payload);
-                self.enqueue(Publication { call, said_ms: now.ms(), bytes });
-            }
+            Some(post) => self.enqueue(now, post.call()),
             None => self.drop_message(RelayDrop::Unspeakable, 1),
         }
     }
 
-    fn enqueue(&mut self, publication: Publication) {
-        if !self.waiting.push(publication) {
+    /// A room's own channel is listened to while somebody is in.
+    fn listen_to_room(&mut self, room: &Room, is_on: bool) {
+        let Some(channel) = self.socket_io.channel_of(room) else { return };
+        let key = (Kind::Sharded, channel);
+        let has_changed = if is_on { self.listened.insert(key.clone()) } else { self.listened.remove(&key) };
+        self.stats.subscriptions.set(self.listened.len() as u64);
+        // Without a connection it is listened to as soon as there is one.
+        if !has_changed || !self.is_connected {
+            return;
+        }
+        match self.listenings.back_mut() {
+            Some(last) if last.kind == Kind::Sharded && last.is_on == is_on && last.names.len() < NAMES_PER_LISTENING_MAX => {
+                last.names.push(key.1);
+            }
+            _ => self.listenings.push_back(Listening { kind: Kind::Sharded, names: vec![key.1], is_on }),
+        }
+    }
+
+    fn enqueue(&mut self, now: Now, call: Call) {
+        let bytes = call.bytes() + OVERHEAD_BYTES;
+        let is_for_all = call.word(0) == b"PUBLISH" && self.all_listen_to(call.word(1));
+        if !self.waiting.push(Publication { call, said_ms: now.ms(), bytes, is_for_all }) {
             self.drop_message(RelayDrop::Overflow, 1);
         }
+    }
+
+    /// True exactly when every uringcast host listens to a channel, whoever is connected there.
+    fn all_listen_to(&self, channel: &[u8]) -> bool {
+        let Ok(channel) = std::str::from_utf8(channel) else { return false };
+        self.channels.fixed().any(|fixed| fixed == channel)
+            || self.socket_io.place(channel).is_some_and(|place| !place.is_for_answers && place.is_classic())
     }
 
     fn drop_message(&self, reason: RelayDrop, count: u64) {
@@ -307,6 +428,10 @@ impl Core {
             .channels
             .heard(&channel, &payload, offset, now.unix_ms)
             .unwrap_or_else(|| self.heard_of_socket_io(now, &channel, &payload));
+        self.take_heard(now, heard);
+    }
+
+    fn take_heard(&mut self, now: Now, heard: Heard) {
         match heard {
             Heard::Arrival(arrival) => {
                 self.stats.received.add(1);
@@ -322,22 +447,85 @@ impl Core {
     }
 
     fn heard_of_socket_io(&mut self, now: Now, channel: &str, payload: &[u8]) -> Heard {
-        let (endpoint, envelope) = match self.socket_io.heard(channel, payload) {
-            Some((endpoint, Ok(envelope))) => (endpoint, envelope),
-            Some((_, Err(_))) | None => return Heard::Malformed,
-        };
-        if envelope.uid.starts_with(TOLD) || self.socket_io.of(endpoint).is_some_and(|namespace| namespace.uid == envelope.uid) {
+        let Some(place) = self.socket_io.place(channel) else { return Heard::Malformed };
+        if !place.is_for_answers && self.peers.is_moving(place.endpoint) {
+            if self.hold(place.endpoint, channel, payload) {
+                return Heard::Known;
+            }
+            self.release_of(now, place.endpoint, true);
+        }
+        self.take_word(now, place, payload)
+    }
+
+    /// Holds back what has come for a namespace; false where that would be too much.
+    fn hold(&mut self, endpoint: EndpointId, channel: &str, payload: &[u8]) -> bool {
+        let (held, bytes) = self.held.entry(endpoint).or_default();
+        let size = channel.len() + payload.len() + OVERHEAD_BYTES;
+        if *bytes + size > PEER_HELD_BYTES_MAX {
+            return false;
+        }
+        *bytes += size;
+        held.push_back((channel.to_owned(), payload.to_owned()));
+        true
+    }
+
+    /// Something of another server of a namespace.
+    fn take_word(&mut self, now: Now, place: Place<'_>, payload: &[u8]) -> Heard {
+        let endpoint = place.endpoint;
+        let Ok(envelope) = self.socket_io.read(place, payload) else { return Heard::Malformed };
+        if self.socket_io.is_ours(endpoint, &envelope.uid) {
             return Heard::Known;
         }
+        let offset = self.random.next_u64();
         match envelope.message {
+            Message::Broadcast { request: None, .. } if envelope.uid.starts_with(TOLD) => Heard::Known,
             Message::Broadcast { packet, options, request: None } => {
-                let offset = self.random.next_u64();
                 match self.socket_io.arrival(endpoint, packet, &options, offset, now.unix_ms) {
                     Some(arrival) => Heard::Arrival(Box::new(arrival)),
                     None => Heard::Malformed,
                 }
             }
-            _ => Heard::Known,
+            message => {
+                if place.is_for_answers {
+                    self.peers.handle_answered(&mut self.socket_io, message);
+                } else {
+                    self.peers.handle_request(now, &mut self.socket_io, endpoint, &envelope.uid, message, offset);
+                }
+                self.do_for_peers(now);
+                Heard::Known
+            }
+        }
+    }
+
+    /// Something has come of what other servers want.
+    fn peers_have_changed(&mut self, now: Now) {
+        self.do_for_peers(now);
+        self.release(now);
+    }
+
+    /// Handles what was held back for namespaces in which nobody is moved any more.
+    fn release(&mut self, now: Now) {
+        if self.held.is_empty() {
+            return;
+        }
+        let free: Vec<EndpointId> = self.held.keys().copied().filter(|endpoint| !self.peers.is_moving(*endpoint)).collect();
+        for endpoint in free {
+            self.release_of(now, endpoint, false);
+        }
+    }
+
+    /// Handles what was held back for a namespace, until somebody is moved again; all of it where there is no more place.
+    fn release_of(&mut self, now: Now, endpoint: EndpointId, is_full: bool) {
+        while is_full || !self.peers.is_moving(endpoint) {
+            let Some((held, bytes)) = self.held.get_mut(&endpoint) else { return };
+            let Some((channel, payload)) = held.pop_front() else {
+                self.held.remove(&endpoint);
+                return;
+            };
+            *bytes -= channel.len() + payload.len() + OVERHEAD_BYTES;
+            let Some(place) = self.socket_io.place(&channel) else { continue };
+            let heard = self.take_word(now, place, &payload);
+            self.take_heard(now, heard);
         }
     }
 
@@ -361,6 +549,11 @@ impl Core {
                     Ok(replies) => {
                         let refused = replies.iter().filter(|reply| matches!(reply, Reply::Error(_))).count() as u64;
                         self.drop_message(RelayDrop::Refused, refused);
+                        // This one and the others, and who knows who else.
+                        let hosts = self.hosts.count() as i64 + 1;
+                        let is_short =
+                            |(one, reply): &(&Publication, &Reply)| one.is_for_all && reply.int().is_some_and(|heard| heard < hosts);
+                        self.drop_message(RelayDrop::Unheard, told.iter().zip(&replies).filter(is_short).count() as u64);
                         self.stats.published.add((replies.len() as u64).saturating_sub(refused));
                     }
                     // They may have been delivered or not: to send them again could deliver them twice.
@@ -377,9 +570,79 @@ impl Core {
             (Tag::Noted, _) => {}
             (Tag::Ping(asked_ns), Ok(_)) if self.is_up => self.stats.round_trip_us.set((now.ns.saturating_sub(asked_ns) / 1_000).max(1)),
             (Tag::Ping(_), _) => {}
+            (Tag::Gathered, replies) => {
+                let hosts = replies.ok().and_then(|replies| replies.first()?.list().get(1)?.int());
+                if self.gathering.is_some() && hosts.is_some_and(|hosts| hosts > self.known_hosts as i64) {
+                    self.begin(now);
+                }
+            }
             (Tag::Host(tag), replies) => {
                 self.hosts.replied(now, tag, replies.ok().as_deref());
                 self.take_outcomes();
+            }
+            (Tag::Servers(endpoints), replies) => {
+                for (endpoint, reply) in endpoints.into_iter().zip(replies.unwrap_or_default()) {
+                    self.note_servers(endpoint, &reply);
+                }
+            }
+            (Tag::Asked(endpoint, request), replies) => {
+                let servers = replies.ok().and_then(|replies| self.note_servers(endpoint, replies.first()?));
+                self.peers.counted(&request, servers);
+                self.do_for_peers(now);
+            }
+        }
+    }
+
+    /// Takes `[channel, subscribers]`.
+    fn note_servers(&mut self, endpoint: EndpointId, reply: &Reply) -> Option<u64> {
+        let servers = u64::try_from(reply.list().get(1)?.int()?).ok()?;
+        self.socket_io.of_mut(endpoint)?.servers = servers;
+        let hosts = self.hosts.count() as u64 + 1;
+        let has_peers = self.socket_io.namespaces.iter().any(|namespace| namespace.servers > hosts);
+        self.hosts.port().set_peers(has_peers);
+        Some(servers)
+    }
+
+    /// Asks how many servers there are.
+    fn count_servers(&mut self) {
+        let (endpoints, calls): (Vec<_>, Vec<_>) =
+            self.socket_io.namespaces.iter().map(|namespace| (namespace.endpoint, namespace.count_call())).unzip();
+        if !calls.is_empty() {
+            self.requests.push_back((Tag::Servers(endpoints), Request::several(calls)));
+        }
+    }
+
+    /// A question of the program's: whatever of it concerns servers that are no uringcast hosts is passed on to them. True when their answer
+    /// will come, with [`Self::poll_told`].
+    pub(crate) fn handle_question(&mut self, now: Now, ask: u64, question: &Question) -> bool {
+        let hosts = self.hosts.count() as u64 + 1;
+        let (socket_io, is_up) = (&mut self.socket_io, self.is_up);
+        let peers: Vec<EndpointId> = socket_io.namespaces.iter().filter(|it| is_up && it.servers > hosts).map(|it| it.endpoint).collect();
+        let has_peers = |endpoint| peers.contains(&endpoint);
+        let is_asked = self.peers.ask(now, socket_io, &self.world.config, &mut self.random, has_peers, ask, question);
+        self.do_for_peers(now);
+        is_asked
+    }
+
+    /// The program is told what servers answer that are no uringcast hosts.
+    fn tell_peers_answer(&mut self, ask: u64, answers: Vec<Answer>, is_whole: bool) {
+        let answers = HostAnswers { host: HostId::peers(), answers, is_whole };
+        self.notices.push_back(Notice::HostAnswer { ask, answers });
+    }
+
+    /// Does what the bookkeeping of other servers wants done.
+    fn do_for_peers(&mut self, now: Now) {
+        while let Some(output) = self.peers.poll_output() {
+            match output {
+                Output::Say(post) => self.enqueue(now, post.call()),
+                Output::Put(shard, parcel) => self.parcels.push_back((shard, parcel)),
+                Output::Count(endpoint, request) => {
+                    if let Some(namespace) = self.socket_io.of(endpoint) {
+                        self.requests.push_back((Tag::Asked(endpoint, request), namespace.count_call().into()));
+                    }
+                }
+                Output::Told { ask, answer, is_whole } => self.tell_peers_answer(ask, vec![answer], is_whole),
+                Output::Dropped(reason, count) => self.drop_message(reason, count),
             }
         }
     }
@@ -396,30 +659,39 @@ impl Core {
             self.ping_due_ms = now.ms() + PING_EVERY_MS;
             if self.is_up {
                 self.requests.push_back((Tag::Ping(now.ns), Call::new("PING").into()));
+                self.count_servers();
             }
         }
+        self.gather(now);
         if self.is_up {
             self.keep(now);
+            self.known_hosts = self.hosts.count().max(if self.hosts.count() == 0 { self.known_hosts } else { 0 });
         }
         self.hosts.handle_timeouts(now);
         self.take_outcomes();
+        self.peers.handle_timeouts(now, &mut self.socket_io);
+        self.peers_have_changed(now);
         self.stats.last_turn_ms.set(now.ms());
     }
 
     /// When [`Self::handle_timeouts`] has something to do next, monotonic milliseconds.
     pub(crate) fn poll_timeout(&self) -> u64 {
         let kept_ms = if self.is_up { self.keeping.next_ms() } else { u64::MAX };
-        let due = [self.ping_due_ms, self.hosts.next_ms(), kept_ms, self.looking.next_ms()];
+        let gathering_ms = self.gathering.as_ref().map_or(u64::MAX, |gathering| gathering.look_ms.min(gathering.until_ms));
+        let due = [gathering_ms, self.ping_due_ms, self.hosts.next_ms(), kept_ms, self.peers.next_ms(), self.looking.next_ms()];
         self.consults.next_ms().into_iter().chain(due).min().unwrap_or(self.ping_due_ms)
     }
 
     /// The next request to Redis.
     pub(crate) fn poll_request(&mut self, now: Now) -> Option<(Tag, Request)> {
-        if !self.is_up {
+        if !self.is_up && self.gathering.is_none() {
             return None;
         }
         if let Some(request) = self.requests.pop_front() {
             return Some(request);
+        }
+        if !self.is_up {
+            return None;
         }
         if let Some(request) = self.next_consults(now.ms()) {
             return Some(request);

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::fleet::Seen;
 use super::words::{Hello, HostId, Wish};
 use crate::limits::{FLEET_ANSWER_MS, FLEET_ORDERS_MAX};
+use crate::shard::parcel::Question;
 
 /// What the program wants of the relay.
 #[derive(Debug)]
@@ -67,6 +68,8 @@ pub struct Order {
     pub to: Option<HostId>,
     /// Those who are expected to answer.
     pub expected: Arc<[HostId]>,
+    /// True exactly when the servers that are no uringcast hosts are asked as well; their answer comes as one of [`HostId::peers`].
+    pub has_peers: bool,
     /// How long is waited for them, in milliseconds.
     pub wait_ms: u64,
 }
@@ -97,6 +100,7 @@ pub struct FleetHandle {
     own: Arc<Hello>,
     others: Arc<ArcSwap<Vec<Seen>>>,
     orders: mpsc::Sender<ToRelay>,
+    peers: Arc<AtomicBool>,
     lost: Arc<AtomicU64>,
 }
 
@@ -112,9 +116,15 @@ pub struct FleetPort {
     /// What the program wants, in order.
     pub orders: mpsc::Receiver<ToRelay>,
     others: Arc<ArcSwap<Vec<Seen>>>,
+    peers: Arc<AtomicBool>,
 }
 
 impl FleetPort {
+    /// Whether there are servers that are no uringcast hosts.
+    pub fn set_peers(&self, are_there: bool) {
+        self.peers.store(are_there, Relaxed);
+    }
+
     /// The other hosts that live; none while the relay is known to be down.
     pub fn set_hosts(&self, others: Vec<Seen>) {
         self.others.store(Arc::new(others));
@@ -125,8 +135,9 @@ impl FleetPort {
 pub fn channel(own: Hello) -> (FleetHandle, FleetPort) {
     let (sender, orders) = mpsc::channel(FLEET_ORDERS_MAX);
     let others = Arc::new(ArcSwap::default());
-    let handle = FleetHandle { own: Arc::new(own), others: others.clone(), orders: sender, lost: Arc::default() };
-    (handle, FleetPort { orders, others })
+    let peers = Arc::<AtomicBool>::default();
+    let handle = FleetHandle { own: Arc::new(own), others: others.clone(), orders: sender, peers: peers.clone(), lost: Arc::default() };
+    (handle, FleetPort { orders, others, peers })
 }
 
 impl FleetHandle {
@@ -145,12 +156,15 @@ impl FleetHandle {
         let others = self.others();
         let hosts = others.iter().map(|seen| &seen.hello.host).filter(|host| to.is_none_or(|to| to == *host));
         let expected: Arc<[HostId]> = hosts.cloned().collect();
-        let hosts = expected.len();
-        if hosts == 0 {
+        let has_peers = to.is_none() && matches!(wish, Wish::Shards(_)) && self.peers.load(Relaxed);
+        let hosts = expected.len() + usize::from(has_peers);
+        let is_emit = matches!(&wish, Wish::Shards(Question::Emit(_)));
+        // What is emitted other programs may hear as well.
+        if hosts == 0 && !is_emit {
             return Others::default();
         }
         let wait_ms = FLEET_ANSWER_MS + wish.wait_ms();
-        match self.order(ToRelay::Ask(Order { ask, wish, to: to.cloned(), expected, wait_ms })) {
+        match self.order(ToRelay::Ask(Order { ask, wish, to: to.cloned(), expected, has_peers, wait_ms })) {
             true => Others { asked: hosts, unasked: 0 },
             false => Others { asked: 0, unasked: hosts },
         }

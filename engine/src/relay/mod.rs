@@ -15,6 +15,7 @@ pub mod handle;
 mod hosts;
 pub(crate) mod lane;
 pub mod link;
+mod peers;
 mod presence;
 pub mod request;
 mod slots;

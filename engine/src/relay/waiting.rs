@@ -15,6 +15,8 @@ pub(crate) struct Publication {
     pub(crate) said_ms: u64,
     /// Bytes it holds on to.
     pub(crate) bytes: usize,
+    /// True exactly when every host listens to where it goes.
+    pub(crate) is_for_all: bool,
 }
 
 /// Bytes that one waiting message takes besides its own, so that many short ones are bounded too.
@@ -104,7 +106,7 @@ mod tests {
     use super::*;
 
     fn publication(bytes: usize, said_ms: u64) -> Publication {
-        Publication { call: Call::new("PING"), said_ms, bytes }
+        Publication { call: Call::new("PING"), said_ms, bytes, is_for_all: false }
     }
 
     #[test]

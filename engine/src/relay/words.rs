@@ -33,6 +33,11 @@ pub const VERSION: u32 = 1;
 pub struct HostId(Arc<str>);
 
 impl HostId {
+    /// Stands for all servers together that are no uringcast hosts.
+    pub fn peers() -> HostId {
+        HostId("0000000000000000".into())
+    }
+
     /// Of a random number.
     pub fn new(random: u64) -> HostId {
         HostId(format!("{random:016x}").into())
@@ -85,9 +90,9 @@ pub struct Hello {
 }
 
 impl Hello {
-    /// Of a host of this release.
-    pub fn new(host: HostId, shards: usize, endpoints: impl IntoIterator<Item = String>) -> Hello {
-        Hello { v: VERSION, host, shards, version: env!("CARGO_PKG_VERSION").to_owned(), endpoints: endpoints.into_iter().collect() }
+    /// Of a host that speaks these words and is of this release.
+    pub fn new(host: HostId, shards: usize, version: &str, endpoints: impl IntoIterator<Item = String>) -> Hello {
+        Hello { v: VERSION, host, shards, version: version.to_owned(), endpoints: endpoints.into_iter().collect() }
     }
 
     /// The lease's text.

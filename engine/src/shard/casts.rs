@@ -43,6 +43,12 @@ impl Shard {
             }
             Parcel::Cast(cast) => self.deliver(now, &cast),
             Parcel::Arrival(arrival) => self.arrive_from_elsewhere(now, &arrival),
+            Parcel::Inspect { ask, inspection } => self.inspect(now, ask, &inspection),
+            Parcel::Tell(event) => {
+                if self.wants(event.kind()) {
+                    self.tell_event(*event);
+                }
+            }
             Parcel::Grant(grant) => self.granted(now, &grant),
             Parcel::Round(round) => self.go_round(round),
             Parcel::Sent(sent) => self.remember_sent(now, *sent),

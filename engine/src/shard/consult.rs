@@ -10,9 +10,9 @@ use std::sync::atomic::Ordering;
 
 use super::Shard;
 use super::outward::{Outward, Published};
-use super::parcel::{Enter, Leave, Return};
-use crate::dialect::Sight;
-use crate::ids::{Room, UserId};
+use super::parcel::{Enter, Leave, Parcel, Return};
+use crate::dialect::{EnterFault, Sight};
+use crate::ids::{Room, Sid, UserId};
 use crate::limits::{CONSULT_MS, CONSULTS_WAITING_MAX};
 use crate::time::Now;
 
@@ -30,6 +30,8 @@ pub struct Consult {
     pub online: bool,
     /// True exactly when it is wanted how the user is whose room it is.
     pub sight: bool,
+    /// Asked alone: whether this is the id of a live connection.
+    pub connection: Option<Sid>,
 }
 
 /// The first of a presence has come on this host, or the last has gone.
@@ -48,7 +50,7 @@ pub struct Step {
 impl Consult {
     /// A question about a room that asks nothing yet.
     pub fn about(room: Room) -> Consult {
-        Consult { ticket: None, room, step: None, online: false, sight: false }
+        Consult { ticket: None, room, step: None, online: false, sight: false, connection: None }
     }
 
     /// Bytes of messages it holds on to.
@@ -67,6 +69,8 @@ pub struct Findings {
     pub online: Option<Vec<UserId>>,
     /// How the user is on all hosts together.
     pub sight: Option<Sight>,
+    /// Whether another host has the connection; known to be none of theirs only when all that live have said so.
+    pub is_connection: Option<bool>,
 }
 
 impl Findings {
@@ -91,6 +95,8 @@ pub(super) enum SetAside {
         /// True exactly when he was the last of his presence on this host.
         is_last: bool,
     },
+    /// Somebody wants to make a room whose name may be the id of another host's connection; he is not counted in.
+    Named(Box<Enter>),
     /// Somebody is back, and counted in; the first of his presence on this host.
     Return(Box<Return>),
 }
@@ -221,8 +227,29 @@ impl Shard {
         match set_aside {
             SetAside::Enter { enter, is_first } => self.finish_enter(now, *enter, None, is_first, findings),
             SetAside::Leave { leave, is_last } => self.finish_leave(now, *leave, is_last, findings),
+            SetAside::Named(enter) => self.enter_named(now, *enter, findings.is_connection),
             SetAside::Return(returning) => self.finish_return(now, *returning, &findings),
         }
+    }
+
+    /// Whether other hosts are to be asked first whether a room's name is the id of a connection of theirs.
+    pub(super) fn may_be_theirs(&self, enter: &Enter) -> Option<Sid> {
+        let is_new = !enter.again && enter.create && enter.room.is_public() && !self.homes.has(&enter.room);
+        if !is_new || !self.world.is_relayed.load(Ordering::Relaxed) {
+            return None;
+        }
+        Sid::parse(&enter.room.name).filter(|sid| self.find(*sid).is_none())
+    }
+
+    /// Makes a room for somebody if its name is nobody's id. While nobody can be asked, what this host knows is what counts.
+    fn enter_named(&mut self, now: Now, enter: Enter, is_theirs: Option<bool>) {
+        let fault = match is_theirs {
+            Some(true) => EnterFault::IsConnection,
+            None if self.world.is_relayed.load(Ordering::Relaxed) => EnterFault::Refused,
+            Some(false) | None => return self.enter_home(now, enter, None),
+        };
+        let Enter { conn, room, again, note, .. } = enter;
+        self.post(Parcel::Entered { conn, room, again, outcome: Err(fault), note });
     }
 
     /// Who is in over all hosts, as a newcomer is to be told: what Redis says, and those here of whom it may not know yet; but nobody of

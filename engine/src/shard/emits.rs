@@ -10,7 +10,9 @@ use std::sync::Arc;
 use super::Shard;
 use super::backlog::{Event, To};
 use super::links::{Conn, PendingAck};
+use super::outward::{Outward, is_of_peer};
 use super::parcel::{Answer, Cast, Emit, Emitted, Parcel, Selection, Target};
+use super::peers::Told;
 use crate::dialect::{self, Keep, Outgoing};
 use crate::event::{self, EventType, What};
 use crate::fault::{CloseReason, DropReason};
@@ -90,8 +92,7 @@ impl Shard {
     pub(super) fn emit(&mut self, now: Now, ask: u64, emit: &Arc<Emit>) {
         let is_known = usize::from(emit.to.endpoint.0) < self.world.config.endpoints.len();
         let Some((frame, is_kept)) = is_known.then(|| self.frame_of(ask, emit)).flatten() else {
-            self.answers.push_back((ask, Answer::Emitted(Emitted::default())));
-            return;
+            return self.answer_emit(ask, Emitted::default());
         };
         match emit.to.room() {
             // What its home casts comes to this shard too, and then it is answered.
@@ -205,11 +206,20 @@ impl Shard {
         let emitted = Emitted { recipients, ..Emitted::default() };
         match deadline_ms.filter(|_| recipients > 0) {
             _ if ask == NOBODY => {}
-            Some(deadline_ms) => self.wait_for_acks((deadline_ms, ask), emitted),
-            None => self.answers.push_back((ask, Answer::Emitted(emitted))),
+            // What is acknowledged to another server is passed on as it comes, and nobody waits for the last.
+            Some(deadline_ms) if !is_of_peer(ask) => self.wait_for_acks((deadline_ms, ask), emitted),
+            _ => self.answer_emit(ask, emitted),
         }
         // Only now: who is cut here is one of those that are waited for.
         self.cut_slow(now);
+    }
+
+    fn answer_emit(&mut self, ask: u64, emitted: Emitted) {
+        if is_of_peer(ask) {
+            self.send_out(Outward::Told { ask, told: Told::Recipients(emitted.recipients) });
+        } else {
+            self.answers.push_back((ask, Answer::Emitted(emitted)));
+        }
     }
 
     /// For whom an emit is remembered. Those in one room need no list, which for everybody would take more than all that may be remembered.
@@ -226,7 +236,7 @@ impl Shard {
     }
 
     /// Slots of the connections here that are meant, each once.
-    fn selected(&self, who: &Selection) -> Vec<u32> {
+    pub(super) fn selected(&self, who: &Selection) -> Vec<u32> {
         let slots = |targets: &[Target]| {
             let mut slots = Vec::new();
             for target in targets {

@@ -41,6 +41,8 @@ impl Shard {
             // These are made by the control plane or sent with an address.
             Parcel::Cast(_)
             | Parcel::Arrival(_)
+            | Parcel::Inspect { .. }
+            | Parcel::Tell(_)
             | Parcel::Grant(_)
             | Parcel::Round(_)
             | Parcel::Dissolve { .. }

@@ -68,6 +68,8 @@ pub(crate) struct Homes {
     ending: HashMap<Room, Ending, RandomState>,
     /// Questions about rooms that have ended.
     ended: Vec<u64>,
+    /// Rooms that have got their first member or lost their last and of which the relay has not been told; `None` where it need not be.
+    inhabited: Option<HashMap<Room, bool, RandomState>>,
 }
 
 impl Homes {
@@ -85,6 +87,30 @@ impl Homes {
             record_bytes: 0,
             ending: HashMap::default(),
             ended: Vec::new(),
+            inhabited: None,
+        }
+    }
+
+    /// From now on it is noted which rooms have members, for [`Self::next_inhabited`].
+    pub(crate) fn note_inhabited(&mut self) {
+        self.inhabited = Some(HashMap::default());
+    }
+
+    /// A room that has got its first member (true) or lost its last, those that may come back counted too, since it was told last.
+    pub(crate) fn next_inhabited(&mut self) -> Option<(Room, bool)> {
+        let inhabited = self.inhabited.as_mut()?;
+        let room = inhabited.keys().next().cloned()?;
+        inhabited.remove_entry(&room)
+    }
+
+    /// Notes how it is with a room that has just changed.
+    fn note_change(&mut self, room: &Room) {
+        if self.inhabited.is_none() || !(room.is_public() || room.is_user()) {
+            return;
+        }
+        let count = self.counted(room).map_or(0, |home| home.members + home.away);
+        if let (0 | 1, Some(inhabited)) = (count, &mut self.inhabited) {
+            inhabited.insert(room.clone(), count > 0);
         }
     }
 
@@ -113,7 +139,9 @@ impl Homes {
         if let Some(home) = self.rooms.get_mut(room) {
             home.shards[usize::from(shard.0)] += 1;
         }
-        Ok(self.appear(room, presence, stats))
+        let is_first = self.appear(room, presence, stats);
+        self.note_change(room);
+        Ok(is_first)
     }
 
     /// A connection that was away is back; true when it is the first of its presence.
@@ -129,6 +157,7 @@ impl Homes {
         let Some(home) = self.counted(room).filter(counts) else { return };
         home.away -= 1;
         home.shards[usize::from(shard.0)] -= 1;
+        self.note_change(room);
         self.tidy(room, stats);
     }
 
@@ -199,6 +228,7 @@ impl Homes {
         if of_presence && room.is_user() {
             endpoint(stats, room.endpoint).users.sub(1);
         }
+        self.note_change(room);
         self.tidy(room, stats);
         of_presence
     }

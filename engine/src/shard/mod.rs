@@ -14,7 +14,7 @@ use std::sync::atomic::AtomicBool;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
-use crate::config::Config;
+use crate::config::{Adapter, Config};
 use crate::dialect::Act;
 use crate::event::Wanted;
 use crate::fault::{CloseReason, Refusal};
@@ -53,6 +53,7 @@ mod old_clients;
 mod outbox;
 pub mod outward;
 pub mod parcel;
+pub mod peers;
 mod perform;
 mod polling;
 mod posts;
@@ -275,6 +276,11 @@ impl Shard {
     pub fn new(id: ShardId, world: Arc<World>, stats: Arc<ShardStats>, random: [u8; 32], now: Now) -> Shard {
         let shards = world.config.shards.len();
         assert!(usize::from(id.0) < shards && stats.endpoints.len() == world.config.endpoints.len() + 1);
+        let mut homes = Homes::new(&world.config.limits, shards);
+        // Only there a room has a channel of its own, which is listened to while somebody is in.
+        if world.config.relay.as_ref().is_some_and(|relay| relay.adapter == Adapter::Sharded) {
+            homes.note_inhabited();
+        }
         Shard {
             id,
             stats,
@@ -285,7 +291,7 @@ impl Shard {
             memory: recovery::Memory::new(&world.config),
             moved_away: HashMap::new(),
             guests: HashMap::new(),
-            homes: Homes::new(&world.config.limits, shards),
+            homes,
             recollections: Recollections::default(),
             consults: Consults::default(),
             emits: Emits::default(),

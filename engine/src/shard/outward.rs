@@ -11,6 +11,7 @@ use super::consult::Consult;
 use super::emits::NOBODY;
 use super::inquiry::Inquiry;
 use super::parcel::{Answer, Arrival, Origin, Publish, Target};
+use super::peers::Told;
 use crate::auth::Identity;
 use crate::frame::Frame;
 use crate::ids::{Room, Sid};
@@ -19,6 +20,15 @@ use crate::time::Now;
 
 /// Questions that the relay puts to the shards have numbers with this bit; their answers are the relay's.
 pub const RELAY_ASK: u64 = 1 << 63;
+
+/// Those of them that other Socket.IO servers ask have this in their upper byte: an emit of theirs is answered bit by bit
+/// ([`super::peers::Told`]) and not with one answer at its end.
+pub const PEER_ASK: u64 = RELAY_ASK | 1 << 56;
+
+/// True exactly when the question is one of another Socket.IO server's.
+pub fn is_of_peer(ask: u64) -> bool {
+    ask >> 56 == PEER_ASK >> 56
+}
 
 /// Something for the relay.
 #[derive(Debug)]
@@ -40,6 +50,20 @@ pub enum Outward {
         ask: u64,
         /// This shard's answer.
         answer: Answer,
+    },
+    /// The answer to what another Socket.IO server wants to know, or a part of it.
+    Told {
+        /// The question's number.
+        ask: u64,
+        /// What it is told.
+        told: Told,
+    },
+    /// From a room's home: it has its first member on this host, or has lost its last.
+    Inhabited {
+        /// The room.
+        room: Room,
+        /// True exactly when there is somebody in it now.
+        is_inhabited: bool,
     },
 }
 
@@ -65,8 +89,9 @@ impl Outward {
     pub fn bytes(&self) -> usize {
         128 + match self {
             Outward::Publish(published) => published.frame.bytes().len(),
+            Outward::Told { told, .. } => told.bytes(),
             Outward::Consult(consult) => consult.bytes(),
-            Outward::Answer { .. } | Outward::Inquiry { .. } => 0,
+            Outward::Answer { .. } | Outward::Inhabited { .. } | Outward::Inquiry { .. } => 0,
         }
     }
 }
@@ -102,6 +127,12 @@ impl Shard {
 
     /// What is to go to the relay, all at once; the driver takes it at the end of a turn.
     pub fn poll_outward(&mut self) -> Option<VecDeque<Outward>> {
+        // They are not said into a full queue: one that is lost would be wrong for as long as the room lasts.
+        while self.outwards.bytes < OUTWARD_BYTES_MAX
+            && let Some((room, is_inhabited)) = self.homes.next_inhabited()
+        {
+            self.send_out(Outward::Inhabited { room, is_inhabited });
+        }
         if self.outwards.queue.is_empty() {
             return None;
         }

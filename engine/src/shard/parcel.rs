@@ -10,6 +10,7 @@ use super::consult::Findings;
 use super::history::{Past, Range, Ticket};
 use super::inquiry::Ruling;
 use super::luggage::Luggage;
+use super::peers::Inspection;
 use super::recollection::Recollection;
 use super::room_calls::{RoomAnswer, RoomCall};
 use crate::auth::Identity;
@@ -85,6 +86,16 @@ pub enum Parcel {
     Cast(Box<Cast>),
     /// From another host: to a room's home, or where there is none, to every shard.
     Arrival(Arc<Arrival>),
+    /// From the relay: what another Socket.IO server wants of the connections here. It is answered with an
+    /// [`super::outward::Outward`] of this number.
+    Inspect {
+        /// The asker's number.
+        ask: u64,
+        /// What is wanted.
+        inspection: Arc<Inspection>,
+    },
+    /// From the relay: something has happened of which the program is to be told.
+    Tell(Box<Event>),
     /// From a user's home: his connections on this shard enter a room, or leave it, by the back end's will.
     Grant(Box<Grant>),
     /// From shard to shard: an answer that is given when they all have handled what they were sent before.
@@ -208,7 +219,8 @@ impl Parcel {
             Parcel::Ask { question: Question::Revise(revision), .. } => revision.bytes(),
             Parcel::Entered { .. } | Parcel::Recall { .. } | Parcel::Ask { .. } | Parcel::Drain { .. } => 0,
             Parcel::Ruled { ruling, .. } => ruling.bytes(),
-            Parcel::Grant(_) | Parcel::Round(_) | Parcel::Confirmed { .. } => 0,
+            Parcel::Tell(event) => event.bytes(),
+            Parcel::Grant(_) | Parcel::Round(_) | Parcel::Confirmed { .. } | Parcel::Inspect { .. } => 0,
         }
     }
 }

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 
 use super::Shard;
+use super::consult::{Consult, SetAside};
 use super::history::{Found, Past, Range, Reading, Ticket};
 use super::parcel::{Enter, Parcel, Question};
 use crate::ids::{ConnId, Room};
@@ -40,6 +41,10 @@ pub(crate) struct Recollections {
 impl Shard {
     /// A connection wants in, and to know what was said before.
     pub(super) fn home_enter(&mut self, now: Now, enter: Box<Enter>) {
+        if let Some(connection) = self.may_be_theirs(&enter) {
+            let consult = Consult { connection: Some(connection), ..Consult::about(enter.room.clone()) };
+            return self.consult_others(now, consult, None, SetAside::Named(enter));
+        }
         if enter.history == 0 || self.world.config.relay.is_some() {
             // Where other hosts may have to be asked first, the past is looked up after that: it ends where the present begins.
             return self.enter_home(now, *enter, None);

@@ -8,7 +8,7 @@ use super::super::presence::Moved;
 use super::super::request::{Call, Reply, Request};
 use super::super::socketio::Post;
 use super::super::words::Hello;
-use super::{Core, OVERHEAD_BYTES, Publication, Tag};
+use super::{Core, Tag};
 use crate::config::Relay;
 use crate::ids::{Room, UserId};
 use crate::limits::PRESENCES_PER_REQUEST_MAX;
@@ -327,11 +327,8 @@ impl Core {
                 continue;
             }
             self.follow(&room, &presence, false);
-            if let Some(Post { channel, payload }) = post {
-                // In the dead host's name: we hear it as all others do.
-                let bytes = channel.len() + payload.len() + OVERHEAD_BYTES;
-                let call = Call::new("PUBLISH").arg(channel).arg(payload);
-                self.enqueue(Publication { call, said_ms: now.ms(), bytes });
+            if let Some(post) = post {
+                self.enqueue(now, post.call());
             }
         }
         self.open_estate(dead);
