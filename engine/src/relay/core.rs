@@ -736,3 +736,6 @@ fn typing(channel: &str, user: &str, on: bool, unix_ms: u64) -> Vec<Call> {
     }
     vec![Call::new("HSET").arg(&key).arg(user).number(unix_ms), Call::new("PEXPIRE").arg(&key).number(TYPING_MS)]
 }
+
+#[cfg(test)]
+mod tests;

@@ -269,3 +269,167 @@ impl Shard {
         online
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config::{Config, DialectKind, Endpoint, Relay};
+    use crate::frame::Frame;
+    use crate::ids::{ConnId, EndpointId, ShardId};
+    use crate::shard::World;
+    use crate::shard::address::Addresses;
+    use crate::shard::parcel::{Announcement, Question};
+    use crate::shard::room_calls::RoomCall;
+    use crate::stats::ShardStats;
+
+    const NOW: Now = Now { ns: 1_000_000_000, unix_ms: 0 };
+
+    /// The first of two shards of a host with a relay, and a room that is at home there.
+    fn home() -> (Shard, Room) {
+        let endpoint = Endpoint { auto_create: true, ..Endpoint::new("rooms", DialectKind::Rooms, "/") };
+        let config = Config { relay: Some(Relay::new("redis://127.0.0.1")), ..Config::new(([127, 0, 0, 1], 0), 2, vec![endpoint]) };
+        let addresses = Addresses::new(&config.limits, 10);
+        let world = Arc::new(World::new(config, addresses, 0));
+        world.is_relayed.store(true, Ordering::Relaxed);
+        let shard = Shard::new(ShardId(0), world, Arc::new(ShardStats::new(1)), [0; 32], NOW);
+        let room = (0..).map(|n| Room::named(EndpointId(0), &format!("r{n}"))).find(|room| shard.home_of(room) == ShardId(0));
+        (shard, room.expect("half of all names"))
+    }
+
+    /// Of the other shard, so that what it is told can be seen.
+    fn conn(slot: u32) -> ConnId {
+        ConnId { shard: ShardId(1), slot, generation: 0 }
+    }
+
+    fn announcement(room: &Room, text: &str) -> Option<Announcement> {
+        Some(Announcement { to: room.clone(), frame: Frame::text(room.endpoint, text) })
+    }
+
+    fn enter(room: &Room, slot: u32, user: &str, online: bool) -> Parcel {
+        Parcel::Enter(Box::new(Enter {
+            conn: conn(slot),
+            room: room.clone(),
+            presence: user.into(),
+            again: false,
+            create: true,
+            members_max: u32::MAX,
+            announce: announcement(room, &format!("+{user}")),
+            history: 0,
+            online,
+            note: None,
+        }))
+    }
+
+    fn leave(room: &Room, slot: u32, user: &str, away: bool) -> Parcel {
+        let (conn, presence, announce) = (conn(slot), user.into(), announcement(room, &format!("-{user}")));
+        let room = room.clone();
+        Parcel::Leave(Box::new(Leave { conn, room, presence, was_in: true, away, announce, unix_ms: 0, note: None, ask: None }))
+    }
+
+    /// Tickets of what was asked.
+    fn tickets(shard: &mut Shard) -> Vec<u64> {
+        let asked = shard.poll_outward().into_iter().flatten();
+        asked.filter_map(|outward| if let Outward::Consult(consult) = outward { consult.ticket } else { None }).collect()
+    }
+
+    fn told(shard: &mut Shard) -> Vec<String> {
+        std::iter::from_fn(|| shard.poll_parcel())
+            .filter_map(|(_, parcel)| match parcel {
+                Parcel::Cast(cast) => Some(String::from_utf8_lossy(cast.frame.payload()).into_owned()),
+                Parcel::Entered { conn, outcome: Ok(view), .. } => Some(format!("{} in {}", conn.slot, view.online.join(","))),
+                Parcel::Entered { conn, outcome: Err(fault), .. } => Some(format!("{} {fault:?}", conn.slot)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn only(shard: &mut Shard, ticket: u64, is_only: bool) {
+        let findings = Box::new(Findings { is_only: Some(is_only), ..Findings::default() });
+        shard.handle_parcel(NOW, Parcel::Consulted { ticket, findings });
+    }
+
+    #[test]
+    fn what_is_said_waits_and_keeps_its_order_and_counts_do_not_wait() {
+        let (mut shard, room) = home();
+        shard.handle_parcel(NOW, enter(&room, 0, "witness", false));
+        only(&mut shard, 1, true);
+        assert_eq!(told(&mut shard), ["+witness", "0 in "]);
+        shard.handle_parcel(NOW, enter(&room, 1, "ann", false));
+        // Her second connection hears no earlier that it is in than the first.
+        shard.handle_parcel(NOW, enter(&room, 2, "ann", false));
+        shard.handle_parcel(NOW, leave(&room, 1, "ann", false));
+        assert_eq!((shard.homes.members(&room), tickets(&mut shard), told(&mut shard)), (2, vec![1, 2, 3], vec![]));
+        shard.handle_parcel(NOW, leave(&room, 2, "ann", true));
+        let returning = Return { conn: conn(2), room: room.clone(), presence: "ann".into(), announce: announcement(&room, "+ann") };
+        shard.handle_parcel(NOW, Parcel::Return(Box::new(returning)));
+        assert_eq!((tickets(&mut shard), told(&mut shard)), (vec![4, 5], vec![]));
+        for (ticket, is_only) in [(2, true), (3, true), (4, false), (5, false)] {
+            only(&mut shard, ticket, is_only);
+        }
+        assert_eq!(told(&mut shard), ["+ann", "1 in ", "2 in "], "on another host she went on being in");
+        only(&mut shard, 5, true);
+        assert_eq!((told(&mut shard), shard.consults.len(), shard.consults.rooms.len()), (vec![], 0, 0));
+    }
+
+    #[test]
+    fn a_newcomer_is_shown_nobody_of_whom_he_will_hear_that_he_comes() {
+        let (mut shard, room) = home();
+        shard.handle_parcel(NOW, enter(&room, 0, "witness", false));
+        only(&mut shard, 1, true);
+        shard.handle_parcel(NOW, enter(&room, 1, "ann", true));
+        shard.handle_parcel(NOW, enter(&room, 2, "bob", true));
+        let _ = told(&mut shard);
+        let found = |users: &[&str]| Some(users.iter().map(|user| UserId::from(*user)).collect());
+        let findings = Findings { is_only: Some(true), online: found(&["far", "ann"]), ..Findings::default() };
+        shard.handle_parcel(NOW, Parcel::Consulted { ticket: 2, findings: Box::new(findings) });
+        assert_eq!(told(&mut shard), ["+ann", "1 in far,ann,witness"], "Redis has lost the witness, who is here all the same");
+        // Nobody knows: this host's own knowledge counts.
+        shard.handle_timeouts(Now { ns: NOW.ns + CONSULT_MS * 1_000_000, ..NOW });
+        let mut last = told(&mut shard);
+        let mut online: Vec<&str> = last[1].strip_prefix("2 in ").expect("bob").split(',').collect();
+        online.sort_unstable();
+        assert_eq!((online, &*last[0]), (vec!["ann", "bob", "witness"], "+bob"));
+        last.clear();
+        assert_eq!(shard.stats.consults_unanswered.read(), 1);
+    }
+
+    #[test]
+    fn whoever_waits_for_a_room_that_ends_is_counted_out_and_refused() {
+        let (mut shard, room) = home();
+        shard.handle_parcel(NOW, enter(&room, 0, "witness", false));
+        only(&mut shard, 1, true);
+        shard.handle_parcel(NOW, enter(&room, 1, "ann", false));
+        let question = Question::Room(RoomCall::Delete { room: room.clone() });
+        shard.handle_parcel(NOW, Parcel::Ask { ask: 7, question });
+        shard.handle_parcel(NOW, leave(&room, 0, "witness", false));
+        let _ = (told(&mut shard), tickets(&mut shard));
+        assert!(shard.poll_answer().is_none(), "one is still counted");
+        only(&mut shard, 2, true);
+        assert_eq!(told(&mut shard), ["1 NoRoom"]);
+        assert!(matches!(shard.poll_answer(), Some((7, _))), "now it has ended");
+        let steps: Vec<bool> = shard
+            .poll_outward()
+            .into_iter()
+            .flatten()
+            .filter_map(|outward| match outward {
+                Outward::Consult(consult) => consult.step.map(|step| step.comes),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(steps, [false], "Redis hears that she has gone");
+    }
+
+    #[test]
+    fn too_many_questions_are_not_asked_and_nobody_waits() {
+        let (mut shard, room) = home();
+        for slot in 0..CONSULTS_WAITING_MAX as u32 {
+            shard.handle_parcel(NOW, enter(&room, slot, &slot.to_string(), false));
+        }
+        assert_eq!(told(&mut shard).len(), 0);
+        shard.handle_parcel(NOW, enter(&room, u32::MAX, "late", false));
+        assert!(told(&mut shard).contains(&format!("{} in ", u32::MAX)));
+        assert_eq!((shard.consults.len(), shard.stats.consults_unasked.read()), (CONSULTS_WAITING_MAX, 1));
+    }
+}

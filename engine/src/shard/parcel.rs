@@ -177,6 +177,13 @@ pub enum Parcel {
         /// The answer.
         ruling: Box<Ruling>,
     },
+    /// From the relay: the answer to an inquiry of the kind [`super::inquiry::About::Blocked`]. Where there is none, a ruling comes.
+    Blocked {
+        /// The inquiry's number.
+        number: u64,
+        /// The users.
+        blocked: Vec<String>,
+    },
     /// From the control plane: stop accepting, close everybody within so many milliseconds.
     Drain {
         /// The time to spread the closing over, in milliseconds.
@@ -219,6 +226,7 @@ impl Parcel {
             Parcel::Ask { question: Question::Revise(revision), .. } => revision.bytes(),
             Parcel::Entered { .. } | Parcel::Recall { .. } | Parcel::Ask { .. } | Parcel::Drain { .. } => 0,
             Parcel::Ruled { ruling, .. } => ruling.bytes(),
+            Parcel::Blocked { blocked, .. } => blocked.iter().map(|user| 16 + user.len()).sum(),
             Parcel::Tell(event) => event.bytes(),
             Parcel::Grant(_) | Parcel::Round(_) | Parcel::Confirmed { .. } | Parcel::Inspect { .. } => 0,
         }
