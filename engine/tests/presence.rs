@@ -199,6 +199,8 @@ impl Simulation {
             }
             // What ends for good is forgotten everywhere, which is no business of this Redis.
             Outward::Forget { .. } => {}
+            // No channel has to be listened to.
+            Outward::Inhabited { .. } => {}
             other => panic!("nobody asked for {other:?}"),
         }
         true

@@ -41,7 +41,7 @@ mod keeping;
 pub(super) mod looking;
 mod remembering;
 
-use asking::Hearing;
+use asking::{Hearing, Named};
 use keeping::{Errand, Keeping};
 use looking::{Look, Looking};
 
@@ -101,6 +101,7 @@ pub(crate) struct Core {
     hosts: Hosts,
     /// Channels of rooms that are not heard yet, and what waits for that.
     hearings: HashMap<String, Hearing>,
+    named: Named,
     keeping: Keeping,
     looking: Looking,
     random: StdRng,
@@ -169,6 +170,7 @@ impl Core {
             hosts: Hosts::new(own.clone(), port, settings),
             hearings: HashMap::new(),
             keeping: Keeping::new(settings, &own),
+            named: Named::default(),
             looking: Looking::default(),
             random,
             is_connected: false,
@@ -365,6 +367,7 @@ impl Core {
                     self.parcels.extend((0..shards).map(parcel));
                     self.hosts.put(ask, shards);
                 }
+                Outcome::Told(ask, answers) => self.told_whose(ask, &answers),
                 Outcome::Notice(notice) => self.notices.push_back(notice),
             }
         }
@@ -818,3 +821,6 @@ fn typing(channel: &str, user: &str, on: bool, unix_ms: u64) -> Vec<Call> {
     }
     vec![Call::new("HSET").arg(&key).arg(user).number(unix_ms), Call::new("PEXPIRE").arg(&key).number(TYPING_MS)]
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,12 +12,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::core::looking::{blocked_key, members_key};
 use super::beats::Beats;
-use super::fleet::{Channel, Fleet, Output, Seen};
-use super::handle::{Claim, FleetPort, ToRelay};
+use super::core::looking::{blocked_key, members_key};
+use super::fleet::{Channel, Fleet, HostAnswers, Output, Seen};
+use super::handle::{Claim, FleetPort, Order, ToRelay};
 use super::request::{Call, Reply, Request};
-use super::words::Hello;
+use super::words::{Hello, HostId, Wish};
 use crate::Notice;
 use crate::config::Relay;
 use crate::shard::parcel::{Answer, Question};
@@ -54,7 +54,12 @@ pub(crate) enum Outcome {
     Put(u64, Question),
     /// The program is told.
     Notice(Notice),
+    /// A host has answered what the relay itself has asked, or will not.
+    Told(u64, HostAnswers),
 }
+
+/// What the relay itself asks has numbers with this bit.
+pub(crate) const OWN_ASK: u64 = 1 << 62;
 
 /// See the module.
 pub(crate) struct Hosts {
@@ -166,6 +171,18 @@ impl Hosts {
             }
         }
         self.take_outputs();
+    }
+
+    /// Asks all other hosts' shards something of our own; how many hosts.
+    pub(crate) fn ask_own(&mut self, now: Now, ask: u64, question: Question, wait_ms: u64) -> usize {
+        let expected: Arc<[HostId]> = self.fleet.others().into_iter().map(|seen| seen.hello.host).collect();
+        let hosts = expected.len();
+        if hosts > 0 {
+            self.fleet
+                .ask(now.ms(), Order { ask: ask | OWN_ASK, wish: Wish::Shards(question), to: None, expected, has_peers: false, wait_ms });
+            self.look_ms = self.look_ms.min(now.ms() + LOOK_EVERY_MS);
+        }
+        hosts
     }
 
     fn emit_key(&self, id: &Arc<str>) -> String {
@@ -292,6 +309,7 @@ impl Hosts {
                 }
                 Output::Put { ask, question } => Outcome::Put(ask, question),
                 Output::Note { ask, text } => Outcome::Notice(Notice::Note { ask, text }),
+                Output::Told { ask, answers } if ask & OWN_ASK != 0 => Outcome::Told(ask, answers),
                 Output::Told { ask, answers } => Outcome::Notice(Notice::HostAnswer { ask, answers }),
             });
         }
