@@ -135,6 +135,20 @@ pub const LANE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// so that only one that has ended lets it come to this.
 pub const OUTWARD_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// Rooms that one shard tells of in one go when hosts compare which there are: some 100 kB of records.
+pub const ROLL_ROOMS: usize = 256;
+
+/// Ends of rooms that one shard remembers until Redis has been told. A back end that ends more while Redis is away finds the first of them there again.
+pub const ENDS_UNTOLD_MAX: usize = 4 * 1024;
+
+/// How long it is known of a message that several hosts have heard, and that one of them is to keep, that one has: milliseconds. They hear it within
+/// one; what is behind by more than the relay keeps messages back is behind for good.
+pub const HISTORY_TWICE_MS: u64 = 60_000;
+
+/// Entries of a room's history that Redis looks at for one question: some milliseconds in which it does nothing else. Only a stream that
+/// somebody else has filled has so many.
+pub const HISTORY_SCANNED_MAX: u64 = 20_000;
+
 /// Connections that one shard tells another Socket.IO server of in one answer: some 10 ms of its time, and 5 MB.
 pub const PEER_SOCKETS_MAX: usize = 10_000;
 
@@ -182,6 +196,10 @@ pub const CONSULTS_PER_REQUEST_MAX: usize = 64;
 /// Transactions with questions that Redis has not answered. More than a round trip's worth of them would only wait there instead of here.
 pub const CONSULT_REQUESTS_MAX: usize = 32;
 
+/// Bytes of messages in one read of a room's history, and of all reads that Redis has not answered: it builds an answer in one go, and a link takes
+/// no more than [`REDIS_REPLY_BYTES_MAX`] at once.
+pub const RECALL_BYTES_MAX: usize = 16 * 1024 * 1024;
+
 /// Bytes of what other hosts say that is held back while the answer of a question is awaited that has its place before it. They come by two
 /// connections, a moment apart; beyond this the question is given up.
 pub const HELD_BACK_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -194,6 +212,12 @@ pub const PRESENCES_PER_REQUEST_MAX: usize = 128;
 
 /// Milliseconds that a host which ends waits for Redis to take its leave of the others. What it does not take, the others find out.
 pub const GOODBYE_MS: u64 = 1_000;
+
+/// Milliseconds for which it is not looked up again whom a user has blocked.
+pub const BLOCKLIST_MS: u64 = 1_000;
+
+/// Users of whom a shard, or the relay, remembers that: as many as say something in that time; the oldest are forgotten first.
+pub const BLOCKLISTS_MAX: usize = 16 * 1024;
 
 /// Batches of shards, and messages of Redis, that the relay handles in one turn before it sends what follows from them.
 pub const RELAY_BATCHES_PER_TURN: usize = 256;

@@ -197,6 +197,8 @@ impl Simulation {
                     self.pushes[host].push_back(Pushed::Found { shard, ticket, findings });
                 }
             }
+            // What ends for good is forgotten everywhere, which is no business of this Redis.
+            Outward::Forget { .. } => {}
             other => panic!("nobody asked for {other:?}"),
         }
         true
@@ -222,7 +224,7 @@ impl Simulation {
                 let to = Selection::of(endpoint, vec![Target::Room(name)]);
                 let emit = Emit { is_elsewhere: true, ..Emit::new(to, "", "", 0, now.unix_ms) };
                 let text = String::from_utf8(published.frame.payload().to_vec()).expect("a text");
-                let arrival = Arc::new(Arrival { emit, text: Some(text.into()), hidden_from: None });
+                let arrival = Arc::new(Arrival { emit, text: Some(text.into()), hidden_from: None, is_foreign: false });
                 // Every shard of a host may get it: only the room's home makes something of it, and only it can know that it is one.
                 let home = self.home_of(host, &published.room);
                 self.hosts[host].shards[usize::from(home.0)].handle_parcel(now, Parcel::Arrival(arrival));

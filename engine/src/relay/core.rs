@@ -13,19 +13,22 @@ use super::consults::Consults;
 use super::fleet::HostAnswers;
 use super::format::Message;
 use super::handle::{FleetPort, Order, ToRelay};
+use super::history::Store;
 use super::hosts::{HostTag, Hosts, Outcome};
 use super::peers::{Output, Peers, Setting};
 use super::presence::Presence;
 use super::request::{Call, Kind, Lost, Push, Reply, Request};
-use super::socketio::{Place, Post, SocketIo, TOLD, random_id};
+use super::rooms::Rooms;
+use super::socketio::{Place, Post, SocketIo, TOLD, random_uid};
 use super::waiting::{OVERHEAD_BYTES, Publication, Waiting};
 use super::words::{Hello, HostId, Wish};
 use crate::Notice;
 use crate::config::Relay;
 use crate::fault::RelayDrop;
-use crate::ids::{EndpointId, Room, ShardId};
+use crate::ids::{EndpointId, MessageId, Room, ShardId};
 use crate::limits::{LISTENED_AT_ONCE_MAX, PEER_HELD_BYTES_MAX, RELAY_BATCH_BYTES_MAX, RELAY_IN_FLIGHT_MAX, TYPING_MS};
 use crate::shard::World;
+use crate::shard::consult::Consult;
 use crate::shard::outward::{Outward, Published, is_of_peer};
 use crate::shard::parcel::{Answer, Arrival, Emit, Parcel, Question};
 use crate::stats::RelayStats;
@@ -35,9 +38,12 @@ mod asking;
 #[cfg(test)]
 mod captured;
 mod keeping;
+pub(super) mod looking;
+mod remembering;
 
 use asking::Hearing;
 use keeping::{Errand, Keeping};
+use looking::{Look, Looking};
 
 /// What a request was for; comes back with its replies.
 #[derive(Debug)]
@@ -46,10 +52,18 @@ pub(crate) enum Tag {
     Published(Vec<Publication>),
     /// The questions of this number.
     Consulted(u64),
+    /// In which room a message is that somebody asks for.
+    RoomFound { shard: ShardId, consult: Box<Consult>, id: MessageId },
+    /// What the message is.
+    MessageFound { shard: ShardId, consult: Box<Consult>, room: Room },
+    /// A step of the roll call of this number.
+    Roll(u64),
     /// What keeps other hosts' knowledge of this one true, and this one's of them.
     Kept(Errand),
     /// Redis does not want these names to be listened to.
     Unheard(Vec<String>),
+    /// Sets of the back end.
+    Looked(Look),
     /// It does not matter what is answered.
     Noted,
     /// Whether Redis answers; asked then, monotonic nanoseconds.
@@ -80,11 +94,15 @@ pub(crate) struct Core {
     peers: Peers,
     channels: Channels,
     presence: Presence,
+    store: Store,
+    rooms: Rooms,
     consults: Consults,
+    is_cluster: bool,
     hosts: Hosts,
     /// Channels of rooms that are not heard yet, and what waits for that.
     hearings: HashMap<String, Hearing>,
     keeping: Keeping,
+    looking: Looking,
     random: StdRng,
     /// True exactly when there is a connection, whether Redis answers or not.
     is_connected: bool,
@@ -141,6 +159,7 @@ impl Core {
         let channels = Channels::new(&world.config, &settings.prefix, host);
         let presence = Presence::new(&world.config, settings, host);
         let consults = Consults::new(format!("{}#mark#{host}#", settings.prefix), !settings.redis.is_cluster);
+        let (store, rooms) = (Store::new(&world.config, &settings.prefix), Rooms::new(&world.config, &settings.prefix));
         let mut core = Core {
             waiting: Waiting::new(settings.buffer_bytes, Some(settings.buffer_ms)),
             peers: Peers::new(world.config.shards.len()),
@@ -149,10 +168,14 @@ impl Core {
             socket_io,
             channels,
             presence,
+            store,
+            rooms,
             consults,
+            is_cluster: settings.redis.is_cluster,
             hosts: Hosts::new(own.clone(), port, settings),
             hearings: HashMap::new(),
             keeping: Keeping::new(settings, &own),
+            looking: Looking::default(),
             random,
             is_connected: false,
             is_up: false,
@@ -255,8 +278,13 @@ impl Core {
         self.world.is_relayed.store(is_up, Ordering::Relaxed);
         if is_up {
             self.keeping.begin(now.ms());
+            let (number, request) = self.rooms.begin(&mut self.random);
+            self.requests.push_back((Tag::Roll(number), request));
         } else {
             self.end_consults(now);
+            self.end_looks(now, true);
+            self.conclude(now);
+            self.end_searches(now);
         }
     }
 
@@ -273,7 +301,21 @@ impl Core {
                 self.peers_have_changed(now);
             }
             Outward::Consult(consult) => self.consult(now, shard, consult),
+            Outward::Record { room, record } => {
+                let calls = self.store.record(&room, &record);
+                self.enqueue_all(now, calls, None, None);
+            }
+            Outward::Made(made) => {
+                let calls = vec![self.rooms.made(&made)];
+                self.enqueue_all(now, calls, None, Some((shard, made.new.room)));
+            }
+            Outward::Forget { room } => {
+                let calls = vec![self.store.forget(&room), self.rooms.ended(&room)];
+                self.enqueue_all(now, calls, None, Some((shard, room)));
+            }
+            Outward::Called { after } => self.called(shard, after),
             Outward::Inhabited { room, is_inhabited } => self.listen_to_room(&room, is_inhabited),
+            Outward::Inquiry { number, inquiry } => self.look_for(now, shard, number, &inquiry),
             Outward::Answer { ask, answer } => {
                 self.hosts.answered(ask, answer);
                 self.take_outcomes();
@@ -342,7 +384,7 @@ impl Core {
     fn post_as(&mut self, published: &Published, other: Option<&str>) -> Option<Post> {
         let endpoint = &self.world.config.endpoints[usize::from(published.room.endpoint.0)];
         if endpoint.dialect.is_socket_io() {
-            let uid = other.map(|_| random_id(&mut self.random));
+            let uid = other.map(|_| random_uid(&mut self.random));
             self.socket_io.broadcast(published, uid.as_deref())
         } else {
             self.channels.publication(published, other)
@@ -353,9 +395,21 @@ impl Core {
         if let Some((room, user, on)) = self.channels.typing(published).filter(|_| self.is_up) {
             self.requests.push_back((Tag::Noted, Request::several(typing(&room, &user, on, now.unix_ms))));
         }
+        let mut calls = Vec::new();
+        if let Some(record) = &published.record {
+            calls = self.store.record(&published.room, record);
+        }
+        // Last: where the two cannot be done at one moment, what is heard is to be found already.
+        let told = calls.len();
         match self.post_of(published) {
-            Some(post) => self.enqueue(now, post.call()),
-            None => self.drop_message(RelayDrop::Unspeakable, 1),
+            Some(post) => {
+                calls.push(post.call());
+                self.enqueue_all(now, calls, Some(told), None);
+            }
+            None => {
+                self.drop_message(RelayDrop::Unspeakable, 1);
+                self.enqueue_all(now, calls, None, None);
+            }
         }
     }
 
@@ -378,9 +432,18 @@ impl Core {
     }
 
     fn enqueue(&mut self, now: Now, call: Call) {
-        let bytes = call.bytes() + OVERHEAD_BYTES;
-        let is_for_all = call.word(0) == b"PUBLISH" && self.all_listen_to(call.word(1));
-        if !self.waiting.push(Publication { call, said_ms: now.ms(), bytes, is_for_all }) {
+        self.enqueue_all(now, vec![call], Some(0), None);
+    }
+
+    /// What is to be told, all at one moment: the one call by which others hear of it, and who is to know when it is done.
+    fn enqueue_all(&mut self, now: Now, calls: Vec<Call>, told: Option<usize>, confirmed: Option<(ShardId, Room)>) {
+        if calls.is_empty() {
+            return;
+        }
+        let bytes = calls.iter().map(Call::bytes).sum::<usize>() + OVERHEAD_BYTES;
+        let publish = told.and_then(|told| calls.get(told)).filter(|call| call.word(0) == b"PUBLISH");
+        let is_for_all = publish.is_some_and(|call| self.all_listen_to(call.word(1)));
+        if !self.waiting.push(Publication { calls, told, confirmed, said_ms: now.ms(), bytes, is_for_all }) {
             self.drop_message(RelayDrop::Overflow, 1);
         }
     }
@@ -398,8 +461,10 @@ impl Core {
 
     /// Something on a channel that is listened to.
     pub(crate) fn handle_push(&mut self, now: Now, push: Push) {
-        if self.consults.holds_back() {
-            self.consults.hold_back(push);
+        if self.consults.holds_back() || self.looking.holds_back() {
+            if !self.consults.hold_back(push) {
+                self.end_looks(now, true);
+            }
         } else {
             self.take_push(now, push);
         }
@@ -426,14 +491,18 @@ impl Core {
             .channels
             .heard(&channel, &payload, offset, now.unix_ms)
             .unwrap_or_else(|| self.heard_of_socket_io(now, &channel, &payload));
-        self.take_heard(heard);
+        self.take_heard(now, heard);
     }
 
-    fn take_heard(&mut self, heard: Heard) {
+    fn take_heard(&mut self, now: Now, heard: Heard) {
         match heard {
             Heard::Arrival(arrival) => {
                 self.stats.received.add(1);
                 self.arrive(*arrival);
+            }
+            Heard::Of(author, arrival) => {
+                self.stats.received.add(1);
+                self.arrive_of(now, author, arrival);
             }
             Heard::Known => {}
             Heard::Malformed => self.drop_message(RelayDrop::Malformed, 1),
@@ -474,7 +543,7 @@ impl Core {
         match envelope.message {
             Message::Broadcast { request: None, .. } if envelope.uid.starts_with(TOLD) => Heard::Known,
             Message::Broadcast { packet, options, request: None } => {
-                match self.socket_io.arrival(endpoint, packet, &options, offset, now.unix_ms) {
+                match self.socket_io.arrival(endpoint, &envelope.uid, packet, &options, offset, now.unix_ms) {
                     Some(arrival) => Heard::Arrival(Box::new(arrival)),
                     None => Heard::Malformed,
                 }
@@ -519,7 +588,7 @@ impl Core {
             *bytes -= channel.len() + payload.len() + OVERHEAD_BYTES;
             let Some(place) = self.socket_io.place(&channel) else { continue };
             let heard = self.take_word(now, place, &payload);
-            self.take_heard(heard);
+            self.take_heard(now, heard);
         }
     }
 
@@ -540,16 +609,7 @@ impl Core {
             (Tag::Published(told), replies) => {
                 self.in_flight = self.in_flight.saturating_sub(1);
                 match replies {
-                    Ok(replies) => {
-                        let refused = replies.iter().filter(|reply| matches!(reply, Reply::Error(_))).count() as u64;
-                        self.drop_message(RelayDrop::Refused, refused);
-                        // This one and the others, and who knows who else.
-                        let hosts = self.hosts.count() as i64 + 1;
-                        let is_short =
-                            |(one, reply): &(&Publication, &Reply)| one.is_for_all && reply.int().is_some_and(|heard| heard < hosts);
-                        self.drop_message(RelayDrop::Unheard, told.iter().zip(&replies).filter(is_short).count() as u64);
-                        self.stats.published.add((replies.len() as u64).saturating_sub(refused));
-                    }
+                    Ok(replies) => self.told(told, &replies),
                     // They may have been delivered or not: to send them again could deliver them twice.
                     Err(_) => self.drop_message(RelayDrop::Unconfirmed, told.len() as u64),
                 }
@@ -558,8 +618,16 @@ impl Core {
                 self.consults.answered(number, replies.ok());
                 self.conclude(now);
             }
+            (Tag::RoomFound { shard, consult, id }, replies) => {
+                self.room_found(now, shard, consult, id, replies.ok().as_ref().and_then(|replies| replies.first()));
+            }
+            (Tag::MessageFound { shard, consult, room }, replies) => {
+                self.message_found(now, shard, &consult, room, replies.ok().as_ref().and_then(|replies| replies.first()));
+            }
+            (Tag::Roll(number), replies) => self.rolled(number, replies.as_deref().ok()),
             (Tag::Kept(errand), replies) => self.kept(now, errand, replies.ok()),
             (Tag::Unheard(names), _) => names.iter().for_each(|name| self.hear_name(name.as_bytes())),
+            (Tag::Looked(look), replies) => self.looked(now, look, replies.ok().as_deref()),
             (Tag::Noted, _) => {}
             (Tag::Ping(asked_ns), Ok(_)) if self.is_up => self.stats.round_trip_us.set((now.ns.saturating_sub(asked_ns) / 1_000).max(1)),
             (Tag::Ping(_), _) => {}
@@ -643,6 +711,7 @@ impl Core {
     /// What is due.
     pub(crate) fn handle_timeouts(&mut self, now: Now) {
         self.consults.expire(now.ms());
+        self.end_looks(now, false);
         self.conclude(now);
         let old = self.waiting.expire(now.ms());
         self.drop_message(RelayDrop::Age, old);
@@ -670,7 +739,7 @@ impl Core {
     pub(crate) fn poll_timeout(&self) -> u64 {
         let kept_ms = if self.is_up { self.keeping.next_ms() } else { u64::MAX };
         let gathering_ms = self.gathering.as_ref().map_or(u64::MAX, |gathering| gathering.look_ms.min(gathering.until_ms));
-        let due = [gathering_ms, self.ping_due_ms, self.hosts.next_ms(), kept_ms, self.peers.next_ms()];
+        let due = [gathering_ms, self.ping_due_ms, self.hosts.next_ms(), kept_ms, self.peers.next_ms(), self.looking.next_ms()];
         self.consults.next_ms().into_iter().chain(due).min().unwrap_or(self.ping_due_ms)
     }
 
@@ -685,16 +754,22 @@ impl Core {
         if !self.is_up {
             return None;
         }
-        if let Some(request) = self.next_consults(now.ms()) {
+        if let Some(request) = self.next_consults(now) {
             return Some(request);
+        }
+        let waiting = &self.waiting;
+        if let Some((number, request)) = self.rooms.next_request(|place| waiting.has_passed(place)) {
+            return Some((Tag::Roll(number), request));
         }
         if self.waiting.is_empty() || self.in_flight >= RELAY_IN_FLIGHT_MAX {
             return None;
         }
         let told = self.waiting.take(RELAY_BATCH_BYTES_MAX, self.consults.place().unwrap_or(u64::MAX));
         self.in_flight += 1;
-        let calls = told.iter().map(|publication| publication.call.clone()).collect();
-        Some((Tag::Published(told), Request::several(calls)))
+        let calls = told.iter().flat_map(|publication| &publication.calls).cloned().collect();
+        // Whoever enters on another host finds a message in the room's past or hears it, and never both.
+        let is_atomic = !self.is_cluster && told.iter().any(|publication| publication.calls.len() > 1);
+        Some((Tag::Published(told), Request { calls, is_atomic }))
     }
 
     /// The next change of what is listened to.

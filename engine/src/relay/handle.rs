@@ -33,6 +33,22 @@ pub enum ToRelay {
         /// Where the answer goes.
         answer: oneshot::Sender<Claim>,
     },
+    /// Whether a user is in a room's set of members. To drop `answer` says that nobody knows.
+    Member {
+        /// The room's name.
+        room: Arc<str>,
+        /// The user.
+        user: Arc<str>,
+        /// Where the answer goes.
+        answer: oneshot::Sender<bool>,
+    },
+    /// Whom a user has blocked, by the back end's word. To drop `answer` says that nobody knows.
+    Blocked {
+        /// The user.
+        user: Arc<str>,
+        /// Where the answer goes.
+        answer: oneshot::Sender<Vec<String>>,
+    },
     /// An emit whose id was claimed was not sent: `DEL {prefix}:emit:{id}`.
     Release {
         /// The id.
@@ -163,6 +179,20 @@ impl FleetHandle {
     pub fn claim(&self, id: Arc<str>, age_ms: u64) -> oneshot::Receiver<Claim> {
         let (answer, told) = oneshot::channel();
         let _ = self.order(ToRelay::Claim { id, age_ms, answer });
+        told
+    }
+
+    /// Whether a user is in a room's set of members in Redis. Where nothing comes, or the way ends, nobody knows.
+    pub fn is_member(&self, room: Arc<str>, user: Arc<str>) -> oneshot::Receiver<bool> {
+        let (answer, told) = oneshot::channel();
+        let _ = self.order(ToRelay::Member { room, user, answer });
+        told
+    }
+
+    /// Whom a user has blocked by what stands in Redis. Where nothing comes, or the way ends, nobody knows.
+    pub fn blocked_by(&self, user: Arc<str>) -> oneshot::Receiver<Vec<String>> {
+        let (answer, told) = oneshot::channel();
+        let _ = self.order(ToRelay::Blocked { user, answer });
         told
     }
 

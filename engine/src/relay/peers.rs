@@ -276,7 +276,7 @@ impl Peers {
                 let ack_ms = options.flags.timeout_ms.unwrap_or(PEER_ACK_MS.0).clamp(1, PEER_ACK_MS.1);
                 let ack_deadline_ms = now.ms().saturating_add(ack_ms);
                 let work = Work::Broadcast { clients: 0, acks: 0, held: Vec::new(), bytes: 0, ack_deadline_ms, is_counted: false };
-                let Some(arrival) = socket_io.arrival(endpoint, packet, &options, offset, now.unix_ms) else {
+                let Some(arrival) = socket_io.arrival(endpoint, uid, packet, &options, offset, now.unix_ms) else {
                     return self.outputs.push_back(Output::Dropped(RelayDrop::Malformed, 1));
                 };
                 let emit = Emit { ack_ms: Some(ack_ms), ..arrival.emit };

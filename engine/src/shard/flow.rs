@@ -47,7 +47,9 @@ impl Shard {
             | Parcel::Round(_)
             | Parcel::Dissolve { .. }
             | Parcel::Settle(_)
-            | Parcel::Forget { .. } => self.id,
+            | Parcel::Forget { .. }
+            | Parcel::Roll(_)
+            | Parcel::Registered { .. } => self.id,
             Parcel::Recollected { .. } | Parcel::Consulted { .. } | Parcel::Ruled { .. } | Parcel::Ask { .. } | Parcel::Drain { .. } => {
                 self.id
             }

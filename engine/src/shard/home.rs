@@ -12,6 +12,7 @@ use crate::stats::ShardStats;
 
 mod records;
 
+pub(super) use records::NAMESPACE;
 use records::{Ending, Record};
 
 /// Places in [`Homes::empty`].
@@ -68,6 +69,10 @@ pub(crate) struct Homes {
     ending: HashMap<Room, Ending, RandomState>,
     /// Questions about rooms that have ended.
     ended: Vec<u64>,
+    /// Roll calls that have begun.
+    rolls: u64,
+    /// Rooms that have ended without all hosts knowing yet.
+    ends_untold: VecDeque<Room>,
     /// Rooms that have got their first member or lost their last and of which the relay has not been told; `None` where it need not be.
     inhabited: Option<HashMap<Room, bool, RandomState>>,
 }
@@ -87,6 +92,8 @@ impl Homes {
             record_bytes: 0,
             ending: HashMap::default(),
             ended: Vec::new(),
+            rolls: 0,
+            ends_untold: VecDeque::new(),
             inhabited: None,
         }
     }
@@ -120,7 +127,6 @@ impl Homes {
     }
 
     /// Puts another store in the memory's place.
-    #[cfg(test)]
     pub(crate) fn set_history(&mut self, history: Box<dyn History>) {
         self.history = history;
     }

@@ -27,6 +27,7 @@ use crate::time::Now;
 pub mod address;
 mod assembly;
 mod backlog;
+mod blocklists;
 mod callers;
 mod casts;
 mod clock;
@@ -59,9 +60,10 @@ mod posts;
 mod questions;
 mod rate;
 mod receipts;
-mod recent;
+pub(crate) mod recent;
 pub mod recollection;
 mod recovery;
+mod roll;
 pub mod room_calls;
 pub mod scope;
 mod socket_io;
@@ -72,10 +74,13 @@ mod upgraded;
 mod watching;
 
 use address::Addresses;
+use blocklists::Blocklists;
 use clock::Wheel;
 use consult::Consults;
 use emits::{Emits, NOBODY};
 use grants::Grants;
+use history::shared::Shared;
+use history::{Bounds, Memory};
 use home::Homes;
 use hooks::Hooks;
 use links::{Conn, Link, State};
@@ -217,6 +222,7 @@ pub struct Shard {
     guests: HashMap<Sid, u32>,
     emits: Emits,
     hooks: Hooks,
+    blocklists: Blocklists,
     /// Of the users and messages whose home is here.
     grants: Grants,
     absences: Absences,
@@ -276,6 +282,10 @@ impl Shard {
         let shards = world.config.shards.len();
         assert!(usize::from(id.0) < shards && stats.endpoints.len() == world.config.endpoints.len() + 1);
         let mut homes = Homes::new(&world.config.limits, shards);
+        if world.config.relay.is_some() {
+            let memory = Memory::new(Bounds::new(&world.config.limits, shards));
+            homes.set_history(Box::new(Shared::new(memory, world.clone())));
+        }
         // Only there a room has a channel of its own, which is listened to while somebody is in.
         if world.config.relay.as_ref().is_some_and(|relay| relay.adapter == Adapter::Sharded) {
             homes.note_inhabited();
@@ -295,6 +305,7 @@ impl Shard {
             consults: Consults::default(),
             emits: Emits::default(),
             hooks: Hooks::new(&world.config),
+            blocklists: Blocklists::default(),
             grants: Grants::default(),
             absences: Absences::default(),
             receipts: Receipts::default(),
