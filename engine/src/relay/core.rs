@@ -15,7 +15,7 @@ use super::format::Message;
 use super::handle::{FleetPort, Order, ToRelay};
 use super::history::Store;
 use super::hosts::{HostTag, Hosts, Outcome};
-use super::peers::{Output, Peers};
+use super::peers::{Output, Peers, Setting};
 use super::presence::Presence;
 use super::request::{Call, Kind, Lost, Push, Reply, Request};
 use super::rooms::Rooms;
@@ -121,9 +121,16 @@ pub(crate) struct Core {
     parcels: VecDeque<(ShardId, Parcel)>,
     notices: VecDeque<Notice>,
     /// What has come for a namespace while connections of its were moved, and its bytes, by the namespace.
-    held: HashMap<EndpointId, (VecDeque<(String, Vec<u8>)>, usize)>,
+    held: HashMap<EndpointId, Held>,
     ping_due_ms: u64,
     beat_due_ms: u64,
+}
+
+/// Channels and what came there, and their bytes.
+#[derive(Default)]
+struct Held {
+    words: VecDeque<(String, Vec<u8>)>,
+    bytes: usize,
 }
 
 /// While the hosts come back that were there before Redis was away.
@@ -529,13 +536,13 @@ impl Core {
 
     /// Holds back what has come for a namespace; false where that would be too much.
     fn hold(&mut self, endpoint: EndpointId, channel: &str, payload: &[u8]) -> bool {
-        let (held, bytes) = self.held.entry(endpoint).or_default();
+        let Held { words, bytes } = self.held.entry(endpoint).or_default();
         let size = channel.len() + payload.len() + OVERHEAD_BYTES;
         if *bytes + size > PEER_HELD_BYTES_MAX {
             return false;
         }
         *bytes += size;
-        held.push_back((channel.to_owned(), payload.to_owned()));
+        words.push_back((channel.to_owned(), payload.to_owned()));
         true
     }
 
@@ -590,8 +597,8 @@ impl Core {
     /// Handles what was held back for a namespace, until somebody is moved again; all of it where there is no more place.
     fn release_of(&mut self, now: Now, endpoint: EndpointId, is_full: bool) {
         while is_full || !self.peers.is_moving(endpoint) {
-            let Some((held, bytes)) = self.held.get_mut(&endpoint) else { return };
-            let Some((channel, payload)) = held.pop_front() else {
+            let Some(Held { words, bytes }) = self.held.get_mut(&endpoint) else { return };
+            let Some((channel, payload)) = words.pop_front() else {
                 self.held.remove(&endpoint);
                 return;
             };
@@ -688,9 +695,9 @@ impl Core {
     pub(crate) fn handle_question(&mut self, now: Now, ask: u64, question: &Question) -> bool {
         let hosts = self.hosts.count() as u64 + 1;
         let (socket_io, is_up) = (&mut self.socket_io, self.is_up);
-        let peers: Vec<EndpointId> = socket_io.namespaces.iter().filter(|it| is_up && it.servers > hosts).map(|it| it.endpoint).collect();
-        let has_peers = |endpoint| peers.contains(&endpoint);
-        let is_asked = self.peers.ask(now, socket_io, &self.world.config, &mut self.random, has_peers, ask, question);
+        let peered: Vec<EndpointId> = socket_io.namespaces.iter().filter(|it| is_up && it.servers > hosts).map(|it| it.endpoint).collect();
+        let setting = Setting { config: &self.world.config, peered: &peered, random: &mut self.random };
+        let is_asked = self.peers.ask(now, socket_io, setting, ask, question);
         self.do_for_peers(now);
         is_asked
     }
