@@ -2,8 +2,10 @@
 //! host asks of them. It owns the bookkeeping of both, has neither a socket nor a clock, and what it wants done is taken from
 //! [`Peers::poll_output`].
 //!
-//!     their request -> Inspection or Question, put to every shard -> what the shards tell -> one answer (of acknowledgements one for each)
-//!     the program's question -> their requests -> their answers -> Told
+//! ```text
+//! their request -> Inspection or Question, put to every shard -> what the shards tell -> one answer (of acknowledgements one for each)
+//! the program's question -> their requests -> their answers -> Told
+//! ```
 //!
 //! | they ask | we do |
 //! |---|---|
