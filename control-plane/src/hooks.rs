@@ -304,6 +304,8 @@ impl Hooks {
             About::Connect(_) => hooks.connect.as_ref(),
             About::Join { .. } => hooks.join.as_ref(),
             About::Publish(_) => hooks.publish.as_ref(),
+            // The relay knows, or nobody does.
+            About::Blocked { .. } => None,
         }
     }
 
@@ -316,6 +318,7 @@ impl Hooks {
             About::Connect(caller) => self.may_connect(inquiry.endpoint, caller).await,
             About::Join { user, conn, rooms } => self.rule_joins(inquiry.endpoint, user, conn.text().as_str(), rooms).await,
             About::Publish(proposal) => self.may_publish(inquiry.endpoint, proposal).await,
+            About::Blocked { .. } => Ruling::Unavailable,
         }
     }
 
@@ -409,7 +412,9 @@ fn busy(hook: &Hook) -> Ruling {
 
 fn ruling(answer: Result<Answer, Outcome>) -> Ruling {
     match answer {
-        Ok(Answer { allow: true, user, name, rooms, data, .. }) => Ruling::Allowed(Changes { user, name, rooms, data }),
+        Ok(Answer { allow: true, user, name, rooms, data, .. }) => {
+            Ruling::Allowed(Changes { user, name, rooms, data, ..Changes::default() })
+        }
         Ok(Answer { reason, .. }) => Ruling::Refused(reason),
         Err(_) => Ruling::Unavailable,
     }

@@ -210,6 +210,12 @@ pub const PRESENCES_PER_REQUEST_MAX: usize = 128;
 /// Milliseconds that a host which ends waits for Redis to take its leave of the others. What it does not take, the others find out.
 pub const GOODBYE_MS: u64 = 1_000;
 
+/// Milliseconds for which it is not looked up again whom a user has blocked.
+pub const BLOCKLIST_MS: u64 = 1_000;
+
+/// Users of whom a shard, or the relay, remembers that: as many as say something in that time; the oldest are forgotten first.
+pub const BLOCKLISTS_MAX: usize = 16 * 1024;
+
 /// Batches of shards, and messages of Redis, that the relay handles in one turn before it sends what follows from them.
 pub const RELAY_BATCHES_PER_TURN: usize = 256;
 /// See [`RELAY_BATCHES_PER_TURN`].

@@ -508,6 +508,8 @@ pub(crate) mod testing {
                     Some((index, ToRelay::Reply { ask, text })) => joints[index].fleet.handle_reply(ask, text),
                     Some((_, ToRelay::Claim { id, answer, .. })) => shared.claim(&id, answer),
                     Some((_, ToRelay::Release { id })) => shared.claims.lock().expect("no panic before").retain(|claimed| *claimed != id),
+                    // Nobody knows.
+                    Some((_, ToRelay::Member { .. } | ToRelay::Blocked { .. })) => {}
                     None => joints.iter_mut().for_each(|joint| joint.fleet.handle_timeouts(now_ms)),
                 }
                 carry(&mut joints, now_ms);

@@ -43,7 +43,7 @@ impl Dialect for Collab {
             (AuthMode::Token, Ok(identity)) => Some(identity.clone()),
             (AuthMode::Token, Err(_)) => return Err(Refused::Close { first: None, reason: CloseReason::Unauthorized }),
         };
-        let open = matches!(hello.endpoint.membership, Membership::Open | Membership::Webhook);
+        let open = matches!(hello.endpoint.membership, Membership::Open | Membership::Webhook | Membership::Redis);
         if !open && !lists(identity.as_ref().and_then(|identity| identity.documents.as_ref()), &document) {
             return Err(Refused::Close { first: Some(error_text("Access denied")), reason: CloseReason::Forbidden });
         }

@@ -71,12 +71,12 @@ impl<'a> Channel<'a> {
         format!("{prefix}:{}", self.id).into()
     }
 
-    /// Whether the endpoint's membership source lets a user with these claims in, or, where it is a webhook, may let him in: the back end
-    /// decides then.
+    /// Whether the endpoint's membership source lets a user with these claims in, or, where it is a webhook or a set in Redis, may let him in:
+    /// the back end decides then.
     pub fn admits(self, endpoint: &Endpoint, identity: Option<&Identity>) -> bool {
         let (rooms, groups) = identity.map_or((None, None), |i| (i.rooms.as_ref(), i.groups.as_ref()));
         let open = match endpoint.membership {
-            Membership::Open | Membership::Webhook => true,
+            Membership::Open | Membership::Webhook | Membership::Redis => true,
             Membership::Auto => rooms.is_none() && groups.is_none(),
             Membership::Claims => false,
         };

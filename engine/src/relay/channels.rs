@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
+use crate::auth::Identity;
 use crate::config::{Config, DialectKind, Endpoint};
 use crate::dialect;
 use crate::frame::Mark;
 use crate::ids::{EndpointId, Room, checked_name};
-use crate::json::{Object, Scratch, Value};
+use crate::json::{self, Object, Scratch, Value};
 use crate::shard::outward::Published;
 use crate::shard::parcel::{Arrival, Emit, Selection, Target};
 
@@ -17,6 +18,8 @@ use super::socketio::{Post, TOLD};
 const ORIGIN: &str = "o";
 /// collab: the one client that is meant.
 const TO_CLIENT: &str = "toClientID";
+/// community: users who do not get it; there only where [`ORIGIN`] is.
+const BLOCKED: &str = "b";
 /// community: how the text begins by which somebody types.
 const TYPING: &[u8] = br#"{"type":"TYPING""#;
 
@@ -25,6 +28,8 @@ const TYPING: &[u8] = br#"{"type":"TYPING""#;
 pub(crate) enum Heard {
     /// For clients here.
     Arrival(Box<Arrival>),
+    /// The same by a program that does not know whom this author has blocked.
+    Of(String, Box<Arrival>),
     /// Our own words, or what we have been told another way.
     Known,
     /// Nothing that anybody here could read.
@@ -90,11 +95,13 @@ impl Channels {
         match self.naming(room.endpoint)? {
             Naming::Rooms => {
                 let channel = self.channel_of(room)?;
-                Some(Post::new(channel, marked(text, host)?.into_bytes()))
+                Some(Post::new(channel, marked(text, host, published.hidden_from.as_deref())?.into_bytes()))
             }
-            Naming::Updates(channel) => Some(Post::new(channel.clone(), marked(text, host)?.into_bytes())),
+            Naming::Updates(channel) => Some(Post::new(channel.clone(), marked(text, host, None)?.into_bytes())),
             Naming::Own(channel) => {
-                let payload = Object::new().str("room", &room.name).str("text", text).str(ORIGIN, host).finish();
+                let payload = Object::new().str("room", &room.name).str("text", text).str(ORIGIN, host);
+                let blocked = published.hidden_from.as_ref().map(|author| list(&author.blocked));
+                let payload = payload.opt_raw(BLOCKED, blocked.as_deref()).finish();
                 Some(Post::new(channel.clone(), payload.into_bytes()))
             }
         }
@@ -124,7 +131,7 @@ impl Channels {
             };
             let room = Room { endpoint: emit.to.endpoint, name: name.clone() };
             let channel = match self.naming(room.endpoint).filter(|_| room.is_public())? {
-                Naming::Rooms => return Some(Post::new(self.channel_of(&room)?, marked(text, &host)?.into_bytes())),
+                Naming::Rooms => return Some(Post::new(self.channel_of(&room)?, marked(text, &host, None)?.into_bytes())),
                 Naming::Updates(channel) => channel.clone(),
                 Naming::Own(_) => return None,
             };
@@ -133,7 +140,7 @@ impl Channels {
             let rest = text.trim_start().strip_prefix('{')?;
             let comma = if rest.trim_start().starts_with('}') { "" } else { "," };
             let text = format!("{}{comma}{rest}", about.strip_suffix('}')?);
-            Some(Post::new(channel, marked(&text, &host)?.into_bytes()))
+            Some(Post::new(channel, marked(&text, &host, None)?.into_bytes()))
         });
         posts.collect()
     }
@@ -164,7 +171,12 @@ impl Channels {
         let Some((target, text)) = read else { return Some(Heard::Malformed) };
         let to = Selection::of(*endpoint, vec![target]);
         let emit = Emit { is_elsewhere: true, ..Emit::new(to, "", "", offset, unix_ms) };
-        Some(Heard::Arrival(Box::new(Arrival { emit, text: Some(text.into()), hidden_from: None, is_foreign: origin.is_none() })))
+        let hidden_from = origin.and_then(|_| hidden_from(message));
+        let arrival = Box::new(Arrival { emit, text: Some(text.into()), hidden_from, is_foreign: origin.is_none() });
+        match author_of(message).filter(|_| origin.is_none() && matches!(naming, Naming::Rooms)) {
+            Some(author) => Some(Heard::Of(author, arrival)),
+            None => Some(Heard::Arrival(arrival)),
+        }
     }
 
     fn naming(&self, endpoint: EndpointId) -> Option<&Naming> {
@@ -178,10 +190,32 @@ pub(crate) fn first_community(config: &Config) -> Option<usize> {
 }
 
 /// The text of an object with one member more.
-fn marked(text: &str, host: &str) -> Option<String> {
+fn marked(text: &str, host: &str, hidden_from: Option<&Identity>) -> Option<String> {
     let open = text.trim_end().strip_suffix('}')?;
     let comma = if open.trim_end().ends_with('{') { "" } else { "," };
-    Some(format!("{open}{comma}\"{ORIGIN}\":\"{host}\"}}"))
+    let blocked = hidden_from.map_or_else(String::new, |author| format!(",\"{BLOCKED}\":{}", list(&author.blocked)));
+    Some(format!("{open}{comma}\"{ORIGIN}\":\"{host}\"{blocked}}}"))
+}
+
+/// A JSON list of texts.
+fn list(texts: &[String]) -> String {
+    let mut list = "[".to_owned();
+    for (index, text) in texts.iter().enumerate() {
+        if index > 0 {
+            list.push(',');
+        }
+        json::quote(&mut list, text);
+    }
+    list.push(']');
+    list
+}
+
+/// Whose blocked users do not get a message that a host of our kind has marked.
+fn hidden_from(message: Value<'_>) -> Option<Arc<Identity>> {
+    let mut blocked: Vec<String> = message.get(BLOCKED)?.items().filter_map(|user| Some(user.as_str()?.to_owned())).collect();
+    blocked.sort_unstable();
+    blocked.dedup();
+    (!blocked.is_empty()).then(|| Arc::new(Identity { blocked, ..Identity::default() }))
 }
 
 /// The text of an object without the members of these names.
@@ -193,12 +227,24 @@ fn without(message: Value<'_>, names: &[&str]) -> String {
     out.finish()
 }
 
+/// Whose message it is, where it says so.
+fn author_of(message: Value<'_>) -> Option<String> {
+    let payload = message.get("payload")?;
+    let author = match message.get("type")?.as_str()? {
+        "TYPING" => payload.get("userId"),
+        _ => payload.get("authorId"),
+    };
+    author?.as_exact_str().and_then(|author| checked_name(author).ok()).map(str::to_owned)
+}
+
 fn of_community(channel: &str, message: Value<'_>) -> Option<(Target, String)> {
     message.get("type").and_then(Value::as_str).filter(|kind| !kind.is_empty())?;
     if message.get("payload").is_some_and(|payload| !payload.is_object()) {
         return None;
     }
-    Some((Target::Room(checked_name(channel).ok()?.into()), without(message, &[ORIGIN])))
+    // What a foreign program calls so is its own.
+    let hidden: &[&str] = if message.get(ORIGIN).is_some() { &[ORIGIN, BLOCKED] } else { &[] };
+    Some((Target::Room(checked_name(channel).ok()?.into()), without(message, hidden)))
 }
 
 fn of_collab(message: Value<'_>) -> Option<(Target, String)> {

@@ -155,13 +155,16 @@ impl Consults {
         self.held_back_until_ms.is_some()
     }
 
-    /// Keeps a push for later. Where that is too much, the answer is not waited for any more.
-    pub(crate) fn hold_back(&mut self, push: Push) {
+    /// Keeps a push for later; false when that is too much: then no answer is waited for any more.
+    #[must_use]
+    pub(crate) fn hold_back(&mut self, push: Push) -> bool {
         self.held_back_bytes += if let Push::Message { channel, payload, .. } = &push { channel.len() + payload.len() + 64 } else { 64 };
         self.held_back.push_back(push);
         if self.held_back_bytes > HELD_BACK_BYTES_MAX {
             self.give_up();
+            return false;
         }
+        true
     }
 
     /// The next push that was held back and need not be any more.
@@ -269,7 +272,7 @@ mod tests {
         assert_eq!(tickets(consults.next_concluded()), Some(vec![1]));
         consults.marked(0, b"2");
         assert!(consults.holds_back());
-        consults.hold_back(push(7));
+        assert!(consults.hold_back(push(7)));
         assert_eq!((consults.next_held_back(), tickets(consults.next_concluded())), (None, None));
         consults.answered(2, None);
         assert_eq!((tickets(consults.next_concluded()), consults.next_held_back()), (Some(vec![2]), Some(push(7))));
@@ -295,7 +298,7 @@ mod tests {
             pattern: None,
             payload: vec![0; HELD_BACK_BYTES_MAX],
         };
-        consults.hold_back(large);
+        assert!(!consults.hold_back(large));
         assert_eq!(tickets(consults.next_concluded()), Some(vec![1]));
         assert!(consults.next_held_back().is_some());
         let taken = consults.take(|place| place <= 20);

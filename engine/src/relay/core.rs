@@ -35,11 +35,15 @@ use crate::stats::RelayStats;
 use crate::time::Now;
 
 mod asking;
+#[cfg(test)]
+mod captured;
 mod keeping;
+pub(super) mod looking;
 mod remembering;
 
 use asking::Hearing;
 use keeping::{Errand, Keeping};
+use looking::{Look, Looking};
 
 /// What a request was for; comes back with its replies.
 #[derive(Debug)]
@@ -58,6 +62,8 @@ pub(crate) enum Tag {
     Kept(Errand),
     /// Redis does not want these names to be listened to.
     Unheard(Vec<String>),
+    /// Sets of the back end.
+    Looked(Look),
     /// It does not matter what is answered.
     Noted,
     /// Whether Redis answers; asked then, monotonic nanoseconds.
@@ -96,6 +102,7 @@ pub(crate) struct Core {
     /// Channels of rooms that are not heard yet, and what waits for that.
     hearings: HashMap<String, Hearing>,
     keeping: Keeping,
+    looking: Looking,
     random: StdRng,
     /// True exactly when there is a connection, whether Redis answers or not.
     is_connected: bool,
@@ -161,6 +168,7 @@ impl Core {
             hosts: Hosts::new(own.clone(), port, settings),
             hearings: HashMap::new(),
             keeping: Keeping::new(settings, &own),
+            looking: Looking::default(),
             random,
             is_connected: false,
             is_up: false,
@@ -268,6 +276,8 @@ impl Core {
         } else {
             self.end_consults(now);
             self.end_searches(now);
+            self.end_looks(now, true);
+            self.conclude(now);
         }
     }
 
@@ -298,6 +308,7 @@ impl Core {
             }
             Outward::Called { after } => self.called(shard, after),
             Outward::Inhabited { room, is_inhabited } => self.listen_to_room(&room, is_inhabited),
+            Outward::Inquiry { number, inquiry } => self.look_for(now, shard, number, &inquiry),
             Outward::Answer { ask, answer } => {
                 self.hosts.answered(ask, answer);
                 self.take_outcomes();
@@ -310,11 +321,14 @@ impl Core {
         if let ToRelay::Ask(Order { wish: Wish::Shards(Question::Emit(emit)), to: None, .. }) = &order {
             self.tell_channels(now, emit);
         }
-        if let ToRelay::Ask(Order { ask, wish: Wish::Shards(question), has_peers: true, .. }) = &order
-            && !self.handle_question(now, *ask, question)
+        if let ToRelay::Ask(Order { ask, wish: Wish::Shards(question), to: None, has_peers, .. }) = &order
+            && question.concerns_peers()
         {
-            // It is none of their business.
-            self.tell_peers_answer(*ask, Vec::new(), true);
+            let is_asked = self.handle_question(now, *ask, question);
+            if *has_peers && !is_asked {
+                // There are none on that endpoint.
+                self.tell_peers_answer(*ask, Vec::new(), true);
+            }
         }
         self.hosts.ordered(now, order);
         self.take_outcomes();
@@ -440,8 +454,10 @@ impl Core {
 
     /// Something on a channel that is listened to.
     pub(crate) fn handle_push(&mut self, now: Now, push: Push) {
-        if self.consults.holds_back() {
-            self.consults.hold_back(push);
+        if self.consults.holds_back() || self.looking.holds_back() {
+            if !self.consults.hold_back(push) {
+                self.end_looks(now, true);
+            }
         } else {
             self.take_push(now, push);
         }
@@ -468,14 +484,18 @@ impl Core {
             .channels
             .heard(&channel, &payload, offset, now.unix_ms)
             .unwrap_or_else(|| self.heard_of_socket_io(now, &channel, &payload));
-        self.take_heard(heard);
+        self.take_heard(now, heard);
     }
 
-    fn take_heard(&mut self, heard: Heard) {
+    fn take_heard(&mut self, now: Now, heard: Heard) {
         match heard {
             Heard::Arrival(arrival) => {
                 self.stats.received.add(1);
                 self.arrive(*arrival);
+            }
+            Heard::Of(author, arrival) => {
+                self.stats.received.add(1);
+                self.arrive_of(now, author, arrival);
             }
             Heard::Known => {}
             Heard::Malformed => self.drop_message(RelayDrop::Malformed, 1),
@@ -561,7 +581,7 @@ impl Core {
             *bytes -= channel.len() + payload.len() + OVERHEAD_BYTES;
             let Some(place) = self.socket_io.place(&channel) else { continue };
             let heard = self.take_word(now, place, &payload);
-            self.take_heard(heard);
+            self.take_heard(now, heard);
         }
     }
 
@@ -600,6 +620,7 @@ impl Core {
             (Tag::Roll(number), replies) => self.rolled(number, replies.as_deref().ok()),
             (Tag::Kept(errand), replies) => self.kept(now, errand, replies.ok()),
             (Tag::Unheard(names), _) => names.iter().for_each(|name| self.hear_name(name.as_bytes())),
+            (Tag::Looked(look), replies) => self.looked(now, look, replies.ok().as_deref()),
             (Tag::Noted, _) => {}
             (Tag::Ping(asked_ns), Ok(_)) if self.is_up => self.stats.round_trip_us.set((now.ns.saturating_sub(asked_ns) / 1_000).max(1)),
             (Tag::Ping(_), _) => {}
@@ -646,7 +667,7 @@ impl Core {
     }
 
     /// A question of the program's: whatever of it concerns servers that are no uringcast hosts is passed on to them. True when their answer
-    /// will come, with [`Self::poll_told`].
+    /// will come.
     pub(crate) fn handle_question(&mut self, now: Now, ask: u64, question: &Question) -> bool {
         let hosts = self.hosts.count() as u64 + 1;
         let (socket_io, is_up) = (&mut self.socket_io, self.is_up);
@@ -683,6 +704,7 @@ impl Core {
     /// What is due.
     pub(crate) fn handle_timeouts(&mut self, now: Now) {
         self.consults.expire(now.ms());
+        self.end_looks(now, false);
         self.conclude(now);
         let old = self.waiting.expire(now.ms());
         self.drop_message(RelayDrop::Age, old);
@@ -710,7 +732,7 @@ impl Core {
     pub(crate) fn poll_timeout(&self) -> u64 {
         let kept_ms = if self.is_up { self.keeping.next_ms() } else { u64::MAX };
         let gathering_ms = self.gathering.as_ref().map_or(u64::MAX, |gathering| gathering.look_ms.min(gathering.until_ms));
-        let due = [gathering_ms, self.ping_due_ms, self.hosts.next_ms(), kept_ms, self.peers.next_ms()];
+        let due = [gathering_ms, self.ping_due_ms, self.hosts.next_ms(), kept_ms, self.peers.next_ms(), self.looking.next_ms()];
         self.consults.next_ms().into_iter().chain(due).min().unwrap_or(self.ping_due_ms)
     }
 

@@ -11,7 +11,6 @@ use tokio::sync::{mpsc, oneshot};
 use super::fleet::Seen;
 use super::words::{Hello, HostId, Wish};
 use crate::limits::{FLEET_ANSWER_MS, FLEET_ORDERS_MAX};
-use crate::shard::parcel::Question;
 
 /// What the program wants of the relay.
 #[derive(Debug)]
@@ -33,6 +32,22 @@ pub enum ToRelay {
         age_ms: u64,
         /// Where the answer goes.
         answer: oneshot::Sender<Claim>,
+    },
+    /// Whether a user is in a room's set of members. To drop `answer` says that nobody knows.
+    Member {
+        /// The room's name.
+        room: Arc<str>,
+        /// The user.
+        user: Arc<str>,
+        /// Where the answer goes.
+        answer: oneshot::Sender<bool>,
+    },
+    /// Whom a user has blocked, by the back end's word. To drop `answer` says that nobody knows.
+    Blocked {
+        /// The user.
+        user: Arc<str>,
+        /// Where the answer goes.
+        answer: oneshot::Sender<Vec<String>>,
     },
     /// An emit whose id was claimed was not sent: `DEL {prefix}:emit:{id}`.
     Release {
@@ -140,11 +155,11 @@ impl FleetHandle {
         let others = self.others();
         let hosts = others.iter().map(|seen| &seen.hello.host).filter(|host| to.is_none_or(|to| to == *host));
         let expected: Arc<[HostId]> = hosts.cloned().collect();
-        let has_peers = to.is_none() && matches!(wish, Wish::Shards(_)) && self.peers.load(Relaxed);
+        // They are told whether any are known or not: one may have come a moment ago. So are other programs that listen.
+        let concerns_peers = to.is_none() && matches!(&wish, Wish::Shards(question) if question.concerns_peers());
+        let has_peers = concerns_peers && self.peers.load(Relaxed);
         let hosts = expected.len() + usize::from(has_peers);
-        let is_emit = matches!(&wish, Wish::Shards(Question::Emit(_)));
-        // What is emitted other programs may hear as well.
-        if hosts == 0 && !is_emit {
+        if hosts == 0 && !concerns_peers {
             return Others::default();
         }
         let wait_ms = FLEET_ANSWER_MS + wish.wait_ms();
@@ -164,6 +179,20 @@ impl FleetHandle {
     pub fn claim(&self, id: Arc<str>, age_ms: u64) -> oneshot::Receiver<Claim> {
         let (answer, told) = oneshot::channel();
         let _ = self.order(ToRelay::Claim { id, age_ms, answer });
+        told
+    }
+
+    /// Whether a user is in a room's set of members in Redis. Where nothing comes, or the way ends, nobody knows.
+    pub fn is_member(&self, room: Arc<str>, user: Arc<str>) -> oneshot::Receiver<bool> {
+        let (answer, told) = oneshot::channel();
+        let _ = self.order(ToRelay::Member { room, user, answer });
+        told
+    }
+
+    /// Whom a user has blocked by what stands in Redis. Where nothing comes, or the way ends, nobody knows.
+    pub fn blocked_by(&self, user: Arc<str>) -> oneshot::Receiver<Vec<String>> {
+        let (answer, told) = oneshot::channel();
+        let _ = self.order(ToRelay::Blocked { user, answer });
         told
     }
 

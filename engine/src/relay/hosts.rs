@@ -12,6 +12,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::core::looking::{blocked_key, members_key};
 use super::fleet::{Channel, Fleet, Output, Seen};
 use super::handle::{Claim, FleetPort, ToRelay};
 use super::request::{Call, Reply, Request};
@@ -35,6 +36,10 @@ pub(crate) enum HostTag {
     Leases,
     /// An emit's id was claimed, for whoever waits for the answer.
     Claimed(tokio::sync::oneshot::Sender<Claim>),
+    /// Whether somebody is a member, for whoever waits for the answer.
+    Member(tokio::sync::oneshot::Sender<bool>),
+    /// Whom somebody has blocked, for whoever waits for the answer.
+    Blocked(tokio::sync::oneshot::Sender<Vec<String>>),
     /// Nothing follows from the answer.
     Said,
 }
@@ -137,6 +142,14 @@ impl Hosts {
                     Call::new("SET").arg(self.emit_key(&id)).arg(self.fleet.hello().host.as_str()).arg("NX").arg("PX").number(age_ms);
                 self.outcomes.push_back(Outcome::Request(HostTag::Claimed(answer), call.into()));
             }
+            ToRelay::Member { room, user, answer } => {
+                let call = Call::new("SISMEMBER").arg(members_key(&room)).arg(&*user);
+                self.outcomes.push_back(Outcome::Request(HostTag::Member(answer), call.into()));
+            }
+            ToRelay::Blocked { user, answer } => {
+                let call = Call::new("SMEMBERS").arg(blocked_key(&user));
+                self.outcomes.push_back(Outcome::Request(HostTag::Blocked(answer), call.into()));
+            }
             ToRelay::Release { id } => {
                 let call = Call::new("DEL").arg(self.emit_key(&id));
                 self.outcomes.push_back(Outcome::Request(HostTag::Said, call.into()));
@@ -190,6 +203,18 @@ impl Hosts {
                 };
                 // Who asked may have given up.
                 let _ = answer.send(claim);
+            }
+            HostTag::Member(answer) => {
+                if let Some(is_member) = replies.and_then(|replies| replies.first()).and_then(Reply::int) {
+                    // Who asked may have given up.
+                    let _ = answer.send(is_member == 1);
+                }
+            }
+            HostTag::Blocked(answer) => {
+                if let Some(found) = replies.and_then(|replies| replies.first()).filter(|reply| reply.error().is_none()) {
+                    // Who asked may have given up.
+                    let _ = answer.send(found.list().iter().filter_map(Reply::text).map(str::to_owned).collect());
+                }
             }
             HostTag::Said => {}
         }

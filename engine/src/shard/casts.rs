@@ -418,7 +418,7 @@ fn step(unix_ms: u64, presence: &UserId, comes: bool, announcement: Option<&Anno
         addressee: None,
         frame: frame.clone(),
         except: None,
-        is_hidden: false,
+        hidden_from: None,
         unix_ms,
         record: None,
     });

@@ -32,6 +32,11 @@ pub enum About {
     },
     /// To say something to others.
     Publish(Box<Proposal>),
+    /// To say something that is not for those whom its user has blocked: who they are. Only the relay is asked this.
+    Blocked {
+        /// The user.
+        user: UserId,
+    },
 }
 
 /// Who wants to be let in. Its debug form does not show what the client wrote.
@@ -61,7 +66,7 @@ impl Caller {
 
 impl About {
     /// Kinds there are.
-    pub(crate) const KINDS: usize = 3;
+    pub(crate) const KINDS: usize = 4;
 
     /// Which of the kinds it is, from 0.
     pub(crate) fn kind(&self) -> usize {
@@ -69,6 +74,7 @@ impl About {
             About::Connect(_) => 0,
             About::Join { .. } => 1,
             About::Publish(_) => 2,
+            About::Blocked { .. } => 3,
         }
     }
 }
@@ -122,6 +128,8 @@ pub struct Changes {
     pub rooms: Option<Vec<String>>,
     /// To [`About::Publish`]: other data; JSON.
     pub data: Option<Box<str>>,
+    /// To [`About::Blocked`]: the users.
+    pub blocked: Vec<String>,
 }
 
 impl fmt::Debug for Changes {
@@ -141,7 +149,9 @@ impl Ruling {
     /// Bytes of messages it holds on to.
     pub(crate) fn bytes(&self) -> usize {
         match self {
-            Ruling::Allowed(changes) => changes.data.as_ref().map_or(0, |data| data.len()),
+            Ruling::Allowed(changes) => {
+                changes.data.as_ref().map_or(0, |data| data.len()) + changes.blocked.iter().map(String::len).sum::<usize>()
+            }
             Ruling::Refused(reason) => reason.as_ref().map_or(0, |reason| reason.len()),
             Ruling::Unavailable => 0,
         }

@@ -27,6 +27,7 @@ use crate::time::Now;
 pub mod address;
 mod assembly;
 mod backlog;
+mod blocklists;
 mod callers;
 mod casts;
 mod clock;
@@ -59,7 +60,7 @@ mod posts;
 mod questions;
 mod rate;
 mod receipts;
-mod recent;
+pub(crate) mod recent;
 pub mod recollection;
 mod recovery;
 mod roll;
@@ -73,6 +74,7 @@ mod upgraded;
 mod watching;
 
 use address::Addresses;
+use blocklists::Blocklists;
 use clock::Wheel;
 use consult::Consults;
 use emits::{Emits, NOBODY};
@@ -85,8 +87,9 @@ use links::{Conn, Link, State};
 pub use luggage::Luggage;
 use membership::Membership;
 pub use outbox::Span;
-use outward::{Outward, Outwards, RELAY_ASK};
+use outward::{Outward, Outwards, RELAY_ASK, is_of_peer};
 use parcel::{Answer, Parcel};
+use peers::Moves;
 use rate::Rate;
 use receipts::Receipts;
 use recollection::Recollections;
@@ -219,6 +222,7 @@ pub struct Shard {
     guests: HashMap<Sid, u32>,
     emits: Emits,
     hooks: Hooks,
+    blocklists: Blocklists,
     /// Of the users and messages whose home is here.
     grants: Grants,
     absences: Absences,
@@ -237,6 +241,7 @@ pub struct Shard {
     commands: VecDeque<Command>,
     answers: VecDeque<(u64, Answer)>,
     outwards: Outwards,
+    moves: Moves,
     telling: Telling,
     dirty: VecDeque<u32>,
     /// Long-polling sessions that have something to say.
@@ -300,6 +305,7 @@ impl Shard {
             consults: Consults::default(),
             emits: Emits::default(),
             hooks: Hooks::new(&world.config),
+            blocklists: Blocklists::default(),
             grants: Grants::default(),
             absences: Absences::default(),
             receipts: Receipts::default(),
@@ -314,6 +320,7 @@ impl Shard {
             commands: VecDeque::new(),
             answers: VecDeque::new(),
             outwards: Outwards::default(),
+            moves: Moves::default(),
             telling: Telling::default(),
             dirty: VecDeque::new(),
             polls: Vec::new(),
@@ -464,6 +471,7 @@ impl Shard {
         loop {
             match self.answers.pop_front()? {
                 (NOBODY, _) => {}
+                (ask, Answer::Room(_)) if is_of_peer(ask) => self.has_moved(ask),
                 (ask, answer) if ask & RELAY_ASK != 0 => self.send_out(Outward::Answer { ask, answer }),
                 answer => return Some(answer),
             }

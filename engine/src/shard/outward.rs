@@ -13,9 +13,11 @@ use super::Shard;
 use super::consult::Consult;
 use super::emits::NOBODY;
 use super::history::{Kept, Record};
+use super::inquiry::Inquiry;
 use super::parcel::{Answer, Arrival, Origin, Publish, Target};
 use super::peers::Told;
 use super::room_calls::NewRoom;
+use crate::auth::Identity;
 use crate::dialect::{Keep, Overheard, Remark, Revised};
 use crate::frame::Frame;
 use crate::ids::{MessageId, Room, Sid};
@@ -60,6 +62,13 @@ pub enum Outward {
     },
     /// A room's home asks, and goes on when [`super::parcel::Parcel::Consulted`] has come.
     Consult(Box<Consult>),
+    /// A connection waits for what stands in Redis: [`super::parcel::Parcel::Ruled`] brings it.
+    Inquiry {
+        /// The shard's number for it.
+        number: u64,
+        /// Of the kind [`super::inquiry::About::Join`] or [`super::inquiry::About::Blocked`].
+        inquiry: Box<Inquiry>,
+    },
     /// The answer to a question of the relay's.
     Answer {
         /// Its number.
@@ -105,8 +114,8 @@ pub struct Published {
     pub frame: Frame,
     /// The one connection that does not get it.
     pub except: Option<Sid>,
-    /// True exactly when some users do not get it, because its author has blocked them.
-    pub is_hidden: bool,
+    /// Whose `blocked` users do not get it.
+    pub hidden_from: Option<Arc<Identity>>,
     /// When it was cast, milliseconds since 1970.
     pub unix_ms: u64,
     /// What it changes of what the room keeps, which is done at the same moment.
@@ -126,7 +135,7 @@ impl Outward {
             Outward::Called { .. } => 0,
             Outward::Told { told, .. } => told.bytes(),
             Outward::Consult(consult) => consult.bytes(),
-            Outward::Answer { .. } | Outward::Inhabited { .. } => 0,
+            Outward::Answer { .. } | Outward::Inhabited { .. } | Outward::Inquiry { .. } => 0,
         }
     }
 }
@@ -159,8 +168,8 @@ impl Shard {
             }
             self.homes.history().handed_on(&publish.room, record);
         }
-        let (room, frame, is_hidden) = (publish.room.clone(), publish.frame.clone(), publish.hidden_from.is_some());
-        let published = Published { room, addressee, frame, except, is_hidden, unix_ms: now.unix_ms, record };
+        let (room, frame, hidden_from) = (publish.room.clone(), publish.frame.clone(), publish.hidden_from.clone());
+        let published = Published { room, addressee, frame, except, hidden_from, unix_ms: now.unix_ms, record };
         self.send_out(Outward::Publish(Box::new(published)));
         true
     }

@@ -112,6 +112,9 @@ impl Core {
                     self.answer(shard, &consult, findings);
                 }
             }
+            if self.looking.holds_back() {
+                return;
+            }
             let Some(push) = self.consults.next_held_back() else { return };
             self.take_push(now, push);
         }

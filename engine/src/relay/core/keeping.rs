@@ -250,7 +250,6 @@ impl Core {
     fn look_at(&mut self, reply: Option<&Reply>) {
         let hosts = reply.map_or(&[][..], Reply::list).iter().filter_map(Reply::text);
         let hosts: Vec<String> = hosts.filter(|host| *host != self.keeping.host).map(str::to_owned).collect();
-        self.stats.hosts.set(0);
         if !hosts.is_empty() {
             let calls = hosts.iter().map(|host| Call::new("EXISTS").arg(self.presence.lease_key(host))).collect();
             self.run(Errand::Leases(hosts), calls);
@@ -258,8 +257,6 @@ impl Core {
     }
 
     fn look_for_dead(&mut self, hosts: &[String], replies: &[Reply]) {
-        let living = replies.iter().filter(|reply| reply.int() == Some(1)).count();
-        self.stats.hosts.set(living as u64);
         if self.keeping.reaping.is_some() {
             return;
         }
