@@ -412,9 +412,7 @@ fn busy(hook: &Hook) -> Ruling {
 
 fn ruling(answer: Result<Answer, Outcome>) -> Ruling {
     match answer {
-        Ok(Answer { allow: true, user, name, rooms, data, .. }) => {
-            Ruling::Allowed(Changes { user, name, rooms, data, ..Changes::default() })
-        }
+        Ok(Answer { allow: true, user, name, rooms, data, .. }) => Ruling::Allowed(Changes { user, name, rooms, data }),
         Ok(Answer { reason, .. }) => Ruling::Refused(reason),
         Err(_) => Ruling::Unavailable,
     }

@@ -167,8 +167,11 @@ pub const PEER_ERRANDS_MAX: usize = 4_096;
 /// Questions to other Socket.IO servers under way: those of calls of the admin API.
 pub const PEER_ASKS_MAX: usize = 4_096;
 
-/// Milliseconds until a request of another Socket.IO server is answered with what there is, and a question to them counts as answered.
+/// Milliseconds until a request of another Socket.IO server is answered with what there is. Node's servers wait for five seconds.
 pub const PEER_ANSWER_MS: u64 = 1_000;
+
+/// Milliseconds until a question to other Socket.IO servers is answered with what has come: less than whoever calls the admin API waits.
+pub const PEER_ASK_MS: u64 = 900;
 
 /// Milliseconds for which acknowledgements are passed on to a server that does not say how long it waits, and to any at most.
 pub const PEER_ACK_MS: (u64, u64) = (10_000, 600_000);
@@ -241,6 +244,9 @@ pub const RELAY_REASON_CHARS_MAX: usize = 240;
 
 /// Requests with messages that Redis has not confirmed: what is lost with a connection is unknown, so it is kept small.
 pub const RELAY_IN_FLIGHT_MAX: usize = 4;
+
+/// Other hosts whose beats are counted, and adapters of each: a fleet has fewer.
+pub const BEATING_HOSTS_MAX: usize = 1_024;
 
 /// Answers and handed-over connections waiting for the control plane.
 pub const NOTICES_MAX: usize = 16 * 1024;

@@ -200,7 +200,9 @@ impl Simulation {
                 }
             }
             // What ends for good is forgotten everywhere, which is no business of this Redis.
-            Outward::Forget { .. } => return self.ask_redis(host),
+            Outward::Forget { .. } => {}
+            // No channel has to be listened to.
+            Outward::Inhabited { .. } => {}
             other => panic!("nobody asked for {other:?}"),
         }
         true

@@ -269,6 +269,17 @@ check("what somebody says is not for those whom he has blocked, by token or in R
   for (const peer of [...all, ...members]) await peer.end();
 });
 
+check("no room has the name of a connection that lives on another host", async () => {
+  const on = (host, user) => visit("/", { port: PORTS[host], auth: { token: token(user) } }, user);
+  const ann = await on(A, "ann"), bob = await on(B, "bob"), roomId = bob.socket.id;
+  like((await ann.ask("room:join", { roomId })).success, false);
+  const other = [...roomId].reverse().join("");
+  like((await ann.ask("room:join", { roomId: other })).success, true);
+  await bob.end();
+  await until(async () => (await ann.ask("room:join", { roomId })).success, "its name is free");
+  await ann.end();
+});
+
 check("what Redis has lost is there again within ten seconds", async () => {
   const roomId = fresh("room");
   const ann = await enter(A, "ann", inRoom(roomId));

@@ -15,7 +15,7 @@ use super::format::Message;
 use super::handle::{FleetPort, Order, ToRelay};
 use super::history::Store;
 use super::hosts::{HostTag, Hosts, Outcome};
-use super::peers::{Output, Peers};
+use super::peers::{Output, Peers, Setting};
 use super::presence::Presence;
 use super::request::{Call, Kind, Lost, Push, Reply, Request};
 use super::rooms::Rooms;
@@ -41,7 +41,7 @@ mod keeping;
 pub(super) mod looking;
 mod remembering;
 
-use asking::Hearing;
+use asking::{Hearing, Named};
 use keeping::{Errand, Keeping};
 use looking::{Look, Looking};
 
@@ -101,6 +101,7 @@ pub(crate) struct Core {
     hosts: Hosts,
     /// Channels of rooms that are not heard yet, and what waits for that.
     hearings: HashMap<String, Hearing>,
+    named: Named,
     keeping: Keeping,
     looking: Looking,
     random: StdRng,
@@ -120,8 +121,16 @@ pub(crate) struct Core {
     parcels: VecDeque<(ShardId, Parcel)>,
     notices: VecDeque<Notice>,
     /// What has come for a namespace while connections of its were moved, and its bytes, by the namespace.
-    held: HashMap<EndpointId, (VecDeque<(String, Vec<u8>)>, usize)>,
+    held: HashMap<EndpointId, Held>,
     ping_due_ms: u64,
+    beat_due_ms: u64,
+}
+
+/// Channels and what came there, and their bytes.
+#[derive(Default)]
+struct Held {
+    words: VecDeque<(String, Vec<u8>)>,
+    bytes: usize,
 }
 
 /// While the hosts come back that were there before Redis was away.
@@ -168,6 +177,7 @@ impl Core {
             hosts: Hosts::new(own.clone(), port, settings),
             hearings: HashMap::new(),
             keeping: Keeping::new(settings, &own),
+            named: Named::default(),
             looking: Looking::default(),
             random,
             is_connected: false,
@@ -182,6 +192,7 @@ impl Core {
             notices: VecDeque::new(),
             held: HashMap::new(),
             ping_due_ms: 0,
+            beat_due_ms: 0,
         };
         core.listen_always();
         core
@@ -275,9 +286,9 @@ impl Core {
             self.requests.push_back((Tag::Roll(number), request));
         } else {
             self.end_consults(now);
-            self.end_searches(now);
             self.end_looks(now, true);
             self.conclude(now);
+            self.end_searches(now);
         }
     }
 
@@ -363,6 +374,7 @@ impl Core {
                     self.parcels.extend((0..shards).map(parcel));
                     self.hosts.put(ask, shards);
                 }
+                Outcome::Told(ask, answers) => self.told_whose(ask, &answers),
                 Outcome::Notice(notice) => self.notices.push_back(notice),
             }
         }
@@ -448,6 +460,13 @@ impl Core {
             || self.socket_io.place(channel).is_some_and(|place| !place.is_for_answers && place.is_classic())
     }
 
+    /// True exactly when it is a broadcast that every host hears whose namespace it is.
+    fn is_broadcast(&self, publication: &Publication) -> bool {
+        let channel = publication.told.and_then(|told| publication.calls.get(told)).map(|call| call.word(1));
+        let place = channel.and_then(|channel| self.socket_io.place(std::str::from_utf8(channel).ok()?));
+        publication.is_for_all && place.is_some_and(|place| place.is_broadcast())
+    }
+
     fn drop_message(&self, reason: RelayDrop, count: u64) {
         self.stats.dropped[reason.index()].add(count);
     }
@@ -477,6 +496,8 @@ impl Core {
             return self.consults.marked(now.ms(), &payload);
         }
         if self.hosts.heard(now, &channel, &payload) {
+            let missed = self.hosts.take_missed();
+            self.drop_message(RelayDrop::Missed, missed);
             return self.take_outcomes();
         }
         let offset = self.random.next_u64();
@@ -515,13 +536,13 @@ impl Core {
 
     /// Holds back what has come for a namespace; false where that would be too much.
     fn hold(&mut self, endpoint: EndpointId, channel: &str, payload: &[u8]) -> bool {
-        let (held, bytes) = self.held.entry(endpoint).or_default();
+        let Held { words, bytes } = self.held.entry(endpoint).or_default();
         let size = channel.len() + payload.len() + OVERHEAD_BYTES;
         if *bytes + size > PEER_HELD_BYTES_MAX {
             return false;
         }
         *bytes += size;
-        held.push_back((channel.to_owned(), payload.to_owned()));
+        words.push_back((channel.to_owned(), payload.to_owned()));
         true
     }
 
@@ -531,6 +552,9 @@ impl Core {
         let Ok(envelope) = self.socket_io.read(place, payload) else { return Heard::Malformed };
         if self.socket_io.is_ours(endpoint, &envelope.uid) {
             return Heard::Known;
+        }
+        if matches!(envelope.message, Message::Broadcast { request: None, .. }) {
+            self.hosts.beats().hear(&envelope.uid);
         }
         let offset = self.random.next_u64();
         match envelope.message {
@@ -573,8 +597,8 @@ impl Core {
     /// Handles what was held back for a namespace, until somebody is moved again; all of it where there is no more place.
     fn release_of(&mut self, now: Now, endpoint: EndpointId, is_full: bool) {
         while is_full || !self.peers.is_moving(endpoint) {
-            let Some((held, bytes)) = self.held.get_mut(&endpoint) else { return };
-            let Some((channel, payload)) = held.pop_front() else {
+            let Some(Held { words, bytes }) = self.held.get_mut(&endpoint) else { return };
+            let Some((channel, payload)) = words.pop_front() else {
                 self.held.remove(&endpoint);
                 return;
             };
@@ -671,9 +695,9 @@ impl Core {
     pub(crate) fn handle_question(&mut self, now: Now, ask: u64, question: &Question) -> bool {
         let hosts = self.hosts.count() as u64 + 1;
         let (socket_io, is_up) = (&mut self.socket_io, self.is_up);
-        let peers: Vec<EndpointId> = socket_io.namespaces.iter().filter(|it| is_up && it.servers > hosts).map(|it| it.endpoint).collect();
-        let has_peers = |endpoint| peers.contains(&endpoint);
-        let is_asked = self.peers.ask(now, socket_io, &self.world.config, &mut self.random, has_peers, ask, question);
+        let peered: Vec<EndpointId> = socket_io.namespaces.iter().filter(|it| is_up && it.servers > hosts).map(|it| it.endpoint).collect();
+        let setting = Setting { config: &self.world.config, peered: &peered, random: &mut self.random };
+        let is_asked = self.peers.ask(now, socket_io, setting, ask, question);
         self.do_for_peers(now);
         is_asked
     }
@@ -754,11 +778,19 @@ impl Core {
         if let Some((number, request)) = self.rooms.next_request(|place| waiting.has_passed(place)) {
             return Some((Tag::Roll(number), request));
         }
+        if self.beat_due_ms <= now.ms() {
+            // Made now and not when it was due: it stands behind what it counts.
+            self.beat_due_ms = now.ms() + PING_EVERY_MS;
+            let uids = self.socket_io.namespaces.iter().flat_map(|namespace| [&*namespace.uid, &*namespace.told_uid]);
+            return Some((Tag::Noted, self.hosts.beat(uids).into()));
+        }
         if self.waiting.is_empty() || self.in_flight >= RELAY_IN_FLIGHT_MAX {
             return None;
         }
         let told = self.waiting.take(RELAY_BATCH_BYTES_MAX, self.consults.place().unwrap_or(u64::MAX));
         self.in_flight += 1;
+        let broadcasts = told.iter().filter(|publication| self.is_broadcast(publication)).count();
+        self.hosts.beats().tell(broadcasts as u64);
         let calls = told.iter().flat_map(|publication| &publication.calls).cloned().collect();
         // Whoever enters on another host finds a message in the room's past or hears it, and never both.
         let is_atomic = !self.is_cluster && told.iter().any(|publication| publication.calls.len() > 1);
@@ -796,3 +828,6 @@ fn typing(channel: &str, user: &str, on: bool, unix_ms: u64) -> Vec<Call> {
     }
     vec![Call::new("HSET").arg(&key).arg(user).number(unix_ms), Call::new("PEXPIRE").arg(&key).number(TYPING_MS)]
 }
+
+#[cfg(test)]
+mod tests;

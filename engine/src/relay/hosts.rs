@@ -7,16 +7,17 @@
 //! | `:hosts` | set: all that have or had a lease |
 //! | `:emit:ID` | which host has sent the back end's emit of this id |
 //! | `#ask#`, `#answer#HOST#` | channels of questions and answers |
-//! | `#host#` | channel on which a host says that it has come: the others look at the leases |
+//! | `#host#` | channel on which a host says that it has come (its id: the others look at the leases), and its beats |
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::beats::Beats;
 use super::core::looking::{blocked_key, members_key};
-use super::fleet::{Channel, Fleet, Output, Seen};
-use super::handle::{Claim, FleetPort, ToRelay};
+use super::fleet::{Channel, Fleet, HostAnswers, Output, Seen};
+use super::handle::{Claim, FleetPort, Order, ToRelay};
 use super::request::{Call, Reply, Request};
-use super::words::Hello;
+use super::words::{Hello, HostId, Wish};
 use crate::Notice;
 use crate::config::Relay;
 use crate::shard::parcel::{Answer, Question};
@@ -53,7 +54,12 @@ pub(crate) enum Outcome {
     Put(u64, Question),
     /// The program is told.
     Notice(Notice),
+    /// A host has answered what the relay itself has asked, or will not.
+    Told(u64, HostAnswers),
 }
+
+/// What the relay itself asks has numbers with this bit.
+pub(crate) const OWN_ASK: u64 = 1 << 62;
 
 /// See the module.
 pub(crate) struct Hosts {
@@ -64,6 +70,8 @@ pub(crate) struct Hosts {
     ask_channel: String,
     answer_channel: String,
     host_channel: String,
+    beats: Beats,
+    missed: u64,
     leases_ms: u64,
     look_ms: u64,
     outcomes: VecDeque<Outcome>,
@@ -76,6 +84,8 @@ impl Hosts {
             ask_channel: format!("{prefix}#ask#"),
             answer_channel: format!("{prefix}#answer#{}#", own.host),
             host_channel: format!("{prefix}#host#"),
+            beats: Beats::default(),
+            missed: 0,
             fleet: Fleet::new(own),
             port,
             prefix,
@@ -113,8 +123,13 @@ impl Hosts {
     /// True exactly when the channel is one of these, and then it was read.
     pub(crate) fn heard(&mut self, now: Now, channel: &str, payload: &[u8]) -> bool {
         if channel == self.host_channel {
-            // Many may come at once: one look is enough for them.
-            self.leases_ms = self.leases_ms.min(now.ms() + LOOK_EVERY_MS);
+            let text = std::str::from_utf8(payload).unwrap_or_default();
+            if !text.contains(' ') {
+                // Many may come at once: one look is enough for them.
+                self.leases_ms = self.leases_ms.min(now.ms() + LOOK_EVERY_MS);
+            } else if !text.starts_with(self.fleet.hello().host.as_str()) {
+                self.missed += self.beats.beat(text);
+            }
             return true;
         }
         let is_ask = channel == self.ask_channel;
@@ -156,6 +171,18 @@ impl Hosts {
             }
         }
         self.take_outputs();
+    }
+
+    /// Asks all other hosts' shards something of our own; how many hosts.
+    pub(crate) fn ask_own(&mut self, now: Now, ask: u64, question: Question, wait_ms: u64) -> usize {
+        let expected: Arc<[HostId]> = self.fleet.others().into_iter().map(|seen| seen.hello.host).collect();
+        let hosts = expected.len();
+        if hosts > 0 {
+            self.fleet
+                .ask(now.ms(), Order { ask: ask | OWN_ASK, wish: Wish::Shards(question), to: None, expected, has_peers: false, wait_ms });
+            self.look_ms = self.look_ms.min(now.ms() + LOOK_EVERY_MS);
+        }
+        hosts
     }
 
     fn emit_key(&self, id: &Arc<str>) -> String {
@@ -226,6 +253,21 @@ impl Hosts {
         self.outcomes.push_back(Outcome::Request(HostTag::Said, call.into()));
     }
 
+    /// What this host has sent, and heard of others.
+    pub(crate) fn beats(&mut self) -> &mut Beats {
+        &mut self.beats
+    }
+
+    /// Broadcasts of others that were missed, since the last call.
+    pub(crate) fn take_missed(&mut self) -> u64 {
+        std::mem::take(&mut self.missed)
+    }
+
+    /// This host's beat, to be published at this place among its words.
+    pub(crate) fn beat<'u>(&self, uids: impl Iterator<Item = &'u str>) -> Call {
+        Call::new("PUBLISH").arg(&self.host_channel).arg(self.beats.text(self.fleet.hello().host.as_str(), uids))
+    }
+
     /// What is due.
     pub(crate) fn handle_timeouts(&mut self, now: Now) {
         if self.leases_ms <= now.ms() {
@@ -267,6 +309,7 @@ impl Hosts {
                 }
                 Output::Put { ask, question } => Outcome::Put(ask, question),
                 Output::Note { ask, text } => Outcome::Notice(Notice::Note { ask, text }),
+                Output::Told { ask, answers } if ask & OWN_ASK != 0 => Outcome::Told(ask, answers),
                 Output::Told { ask, answers } => Outcome::Notice(Notice::HostAnswer { ask, answers }),
             });
         }

@@ -23,7 +23,7 @@ use crate::limits::SEEN_MS;
 use crate::shard::consult::{Consult, Findings, Step};
 
 /// Somebody comes: 1 if no other host has him. Keys: present, seen, at, lease, online; the last two or three may be missing. Arguments: host,
-/// presence, line of the index, channel and what is said there, when he went, for how long that is kept, `strict`.
+/// presence, line of the index, channel and what is said there, when he went, for how long that is kept, `strict`, the command that says it.
 const COME: &str = "\
 local first, hosts = 1, ARGV[1]
 for host in string.gmatch(redis.call('HGET', KEYS[1], ARGV[2]) or '', '[^,]+') do
@@ -32,7 +32,7 @@ end
 redis.call('HSET', KEYS[1], ARGV[2], hosts)
 if KEYS[3] then redis.call('SADD', KEYS[3], ARGV[3]) end
 if KEYS[5] then redis.call('SADD', KEYS[5], ARGV[2]) end
-if first == 1 and ARGV[4] ~= '' then redis.call('PUBLISH', ARGV[4], ARGV[5]) end
+if first == 1 and ARGV[4] ~= '' then redis.call(ARGV[9], ARGV[4], ARGV[5]) end
 return first";
 
 /// Somebody goes: 1 if no other host has him. Keys and arguments as above. `strict`: -1, and nothing is done, where the host does not have him
@@ -53,7 +53,7 @@ if last == 1 then
   redis.call('HDEL', KEYS[1], ARGV[2])
   if KEYS[5] then redis.call('SREM', KEYS[5], ARGV[2]) end
   if ARGV[6] ~= '' then redis.call('SET', KEYS[2], ARGV[6], 'PX', ARGV[7]) end
-  if ARGV[4] ~= '' then redis.call('PUBLISH', ARGV[4], ARGV[5]) end
+  if ARGV[4] ~= '' then redis.call(ARGV[9], ARGV[4], ARGV[5]) end
 else
   redis.call('HSET', KEYS[1], ARGV[2], hosts)
 end
@@ -182,11 +182,11 @@ impl Presence {
         }
         let mut call = Call::new("EVAL").arg(if comes { COME } else { GO }).number(keys.len() as u64);
         keys.iter().for_each(|key| call.push(key));
-        let (channel, payload) = post.map_or(("", &[][..]), |post| (&post.channel, &post.payload));
+        let (verb, channel, payload) = post.map_or(("", "", &[][..]), |post| (post.verb, &post.channel, &post.payload));
         let is_seen = self.of(room).is_watched && room.is_user() && !comes;
         let seen = unix_ms.filter(|_| is_seen).map_or_else(String::new, |unix_ms| unix_ms.to_string());
         let strict = if is_strict { "strict" } else { "" };
-        let call = call.arg(host).arg(&**presence).arg(&line).arg(channel).arg(payload).arg(seen).number(SEEN_MS).arg(strict);
+        let call = call.arg(host).arg(&**presence).arg(&line).arg(channel).arg(payload).arg(seen).number(SEEN_MS).arg(strict).arg(verb);
         if !self.is_cluster {
             return vec![call];
         }

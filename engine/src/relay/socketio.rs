@@ -101,6 +101,11 @@ impl Place<'_> {
     pub(crate) fn is_classic(&self) -> bool {
         self.classic.is_some()
     }
+
+    /// True exactly when it is a classic channel of broadcasts.
+    pub(crate) fn is_broadcast(&self) -> bool {
+        matches!(self.classic, Some(classic::Kind::Broadcast { .. }))
+    }
 }
 
 /// All namespaces that this host serves.

@@ -77,6 +77,7 @@ impl Shard {
             Parcel::Forget { sid } => drop(self.moved_away.remove(&sid)),
             Parcel::Ask { ask, question } => self.answer(now, ask, question),
             Parcel::Ruled { number, ruling } => self.ruled(now, number, *ruling),
+            Parcel::Blocked { number, blocked } => self.looked_up(now, number, blocked),
             Parcel::Drain { over_ms } => self.drain = Some(deadlines::Drain::new(now, over_ms, self.links.len())),
         }
     }

@@ -50,9 +50,12 @@ impl Shard {
             | Parcel::Forget { .. }
             | Parcel::Roll(_)
             | Parcel::Registered { .. } => self.id,
-            Parcel::Recollected { .. } | Parcel::Consulted { .. } | Parcel::Ruled { .. } | Parcel::Ask { .. } | Parcel::Drain { .. } => {
-                self.id
-            }
+            Parcel::Recollected { .. }
+            | Parcel::Consulted { .. }
+            | Parcel::Blocked { .. }
+            | Parcel::Ruled { .. }
+            | Parcel::Ask { .. }
+            | Parcel::Drain { .. } => self.id,
         };
         self.post_to(to, parcel);
     }

@@ -269,8 +269,8 @@ impl Homes {
 
     /// True exactly when somebody is present as this in the room.
     pub(crate) fn has_present(&self, room: &Room, presence: &UserId) -> bool {
-        let public = self.rooms.get(room).and_then(|home| home.public.as_ref());
-        public.is_some_and(|public| public.present.contains_key(presence))
+        let Some(home) = self.rooms.get(room) else { return false };
+        home.public.as_ref().map_or(home.members > 0, |public| public.present.contains_key(presence))
     }
 
     /// True exactly when a room of this name has ended whose members have not all left.

@@ -210,10 +210,18 @@ impl Shard {
                 let refused = Err(EnterFault::Refused);
                 self.consult(now, slot, |dialect, cx, _, acts| dialect.watched(cx, refused, Some(&note), acts));
             }
-            (Wish::Hear(text), allowed) => self.hear_looked_up(now, slot, &text, allowed.map(|changes| changes.blocked)),
+            (Wish::Hear(text), _) => self.hear_looked_up(now, slot, &text, None),
             (Wish::Say(held), allowed) => self.say_ruled(now, slot, *held, allowed.as_ref()),
         }
         self.hooks.reason = None;
+        self.release(id);
+    }
+
+    /// It is known whom the user of a connection has blocked that waits with what it has said.
+    pub(super) fn looked_up(&mut self, now: Now, number: u64, blocked: Vec<String>) {
+        let Some(Waiting { conn: id, wish: Wish::Hear(text), .. }) = self.hooks.take(number) else { return };
+        let Some(slot) = self.asker(id) else { return };
+        self.hear_looked_up(now, slot, &text, Some(blocked));
         self.release(id);
     }
 

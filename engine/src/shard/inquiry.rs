@@ -32,7 +32,8 @@ pub enum About {
     },
     /// To say something to others.
     Publish(Box<Proposal>),
-    /// To say something that is not for those whom its user has blocked: who they are. Only the relay is asked this.
+    /// To say something that is not for those whom its user has blocked: who they are. Only the relay is asked this, and answers with
+    /// [`super::parcel::Parcel::Blocked`].
     Blocked {
         /// The user.
         user: UserId,
@@ -128,8 +129,6 @@ pub struct Changes {
     pub rooms: Option<Vec<String>>,
     /// To [`About::Publish`]: other data; JSON.
     pub data: Option<Box<str>>,
-    /// To [`About::Blocked`]: the users.
-    pub blocked: Vec<String>,
 }
 
 impl fmt::Debug for Changes {
@@ -149,9 +148,7 @@ impl Ruling {
     /// Bytes of messages it holds on to.
     pub(crate) fn bytes(&self) -> usize {
         match self {
-            Ruling::Allowed(changes) => {
-                changes.data.as_ref().map_or(0, |data| data.len()) + changes.blocked.iter().map(String::len).sum::<usize>()
-            }
+            Ruling::Allowed(changes) => changes.data.as_ref().map_or(0, |data| data.len()),
             Ruling::Refused(reason) => reason.as_ref().map_or(0, |reason| reason.len()),
             Ruling::Unavailable => 0,
         }

@@ -185,6 +185,13 @@ pub enum Parcel {
         /// The answer.
         ruling: Box<Ruling>,
     },
+    /// From the relay: the answer to an inquiry of the kind [`super::inquiry::About::Blocked`]. Where there is none, a ruling comes.
+    Blocked {
+        /// The inquiry's number.
+        number: u64,
+        /// The users.
+        blocked: Vec<String>,
+    },
     /// From the control plane: stop accepting, close everybody within so many milliseconds.
     Drain {
         /// The time to spread the closing over, in milliseconds.
@@ -235,6 +242,7 @@ impl Parcel {
                 }
             }
             Parcel::Registered { room } => room.name.len(),
+            Parcel::Blocked { blocked, .. } => blocked.iter().map(|user| 16 + user.len()).sum(),
             Parcel::Tell(event) => event.bytes(),
             Parcel::Grant(_) | Parcel::Round(_) | Parcel::Confirmed { .. } | Parcel::Inspect { .. } => 0,
         }

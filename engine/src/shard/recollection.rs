@@ -43,6 +43,10 @@ pub(crate) struct Recollections {
 impl Shard {
     /// A connection wants in, and to know what was said before.
     pub(super) fn home_enter(&mut self, now: Now, enter: Box<Enter>) {
+        if let Some(connection) = self.may_be_theirs(&enter) {
+            let consult = Consult { connection: Some(connection), ..Consult::about(enter.room.clone()) };
+            return self.consult_others(now, consult, None, SetAside::Named(enter));
+        }
         if enter.history == 0 || self.world.config.relay.is_some() {
             // Where other hosts may have to be asked first, the past is looked up after that: it ends where the present begins.
             return self.enter_home(now, *enter, None);

@@ -1,14 +1,19 @@
 //! Questions of rooms' homes: when they go out, what Redis is asked for them, and how they end. And the channels that are listened to only
 //! while somebody is in a room here: whoever comes first is in when they are heard.
 
+use std::collections::HashMap;
+
 use super::super::consults::{Asked, Concluded};
+use super::super::fleet::HostAnswers;
+use super::super::hosts::OWN_ASK;
 use super::super::request::{Call, Kind, Reply, Request};
 use super::{Core, Listening, Tag};
 use crate::fault::RelayDrop;
-use crate::ids::ShardId;
+use crate::ids::{ShardId, Sid};
+use crate::limits::{CONSULT_MS, FLEET_MARGIN_MS};
 use crate::shard::consult::{Consult, Findings};
 use crate::shard::history::Recall;
-use crate::shard::parcel::Parcel;
+use crate::shard::parcel::{Answer, Parcel, Question};
 use crate::shard::recollection::Recollection;
 use crate::time::Now;
 
@@ -20,9 +25,29 @@ pub(super) struct Hearing {
     waiting: Vec<(ShardId, Box<Consult>)>,
 }
 
+/// Names of rooms that may be other hosts' connections.
+#[derive(Default, Debug)]
+pub(super) struct Named {
+    asks: HashMap<u64, NamedAsk>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct NamedAsk {
+    shard: ShardId,
+    consult: Box<Consult>,
+    /// That have not answered.
+    hosts: usize,
+    is_whole: bool,
+    is_theirs: bool,
+}
+
 impl Core {
     /// A room's home asks. What has changed is true from now on, whether Redis can be told now or not.
     pub(super) fn consult(&mut self, now: Now, shard: ShardId, consult: Box<Consult>) {
+        if let Some(connection) = consult.connection {
+            return self.ask_whose(now, shard, consult, connection);
+        }
         self.presence.note(&consult);
         let channel = self.listen_for(&consult);
         if !self.is_up {
@@ -35,6 +60,40 @@ impl Core {
             Some(hearing) => hearing.waiting.push((shard, consult)),
             None => self.consults.push(shard, consult, self.waiting.place()),
         }
+    }
+
+    /// Asks the other hosts whether they have a connection.
+    fn ask_whose(&mut self, now: Now, shard: ShardId, consult: Box<Consult>, connection: Sid) {
+        if !self.is_up {
+            return self.answer(shard, &consult, Findings::default());
+        }
+        self.named.next += 1;
+        let (ask, question) = (self.named.next, Question::Connection { id: connection });
+        let hosts = self.hosts.ask_own(now, ask, question, CONSULT_MS - FLEET_MARGIN_MS);
+        let named = NamedAsk { shard, consult, hosts, is_whole: true, is_theirs: false };
+        self.named.asks.insert(ask | OWN_ASK, named);
+        self.answer_named(ask | OWN_ASK);
+        self.take_outcomes();
+    }
+
+    /// Another host has said whether it has a connection, or will not.
+    pub(super) fn told_whose(&mut self, ask: u64, answers: &HostAnswers) {
+        let Some(named) = self.named.asks.get_mut(&ask) else { return };
+        let has = |answer: &Answer| matches!(answer, Answer::Connections(found) if !found.is_empty());
+        named.hosts = named.hosts.saturating_sub(1);
+        named.is_whole &= answers.is_whole;
+        named.is_theirs |= answers.answers.iter().any(has);
+        self.answer_named(ask);
+    }
+
+    fn answer_named(&mut self, ask: u64) {
+        let is_done = self.named.asks.get(&ask).is_some_and(|named| named.hosts == 0);
+        if !is_done {
+            return;
+        }
+        let Some(NamedAsk { shard, consult, is_whole, is_theirs, .. }) = self.named.asks.remove(&ask) else { return };
+        let is_connection = (is_theirs || is_whole).then_some(is_theirs);
+        self.answer(shard, &consult, Findings { is_connection, ..Findings::default() });
     }
 
     /// What nobody was asked: the other hosts hear of it as of any message.
@@ -129,6 +188,9 @@ impl Core {
         for Asked { shard, consult, .. } in sent {
             self.answer(shard, &consult, Findings::default());
         }
+        for NamedAsk { shard, consult, .. } in std::mem::take(&mut self.named.asks).into_values() {
+            self.answer(shard, &consult, Findings::default());
+        }
         let unheard = std::mem::take(&mut self.hearings).into_values().flat_map(|hearing| hearing.waiting);
         let unsent: Vec<_> = unsent.into_iter().map(|asked| (asked.shard, asked.consult)).chain(unheard).collect();
         for (shard, consult) in unsent {
@@ -151,7 +213,8 @@ impl Core {
             self.listened.remove(&key);
         }
         self.stats.subscriptions.set(self.listened.len() as u64);
-        if self.is_up {
+        // Without a connection it is listened to as soon as there is one.
+        if self.is_connected {
             self.listenings.push_back(Listening { kind: Kind::Channel, names: vec![channel.clone()], is_on: is_wanted });
             if is_wanted {
                 self.hearings.entry(channel.clone()).or_default().confirmations += 1;

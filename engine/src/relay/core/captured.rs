@@ -104,7 +104,8 @@ impl Server {
     /// What was published since the last call: channels and messages.
     fn said(&mut self) -> Vec<(String, Value)> {
         let told = self.core.waiting.take(usize::MAX, u64::MAX);
-        told.iter().flat_map(|publication| &publication.calls).map(|call| (text(call.word(1)), decoded(call))).collect()
+        let calls = told.iter().filter_map(|publication| publication.calls.get(publication.told?));
+        calls.map(|call| (text(call.word(1)), decoded(call))).collect()
     }
 
     /// What a client has got, without what its dialect tells of others' entering and leaving, and without the numbers of acknowledgements;

@@ -9,7 +9,7 @@ use super::{Core, Tag};
 use crate::auth::Identity;
 use crate::ids::ShardId;
 use crate::limits::{BLOCKLIST_MS, BLOCKLISTS_MAX, CONSULT_MS};
-use crate::shard::inquiry::{About, Changes, Inquiry, Ruling};
+use crate::shard::inquiry::{About, Inquiry, Ruling};
 use crate::shard::parcel::{Arrival, Parcel};
 use crate::shard::recent::Recent;
 use crate::time::Now;
@@ -101,7 +101,10 @@ impl Core {
         match look {
             Look::Inquiry(own) => {
                 let Some((shard, number, _, is_join)) = self.looking.inquiries.remove(&own) else { return };
-                self.rule(shard, number, ruling(is_join, replies.unwrap_or_default()));
+                match replies.and_then(|replies| replies.first()).filter(|reply| !is_join && reply.error().is_none()) {
+                    Some(found) => self.parcels.push_back((shard, Parcel::Blocked { number, blocked: texts(found) })),
+                    None => self.rule(shard, number, if is_join { ruling(replies.unwrap_or_default()) } else { Ruling::Unavailable }),
+                }
             }
             Look::Author => {
                 let found = replies.and_then(|replies| replies.first()).filter(|reply| reply.error().is_none());
@@ -118,7 +121,7 @@ impl Core {
             self.stats.blocklists_unknown.add(1);
             return self.arrive(*arrival);
         };
-        let mut blocked: Vec<String> = found.list().iter().filter_map(Reply::text).map(str::to_owned).collect();
+        let mut blocked = texts(found);
         blocked.sort_unstable();
         let hidden_from =
             (!blocked.is_empty()).then(|| Arc::new(Identity { user: author.as_str().into(), blocked, ..Identity::default() }));
@@ -142,14 +145,15 @@ impl Core {
     }
 }
 
+/// Members of a set.
+fn texts(set: &Reply) -> Vec<String> {
+    set.list().iter().filter_map(Reply::text).map(str::to_owned).collect()
+}
+
 /// What follows from what was found: all rooms or none.
-fn ruling(is_join: bool, replies: &[Reply]) -> Ruling {
+fn ruling(replies: &[Reply]) -> Ruling {
     if replies.is_empty() || replies.iter().any(|reply| reply.error().is_some()) {
         return Ruling::Unavailable;
-    }
-    if !is_join {
-        let blocked = replies[0].list().iter().filter_map(Reply::text).map(str::to_owned).collect();
-        return Ruling::Allowed(Changes { blocked, ..Changes::default() });
     }
     if replies.iter().all(|reply| reply.int() == Some(1)) { Ruling::allowed() } else { Ruling::refused() }
 }
@@ -160,12 +164,9 @@ mod tests {
 
     #[test]
     fn who_is_in_all_rooms_is_let_in_and_an_error_is_no_answer() {
-        let ruled = |replies: &[Reply]| ruling(true, replies);
-        assert!(matches!(ruled(&[Reply::Int(1), Reply::Int(1)]), Ruling::Allowed(_)));
-        assert!(matches!(ruled(&[Reply::Int(1), Reply::Int(0)]), Ruling::Refused(None)));
-        assert!(matches!(ruled(&[Reply::Int(1), Reply::Error("WRONGTYPE".into())]), Ruling::Unavailable));
-        assert!(matches!(ruled(&[]), Ruling::Unavailable));
-        let blocked = ruling(false, &[Reply::List(vec![Reply::Bytes(b"eve".to_vec())])]);
-        assert!(matches!(blocked, Ruling::Allowed(Changes { blocked, .. }) if blocked == ["eve"]));
+        assert!(matches!(ruling(&[Reply::Int(1), Reply::Int(1)]), Ruling::Allowed(_)));
+        assert!(matches!(ruling(&[Reply::Int(1), Reply::Int(0)]), Ruling::Refused(None)));
+        assert!(matches!(ruling(&[Reply::Int(1), Reply::Error("WRONGTYPE".into())]), Ruling::Unavailable));
+        assert!(matches!(ruling(&[]), Ruling::Unavailable));
     }
 }
