@@ -19,7 +19,8 @@ const LIMITS: &str = "rate_messages = 1000000\nhandshakes_per_address = 1000000\
 fn host(redis: &Redis, limits: &'static str) -> Server {
     // A few bytes, for as long as the test runs.
     let url: &'static str = redis.url().leak();
-    let host = Server::start(&Setup { limits, redis: Some(url), ..Setup::default() });
+    let variables = &[("URINGCAST_ENDPOINT_COMMUNITY_MEMBERSHIP", "open")];
+    let host = Server::start(&Setup { limits, redis: Some(url), variables, ..Setup::default() });
     connected(&host);
     host
 }

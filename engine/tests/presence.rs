@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use engine::config::{DialectKind, Endpoint, Relay};
+use engine::config::{DialectKind, Endpoint, Membership, Relay};
 use engine::dialect::Sight;
 use engine::ids::{EndpointId, Room, ShardId, UserId};
 use engine::shard::consult::{Consult, Findings};
@@ -108,7 +108,9 @@ struct Simulation {
 }
 
 fn endpoint() -> Endpoint {
-    Endpoint { client_publish: true, ..host::endpoint("community", DialectKind::Community, "/api/community/ws") }
+    // What Redis says of members is another matter.
+    let membership = Membership::Open;
+    Endpoint { client_publish: true, membership, ..host::endpoint("community", DialectKind::Community, "/api/community/ws") }
 }
 
 fn room_name(room: usize) -> String {

@@ -156,7 +156,8 @@ impl Shard {
     /// Answers a connection that is counted in, unless its room has ended meanwhile.
     pub(super) fn finish_enter(&mut self, now: Now, enter: Enter, past: Option<Past>, is_first: bool, findings: Findings) {
         let Enter { conn, room, presence, again, announce, history, online, note, .. } = enter;
-        if !self.homes.has(&room) {
+        // Who was in already may have been taken out meanwhile, and the room have ended and be there again.
+        if !self.homes.has(&room) || (again && !self.homes.has_present(&room, &presence)) {
             if !again {
                 self.uncount(now, &room, conn, &presence);
             }
