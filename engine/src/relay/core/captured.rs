@@ -7,14 +7,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::super::format::{Payload, msgpack};
-use super::super::handle;
-use super::super::request::{Call, Kind, Push};
-use super::super::words::{Hello, HostId};
 use super::Core;
 use crate::config::{Adapter, AuthMode, Config, DialectKind, Endpoint, Relay};
 use crate::event::{EventTypes, What};
 use crate::ids::{EndpointId, ShardId, Sid};
+use crate::relay::format::{Payload, msgpack};
+use crate::relay::handle;
+use crate::relay::request::{Call, Kind, Push};
+use crate::relay::words::{Hello, HostId};
 use crate::shard::parcel::{Emit, Question, Selection, Target};
 use crate::stats::RelayStats;
 
