@@ -153,7 +153,7 @@ const NAMES_PER_LISTENING_MAX: usize = 1_000;
 
 impl Core {
     /// `random` seeds its secure random source; `own` is what this host says of itself.
-    pub(crate) fn new(world: Arc<World>, stats: Arc<RelayStats>, settings: &Relay, own: Hello, port: FleetPort, random: [u8; 32]) -> Core {
+    pub(crate) fn new(world: Arc<World>, stats: Arc<RelayStats>, settings: &Relay, own: &Hello, port: FleetPort, random: [u8; 32]) -> Core {
         let host = own.host.clone();
         let host = host.as_str();
         let mut random = StdRng::from_seed(random);
@@ -176,7 +176,7 @@ impl Core {
             is_cluster: settings.redis.is_cluster,
             hosts: Hosts::new(own.clone(), port, settings),
             hearings: HashMap::new(),
-            keeping: Keeping::new(settings, &own),
+            keeping: Keeping::new(settings, own),
             named: Named::default(),
             looking: Looking::default(),
             random,
@@ -644,7 +644,7 @@ impl Core {
             (Tag::Roll(number), replies) => self.rolled(number, replies.as_deref().ok()),
             (Tag::Kept(errand), replies) => self.kept(now, errand, replies.ok()),
             (Tag::Unheard(names), _) => names.iter().for_each(|name| self.hear_name(name.as_bytes())),
-            (Tag::Looked(look), replies) => self.looked(now, look, replies.ok().as_deref()),
+            (Tag::Looked(look), replies) => self.looked(now, &look, replies.ok().as_deref()),
             (Tag::Noted, _) => {}
             (Tag::Ping(asked_ns), Ok(_)) if self.is_up => self.stats.round_trip_us.set((now.ns.saturating_sub(asked_ns) / 1_000).max(1)),
             (Tag::Ping(_), _) => {}

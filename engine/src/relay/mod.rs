@@ -3,6 +3,7 @@
 //!
 //! What hosts of our own kind ask each other goes another way: [`words`] is what they say, [`fleet`] keeps track of who asked whom what, and
 //! [`handle`] is how the program that the engine is embedded in reaches it. None of these three has a connection or a clock either.
+#![allow(rustdoc::private_intra_doc_links, reason = "nothing of the relay is for other programs; it is public for tests only")]
 
 mod beats;
 mod channels;

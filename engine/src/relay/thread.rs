@@ -106,7 +106,7 @@ impl Thread {
     fn new(setup: Setup, notices: crossbeam_channel::Sender<Notice>) -> Thread {
         let Setup { world, settings, address, own, port, stats, inlet, ports, epoch, random } = setup;
         let mut seeds = StdRng::from_seed(random);
-        let core = Core::new(world, stats.clone(), &settings, own, port, seeds.random());
+        let core = Core::new(world, stats.clone(), &settings, &own, port, seeds.random());
         // Its own count: shards need not stop reading their clients because one of them takes nothing from other hosts.
         let outlets = Outlets::new(ports, Arc::<AtomicUsize>::default());
         Thread {

@@ -1,7 +1,7 @@
 //! What is kept of what was said in rooms. A room's home appends to it and reads it, and knows of it only the trait [`History`]: this file's
 //! `Memory` answers at once, a store beyond this process answers later, and the shard waits for neither ([`super::recollection`]).
 //!
-//! It knows no members: whether a room still exists is its home's business. Where hosts are joined, [`shared`] is the store.
+//! It knows no members: whether a room still exists is its home's business. Where hosts are joined, `shared` is the store.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;

@@ -49,7 +49,7 @@ impl Shard {
             Act::Refresh(identity) => self.refresh(now, slot, identity),
             Act::Identify { profile, note } => self.identify(now, slot, *profile, note),
             Act::Watch { users, note } if self.conns.get(slot).is_some_and(|conn| self.asks_of_rooms(conn)) => {
-                self.inquire_watch(now, slot, users, note)
+                self.inquire_watch(now, slot, users, note);
             }
             Act::Watch { users, note } => self.watch(now, slot, &users, note),
             Act::Confirm(confirmation) => self.confirm(slot, *confirmation),

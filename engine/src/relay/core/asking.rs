@@ -163,7 +163,7 @@ impl Core {
                     match told {
                         // Redis could not do it in the same breath.
                         Some(published) if !self.presence.tells_itself() && findings.is_only != Some(false) => {
-                            self.publish(now, &published)
+                            self.publish(now, &published);
                         }
                         Some(_) if own.is_none() => self.drop_message(RelayDrop::Unconfirmed, 1),
                         _ => {}

@@ -45,7 +45,7 @@ impl Server {
         host.world.wanted.set(EventTypes::ALL);
         let own = Hello::new(HostId::new(1), 3, "1", ["root".to_owned(), "custom".to_owned()]);
         let (_, port) = handle::channel(own.clone());
-        let core = Core::new(host.world.clone(), Arc::<RelayStats>::default(), &settings, own, port, [3; 32]);
+        let core = Core::new(host.world.clone(), Arc::<RelayStats>::default(), &settings, &own, port, [3; 32]);
         let mut server = Server { host, core, clients: [0, 0], sids: Default::default() };
         let head = Host::upgrade_head("/socket.io/?EIO=4&transport=websocket", "");
         server.clients = [0, 1].map(|shard| server.host.connect(shard, &head));

@@ -210,7 +210,7 @@ impl Core {
             self.run(Errand::Compared(gone), calls);
         }
         match cursor.text() {
-            Some(cursor) if cursor != "0" => self.scan(&cursor.to_owned()),
+            Some(cursor) if cursor != "0" => self.scan(cursor),
             _ => self.tell_more(),
         }
     }

@@ -97,10 +97,10 @@ impl Core {
     }
 
     /// It was looked for.
-    pub(super) fn looked(&mut self, now: Now, look: Look, replies: Option<&[Reply]>) {
+    pub(super) fn looked(&mut self, now: Now, look: &Look, replies: Option<&[Reply]>) {
         match look {
             Look::Inquiry(own) => {
-                let Some((shard, number, _, is_join)) = self.looking.inquiries.remove(&own) else { return };
+                let Some((shard, number, _, is_join)) = self.looking.inquiries.remove(own) else { return };
                 match replies.and_then(|replies| replies.first()).filter(|reply| !is_join && reply.error().is_none()) {
                     Some(found) => self.parcels.push_back((shard, Parcel::Blocked { number, blocked: texts(found) })),
                     None => self.rule(shard, number, if is_join { ruling(replies.unwrap_or_default()) } else { Ruling::Unavailable }),

@@ -39,7 +39,7 @@ impl Bench {
         let world = Arc::new(World::new(config, addresses, 0));
         let own = Hello::new(HostId::parse(HOST).expect("16 digits"), 2, "1", ["community".to_owned(), "docs".to_owned()]);
         let (_, port) = channel(own.clone());
-        let core = Core::new(world, Arc::<RelayStats>::default(), &settings, own, port, [7; 32]);
+        let core = Core::new(world, Arc::<RelayStats>::default(), &settings, &own, port, [7; 32]);
         let mut bench = Bench { core, now: Now { ns: 1_000_000_000, unix_ms: 1_704_067_200_000 }, asked: Vec::new() };
         bench.core.handle_connected(bench.now);
         bench.hear(Push::Subscribed { kind: Kind::Channel, name: format!("uringcast#mark#{HOST}#").into_bytes() });
