@@ -187,12 +187,12 @@ impl Simulation {
     fn ask_redis(&mut self, host: usize) -> bool {
         let Some((shard, outward)) = self.outwards[host].pop_front() else { return false };
         match outward {
-            Outward::Publish(published) => self.tell_others(host, Arc::new(*published)),
+            Outward::Publish(published) => self.tell_others(host, &Arc::new(*published)),
             Outward::Consult(mut consult) => {
                 let findings = self.redis.decide(host, &consult);
                 let told = consult.step.as_mut().and_then(|step| step.announcement.take());
                 if let Some(published) = told.filter(|_| findings.is_only == Some(true)) {
-                    self.tell_others(host, Arc::new(published));
+                    self.tell_others(host, &Arc::new(published));
                 }
                 let is_lost = self.mood == Mood::Faulty && self.pick(0..20) == 0;
                 if let Some(ticket) = consult.ticket.filter(|_| !is_lost) {
@@ -208,7 +208,7 @@ impl Simulation {
         true
     }
 
-    fn tell_others(&mut self, host: usize, published: Arc<Published>) {
+    fn tell_others(&mut self, host: usize, published: &Arc<Published>) {
         for other in (0..HOSTS).filter(|other| *other != host) {
             self.pushes[other].push_back(Pushed::Said(published.clone()));
         }
