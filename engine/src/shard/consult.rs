@@ -226,7 +226,7 @@ impl Shard {
     fn go_on(&mut self, now: Now, set_aside: SetAside, findings: Findings) {
         match set_aside {
             SetAside::Enter { enter, is_first } => self.finish_enter(now, *enter, None, is_first, findings),
-            SetAside::Leave { leave, is_last } => self.finish_leave(now, *leave, is_last, findings),
+            SetAside::Leave { leave, is_last } => self.finish_leave(now, *leave, is_last, true, findings),
             SetAside::Named(enter) => self.enter_named(now, *enter, findings.is_connection),
             SetAside::Return(returning) => self.finish_return(now, *returning, &findings),
         }
