@@ -185,6 +185,8 @@ labelled! {
         Unconfirmed = "unconfirmed",
         /// Redis has it, but fewer hosts listened than there are: one has just come, or is cut off from Redis itself.
         Unheard = "unheard",
+        /// Another host has sent it, and it was not heard here: this host was cut off, or has just come back.
+        Missed = "missed",
         /// Redis refused it: no memory, no permission.
         Refused = "refused",
         /// Nobody can read it: bytes of another form than their channel has.

@@ -111,6 +111,10 @@ pub mod time;
 #[doc(hidden)]
 pub mod wire;
 
+// The harness of the tests that run a host without a socket is used by unit tests too.
+#[cfg(test)]
+extern crate self as engine;
+
 use auth::{AuthFault, Identity};
 pub use calls::{Asked, Calls, EngineLost, Gathered};
 use config::{Config, ConfigFault, Endpoint, Io};

@@ -135,6 +135,20 @@ pub const LANE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// so that only one that has ended lets it come to this.
 pub const OUTWARD_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// Rooms that one shard tells of in one go when hosts compare which there are: some 100 kB of records.
+pub const ROLL_ROOMS: usize = 256;
+
+/// Ends of rooms that one shard remembers until Redis has been told. A back end that ends more while Redis is away finds the first of them there again.
+pub const ENDS_UNTOLD_MAX: usize = 4 * 1024;
+
+/// How long it is known of a message that several hosts have heard, and that one of them is to keep, that one has: milliseconds. They hear it within
+/// one; what is behind by more than the relay keeps messages back is behind for good.
+pub const HISTORY_TWICE_MS: u64 = 60_000;
+
+/// Entries of a room's history that Redis looks at for one question: some milliseconds in which it does nothing else. Only a stream that
+/// somebody else has filled has so many.
+pub const HISTORY_SCANNED_MAX: u64 = 20_000;
+
 /// Connections that one shard tells another Socket.IO server of in one answer: some 10 ms of its time, and 5 MB.
 pub const PEER_SOCKETS_MAX: usize = 10_000;
 
@@ -153,8 +167,11 @@ pub const PEER_ERRANDS_MAX: usize = 4_096;
 /// Questions to other Socket.IO servers under way: those of calls of the admin API.
 pub const PEER_ASKS_MAX: usize = 4_096;
 
-/// Milliseconds until a request of another Socket.IO server is answered with what there is, and a question to them counts as answered.
+/// Milliseconds until a request of another Socket.IO server is answered with what there is. Node's servers wait for five seconds.
 pub const PEER_ANSWER_MS: u64 = 1_000;
+
+/// Milliseconds until a question to other Socket.IO servers is answered with what has come: less than whoever calls the admin API waits.
+pub const PEER_ASK_MS: u64 = 900;
 
 /// Milliseconds for which acknowledgements are passed on to a server that does not say how long it waits, and to any at most.
 pub const PEER_ACK_MS: (u64, u64) = (10_000, 600_000);
@@ -178,6 +195,10 @@ pub const CONSULTS_PER_REQUEST_MAX: usize = 64;
 
 /// Transactions with questions that Redis has not answered. More than a round trip's worth of them would only wait there instead of here.
 pub const CONSULT_REQUESTS_MAX: usize = 32;
+
+/// Bytes of messages in one read of a room's history, and of all reads that Redis has not answered: it builds an answer in one go, and a link takes
+/// no more than [`REDIS_REPLY_BYTES_MAX`] at once.
+pub const RECALL_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Bytes of what other hosts say that is held back while the answer of a question is awaited that has its place before it. They come by two
 /// connections, a moment apart; beyond this the question is given up.
@@ -223,6 +244,9 @@ pub const RELAY_REASON_CHARS_MAX: usize = 240;
 
 /// Requests with messages that Redis has not confirmed: what is lost with a connection is unknown, so it is kept small.
 pub const RELAY_IN_FLIGHT_MAX: usize = 4;
+
+/// Other hosts whose beats are counted, and adapters of each: a fleet has fewer.
+pub const BEATING_HOSTS_MAX: usize = 1_024;
 
 /// Answers and handed-over connections waiting for the control plane.
 pub const NOTICES_MAX: usize = 16 * 1024;

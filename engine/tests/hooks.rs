@@ -107,7 +107,8 @@ fn the_back_end_hears_who_wants_in_and_may_say_who_that_is() {
     );
     assert_eq!(caller.address, Some([127, 0, 0, 1].into()));
 
-    let changes = Changes { user: Some("ann".into()), name: Some("Ann".into()), rooms: Some(vec!["s".into()]), data: None };
+    let changes =
+        Changes { user: Some("ann".into()), name: Some("Ann".into()), rooms: Some(vec!["s".into()]), data: None, ..Changes::default() };
     host.rule(shard, number, Ruling::Allowed(changes));
     assert_eq!(allow_all(&mut host), 1, "the room");
     let got = host.take(client);

@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use engine::config::{DialectKind, Endpoint, Relay};
+use engine::config::{DialectKind, Endpoint, Membership, Relay};
 use engine::dialect::Sight;
 use engine::ids::{EndpointId, Room, ShardId, UserId};
 use engine::shard::consult::{Consult, Findings};
@@ -111,7 +111,9 @@ struct Simulation {
 }
 
 fn endpoint() -> Endpoint {
-    Endpoint { client_publish: true, ..host::endpoint("community", DialectKind::Community, "/api/community/ws") }
+    // What Redis says of members is another matter.
+    let membership = Membership::Open;
+    Endpoint { client_publish: true, membership, ..host::endpoint("community", DialectKind::Community, "/api/community/ws") }
 }
 
 fn room_name(room: usize) -> String {
@@ -211,6 +213,8 @@ impl Simulation {
                     self.pushes[host].push_back(Pushed::Ruled { shard, parcel });
                 }
             }
+            // What ends for good is forgotten everywhere, which is no business of this Redis.
+            Outward::Forget { .. } => {}
             // No channel has to be listened to.
             Outward::Inhabited { .. } => {}
             other => panic!("nobody asked for {other:?}"),
@@ -239,7 +243,7 @@ impl Simulation {
                 let to = Selection::of(endpoint, vec![Target::Room(name)]);
                 let emit = Emit { is_elsewhere: true, ..Emit::new(to, "", "", 0, now.unix_ms) };
                 let text = String::from_utf8(published.frame.payload().to_vec()).expect("a text");
-                let arrival = Arc::new(Arrival { emit, text: Some(text.into()), hidden_from: None });
+                let arrival = Arc::new(Arrival { emit, text: Some(text.into()), hidden_from: None, is_foreign: false });
                 // Every shard of a host may get it: only the room's home makes something of it, and only it can know that it is one.
                 let home = self.home_of(host, &published.room);
                 self.hosts[host].shards[usize::from(home.0)].handle_parcel(now, Parcel::Arrival(arrival));

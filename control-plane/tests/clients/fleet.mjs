@@ -27,11 +27,11 @@ async function connectRedis() {
 }
 
 /** A server of Node. Its clients enter and leave rooms, and talk to others, as they ask. */
-async function nodeServer(name, options = {}) {
+async function nodeServer(name, key = "socket.io") {
   const [pub, sub] = [await connectRedis(), await connectRedis()];
   const adapter = IS_SHARDED
-    ? createShardedAdapter(pub, sub, { channelPrefix: options.key })
-    : createAdapter(pub, sub, { key: options.key, publishOnSpecificResponseChannel: ADAPTER === "specific", requestsTimeout: 3_000 });
+    ? createShardedAdapter(pub, sub, { channelPrefix: key })
+    : createAdapter(pub, sub, { key, publishOnSpecificResponseChannel: ADAPTER === "specific", requestsTimeout: 3_000 });
   const web = createServer();
   const io = new Server(web, { adapter });
   for (const namespace of ["/", "/guests", "/notify"]) {
@@ -47,7 +47,7 @@ async function nodeServer(name, options = {}) {
 }
 
 const [n1, n2] = [await nodeServer("n1"), await nodeServer("n2")];
-const stranger = await nodeServer("stranger", { key: "another" });
+const stranger = await nodeServer("stranger", "another");
 
 /** A call of the admin API of one of our hosts. */
 async function admin(host, method, path, body) {
@@ -258,7 +258,7 @@ check("sockets are found from everywhere", async () => {
     ok(handshake.address === "127.0.0.1" && Math.abs(Date.now() - handshake.issued) < 300_000, "address and time");
     ok(new Date(handshake.time).getTime() === Math.floor(handshake.issued / 1000) * 1000, `time ${handshake.time}`);
     like([handshake.headers, handshake.auth, handshake.url], [{}, {}, "/socket.io/?of=a&EIO=4&transport=websocket"]);
-    ok(!JSON.stringify(sockets.map((socket) => socket.handshake)).includes("eyJ"), "no token");
+    ok(!JSON.stringify(sockets.filter(({ id }) => id === a.id || id === b.id).map((socket) => socket.handshake)).includes("eyJ"), "no token");
     const of = async (operator) => (await operator.fetchSockets()).map((socket) => socket.id).sort();
     like(await of(io.in("r1")), [a.id, c.id].sort());
     like(await of(io.in("both").except("r1")), [b.id, d.id].sort());
@@ -276,7 +276,7 @@ if (!IS_SHARDED) {
 }
 
 check("Node's servers move sockets of all hosts", async () => {
-  for (const { io } of [n1, n2]) {
+  for (const { io, port } of [n1, n2]) {
     const [room, event, later] = [fresh("moved"), fresh("to moved"), fresh("to moved")];
     io.in("r1").socketsJoin(room);
     io.in(b.id).socketsJoin(room);
@@ -286,10 +286,12 @@ check("Node's servers move sockets of all hosts", async () => {
       await sleep(200);
     }
     io.to(room).emit(event, 1);
-    await heardBy(event, [a, b, c], [1]);
+    // A server of Node moves its own sockets when its own request comes back to it, so that they miss what it says at once.
+    const others = all.filter((one) => IS_SHARDED || one.socket.io.opts.port !== String(port));
+    await heardBy(event, [a, b, c].filter((one) => others.includes(one)), [1], { among: others });
     like((await io.in(room).fetchSockets()).map((socket) => socket.id).sort(), [a.id, b.id, c.id].sort());
     io.in("r1").except("r2").socketsLeave(room);
-    if (IS_SHARDED) await until(async () => (await io.in(room).fetchSockets()).length === 1, "two left");
+    await until(async () => (await io.in(room).fetchSockets()).length === 1, "two left");
     io.to(room).emit(later, 1);
     await heardBy(later, [b], [1]);
     const [first] = await io.in(b.id).fetchSockets();

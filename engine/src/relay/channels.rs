@@ -172,7 +172,7 @@ impl Channels {
         let to = Selection::of(*endpoint, vec![target]);
         let emit = Emit { is_elsewhere: true, ..Emit::new(to, "", "", offset, unix_ms) };
         let hidden_from = origin.and_then(|_| hidden_from(message));
-        let arrival = Box::new(Arrival { emit, text: Some(text.into()), hidden_from });
+        let arrival = Box::new(Arrival { emit, text: Some(text.into()), hidden_from, is_foreign: origin.is_none() });
         match author_of(message).filter(|_| origin.is_none() && matches!(naming, Naming::Rooms)) {
             Some(author) => Some(Heard::Of(author, arrival)),
             None => Some(Heard::Arrival(arrival)),

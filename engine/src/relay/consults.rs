@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use super::request::{Push, Reply};
 use crate::ids::ShardId;
-use crate::limits::{CONSULT_MS, CONSULT_REQUESTS_MAX, CONSULTS_PER_REQUEST_MAX, HELD_BACK_BYTES_MAX};
+use crate::limits::{CONSULT_MS, CONSULT_REQUESTS_MAX, CONSULTS_PER_REQUEST_MAX, HELD_BACK_BYTES_MAX, RECALL_BYTES_MAX};
 use crate::shard::consult::Consult;
 
 /// A question, and who asks.
@@ -41,6 +41,8 @@ struct Batch {
     number: u64,
     sent_ms: u64,
     asked: Vec<Asked>,
+    /// Bytes of messages that the answer may have.
+    bytes: usize,
     /// There when the answer has come; empty inside where there will be none.
     replies: Option<Option<Vec<Reply>>>,
     is_marked: bool,
@@ -96,16 +98,19 @@ impl Consults {
     }
 
     fn is_ready(&self) -> bool {
-        self.is_heard && self.batches.len() < CONSULT_REQUESTS_MAX
+        let bytes = || self.batches.iter().map(|batch| batch.bytes).sum::<usize>();
+        self.is_heard && self.batches.len() < CONSULT_REQUESTS_MAX && bytes() < RECALL_BYTES_MAX
     }
 
     /// The next questions for one transaction, all of whose places have been passed.
     pub(crate) fn take(&mut self, has_passed: impl Fn(u64) -> bool) -> Vec<Asked> {
-        let mut taken = Vec::new();
+        let (mut taken, mut bytes) = (Vec::<Asked>::new(), 0);
         while taken.len() < CONSULTS_PER_REQUEST_MAX
+            && bytes < RECALL_BYTES_MAX
             && self.is_ready()
             && let Some(first) = self.queue.pop_front_if(|first| has_passed(first.place))
         {
+            bytes += first.asked.consult.answer_bytes();
             taken.push(first.asked);
         }
         taken
@@ -114,7 +119,8 @@ impl Consults {
     /// They are sent: the transaction's number, which its mark has to say.
     pub(crate) fn sent(&mut self, now_ms: u64, asked: Vec<Asked>) -> u64 {
         self.next += 1;
-        self.batches.push_back(Batch { number: self.next, sent_ms: now_ms, asked, replies: None, is_marked: !self.is_marked });
+        let bytes = asked.iter().map(|asked| asked.consult.answer_bytes()).sum();
+        self.batches.push_back(Batch { number: self.next, sent_ms: now_ms, asked, bytes, replies: None, is_marked: !self.is_marked });
         self.next
     }
 

@@ -13,27 +13,33 @@ use super::consults::Consults;
 use super::fleet::HostAnswers;
 use super::format::Message;
 use super::handle::{FleetPort, Order, ToRelay};
+use super::history::Store;
 use super::hosts::{HostTag, Hosts, Outcome};
-use super::peers::{Output, Peers};
+use super::peers::{Output, Peers, Setting};
 use super::presence::Presence;
 use super::request::{Call, Kind, Lost, Push, Reply, Request};
-use super::socketio::{Place, Post, SocketIo, TOLD, random_id};
+use super::rooms::Rooms;
+use super::socketio::{Place, Post, SocketIo, TOLD, random_uid};
 use super::waiting::{OVERHEAD_BYTES, Publication, Waiting};
 use super::words::{Hello, HostId, Wish};
 use crate::Notice;
 use crate::config::Relay;
 use crate::fault::RelayDrop;
-use crate::ids::{EndpointId, Room, ShardId};
+use crate::ids::{EndpointId, MessageId, Room, ShardId};
 use crate::limits::{LISTENED_AT_ONCE_MAX, PEER_HELD_BYTES_MAX, RELAY_BATCH_BYTES_MAX, RELAY_IN_FLIGHT_MAX, TYPING_MS};
 use crate::shard::World;
+use crate::shard::consult::Consult;
 use crate::shard::outward::{Outward, Published, is_of_peer};
 use crate::shard::parcel::{Answer, Arrival, Emit, Parcel, Question};
 use crate::stats::RelayStats;
 use crate::time::Now;
 
 mod asking;
+#[cfg(test)]
+mod captured;
 mod keeping;
 pub(super) mod looking;
+mod remembering;
 
 use asking::{Hearing, Named};
 use keeping::{Errand, Keeping};
@@ -46,6 +52,12 @@ pub(crate) enum Tag {
     Published(Vec<Publication>),
     /// The questions of this number.
     Consulted(u64),
+    /// In which room a message is that somebody asks for.
+    RoomFound { shard: ShardId, consult: Box<Consult>, id: MessageId },
+    /// What the message is.
+    MessageFound { shard: ShardId, consult: Box<Consult>, room: Room },
+    /// A step of the roll call of this number.
+    Roll(u64),
     /// What keeps other hosts' knowledge of this one true, and this one's of them.
     Kept(Errand),
     /// Redis does not want these names to be listened to.
@@ -82,7 +94,10 @@ pub(crate) struct Core {
     peers: Peers,
     channels: Channels,
     presence: Presence,
+    store: Store,
+    rooms: Rooms,
     consults: Consults,
+    is_cluster: bool,
     hosts: Hosts,
     /// Channels of rooms that are not heard yet, and what waits for that.
     hearings: HashMap<String, Hearing>,
@@ -106,8 +121,16 @@ pub(crate) struct Core {
     parcels: VecDeque<(ShardId, Parcel)>,
     notices: VecDeque<Notice>,
     /// What has come for a namespace while connections of its were moved, and its bytes, by the namespace.
-    held: HashMap<EndpointId, (VecDeque<(String, Vec<u8>)>, usize)>,
+    held: HashMap<EndpointId, Held>,
     ping_due_ms: u64,
+    beat_due_ms: u64,
+}
+
+/// Channels and what came there, and their bytes.
+#[derive(Default)]
+struct Held {
+    words: VecDeque<(String, Vec<u8>)>,
+    bytes: usize,
 }
 
 /// While the hosts come back that were there before Redis was away.
@@ -138,6 +161,7 @@ impl Core {
         let channels = Channels::new(&world.config, &settings.prefix, host);
         let presence = Presence::new(&world.config, settings, host);
         let consults = Consults::new(format!("{}#mark#{host}#", settings.prefix), !settings.redis.is_cluster);
+        let (store, rooms) = (Store::new(&world.config, &settings.prefix), Rooms::new(&world.config, &settings.prefix));
         let mut core = Core {
             waiting: Waiting::new(settings.buffer_bytes, Some(settings.buffer_ms)),
             peers: Peers::new(world.config.shards.len()),
@@ -146,7 +170,10 @@ impl Core {
             socket_io,
             channels,
             presence,
+            store,
+            rooms,
             consults,
+            is_cluster: settings.redis.is_cluster,
             hosts: Hosts::new(own.clone(), port, settings),
             hearings: HashMap::new(),
             keeping: Keeping::new(settings, &own),
@@ -165,6 +192,7 @@ impl Core {
             notices: VecDeque::new(),
             held: HashMap::new(),
             ping_due_ms: 0,
+            beat_due_ms: 0,
         };
         core.listen_always();
         core
@@ -254,10 +282,13 @@ impl Core {
         self.world.is_relayed.store(is_up, Ordering::Relaxed);
         if is_up {
             self.keeping.begin(now.ms());
+            let (number, request) = self.rooms.begin(&mut self.random);
+            self.requests.push_back((Tag::Roll(number), request));
         } else {
             self.end_consults(now);
             self.end_looks(now, true);
             self.conclude(now);
+            self.end_searches(now);
         }
     }
 
@@ -274,8 +305,21 @@ impl Core {
                 self.peers_have_changed(now);
             }
             Outward::Consult(consult) => self.consult(now, shard, consult),
-            Outward::Inquiry { number, inquiry } => self.look_for(now, shard, number, &inquiry),
+            Outward::Record { room, record } => {
+                let calls = self.store.record(&room, &record);
+                self.enqueue_all(now, calls, None, None);
+            }
+            Outward::Made(made) => {
+                let calls = vec![self.rooms.made(&made)];
+                self.enqueue_all(now, calls, None, Some((shard, made.new.room)));
+            }
+            Outward::Forget { room } => {
+                let calls = vec![self.store.forget(&room), self.rooms.ended(&room)];
+                self.enqueue_all(now, calls, None, Some((shard, room)));
+            }
+            Outward::Called { after } => self.called(shard, after),
             Outward::Inhabited { room, is_inhabited } => self.listen_to_room(&room, is_inhabited),
+            Outward::Inquiry { number, inquiry } => self.look_for(now, shard, number, &inquiry),
             Outward::Answer { ask, answer } => {
                 self.hosts.answered(ask, answer);
                 self.take_outcomes();
@@ -288,11 +332,14 @@ impl Core {
         if let ToRelay::Ask(Order { wish: Wish::Shards(Question::Emit(emit)), to: None, .. }) = &order {
             self.tell_channels(now, emit);
         }
-        if let ToRelay::Ask(Order { ask, wish: Wish::Shards(question), has_peers: true, .. }) = &order
-            && !self.handle_question(now, *ask, question)
+        if let ToRelay::Ask(Order { ask, wish: Wish::Shards(question), to: None, has_peers, .. }) = &order
+            && question.concerns_peers()
         {
-            // It is none of their business.
-            self.tell_peers_answer(*ask, Vec::new(), true);
+            let is_asked = self.handle_question(now, *ask, question);
+            if *has_peers && !is_asked {
+                // There are none on that endpoint.
+                self.tell_peers_answer(*ask, Vec::new(), true);
+            }
         }
         self.hosts.ordered(now, order);
         self.take_outcomes();
@@ -342,7 +389,7 @@ impl Core {
     fn post_as(&mut self, published: &Published, other: Option<&str>) -> Option<Post> {
         let endpoint = &self.world.config.endpoints[usize::from(published.room.endpoint.0)];
         if endpoint.dialect.is_socket_io() {
-            let uid = other.map(|_| random_id(&mut self.random));
+            let uid = other.map(|_| random_uid(&mut self.random));
             self.socket_io.broadcast(published, uid.as_deref())
         } else {
             self.channels.publication(published, other)
@@ -353,9 +400,21 @@ impl Core {
         if let Some((room, user, on)) = self.channels.typing(published).filter(|_| self.is_up) {
             self.requests.push_back((Tag::Noted, Request::several(typing(&room, &user, on, now.unix_ms))));
         }
+        let mut calls = Vec::new();
+        if let Some(record) = &published.record {
+            calls = self.store.record(&published.room, record);
+        }
+        // Last: where the two cannot be done at one moment, what is heard is to be found already.
+        let told = calls.len();
         match self.post_of(published) {
-            Some(post) => self.enqueue(now, post.call()),
-            None => self.drop_message(RelayDrop::Unspeakable, 1),
+            Some(post) => {
+                calls.push(post.call());
+                self.enqueue_all(now, calls, Some(told), None);
+            }
+            None => {
+                self.drop_message(RelayDrop::Unspeakable, 1);
+                self.enqueue_all(now, calls, None, None);
+            }
         }
     }
 
@@ -378,9 +437,18 @@ impl Core {
     }
 
     fn enqueue(&mut self, now: Now, call: Call) {
-        let bytes = call.bytes() + OVERHEAD_BYTES;
-        let is_for_all = call.word(0) == b"PUBLISH" && self.all_listen_to(call.word(1));
-        if !self.waiting.push(Publication { call, said_ms: now.ms(), bytes, is_for_all }) {
+        self.enqueue_all(now, vec![call], Some(0), None);
+    }
+
+    /// What is to be told, all at one moment: the one call by which others hear of it, and who is to know when it is done.
+    fn enqueue_all(&mut self, now: Now, calls: Vec<Call>, told: Option<usize>, confirmed: Option<(ShardId, Room)>) {
+        if calls.is_empty() {
+            return;
+        }
+        let bytes = calls.iter().map(Call::bytes).sum::<usize>() + OVERHEAD_BYTES;
+        let publish = told.and_then(|told| calls.get(told)).filter(|call| call.word(0) == b"PUBLISH");
+        let is_for_all = publish.is_some_and(|call| self.all_listen_to(call.word(1)));
+        if !self.waiting.push(Publication { calls, told, confirmed, said_ms: now.ms(), bytes, is_for_all }) {
             self.drop_message(RelayDrop::Overflow, 1);
         }
     }
@@ -390,6 +458,13 @@ impl Core {
         let Ok(channel) = std::str::from_utf8(channel) else { return false };
         self.channels.fixed().any(|fixed| fixed == channel)
             || self.socket_io.place(channel).is_some_and(|place| !place.is_for_answers && place.is_classic())
+    }
+
+    /// True exactly when it is a broadcast that every host hears whose namespace it is.
+    fn is_broadcast(&self, publication: &Publication) -> bool {
+        let channel = publication.told.and_then(|told| publication.calls.get(told)).map(|call| call.word(1));
+        let place = channel.and_then(|channel| self.socket_io.place(std::str::from_utf8(channel).ok()?));
+        publication.is_for_all && place.is_some_and(|place| place.is_broadcast())
     }
 
     fn drop_message(&self, reason: RelayDrop, count: u64) {
@@ -421,6 +496,8 @@ impl Core {
             return self.consults.marked(now.ms(), &payload);
         }
         if self.hosts.heard(now, &channel, &payload) {
+            let missed = self.hosts.take_missed();
+            self.drop_message(RelayDrop::Missed, missed);
             return self.take_outcomes();
         }
         let offset = self.random.next_u64();
@@ -459,13 +536,13 @@ impl Core {
 
     /// Holds back what has come for a namespace; false where that would be too much.
     fn hold(&mut self, endpoint: EndpointId, channel: &str, payload: &[u8]) -> bool {
-        let (held, bytes) = self.held.entry(endpoint).or_default();
+        let Held { words, bytes } = self.held.entry(endpoint).or_default();
         let size = channel.len() + payload.len() + OVERHEAD_BYTES;
         if *bytes + size > PEER_HELD_BYTES_MAX {
             return false;
         }
         *bytes += size;
-        held.push_back((channel.to_owned(), payload.to_owned()));
+        words.push_back((channel.to_owned(), payload.to_owned()));
         true
     }
 
@@ -476,11 +553,14 @@ impl Core {
         if self.socket_io.is_ours(endpoint, &envelope.uid) {
             return Heard::Known;
         }
+        if matches!(envelope.message, Message::Broadcast { request: None, .. }) {
+            self.hosts.beats().hear(&envelope.uid);
+        }
         let offset = self.random.next_u64();
         match envelope.message {
             Message::Broadcast { request: None, .. } if envelope.uid.starts_with(TOLD) => Heard::Known,
             Message::Broadcast { packet, options, request: None } => {
-                match self.socket_io.arrival(endpoint, packet, &options, offset, now.unix_ms) {
+                match self.socket_io.arrival(endpoint, &envelope.uid, packet, &options, offset, now.unix_ms) {
                     Some(arrival) => Heard::Arrival(Box::new(arrival)),
                     None => Heard::Malformed,
                 }
@@ -517,8 +597,8 @@ impl Core {
     /// Handles what was held back for a namespace, until somebody is moved again; all of it where there is no more place.
     fn release_of(&mut self, now: Now, endpoint: EndpointId, is_full: bool) {
         while is_full || !self.peers.is_moving(endpoint) {
-            let Some((held, bytes)) = self.held.get_mut(&endpoint) else { return };
-            let Some((channel, payload)) = held.pop_front() else {
+            let Some(Held { words, bytes }) = self.held.get_mut(&endpoint) else { return };
+            let Some((channel, payload)) = words.pop_front() else {
                 self.held.remove(&endpoint);
                 return;
             };
@@ -546,16 +626,7 @@ impl Core {
             (Tag::Published(told), replies) => {
                 self.in_flight = self.in_flight.saturating_sub(1);
                 match replies {
-                    Ok(replies) => {
-                        let refused = replies.iter().filter(|reply| matches!(reply, Reply::Error(_))).count() as u64;
-                        self.drop_message(RelayDrop::Refused, refused);
-                        // This one and the others, and who knows who else.
-                        let hosts = self.hosts.count() as i64 + 1;
-                        let is_short =
-                            |(one, reply): &(&Publication, &Reply)| one.is_for_all && reply.int().is_some_and(|heard| heard < hosts);
-                        self.drop_message(RelayDrop::Unheard, told.iter().zip(&replies).filter(is_short).count() as u64);
-                        self.stats.published.add((replies.len() as u64).saturating_sub(refused));
-                    }
+                    Ok(replies) => self.told(told, &replies),
                     // They may have been delivered or not: to send them again could deliver them twice.
                     Err(_) => self.drop_message(RelayDrop::Unconfirmed, told.len() as u64),
                 }
@@ -564,6 +635,13 @@ impl Core {
                 self.consults.answered(number, replies.ok());
                 self.conclude(now);
             }
+            (Tag::RoomFound { shard, consult, id }, replies) => {
+                self.room_found(now, shard, consult, id, replies.ok().as_ref().and_then(|replies| replies.first()));
+            }
+            (Tag::MessageFound { shard, consult, room }, replies) => {
+                self.message_found(now, shard, &consult, room, replies.ok().as_ref().and_then(|replies| replies.first()));
+            }
+            (Tag::Roll(number), replies) => self.rolled(number, replies.as_deref().ok()),
             (Tag::Kept(errand), replies) => self.kept(now, errand, replies.ok()),
             (Tag::Unheard(names), _) => names.iter().for_each(|name| self.hear_name(name.as_bytes())),
             (Tag::Looked(look), replies) => self.looked(now, look, replies.ok().as_deref()),
@@ -613,13 +691,13 @@ impl Core {
     }
 
     /// A question of the program's: whatever of it concerns servers that are no uringcast hosts is passed on to them. True when their answer
-    /// will come, with [`Self::poll_told`].
+    /// will come.
     pub(crate) fn handle_question(&mut self, now: Now, ask: u64, question: &Question) -> bool {
         let hosts = self.hosts.count() as u64 + 1;
         let (socket_io, is_up) = (&mut self.socket_io, self.is_up);
-        let peers: Vec<EndpointId> = socket_io.namespaces.iter().filter(|it| is_up && it.servers > hosts).map(|it| it.endpoint).collect();
-        let has_peers = |endpoint| peers.contains(&endpoint);
-        let is_asked = self.peers.ask(now, socket_io, &self.world.config, &mut self.random, has_peers, ask, question);
+        let peered: Vec<EndpointId> = socket_io.namespaces.iter().filter(|it| is_up && it.servers > hosts).map(|it| it.endpoint).collect();
+        let setting = Setting { config: &self.world.config, peered: &peered, random: &mut self.random };
+        let is_asked = self.peers.ask(now, socket_io, setting, ask, question);
         self.do_for_peers(now);
         is_asked
     }
@@ -693,16 +771,30 @@ impl Core {
         if !self.is_up {
             return None;
         }
-        if let Some(request) = self.next_consults(now.ms()) {
+        if let Some(request) = self.next_consults(now) {
             return Some(request);
+        }
+        let waiting = &self.waiting;
+        if let Some((number, request)) = self.rooms.next_request(|place| waiting.has_passed(place)) {
+            return Some((Tag::Roll(number), request));
+        }
+        if self.beat_due_ms <= now.ms() {
+            // Made now and not when it was due: it stands behind what it counts.
+            self.beat_due_ms = now.ms() + PING_EVERY_MS;
+            let uids = self.socket_io.namespaces.iter().flat_map(|namespace| [&*namespace.uid, &*namespace.told_uid]);
+            return Some((Tag::Noted, self.hosts.beat(uids).into()));
         }
         if self.waiting.is_empty() || self.in_flight >= RELAY_IN_FLIGHT_MAX {
             return None;
         }
         let told = self.waiting.take(RELAY_BATCH_BYTES_MAX, self.consults.place().unwrap_or(u64::MAX));
         self.in_flight += 1;
-        let calls = told.iter().map(|publication| publication.call.clone()).collect();
-        Some((Tag::Published(told), Request::several(calls)))
+        let broadcasts = told.iter().filter(|publication| self.is_broadcast(publication)).count();
+        self.hosts.beats().tell(broadcasts as u64);
+        let calls = told.iter().flat_map(|publication| &publication.calls).cloned().collect();
+        // Whoever enters on another host finds a message in the room's past or hears it, and never both.
+        let is_atomic = !self.is_cluster && told.iter().any(|publication| publication.calls.len() > 1);
+        Some((Tag::Published(told), Request { calls, is_atomic }))
     }
 
     /// The next change of what is listened to.

@@ -2,8 +2,10 @@
 //! bookkeeping of both, has no socket and no clock (times are monotonic milliseconds that are passed in), and what it wants done is taken from
 //! [`Fleet::poll_output`].
 //!
-//!     own order   -> Publish on the ask channel   -> the others' handle_ask -> Put / Note there
-//!     their shards' answers -> handle_shard_answer -> Publish on our answer channel -> handle_answered -> Told
+//! ```text
+//! own order   -> Publish on the ask channel   -> the others' handle_ask -> Put / Note there
+//! their shards' answers -> handle_shard_answer -> Publish on our answer channel -> handle_answered -> Told
+//! ```
 //!
 //! A host that was expected to answer is told of exactly once for each question: when its answer is complete, when its lease is gone, when
 //! the relay is down, or when the time is over. So nobody has to wait who could know better.

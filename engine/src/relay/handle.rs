@@ -11,7 +11,6 @@ use tokio::sync::{mpsc, oneshot};
 use super::fleet::Seen;
 use super::words::{Hello, HostId, Wish};
 use crate::limits::{FLEET_ANSWER_MS, FLEET_ORDERS_MAX};
-use crate::shard::parcel::Question;
 
 /// What the program wants of the relay.
 #[derive(Debug)]
@@ -156,11 +155,11 @@ impl FleetHandle {
         let others = self.others();
         let hosts = others.iter().map(|seen| &seen.hello.host).filter(|host| to.is_none_or(|to| to == *host));
         let expected: Arc<[HostId]> = hosts.cloned().collect();
-        let has_peers = to.is_none() && matches!(wish, Wish::Shards(_)) && self.peers.load(Relaxed);
+        // They are told whether any are known or not: one may have come a moment ago. So are other programs that listen.
+        let concerns_peers = to.is_none() && matches!(&wish, Wish::Shards(question) if question.concerns_peers());
+        let has_peers = concerns_peers && self.peers.load(Relaxed);
         let hosts = expected.len() + usize::from(has_peers);
-        let is_emit = matches!(&wish, Wish::Shards(Question::Emit(_)));
-        // What is emitted other programs may hear as well.
-        if hosts == 0 && !is_emit {
+        if hosts == 0 && !concerns_peers {
             return Others::default();
         }
         let wait_ms = FLEET_ANSWER_MS + wish.wait_ms();

@@ -7,11 +7,12 @@
 //! | `:hosts` | set: all that have or had a lease |
 //! | `:emit:ID` | which host has sent the back end's emit of this id |
 //! | `#ask#`, `#answer#HOST#` | channels of questions and answers |
-//! | `#host#` | channel on which a host says that it has come: the others look at the leases |
+//! | `#host#` | channel on which a host says that it has come (its id: the others look at the leases), and its beats |
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::beats::Beats;
 use super::core::looking::{blocked_key, members_key};
 use super::fleet::{Channel, Fleet, HostAnswers, Output, Seen};
 use super::handle::{Claim, FleetPort, Order, ToRelay};
@@ -69,6 +70,8 @@ pub(crate) struct Hosts {
     ask_channel: String,
     answer_channel: String,
     host_channel: String,
+    beats: Beats,
+    missed: u64,
     leases_ms: u64,
     look_ms: u64,
     outcomes: VecDeque<Outcome>,
@@ -81,6 +84,8 @@ impl Hosts {
             ask_channel: format!("{prefix}#ask#"),
             answer_channel: format!("{prefix}#answer#{}#", own.host),
             host_channel: format!("{prefix}#host#"),
+            beats: Beats::default(),
+            missed: 0,
             fleet: Fleet::new(own),
             port,
             prefix,
@@ -118,8 +123,13 @@ impl Hosts {
     /// True exactly when the channel is one of these, and then it was read.
     pub(crate) fn heard(&mut self, now: Now, channel: &str, payload: &[u8]) -> bool {
         if channel == self.host_channel {
-            // Many may come at once: one look is enough for them.
-            self.leases_ms = self.leases_ms.min(now.ms() + LOOK_EVERY_MS);
+            let text = std::str::from_utf8(payload).unwrap_or_default();
+            if !text.contains(' ') {
+                // Many may come at once: one look is enough for them.
+                self.leases_ms = self.leases_ms.min(now.ms() + LOOK_EVERY_MS);
+            } else if !text.starts_with(self.fleet.hello().host.as_str()) {
+                self.missed += self.beats.beat(text);
+            }
             return true;
         }
         let is_ask = channel == self.ask_channel;
@@ -241,6 +251,21 @@ impl Hosts {
     pub(crate) fn announce(&mut self) {
         let call = Call::new("PUBLISH").arg(&self.host_channel).arg(self.fleet.hello().host.as_str());
         self.outcomes.push_back(Outcome::Request(HostTag::Said, call.into()));
+    }
+
+    /// What this host has sent, and heard of others.
+    pub(crate) fn beats(&mut self) -> &mut Beats {
+        &mut self.beats
+    }
+
+    /// Broadcasts of others that were missed, since the last call.
+    pub(crate) fn take_missed(&mut self) -> u64 {
+        std::mem::take(&mut self.missed)
+    }
+
+    /// This host's beat, to be published at this place among its words.
+    pub(crate) fn beat<'u>(&self, uids: impl Iterator<Item = &'u str>) -> Call {
+        Call::new("PUBLISH").arg(&self.host_channel).arg(self.beats.text(self.fleet.hello().host.as_str(), uids))
     }
 
     /// What is due.

@@ -4,6 +4,7 @@
 //! What hosts of our own kind ask each other goes another way: [`words`] is what they say, [`fleet`] keeps track of who asked whom what, and
 //! [`handle`] is how the program that the engine is embedded in reaches it. None of these three has a connection or a clock either.
 
+mod beats;
 mod channels;
 mod cluster;
 mod consults;
@@ -12,12 +13,14 @@ pub mod fleet;
 pub mod format;
 mod guard;
 pub mod handle;
+mod history;
 mod hosts;
 pub(crate) mod lane;
 pub mod link;
 mod peers;
 mod presence;
 pub mod request;
+mod rooms;
 mod slots;
 mod socketio;
 mod status;

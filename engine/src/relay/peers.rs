@@ -2,8 +2,10 @@
 //! host asks of them. It owns the bookkeeping of both, has neither a socket nor a clock, and what it wants done is taken from
 //! [`Peers::poll_output`].
 //!
-//!     their request -> Inspection or Question, put to every shard -> what the shards tell -> one answer (of acknowledgements one for each)
-//!     the program's question -> their requests -> their answers -> Told
+//! ```text
+//! their request -> Inspection or Question, put to every shard -> what the shards tell -> one answer (of acknowledgements one for each)
+//! the program's question -> their requests -> their answers -> Told
+//! ```
 //!
 //! | they ask | we do |
 //! |---|---|
@@ -27,7 +29,7 @@ use crate::event::{Event, ServerCall, What};
 use crate::fault::RelayDrop;
 use crate::ids::{EndpointId, Room, ShardId, Sid, checked_name};
 use crate::json::Scratch;
-use crate::limits::{PEER_ACK_BYTES_MAX, PEER_ACK_MS, PEER_ANSWER_BYTES_MAX, PEER_ANSWER_MS, PEER_ASKS_MAX, PEER_ERRANDS_MAX};
+use crate::limits::{PEER_ACK_BYTES_MAX, PEER_ACK_MS, PEER_ANSWER_BYTES_MAX, PEER_ANSWER_MS, PEER_ASK_MS, PEER_ASKS_MAX, PEER_ERRANDS_MAX};
 use crate::shard::outward::PEER_ASK;
 use crate::shard::parcel::{Answer, Emit, Emitted, Parcel, Question, Selection, Target};
 use crate::shard::peers::{Inspection, Told};
@@ -149,6 +151,14 @@ struct Deed {
     counted: Option<Options>,
 }
 
+/// What is to be known to ask other servers.
+pub(crate) struct Setting<'s> {
+    pub(crate) config: &'s Config,
+    /// Endpoints in whose namespaces there are servers that are no uringcast hosts.
+    pub(crate) peered: &'s [EndpointId],
+    pub(crate) random: &'s mut StdRng,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Peers {
@@ -261,12 +271,14 @@ impl Peers {
             Message::DisconnectOne { request, sid, close } => {
                 (request, done(false), Put::Ask(Question::Disconnect { from: one(endpoint, &sid), transport: close }))
             }
-            Message::ServerSideEmit { request, packet } => return self.tell_program(now, socket_io, endpoint, asker, request, &packet),
+            Message::ServerSideEmit { request, packet } => {
+                return self.tell_program(now, socket_io, endpoint, asker.as_deref(), request, &packet);
+            }
             Message::Broadcast { packet, options, request: Some(request) } => {
                 let ack_ms = options.flags.timeout_ms.unwrap_or(PEER_ACK_MS.0).clamp(1, PEER_ACK_MS.1);
                 let ack_deadline_ms = now.ms().saturating_add(ack_ms);
                 let work = Work::Broadcast { clients: 0, acks: 0, held: Vec::new(), bytes: 0, ack_deadline_ms, is_counted: false };
-                let Some(arrival) = socket_io.arrival(endpoint, packet, &options, offset, now.unix_ms) else {
+                let Some(arrival) = socket_io.arrival(endpoint, uid, packet, &options, offset, now.unix_ms) else {
                     return self.outputs.push_back(Output::Dropped(RelayDrop::Malformed, 1));
                 };
                 let emit = Emit { ack_ms: Some(ack_ms), ..arrival.emit };
@@ -320,7 +332,7 @@ impl Peers {
         now: Now,
         socket_io: &mut SocketIo,
         endpoint: EndpointId,
-        asker: Option<String>,
+        asker: Option<&str>,
         request: Option<String>,
         packet: &Payload,
     ) {
@@ -335,7 +347,7 @@ impl Peers {
         }
         if let Some(request) = request {
             let answer = Message::ServerSideEmitAnswer { request, packet: Payload::from("null") };
-            self.say(socket_io, endpoint, As::Ourselves, answer, asker.as_deref());
+            self.say(socket_io, endpoint, As::Ourselves, answer, asker);
         }
     }
 
@@ -498,21 +510,13 @@ impl Peers {
     // ---- our questions
 
     /// The program asks something that concerns other servers as well: they are told, and where there are some, counted. True when
-    /// [`Output::Told`] will come. `has_peers` says where there are servers that are no uringcast hosts.
-    pub(crate) fn ask(
-        &mut self,
-        now: Now,
-        socket_io: &mut SocketIo,
-        config: &Config,
-        random: &mut StdRng,
-        has_peers: impl Fn(EndpointId) -> bool,
-        ask: u64,
-        question: &Question,
-    ) -> bool {
+    /// [`Output::Told`] will come.
+    pub(crate) fn ask(&mut self, now: Now, socket_io: &mut SocketIo, setting: Setting<'_>, ask: u64, question: &Question) -> bool {
+        let Setting { config, peered, random } = setting;
         let Some((form, deeds)) = deeds_of(socket_io, config, random, question) else { return false };
         let mut asked = Asked { open: 0, form, clients: 0, acks: 0, answers: Vec::new(), is_whole: true };
         for Deed { endpoint, message, counted } in deeds {
-            let is_counted = has_peers(endpoint) && self.own.len() < PEER_ASKS_MAX && !self.asked.contains_key(&ask);
+            let is_counted = peered.contains(&endpoint) && self.own.len() < PEER_ASKS_MAX && !self.asked.contains_key(&ask);
             let with_acks = match &message {
                 Message::Broadcast { request: Some(request), options, .. } => Some((request.clone(), options.flags.timeout_ms)),
                 _ => None,
@@ -522,7 +526,7 @@ impl Peers {
                 with_acks.as_ref().map(|(request, _)| request.clone()).or_else(|| counted.as_ref().map(|(request, _)| request.clone()));
             if let Some(request) = request.filter(|_| is_counted) {
                 let ack_ms = with_acks.as_ref().and_then(|(_, timeout_ms)| *timeout_ms).unwrap_or(0);
-                let deadline_ms = now.ms() + if with_acks.is_some() { ack_ms } else { PEER_ANSWER_MS };
+                let deadline_ms = now.ms() + if with_acks.is_some() { ack_ms } else { PEER_ASK_MS };
                 let own = Own {
                     ask,
                     deadline_ms,
@@ -709,4 +713,151 @@ fn deeds_of(socket_io: &SocketIo, config: &Config, random: &mut StdRng, question
         }
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng as _;
+
+    use super::*;
+    use crate::config::{Adapter, DialectKind, Endpoint};
+
+    const ROOT: EndpointId = EndpointId(0);
+
+    fn config() -> Config {
+        Config::new(([127, 0, 0, 1], 0), 2, vec![Endpoint::new("root", DialectKind::Rooms, "/")])
+    }
+
+    fn at(ms: u64) -> Now {
+        Now { ns: ms * 1_000_000, unix_ms: ms }
+    }
+
+    fn socket_io() -> SocketIo {
+        SocketIo::new(&config(), "socket.io", Adapter::Classic, &mut StdRng::from_seed([1; 32]))
+    }
+
+    /// What is said, as text, and what is put to shards, by their numbers.
+    fn outputs(peers: &mut Peers) -> (Vec<String>, Vec<u64>, u64) {
+        let (mut said, mut put, mut left_out) = (Vec::new(), Vec::new(), 0);
+        while let Some(output) = peers.poll_output() {
+            match output {
+                Output::Say(post) => said.push(String::from_utf8_lossy(&post.payload).into_owned()),
+                Output::Put(_, Parcel::Ask { ask, .. } | Parcel::Inspect { ask, .. }) => put.push(ask),
+                Output::Dropped(_, count) => left_out += count,
+                Output::Put(..) | Output::Count(..) | Output::Told { .. } => {}
+            }
+        }
+        (said, put, left_out)
+    }
+
+    fn request(peers: &mut Peers, socket_io: &mut SocketIo, message: Message) -> Option<u64> {
+        peers.handle_request(at(1_000), socket_io, ROOT, "abcdef", message, 1);
+        outputs(peers).1.first().copied()
+    }
+
+    fn rooms(names: &[&str]) -> Told {
+        Told::Rooms { names: names.iter().map(|name| Arc::from(*name)).collect(), left_out: 0 }
+    }
+
+    #[test]
+    fn who_asks_has_an_answer_in_time_whatever_a_shard_does() {
+        let (mut peers, mut io) = (Peers::new(2), socket_io());
+        let ask = request(&mut peers, &mut io, Message::AllRooms { request: "one".into() }).expect("put to shards");
+        peers.handle_told(at(1_001), &mut io, ask, rooms(&["b", "a"]));
+        assert!(outputs(&mut peers).0.is_empty());
+        assert_eq!(peers.next_ms(), 1_000 + PEER_ANSWER_MS);
+        peers.handle_timeouts(at(1_999), &mut io);
+        assert!(outputs(&mut peers).0.is_empty());
+        peers.handle_timeouts(at(2_000), &mut io);
+        assert_eq!(outputs(&mut peers).0, [r#"{"requestId":"one","rooms":["a","b"]}"#]);
+        peers.handle_told(at(2_001), &mut io, ask, rooms(&["late"]));
+        assert_eq!((outputs(&mut peers).0.len(), peers.next_ms(), peers.errands.len()), (0, u64::MAX, 0));
+    }
+
+    #[test]
+    fn answers_and_requests_under_way_are_bounded_and_what_is_left_out_is_counted() {
+        let (mut peers, mut io) = (Peers::new(1), socket_io());
+        let ask = request(&mut peers, &mut io, Message::AllRooms { request: "one".into() }).expect("put to shards");
+        let name = "x".repeat(PEER_ANSWER_BYTES_MAX / 2);
+        peers.handle_told(at(1_001), &mut io, ask, rooms(&[&name, "short", &format!("{name}y")]));
+        let (said, _, left_out) = outputs(&mut peers);
+        assert_eq!((said.len(), left_out), (1, 1));
+        assert!(said[0].len() < PEER_ANSWER_BYTES_MAX, "and the short one is in it");
+        for _ in 0..PEER_ERRANDS_MAX {
+            assert!(request(&mut peers, &mut io, Message::AllRooms { request: "more".into() }).is_some());
+        }
+        peers.handle_request(at(1_000), &mut io, ROOT, "abcdef", Message::AllRooms { request: "no".into() }, 1);
+        assert_eq!((outputs(&mut peers).2, peers.errands.len()), (1, PEER_ERRANDS_MAX));
+    }
+
+    #[test]
+    fn what_is_said_while_others_are_moved_waits_a_second_at_most() {
+        let (mut peers, mut io) = (Peers::new(2), socket_io());
+        let join = || Message::Join { options: Options::default(), rooms: vec!["r".into()] };
+        let ask = request(&mut peers, &mut io, join()).expect("put to shards");
+        let other = request(&mut peers, &mut io, join()).expect("put to shards");
+        for ask in [ask, ask, other] {
+            assert!(peers.is_moving(ROOT));
+            peers.handle_answer(at(1_001), &mut io, ask, &Answer::Granted(Some(Ok(1))));
+        }
+        assert!(peers.is_moving(ROOT) && !peers.is_moving(EndpointId(1)));
+        peers.handle_timeouts(at(1_000 + PEER_ANSWER_MS), &mut io);
+        assert!(!peers.is_moving(ROOT));
+    }
+
+    fn told(peers: &mut Peers) -> Option<(u64, bool)> {
+        while let Some(output) = peers.poll_output() {
+            if let Output::Told { answer: Answer::Closed(count), is_whole, .. } = output {
+                return Some((count, is_whole));
+            }
+        }
+        None
+    }
+
+    fn ask(peers: &mut Peers, io: &mut SocketIo, peered: &[EndpointId]) -> Option<String> {
+        let setting = Setting { config: &config(), peered, random: &mut StdRng::from_seed([2; 32]) };
+        let question = Question::CloseUser { endpoint: None, user: "alice".into(), reason: None };
+        let is_asked = peers.ask(at(1_000), io, setting, 7, &question);
+        let request = peers.own.keys().next().cloned();
+        assert_eq!(is_asked, request.is_some());
+        request
+    }
+
+    #[test]
+    fn other_servers_are_counted_and_waited_for_as_long_as_the_program_waits() {
+        let (mut peers, mut io) = (Peers::new(2), socket_io());
+        assert_eq!(ask(&mut peers, &mut io, &[]), None);
+        assert_eq!(outputs(&mut peers).0.len(), 1, "they are told all the same");
+
+        let socket = || RemoteSocket { id: "one".into(), handshake_json: "{}".into(), rooms: Vec::new(), data_json: "{}".into() };
+        let answer = |request: &str, sockets| Message::FetchAnswer { request: request.to_owned(), sockets };
+        let request = ask(&mut peers, &mut io, &[ROOT]).expect("counted");
+        peers.handle_answered(&mut io, answer(&request, vec![socket(), socket()]));
+        assert_eq!(told(&mut peers), None, "nobody has said how many there are");
+        peers.counted(&request, Some(3));
+        assert_eq!(told(&mut peers), None);
+        peers.handle_answered(&mut io, answer(&request, vec![socket()]));
+        assert_eq!(told(&mut peers), Some((3, true)));
+
+        let request = ask(&mut peers, &mut io, &[ROOT]).expect("counted");
+        peers.counted(&request, Some(3));
+        peers.handle_answered(&mut io, answer(&request, vec![socket()]));
+        peers.handle_timeouts(at(1_000 + PEER_ASK_MS), &mut io);
+        assert_eq!(told(&mut peers), Some((1, false)), "one is silent");
+
+        ask(&mut peers, &mut io, &[ROOT]).expect("counted");
+        peers.lose();
+        assert_eq!((told(&mut peers), peers.next_ms()), (Some((0, false)), u64::MAX));
+    }
+
+    #[test]
+    fn another_host_of_our_kind_is_answered_at_once_that_there_is_nobody() {
+        let (mut peers, mut io) = (Peers::new(2), socket_io());
+        let fetch = Message::Fetch { request: "one".into(), options: Options::default() };
+        peers.handle_request(at(1_000), &mut io, ROOT, "~bcdef", fetch, 1);
+        let join = Message::Join { options: Options::default(), rooms: vec!["r".into()] };
+        peers.handle_request(at(1_000), &mut io, ROOT, "~bcdef", join, 1);
+        let (said, put, _) = outputs(&mut peers);
+        assert_eq!((said, put), (vec![r#"{"requestId":"one","sockets":[]}"#.to_owned()], Vec::new()));
+    }
 }

@@ -26,6 +26,9 @@ const UID_ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrst
 /// First character of the ids under which uringcast hosts say what they have told each other in another way.
 pub(crate) const TOLD: char = '~';
 
+/// First character of the ids of uringcast hosts; those of Node servers have none but letters and digits.
+pub(crate) const OURS: char = '-';
+
 /// Which rooms have channels of their own where the sharded adapter is spoken: its default.
 const SUBSCRIPTION: sharded::Subscription = sharded::Subscription::Dynamic;
 
@@ -98,6 +101,11 @@ impl Place<'_> {
     pub(crate) fn is_classic(&self) -> bool {
         self.classic.is_some()
     }
+
+    /// True exactly when it is a classic channel of broadcasts.
+    pub(crate) fn is_broadcast(&self) -> bool {
+        matches!(self.classic, Some(classic::Kind::Broadcast { .. }))
+    }
 }
 
 /// All namespaces that this host serves.
@@ -111,8 +119,8 @@ pub(crate) struct SocketIo {
 impl Namespace {
     fn new(endpoint: EndpointId, name: &str, dialect: DialectKind, adapter: Adapter, key: &str, random: &mut StdRng) -> Namespace {
         let (uid, wire) = match adapter {
-            Adapter::Classic => (random_id(random), Wire::Classic(classic::Channels::new(key, name))),
-            Adapter::Sharded => (format!("{:016x}", random.next_u64()), Wire::Sharded(sharded::Channels::new(key, name))),
+            Adapter::Classic => (random_uid(random), Wire::Classic(classic::Channels::new(key, name))),
+            Adapter::Sharded => (format!("{OURS}{:015x}", random.next_u64() >> 4), Wire::Sharded(sharded::Channels::new(key, name))),
         };
         let told_uid = format!("{TOLD}{}", &uid[1..]);
         Namespace { endpoint, name: name.to_owned(), uid, told_uid, servers: 0, dialect, wire }
@@ -273,10 +281,11 @@ impl SocketIo {
         self.of(endpoint).is_some_and(|namespace| namespace.is_ours(uid))
     }
 
-    /// What a broadcast of another host says to clients here; `None` for a form that no client could read.
+    /// What a broadcast of another host says to clients here; `None` for a form that no client could read. `uid` is that host's.
     pub(crate) fn arrival(
         &mut self,
         endpoint: EndpointId,
+        uid: &str,
         packet: Payload,
         options: &Options,
         offset: u64,
@@ -289,7 +298,7 @@ impl SocketIo {
         let to = selection(endpoint, options);
         let emit =
             Emit { volatile: options.flags.volatile, attachments: packet.attachments, ..Emit::new(to, &event, &args, offset, unix_ms) };
-        Some(Arrival { emit: Emit { is_elsewhere: true, ..emit }, text: None, hidden_from: None })
+        Some(Arrival { emit: Emit { is_elsewhere: true, ..emit }, text: None, hidden_from: None, is_foreign: !uid.starts_with(OURS) })
     }
 
     /// The name and the arguments, a JSON array, of what a server says to servers. What is binary is spelled out.
@@ -361,6 +370,11 @@ impl SocketIo {
             .opt_raw("metadata", info.metadata.as_deref());
         RemoteSocket { id, handshake_json: handshake.finish(), rooms, data_json: data.finish() }
     }
+}
+
+/// A random id as the adapters use, which shows to others like us whose it is.
+pub(crate) fn random_uid(random: &mut StdRng) -> String {
+    format!("{OURS}{}", &random_id(random)[1..])
 }
 
 /// Whom options mean.

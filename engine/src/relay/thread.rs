@@ -55,6 +55,9 @@ const REFUSALS_MAX: usize = 16;
 /// What an attempt to connect came to, with what Redis says by itself from then on.
 type Attempt = Result<(Link, link::Pushes), link::LinkFault>;
 
+/// What a request was for, and what came of it.
+type Answered = (Tag, Result<Vec<Reply>, Lost>);
+
 struct Thread {
     core: Core,
     address: Address,
@@ -63,7 +66,7 @@ struct Thread {
     link: Option<(Link, link::Pushes)>,
     attempts: (mpsc::Sender<Attempt>, mpsc::Receiver<Attempt>),
     /// As many as there are requests in flight, which the core bounds.
-    replies: (mpsc::UnboundedSender<(Tag, Result<Vec<Reply>, Lost>)>, mpsc::UnboundedReceiver<(Tag, Result<Vec<Reply>, Lost>)>),
+    replies: (mpsc::UnboundedSender<Answered>, mpsc::UnboundedReceiver<Answered>),
     /// What Redis said to wishes to listen that it refused.
     refusals: (mpsc::Sender<String>, mpsc::Receiver<String>),
     status: Status,
@@ -335,12 +338,7 @@ async fn next_push(link: &mut Option<(Link, link::Pushes)>) -> Option<Push> {
 }
 
 /// Changes what is listened to. What Redis refuses nobody has to wait for; what it says to that goes to `refusals`.
-fn listen(
-    link: &Link,
-    listening: Listening,
-    refusals: mpsc::Sender<String>,
-    replies: &mpsc::UnboundedSender<(Tag, Result<Vec<Reply>, Lost>)>,
-) {
+fn listen(link: &Link, listening: Listening, refusals: mpsc::Sender<String>, replies: &mpsc::UnboundedSender<Answered>) {
     let Listening { kind, names, is_on } = listening;
     let bytes: Vec<Vec<u8>> = names.iter().map(|name| name.clone().into_bytes()).collect();
     if is_on {

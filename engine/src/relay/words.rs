@@ -33,14 +33,14 @@ pub const VERSION: u32 = 1;
 pub struct HostId(Arc<str>);
 
 impl HostId {
-    /// Stands for all servers together that are no uringcast hosts.
-    pub fn peers() -> HostId {
-        HostId("0000000000000000".into())
-    }
-
     /// Of a random number.
     pub fn new(random: u64) -> HostId {
         HostId(format!("{random:016x}").into())
+    }
+
+    /// What stands for all Socket.IO servers of other programs together, which are no hosts of our kind but answer as one.
+    pub fn peers() -> HostId {
+        HostId::new(0)
     }
 
     /// Reads the 16 characters; `None` for any other text.

@@ -26,7 +26,7 @@ impl Shard {
             Parcel::Publish(publish) => self.home_publish(now, *publish),
             Parcel::Recall { conn, room } => self.home_recall(now, conn, room),
             Parcel::Consulted { ticket, findings } => self.consulted(now, ticket, *findings),
-            Parcel::Recollected { ticket, recollection } => self.recollected(now, ticket, recollection),
+            Parcel::Recollected { ticket, recollection } => self.recollected(now, ticket, Some(recollection)),
             Parcel::Entered { conn, room, again, outcome, note } => self.entered(now, conn, &room, again, &outcome, note.as_deref()),
             Parcel::Out { conn, room } => {
                 if let Some(slot) = self.asker(conn) {
@@ -49,6 +49,8 @@ impl Shard {
                 }
             }
             Parcel::Cast(cast) => self.deliver(now, &cast),
+            Parcel::Roll(roll) => self.roll(*roll),
+            Parcel::Registered { room } => self.homes.registered(&room),
             Parcel::Arrival(arrival) => self.arrive_from_elsewhere(now, &arrival),
             Parcel::Inspect { ask, inspection } => self.inspect(now, ask, &inspection),
             Parcel::Tell(event) => {
@@ -128,18 +130,22 @@ impl Shard {
         if self.world.config.relay.is_none() {
             return self.finish_enter(now, enter, past, is_first, Findings::default());
         }
-        let consult = self.question_of(now, &enter, is_first);
+        let (recall, ticket) = self.ask_newest(now, &enter.room, enter.history).unzip();
+        let mut consult = Consult { recall, ..self.question_of(now, &enter, is_first) };
         let is_shared = self.is_shared(&consult.room);
+        if !is_shared {
+            (consult.step, consult.online, consult.sight) = (None, false, false);
+        }
         // Whoever is not the first hears no earlier that he is in than the first, who may still wait.
         let waits = consult.online || consult.sight || self.consults.concern(&consult.room) || (is_first && enter.is_told());
-        if !is_shared || !waits {
+        if ticket.is_none() && (!is_shared || !waits) {
             if is_shared {
                 self.tell_step(consult);
             }
             return self.finish_enter(now, enter, past, is_first, Findings::default());
         }
-        let comer = is_first.then(|| enter.presence.clone());
-        self.consult_others(now, consult, comer, SetAside::Enter { enter: Box::new(enter), is_first });
+        let comer = (is_first && is_shared).then(|| enter.presence.clone());
+        self.consult_others(now, consult, comer, SetAside::Enter { enter: Box::new(enter), is_first, past: ticket });
     }
 
     /// What other hosts are asked about somebody who wants in.
@@ -157,7 +163,8 @@ impl Shard {
     /// Answers a connection that is counted in, unless its room has ended meanwhile.
     pub(super) fn finish_enter(&mut self, now: Now, enter: Enter, past: Option<Past>, is_first: bool, findings: Findings) {
         let Enter { conn, room, presence, again, announce, history, online, note, .. } = enter;
-        if !self.homes.has(&room) {
+        // Who was in already may have been taken out meanwhile, and the room have ended and be there again.
+        if !self.homes.has(&room) || (again && !self.homes.has_present(&room, &presence)) {
             if !again {
                 self.uncount(now, &room, conn, &presence);
             }
@@ -428,6 +435,7 @@ fn step(unix_ms: u64, presence: &UserId, comes: bool, announcement: Option<&Anno
         except: None,
         hidden_from: None,
         unix_ms,
+        record: None,
     });
     Box::new(Step { presence: presence.clone(), comes, unix_ms, announcement })
 }

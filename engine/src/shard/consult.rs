@@ -9,11 +9,13 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering;
 
 use super::Shard;
+use super::history::{Range, Recall, Ticket};
 use super::outward::{Outward, Published};
 use super::parcel::{Enter, Leave, Parcel, Return};
+use super::recollection::Recollection;
 use crate::dialect::{EnterFault, Sight};
 use crate::ids::{Room, Sid, UserId};
-use crate::limits::{CONSULT_MS, CONSULTS_WAITING_MAX};
+use crate::limits::{CONSULT_MS, CONSULTS_WAITING_MAX, RECALL_BYTES_MAX};
 use crate::time::Now;
 
 /// A question of a room's home. Its parts are asked together, at one moment, and that moment has a place among what comes from other hosts:
@@ -30,6 +32,8 @@ pub struct Consult {
     pub online: bool,
     /// True exactly when it is wanted how the user is whose room it is.
     pub sight: bool,
+    /// What is wanted of what rooms keep.
+    pub recall: Option<Recall>,
     /// Asked alone: whether this is the id of a live connection.
     pub connection: Option<Sid>,
 }
@@ -50,13 +54,25 @@ pub struct Step {
 impl Consult {
     /// A question about a room that asks nothing yet.
     pub fn about(room: Room) -> Consult {
-        Consult { ticket: None, room, step: None, online: false, sight: false, connection: None }
+        Consult { ticket: None, room, step: None, online: false, sight: false, recall: None, connection: None }
     }
 
     /// Bytes of messages it holds on to.
     pub(crate) fn bytes(&self) -> usize {
         let announcement = self.step.as_ref().and_then(|step| step.announcement.as_ref());
         self.room.name.len() + announcement.map_or(0, |published| published.frame.bytes().len())
+    }
+}
+
+impl Consult {
+    /// Bytes of messages that the answer may have.
+    pub(crate) fn answer_bytes(&self) -> usize {
+        match self.recall {
+            Some(Recall::Past(Range::Newest { limit: 0, .. })) | Some(Recall::Found(_)) | None => 0,
+            Some(Recall::Past(Range::Newest { bytes_max, .. })) => bytes_max.min(RECALL_BYTES_MAX),
+            // A page of short ones.
+            Some(Recall::Past(Range::Before { .. })) => RECALL_BYTES_MAX / 16,
+        }
     }
 }
 
@@ -69,6 +85,8 @@ pub struct Findings {
     pub online: Option<Vec<UserId>>,
     /// How the user is on all hosts together.
     pub sight: Option<Sight>,
+    /// Of what rooms keep, [`Consult::recall`].
+    pub recollection: Option<Recollection>,
     /// Whether another host has the connection; known to be none of theirs only when all that live have said so.
     pub is_connection: Option<bool>,
 }
@@ -76,7 +94,8 @@ pub struct Findings {
 impl Findings {
     /// Bytes it holds on to.
     pub(crate) fn bytes(&self) -> usize {
-        self.online.as_ref().map_or(0, |online| online.iter().map(|user| 16 + user.len()).sum())
+        let online = self.online.as_ref().map_or(0, |online| online.iter().map(|user| 16 + user.len()).sum());
+        online + self.recollection.as_ref().map_or(0, Recollection::bytes)
     }
 }
 
@@ -88,6 +107,8 @@ pub(super) enum SetAside {
         enter: Box<Enter>,
         /// True exactly when he is the first of his presence on this host.
         is_first: bool,
+        /// What he gets to know of what was said before.
+        past: Option<Ticket>,
     },
     /// Somebody has left, and is counted out.
     Leave {
@@ -99,6 +120,8 @@ pub(super) enum SetAside {
     Named(Box<Enter>),
     /// Somebody is back, and counted in; the first of his presence on this host.
     Return(Box<Return>),
+    /// Something else waits for this part of what rooms keep.
+    Recall(Ticket),
 }
 
 /// What has to be known of one room's questions.
@@ -202,7 +225,7 @@ impl Shard {
     /// Tells who has come or gone, and waits for no answer.
     pub(super) fn tell_step(&mut self, consult: Consult) {
         if consult.step.is_some() {
-            self.send_out(Outward::Consult(Box::new(Consult { ticket: None, online: false, sight: false, ..consult })));
+            self.send_out(Outward::Consult(Box::new(Consult { ticket: None, online: false, sight: false, recall: None, ..consult })));
         }
     }
 
@@ -223,9 +246,15 @@ impl Shard {
         }
     }
 
-    fn go_on(&mut self, now: Now, set_aside: SetAside, findings: Findings) {
+    fn go_on(&mut self, now: Now, set_aside: SetAside, mut findings: Findings) {
         match set_aside {
-            SetAside::Enter { enter, is_first } => self.finish_enter(now, *enter, None, is_first, findings),
+            SetAside::Enter { enter, is_first, past } => {
+                let told = findings.recollection.take();
+                let past = past.and_then(|ticket| self.homes.history().settle(ticket, told, now.unix_ms));
+                let past = past.and_then(|past| if let Recollection::Past(past) = past { Some(past) } else { None });
+                self.finish_enter(now, *enter, past, is_first, findings);
+            }
+            SetAside::Recall(ticket) => self.recollected(now, ticket, findings.recollection),
             SetAside::Leave { leave, is_last } => self.finish_leave(now, *leave, is_last, true, findings),
             SetAside::Named(enter) => self.enter_named(now, *enter, findings.is_connection),
             SetAside::Return(returning) => self.finish_return(now, *returning, &findings),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::Shard;
 use super::backlog::{Event, To};
+use super::history::Record;
 use super::links::{Conn, PendingAck};
 use super::outward::{Outward, is_of_peer};
 use super::parcel::{Answer, Cast, Emit, Emitted, Parcel, Selection, Target};
@@ -17,7 +18,7 @@ use crate::dialect::{self, Keep, Outgoing};
 use crate::event::{self, EventType, What};
 use crate::fault::{CloseReason, DropReason};
 use crate::frame::{Frame, Mark, Packet};
-use crate::ids::{Room, ShardId};
+use crate::ids::{MessageId, Room, ShardId};
 use crate::limits::{ACK_BYTES_MAX, ACK_BYTES_PER_SHARD_MAX, EMITS_WAITING_MAX, PENDING_ACKS_MAX};
 use crate::time::Now;
 use crate::wire::{sio, ws};
@@ -141,7 +142,11 @@ impl Shard {
             self.counters(room.endpoint).dropped[DropReason::NoRoom.index()].add(1);
             return None;
         }
-        Some(Keep { id: None, by_id: false, author: "".into(), text, hidden_from: None, messages_max })
+        // The same on every host that is asked.
+        let id = self.world.config.relay.is_some().then(|| MessageId::from_u64_pair(emit.unix_ms, emit.offset));
+        let keep = Keep { id, by_id: false, author: "".into(), text, hidden_from: None, messages_max };
+        self.record(room, Record::append(&keep, now.unix_ms, true));
+        Some(keep)
     }
 
     /// An emit from the home of its room.

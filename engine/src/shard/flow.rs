@@ -49,7 +49,9 @@ impl Shard {
             | Parcel::Round(_)
             | Parcel::Dissolve { .. }
             | Parcel::Settle(_)
-            | Parcel::Forget { .. } => self.id,
+            | Parcel::Forget { .. }
+            | Parcel::Roll(_)
+            | Parcel::Registered { .. } => self.id,
             Parcel::Recollected { .. }
             | Parcel::Consulted { .. }
             | Parcel::Blocked { .. }

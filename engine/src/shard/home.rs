@@ -12,6 +12,7 @@ use crate::stats::ShardStats;
 
 mod records;
 
+pub(super) use records::NAMESPACE;
 use records::{Ending, Record};
 
 /// Places in [`Homes::empty`].
@@ -68,6 +69,13 @@ pub(crate) struct Homes {
     ending: HashMap<Room, Ending, RandomState>,
     /// Questions about rooms that have ended.
     ended: Vec<u64>,
+    /// What is said in a room that is there again has greater numbers than before: who has left waits for the answer, and is still a member on
+    /// his shard until it comes.
+    seq_floor: u64,
+    /// Roll calls that have begun.
+    rolls: u64,
+    /// Rooms that have ended without all hosts knowing yet.
+    ends_untold: VecDeque<Room>,
     /// Rooms that have got their first member or lost their last and of which the relay has not been told; `None` where it need not be.
     inhabited: Option<HashMap<Room, bool, RandomState>>,
 }
@@ -87,6 +95,9 @@ impl Homes {
             record_bytes: 0,
             ending: HashMap::default(),
             ended: Vec::new(),
+            seq_floor: 0,
+            rolls: 0,
+            ends_untold: VecDeque::new(),
             inhabited: None,
         }
     }
@@ -120,7 +131,6 @@ impl Homes {
     }
 
     /// Puts another store in the memory's place.
-    #[cfg(test)]
     pub(crate) fn set_history(&mut self, history: Box<dyn History>) {
         self.history = history;
     }
@@ -257,6 +267,12 @@ impl Homes {
         self.rooms.contains_key(room)
     }
 
+    /// True exactly when somebody is present as this in the room.
+    pub(crate) fn has_present(&self, room: &Room, presence: &UserId) -> bool {
+        let Some(home) = self.rooms.get(room) else { return false };
+        home.public.as_ref().map_or(home.members > 0, |public| public.present.contains_key(presence))
+    }
+
     /// True exactly when a room of this name has ended whose members have not all left.
     pub(crate) fn is_ending(&self, room: &Room) -> bool {
         self.ending.contains_key(room)
@@ -368,7 +384,7 @@ impl Homes {
             endpoint(stats, room.endpoint).rooms.add(1);
         }
         let (shards, public) = (vec![0; self.shards].into(), room.is_public().then(Box::default));
-        let home = HomeRoom { seq: 0, shards, members: 0, away: 0, active_unix_ms: 0, public };
+        let home = HomeRoom { seq: self.seq_floor, shards, members: 0, away: 0, active_unix_ms: 0, public };
         self.rooms.insert(room.clone(), home);
         Ok(())
     }
@@ -405,6 +421,7 @@ impl Homes {
 
     fn remove(&mut self, room: &Room, stats: &ShardStats) -> Option<HomeRoom> {
         let home = self.rooms.remove(room)?;
+        self.seq_floor = self.seq_floor.max(home.seq);
         if let Some(public) = &home.public {
             self.history.forget(room, stats);
             self.names.remove(room);

@@ -63,6 +63,7 @@ mod receipts;
 pub(crate) mod recent;
 pub mod recollection;
 mod recovery;
+mod roll;
 pub mod room_calls;
 pub mod scope;
 mod socket_io;
@@ -78,14 +79,17 @@ use clock::Wheel;
 use consult::Consults;
 use emits::{Emits, NOBODY};
 use grants::Grants;
+use history::shared::Shared;
+use history::{Bounds, Memory};
 use home::Homes;
 use hooks::Hooks;
 use links::{Conn, Link, State};
 pub use luggage::Luggage;
 use membership::Membership;
 pub use outbox::Span;
-use outward::{Outward, Outwards, RELAY_ASK};
+use outward::{Outward, Outwards, RELAY_ASK, is_of_peer};
 use parcel::{Answer, Parcel};
+use peers::Moves;
 use rate::Rate;
 use receipts::Receipts;
 use recollection::Recollections;
@@ -237,6 +241,7 @@ pub struct Shard {
     commands: VecDeque<Command>,
     answers: VecDeque<(u64, Answer)>,
     outwards: Outwards,
+    moves: Moves,
     telling: Telling,
     dirty: VecDeque<u32>,
     /// Long-polling sessions that have something to say.
@@ -277,6 +282,10 @@ impl Shard {
         let shards = world.config.shards.len();
         assert!(usize::from(id.0) < shards && stats.endpoints.len() == world.config.endpoints.len() + 1);
         let mut homes = Homes::new(&world.config.limits, shards);
+        if world.config.relay.is_some() {
+            let memory = Memory::new(Bounds::new(&world.config.limits, shards));
+            homes.set_history(Box::new(Shared::new(memory, world.clone())));
+        }
         // Only there a room has a channel of its own, which is listened to while somebody is in.
         if world.config.relay.as_ref().is_some_and(|relay| relay.adapter == Adapter::Sharded) {
             homes.note_inhabited();
@@ -311,6 +320,7 @@ impl Shard {
             commands: VecDeque::new(),
             answers: VecDeque::new(),
             outwards: Outwards::default(),
+            moves: Moves::default(),
             telling: Telling::default(),
             dirty: VecDeque::new(),
             polls: Vec::new(),
@@ -461,6 +471,7 @@ impl Shard {
         loop {
             match self.answers.pop_front()? {
                 (NOBODY, _) => {}
+                (ask, Answer::Room(_)) if is_of_peer(ask) => self.has_moved(ask),
                 (ask, answer) if ask & RELAY_ASK != 0 => self.send_out(Outward::Answer { ask, answer }),
                 answer => return Some(answer),
             }

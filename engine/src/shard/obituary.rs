@@ -42,6 +42,6 @@ impl World {
         } else {
             return None;
         };
-        Some(Published { room: to, addressee: None, frame, except: None, hidden_from: None, unix_ms: now.unix_ms })
+        Some(Published { room: to, addressee: None, frame, except: None, hidden_from: None, unix_ms: now.unix_ms, record: None })
     }
 }

@@ -10,6 +10,7 @@ use super::consult::Findings;
 use super::history::{Past, Range, Ticket};
 use super::inquiry::Ruling;
 use super::luggage::Luggage;
+use super::outward::Made;
 use super::peers::Inspection;
 use super::recollection::Recollection;
 use super::room_calls::{RoomAnswer, RoomCall};
@@ -96,6 +97,13 @@ pub enum Parcel {
     Cast(Box<Cast>),
     /// From another host: to a room's home, or where there is none, to every shard.
     Arrival(Arc<Arrival>),
+    /// From the relay: which rooms the back end has made is compared with what all hosts know.
+    Roll(Box<Roll>),
+    /// From the relay, to a room's home: all hosts know now that the back end has made it, or that it has ended.
+    Registered {
+        /// The room.
+        room: Room,
+    },
     /// From the relay: what another Socket.IO server wants of the connections here. It is answered with an
     /// [`super::outward::Outward`] of this number.
     Inspect {
@@ -236,11 +244,38 @@ impl Parcel {
             Parcel::Ask { question: Question::Revise(revision), .. } => revision.bytes(),
             Parcel::Entered { .. } | Parcel::Recall { .. } | Parcel::Ask { .. } | Parcel::Drain { .. } => 0,
             Parcel::Ruled { ruling, .. } => ruling.bytes(),
+            Parcel::Roll(roll) => {
+                if let Roll::Room(made) = &**roll {
+                    made.new.bytes()
+                } else {
+                    0
+                }
+            }
+            Parcel::Registered { room } => room.name.len(),
             Parcel::Blocked { blocked, .. } => blocked.iter().map(|user| 16 + user.len()).sum(),
             Parcel::Tell(event) => event.bytes(),
             Parcel::Grant(_) | Parcel::Round(_) | Parcel::Confirmed { .. } | Parcel::Inspect { .. } => 0,
         }
     }
+}
+
+/// The steps by which a host that comes, or comes back, learns which rooms there are, in their order.
+#[derive(Clone, Debug)]
+pub enum Roll {
+    /// Tell of your rooms, some at a time; answered by [`super::outward::Outward::Called`].
+    Call {
+        /// True exactly when all are wanted, because Redis may have lost them; else those that it may not have been told of.
+        all: bool,
+        /// Where to go on; the beginning if there is none.
+        after: Option<Room>,
+    },
+    /// There is this one; to its home.
+    Room(Made),
+    /// That were all. With `is_whole` those that nobody has told of have ended meanwhile.
+    End {
+        /// See above.
+        is_whole: bool,
+    },
 }
 
 /// Something others hear because somebody came or went.
@@ -532,6 +567,8 @@ pub struct Arrival {
     pub text: Option<Box<str>>,
     /// Whose `blocked` users do not get it.
     pub hidden_from: Option<Arc<Identity>>,
+    /// True exactly when no uringcast host has said it: none has kept it then.
+    pub is_foreign: bool,
 }
 
 impl Arrival {

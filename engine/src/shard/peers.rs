@@ -1,15 +1,16 @@
 //! What other Socket.IO servers of the fleet want to know of the connections of a shard, and have done to them. It knows neither their
 //! words nor the way by which they ask: the relay puts an [`Inspection`] to every shard and gets what each has [`Told`].
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Shard;
 use super::links::{Conn, State};
 use super::outward::Outward;
-use super::parcel::{Answer, ConnectionInfo, Round, Selection};
+use super::parcel::{Answer, ConnectionInfo, Selection};
 use crate::fault::DropReason;
-use crate::ids::{EndpointId, Room, ShardId};
-use crate::limits::{PEER_MOVES_MAX, PEER_NAMES_BYTES_MAX, PEER_SOCKETS_MAX};
+use crate::ids::{EndpointId, Room};
+use crate::limits::{PEER_ERRANDS_MAX, PEER_MOVES_MAX, PEER_NAMES_BYTES_MAX, PEER_SOCKETS_MAX};
 use crate::time::Now;
 
 /// What is asked of every shard.
@@ -136,10 +137,11 @@ impl Shard {
         Told::Rooms { names, left_out }
     }
 
+    /// Connections enter rooms, or leave them, one by one; when all have, that is the answer.
     fn move_selected(&mut self, now: Now, ask: u64, who: &Selection, rooms: &[Arc<str>], is_in: bool) {
         let endpoint = who.endpoint;
         let is_bound = self.dialect(endpoint).is_bound_to_room();
-        let (mut moved, mut left) = (0, PEER_MOVES_MAX);
+        let (mut count, mut missing, mut left) = (0, 0, PEER_MOVES_MAX);
         for slot in self.selected(who) {
             let Some(conn) = self.conns.get(slot).filter(|_| !is_bound) else { continue };
             if !conn.is_here() {
@@ -150,26 +152,62 @@ impl Shard {
             if !conn.is_authenticated() {
                 continue;
             }
+            count += 1;
             for name in rooms {
                 if left == 0 {
                     self.counters(endpoint).dropped[DropReason::NoRoom.index()].add(1);
                     continue;
                 }
                 left -= 1;
-                let room = Room { endpoint, name: name.clone() };
-                if is_in {
-                    self.enter_granted(now, slot, &room);
-                } else {
-                    self.expel(now, slot, &room, None);
-                }
+                missing += usize::from(self.move_one(now, ask, slot, &Room { endpoint, name: name.clone() }, is_in));
             }
-            moved += 1;
         }
-        let mut homes: Vec<ShardId> = rooms.iter().map(|name| self.home_of(&Room { endpoint, name: name.clone() })).collect();
-        homes.sort_unstable();
-        homes.dedup();
-        // Behind what it has asked each home, and each home has answered: parcels from one shard to another keep their order.
-        let way = if moved > 0 { homes.into_iter().flat_map(|home| [self.id, home]).collect() } else { Vec::new() };
-        self.go_round(Box::new(Round { way, ask, answer: Answer::Granted(Some(Ok(moved))) }));
+        if missing == 0 {
+            return self.answers.push_back((ask, Answer::Granted(Some(Ok(count)))));
+        }
+        // Where so many wait that nobody waits for them any more, those who asked have given up long ago.
+        if self.moves.0.len() >= PEER_ERRANDS_MAX {
+            self.moves.0.clear();
+        }
+        self.moves.0.insert(ask, Moving { missing, count });
     }
+
+    /// True when it is told later that it has happened.
+    fn move_one(&mut self, now: Now, ask: u64, slot: u32, room: &Room, is_in: bool) -> bool {
+        if is_in {
+            self.enter_granted(now, slot, room);
+            let Some(conn) = self.conns.get_mut(slot) else { return false };
+            let Some(waited) = conn.awaits(room) else { return false };
+            conn.entering[waited].asks.push(ask);
+            return true;
+        }
+        let is_there = self.conns.get(slot).is_some_and(|conn| self.seat_of(conn, room).is_some() || conn.awaits(room).is_some());
+        if is_there {
+            self.expel(now, slot, room, Some(ask));
+        }
+        is_there
+    }
+
+    /// One connection is in a room, or out of it, that another server has moved.
+    pub(super) fn has_moved(&mut self, ask: u64) {
+        let Some(moving) = self.moves.0.get_mut(&ask) else { return };
+        moving.missing = moving.missing.saturating_sub(1);
+        if moving.missing == 0 {
+            let answer = Answer::Granted(Some(Ok(moving.count)));
+            self.moves.0.remove(&ask);
+            self.send_out(Outward::Answer { ask, answer });
+        }
+    }
+}
+
+/// Requests of other servers by which connections here are moved, by their numbers.
+#[derive(Default, Debug)]
+pub(super) struct Moves(HashMap<u64, Moving>);
+
+#[derive(Debug)]
+struct Moving {
+    /// Entries and exits that have not happened yet.
+    missing: usize,
+    /// Connections.
+    count: u32,
 }

@@ -12,7 +12,9 @@ use crate::fault::RelayDrop;
 use crate::ids::{ShardId, Sid};
 use crate::limits::{CONSULT_MS, FLEET_MARGIN_MS};
 use crate::shard::consult::{Consult, Findings};
+use crate::shard::history::Recall;
 use crate::shard::parcel::{Answer, Parcel, Question};
+use crate::shard::recollection::Recollection;
 use crate::time::Now;
 
 /// A channel that is not heard yet.
@@ -50,6 +52,9 @@ impl Core {
         let channel = self.listen_for(&consult);
         if !self.is_up {
             return self.answer_unknown(now, shard, consult);
+        }
+        if let Some(Recall::Found(id)) = consult.recall {
+            return self.search(shard, consult, id);
         }
         match channel.and_then(|channel| self.hearings.get_mut(&channel)) {
             Some(hearing) => hearing.waiting.push((shard, consult)),
@@ -99,14 +104,14 @@ impl Core {
         self.answer(shard, &consult, Findings::default());
     }
 
-    fn answer(&mut self, shard: ShardId, consult: &Consult, findings: Findings) {
+    pub(super) fn answer(&mut self, shard: ShardId, consult: &Consult, findings: Findings) {
         if let Some(ticket) = consult.ticket {
             self.parcels.push_back((shard, Parcel::Consulted { ticket, findings: Box::new(findings) }));
         }
     }
 
     /// The next questions as one request.
-    pub(super) fn next_consults(&mut self, now_ms: u64) -> Option<(Tag, Request)> {
+    pub(super) fn next_consults(&mut self, now: Now) -> Option<(Tag, Request)> {
         let waiting = &self.waiting;
         let mut asked = self.consults.take(|place| waiting.has_passed(place));
         if asked.is_empty() {
@@ -114,26 +119,32 @@ impl Core {
         }
         let mut calls = Vec::new();
         for Asked { consult, calls: count, .. } in &mut asked {
-            let composed = self.compose(consult);
+            let composed = self.compose(consult, now.unix_ms);
             *count = composed.len();
             calls.extend(composed);
         }
-        let number = self.consults.sent(now_ms, asked);
+        let number = self.consults.sent(now.ms(), asked);
         let Some(channel) = self.consults.channel() else { return Some((Tag::Consulted(number), Request::several(calls))) };
         calls.push(Call::new("PUBLISH").arg(channel).number(number));
         Some((Tag::Consulted(number), Request::atomic(calls)))
     }
 
     /// What Redis is asked for one question. Whose part is whose, [`Self::findings`] knows.
-    fn compose(&mut self, consult: &Consult) -> Vec<Call> {
+    fn compose(&mut self, consult: &Consult, unix_ms: u64) -> Vec<Call> {
         let told = consult.step.as_ref().and_then(|step| step.announcement.as_ref()).filter(|_| self.presence.tells_itself());
         let post = told.and_then(|published| self.post_of(published));
-        self.presence.calls(consult, post.as_ref())
+        let mut calls = self.presence.calls(consult, post.as_ref());
+        if let Some(Recall::Past(range)) = consult.recall {
+            calls.push(self.store.read(&consult.room, range, unix_ms));
+        }
+        calls
     }
 
     /// What Redis has answered to [`Self::compose`].
-    fn findings(&mut self, consult: &Consult, replies: &[Reply]) -> Findings {
-        self.presence.findings(consult, replies)
+    fn findings(&mut self, consult: &Consult, replies: &[Reply], unix_ms: u64) -> Findings {
+        let findings = self.presence.findings(consult, replies);
+        let recollection = consult.recall.and(replies.last()).and_then(|reply| self.read(reply, unix_ms)).map(Recollection::Told);
+        Findings { recollection, ..findings }
     }
 
     /// Whatever has been answered goes to who asked, and then what was held back meanwhile.
@@ -144,7 +155,7 @@ impl Core {
                 for Asked { shard, mut consult, calls } in asked {
                     let own = replies.as_ref().and_then(|replies| replies.get(from..from + calls));
                     from += calls;
-                    let findings = own.map(|replies| self.findings(&consult, replies)).unwrap_or_default();
+                    let findings = own.map(|replies| self.findings(&consult, replies, now.unix_ms)).unwrap_or_default();
                     if let Some(step) = consult.step.as_deref().filter(|step| step.comes || findings.is_only == Some(true)) {
                         self.follow(&consult.room, &step.presence, step.comes);
                     }

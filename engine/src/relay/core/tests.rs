@@ -143,7 +143,15 @@ fn of_an_empty_one(call: &Call) -> Reply {
 }
 
 fn published(room: &Room, text: &str) -> Published {
-    Published { room: room.clone(), addressee: None, frame: Frame::text(room.endpoint, text), except: None, hidden_from: None, unix_ms: 0 }
+    Published {
+        room: room.clone(),
+        addressee: None,
+        frame: Frame::text(room.endpoint, text),
+        except: None,
+        hidden_from: None,
+        record: None,
+        unix_ms: 0,
+    }
 }
 
 fn document() -> Room {
