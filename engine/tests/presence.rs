@@ -18,7 +18,7 @@ use engine::ids::{EndpointId, Room, ShardId, UserId};
 use engine::shard::consult::{Consult, Findings};
 use engine::shard::outward::{Outward, Published};
 use engine::shard::parcel::{Arrival, Emit, Parcel, Selection, Target};
-use engine::{Answer, Question, RoomAnswer, RoomCall};
+use engine::{About, Answer, Question, RoomAnswer, RoomCall, Ruling};
 use host::Host;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -37,6 +37,7 @@ const SEEDS: u64 = 60;
 enum Pushed {
     Said(Arc<Published>),
     Found { shard: usize, ticket: u64, findings: Findings },
+    Ruled { shard: usize, parcel: Parcel },
 }
 
 /// What Redis would have: by room and presence the hosts.
@@ -98,6 +99,8 @@ struct Guest {
 
 struct Simulation {
     mood: Mood,
+    /// True exactly when some answers never come.
+    loses: bool,
     hosts: Vec<Host>,
     /// To Redis, from each host, in order.
     outwards: Vec<VecDeque<(usize, Outward)>>,
@@ -129,6 +132,7 @@ impl Simulation {
         };
         let mut simulation = Simulation {
             mood,
+            loses: mood == Mood::Faulty,
             hosts: (0..HOSTS).map(host).collect(),
             outwards: (0..HOSTS).map(|_| VecDeque::new()).collect(),
             pushes: (0..HOSTS).map(|_| VecDeque::new()).collect(),
@@ -194,9 +198,19 @@ impl Simulation {
                 if let Some(published) = told.filter(|_| findings.is_only == Some(true)) {
                     self.tell_others(host, &Arc::new(published));
                 }
-                let is_lost = self.mood == Mood::Faulty && self.pick(0..20) == 0;
+                let is_lost = self.loses && self.pick(0..20) == 0;
                 if let Some(ticket) = consult.ticket.filter(|_| !is_lost) {
                     self.pushes[host].push_back(Pushed::Found { shard, ticket, findings });
+                }
+            }
+            // Everybody is a member, and nobody has blocked anybody.
+            Outward::Inquiry { number, inquiry } => {
+                let parcel = match inquiry.about {
+                    About::Blocked { .. } => Parcel::Blocked { number, blocked: Vec::new() },
+                    _ => Parcel::Ruled { number, ruling: Box::new(Ruling::allowed()) },
+                };
+                if !self.loses || self.pick(0..20) > 0 {
+                    self.pushes[host].push_back(Pushed::Ruled { shard, parcel });
                 }
             }
             // What ends for good is forgotten everywhere, which is no business of this Redis.
@@ -223,6 +237,7 @@ impl Simulation {
                 let parcel = Parcel::Consulted { ticket, findings: Box::new(findings) };
                 self.hosts[host].shards[shard].handle_parcel(now, parcel);
             }
+            Pushed::Ruled { shard, parcel } => self.hosts[host].shards[shard].handle_parcel(now, parcel),
             Pushed::Said(published) => {
                 let Room { endpoint, name } = published.room.clone();
                 let to = Selection::of(endpoint, vec![Target::Room(name)]);
@@ -384,6 +399,7 @@ impl Simulation {
 
     /// Everything is answered and as it should be.
     fn judge(&mut self) {
+        self.loses = false;
         for host in &self.hosts {
             host.world.is_relayed.store(true, Ordering::Relaxed);
         }
@@ -448,6 +464,7 @@ impl Simulation {
     }
 
     fn judge_what_was_heard(&self) {
+        assert!(self.redis.decided.len() > 20, "only {} comings and goings", self.redis.decided.len());
         for witness in self.guests.iter().filter(|guest| guest.is_witness) {
             let room = room_name(*witness.inside.first().expect("in one"));
             let decided: Vec<_> = self.redis.decided.iter().filter(|(of, _, _)| *of == room).collect();

@@ -28,9 +28,16 @@ impl Shard {
             Parcel::Consulted { ticket, findings } => self.consulted(now, ticket, *findings),
             Parcel::Recollected { ticket, recollection } => self.recollected(now, ticket, Some(recollection)),
             Parcel::Entered { conn, room, again, outcome, note } => self.entered(now, conn, &room, again, &outcome, note.as_deref()),
-            Parcel::Left { conn, room, view, note } => {
+            Parcel::Out { conn, room } => {
                 if let Some(slot) = self.asker(conn) {
                     self.vacate_room(now, slot, &room);
+                }
+            }
+            Parcel::Left { conn, room, is_out, view, note } => {
+                if let Some(slot) = self.asker(conn) {
+                    if !is_out {
+                        self.vacate_room(now, slot, &room);
+                    }
                     self.consult(now, slot, |dialect, cx, _, acts| dialect.left(cx, &room.name, &view, &note, acts));
                     self.release(conn);
                 }
@@ -202,20 +209,23 @@ impl Shard {
         }
         let online = leave.note.is_some() && self.dialect(room.endpoint).shows_who_is_left();
         if !self.is_shared(room) || !(is_last || online) {
-            return self.finish_leave(now, leave, is_last && !is_ending, Findings::default());
+            return self.finish_leave(now, leave, is_last && !is_ending, false, Findings::default());
         }
         let announcement = leave.announce.as_ref().filter(|_| !is_ending);
         let step = is_last.then(|| step(unix_ms, presence, false, announcement));
         let consult = Consult { step, online, ..Consult::about(room.clone()) };
         if announcement.is_none() && leave.note.is_none() {
             self.tell_step(consult);
-            return self.finish_leave(now, leave, false, Findings::default());
+            return self.finish_leave(now, leave, false, false, Findings::default());
+        }
+        if leave.note.is_some() {
+            self.post(Parcel::Out { conn, room: room.clone() });
         }
         self.consult_others(now, consult, None, SetAside::Leave { leave: Box::new(leave), is_last: is_last && !is_ending });
     }
 
     /// Tells of somebody who was counted out, and answers him.
-    pub(super) fn finish_leave(&mut self, now: Now, leave: Leave, is_last: bool, findings: Findings) {
+    pub(super) fn finish_leave(&mut self, now: Now, leave: Leave, is_last: bool, is_out: bool, findings: Findings) {
         let Leave { conn, room, presence, announce, note, .. } = leave;
         if let (true, Some(announcement)) = (is_last && findings.is_only != Some(false), announce) {
             self.announce(now, conn, announcement);
@@ -223,7 +233,7 @@ impl Shard {
         if let Some(note) = note {
             let mut view = self.homes.view(&room, false);
             view.online = self.online_of(&room, &presence, findings.online);
-            self.post(Parcel::Left { conn, room, view, note });
+            self.post(Parcel::Left { conn, room, is_out, view, note });
         }
     }
 
@@ -366,7 +376,10 @@ impl Shard {
             self.note_stay(slot, room);
             self.tell_of_room(now, slot, room, What::RoomJoin);
         }
-        let outcome = outcome.as_ref().map_err(|fault| *fault);
+        // Where other hosts were asked meanwhile, the room may have ended, and who was in is out: he is not told that he is in another of its name.
+        let is_out = || self.conns.get(slot).is_some_and(|conn| self.seat_of(conn, room).is_none());
+        let is_late = again && self.world.config.relay.is_some() && is_out();
+        let outcome = outcome.as_ref().map_err(|fault| *fault).and_then(|view| if is_late { Err(EnterFault::NoRoom) } else { Ok(view) });
         let (is_granted, is_revoked) = waited.as_ref().map_or((false, false), |waited| (waited.is_granted, waited.is_revoked));
         let moved = outcome.map_or_else(|fault| RoomAnswer::Refused(fault.into()), |_| RoomAnswer::Done);
         self.answers.extend(waited.into_iter().flat_map(|waited| waited.asks).map(|ask| (ask, Answer::Room(moved.clone()))));

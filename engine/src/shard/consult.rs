@@ -255,7 +255,7 @@ impl Shard {
                 self.finish_enter(now, *enter, past, is_first, findings);
             }
             SetAside::Recall(ticket) => self.recollected(now, ticket, findings.recollection),
-            SetAside::Leave { leave, is_last } => self.finish_leave(now, *leave, is_last, findings),
+            SetAside::Leave { leave, is_last } => self.finish_leave(now, *leave, is_last, true, findings),
             SetAside::Named(enter) => self.enter_named(now, *enter, findings.is_connection),
             SetAside::Return(returning) => self.finish_return(now, *returning, &findings),
         }

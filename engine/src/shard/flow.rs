@@ -35,9 +35,11 @@ impl Shard {
             Parcel::Answered { to, .. } => *to,
             Parcel::Sent(sent) => self.home_of(&Room::message(sent.endpoint, &sent.receipt.message)),
             Parcel::Confirm(confirm) => self.home_of(&confirm.message),
-            Parcel::Entered { conn, .. } | Parcel::Left { conn, .. } | Parcel::Recalled { conn, .. } | Parcel::Confirmed { conn, .. } => {
-                conn.shard
-            }
+            Parcel::Entered { conn, .. }
+            | Parcel::Out { conn, .. }
+            | Parcel::Left { conn, .. }
+            | Parcel::Recalled { conn, .. }
+            | Parcel::Confirmed { conn, .. } => conn.shard,
             // These are made by the control plane or sent with an address.
             Parcel::Cast(_)
             | Parcel::Arrival(_)

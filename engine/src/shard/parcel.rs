@@ -40,12 +40,22 @@ pub enum Parcel {
     },
     /// To a room's home: a connection is out.
     Leave(Box<Leave>),
+    /// From the home: it is counted out, and [`Parcel::Left`] follows when other hosts have been asked. A room that nobody is counted in may be
+    /// gone, and another of its name begin, before that.
+    Out {
+        /// Who asked.
+        conn: ConnId,
+        /// The room.
+        room: Room,
+    },
     /// From the home: the room after that.
     Left {
         /// Who asked.
         conn: ConnId,
         /// The room.
         room: Room,
+        /// True exactly when [`Parcel::Out`] has come before.
+        is_out: bool,
         /// Who is still in.
         view: RoomView,
         /// From [`Leave::note`].
@@ -226,7 +236,7 @@ impl Parcel {
             Parcel::PollAnswer { content, .. } => content.1.len(),
             Parcel::Return(returning) => frame(returning.announce.as_ref().map(|a| &a.frame)),
             Parcel::Settle(luggage) => luggage.bytes(),
-            Parcel::PollAborted { .. } | Parcel::GiveUp { .. } | Parcel::Forget { .. } => 0,
+            Parcel::PollAborted { .. } | Parcel::Out { .. } | Parcel::GiveUp { .. } | Parcel::Forget { .. } => 0,
             Parcel::Dissolve { .. } | Parcel::Answered { .. } => 0,
             Parcel::Ask { question: Question::Room(RoomCall::Say(saying)), .. } => saying.message.bytes(),
             Parcel::Ask { question: Question::Emit(emit), .. } => emit.bytes(),
