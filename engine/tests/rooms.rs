@@ -98,7 +98,7 @@ fn new_room(room: Room, namespace: Option<&str>) -> RoomCall {
 fn saying(room: Room, id: u128, content: &str) -> RoomCall {
     let (id, user) = (MessageId::from_u128(id), "bot".into());
     let message = BackEndMessage { id, user, content: content.into(), kind: Some("system".into()), metadata: None, unix_ms: 0 };
-    RoomCall::Say(Arc::new(Saying { room, message, offset: 1 }))
+    RoomCall::Say(Arc::new(Saying { room, message, offset: 1.into() }))
 }
 
 fn info(host: &mut Host, room: &Room) -> Option<RoomInfo> {
@@ -483,7 +483,7 @@ fn keeping(room: &Room, number: u8) -> Question {
         args,
         volatile: false,
         ack_ms: None,
-        offset: 1,
+        offset: 1.into(),
         unix_ms: 1,
         attachments: Vec::new(),
         is_elsewhere: false,

@@ -110,7 +110,7 @@ pub(super) async fn say(
         unix_ms,
     };
     checked(&app, &room, &message)?;
-    let saying = Saying { room, message, offset: rand::random() };
+    let saying = Saying { room, message, offset: rand::random::<u64>().into() };
     match of_home(app.ask(Question::Room(RoomCall::Say(Arc::new(saying)))).await)? {
         Told { answer: RoomAnswer::Said(message), .. } => Ok((StatusCode::CREATED, Json(raw(&message))).into_response()),
         told => Err(told.unexpected()),

@@ -189,7 +189,7 @@ impl Core {
         match envelope.message {
             Message::Broadcast { packet, options, request: None } => {
                 let offset = self.random.next_u64();
-                match self.socket_io.arrival(endpoint, packet, &options, offset, now.unix_ms) {
+                match self.socket_io.arrival(endpoint, packet, &options, offset.into(), now.unix_ms) {
                     Some(arrival) => Heard::Arrival(Box::new(arrival)),
                     None => Heard::Malformed,
                 }

@@ -11,7 +11,7 @@ use crate::ids::EndpointId;
 use crate::json::{self, Scratch};
 use crate::shard::outward::Published;
 use crate::shard::parcel::{Arrival, Emit, Selection, Target};
-use crate::wire::sio;
+use crate::wire::sio::{self, Offset};
 
 /// Characters of an adapter's id, and of a request's.
 const UID_CHARS: usize = 6;
@@ -89,7 +89,7 @@ impl SocketIo {
         endpoint: EndpointId,
         packet: Payload,
         options: &Options,
-        offset: u64,
+        offset: Offset,
         unix_ms: u64,
     ) -> Option<Arrival> {
         let (event, args) = split_event(&packet.json, &mut self.scratch)?;
@@ -128,7 +128,7 @@ fn event_of(frame: &Frame) -> Option<Payload> {
     let mut json = packet.payload.to_owned();
     if let Some(offset) = frame.mark().offset {
         let mut ending = ",".to_owned();
-        json::quote(&mut ending, &sio::offset_text(offset));
+        json::quote(&mut ending, &offset.text());
         ending.push(']');
         json.truncate(json.strip_suffix(&ending)?.len());
         json.push(']');

@@ -14,6 +14,7 @@ use crate::dialect::{Change, EnterFault, Keep, Progress, RoomView};
 use crate::event::Event;
 use crate::frame::{Frame, Receipt};
 use crate::ids::{ConnId, EndpointId, LinkKey, MessageId, Room, ShardId, Sid, UserId};
+use crate::wire::sio::Offset;
 
 /// A message to another shard.
 #[derive(Debug)]
@@ -448,8 +449,8 @@ pub struct Emit {
     pub volatile: bool,
     /// Milliseconds to wait for acknowledgements; `None` where none are asked for.
     pub ack_ms: Option<u64>,
-    /// A random number, by which connections that can be recovered find it again.
-    pub offset: u64,
+    /// By what connections that can be recovered find it again.
+    pub offset: Offset,
     /// When it was asked for, milliseconds since 1970.
     pub unix_ms: u64,
     /// Binary data that placeholders in the arguments number; dialects of plain WebSockets have none.
@@ -460,8 +461,9 @@ pub struct Emit {
 
 impl Emit {
     /// An event that asks for nothing beyond its delivery. `args` are raw JSON texts joined by commas.
-    pub fn new(to: Selection, event: &str, args: &str, offset: u64, unix_ms: u64) -> Emit {
+    pub fn new(to: Selection, event: &str, args: &str, offset: impl Into<Offset>, unix_ms: u64) -> Emit {
         let (event, args, attachments) = (event.to_owned(), args.to_owned(), Vec::new());
+        let offset = offset.into();
         Emit { to, event, args, volatile: false, ack_ms: None, offset, unix_ms, attachments, is_elsewhere: false }
     }
 

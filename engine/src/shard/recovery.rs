@@ -24,7 +24,7 @@ use crate::frame::Frame;
 use crate::ids::{ConnId, EndpointId, LinkKey, Room, Sid};
 use crate::limits::{PAST_STAYS_MAX, TAKEOVER_MS};
 use crate::time::Now;
-use crate::wire::sio;
+use crate::wire::sio::{self, Offset};
 
 /// Slot of no link: where the connections are that are away.
 pub(super) const NO_LINK: u32 = u32::MAX;
@@ -117,7 +117,7 @@ impl Memory {
 /// What a client asks that comes back.
 pub(super) struct Comeback {
     pub(super) pid: Sid,
-    pub(super) offset: u64,
+    pub(super) offset: Offset,
 }
 
 impl Comeback {
@@ -125,7 +125,7 @@ impl Comeback {
     pub(super) fn asked(auth: Option<crate::json::Value<'_>>) -> Option<Comeback> {
         let auth = auth?;
         let pid = Sid::parse(auth.get("pid")?.as_str()?)?;
-        Some(Comeback { pid, offset: sio::offset_of(auth.get("offset")?.as_str()?)? })
+        Some(Comeback { pid, offset: Offset::parse(auth.get("offset")?.as_str()?)? })
     }
 }
 
@@ -484,7 +484,7 @@ impl Shard {
     }
 
     /// Where the events begin that the connection's client has not heard.
-    fn position_of(&mut self, conn: u32, offset: u64) -> Option<u64> {
+    fn position_of(&mut self, conn: u32, offset: Offset) -> Option<u64> {
         let conn = self.conns.get(conn)?;
         let (recovery, backlog) = (conn.recovery.as_ref()?, &self.memory.of(conn.endpoint)?.backlog);
         // Whatever was heard after the last answered ping is in the backlog; so an event that is not there was heard before that.

@@ -14,6 +14,7 @@ use crate::frame::Mark;
 use crate::ids::{EndpointId, Room, Sid};
 use crate::limits::{LIST_MEMBERS_SHOWN_MAX, MESSAGES_SHOWN_BYTES_MAX, ROOM_MEMBERS_SHOWN_MAX};
 use crate::time::Now;
+use crate::wire::sio::Offset;
 
 /// What is asked.
 #[derive(Clone, Debug)]
@@ -101,7 +102,7 @@ pub struct Saying {
     /// What.
     pub message: BackEndMessage,
     /// A random number, by which connections that can be recovered find it again.
-    pub offset: u64,
+    pub offset: Offset,
 }
 
 /// One shard's answer.
