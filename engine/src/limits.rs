@@ -140,6 +140,32 @@ pub const RELAY_BATCH_BYTES_MAX: usize = 256 * 1024;
 /// Requests with messages that Redis has not confirmed: what is lost with a connection is unknown, so it is kept small.
 pub const RELAY_IN_FLIGHT_MAX: usize = 4;
 
+/// Entries of a stream in one request to Redis, which does nothing else meanwhile: about three milliseconds.
+pub const RELAY_BATCH_ENTRIES_MAX: usize = 512;
+
+/// How long a stream's entries are kept after Redis has confirmed them, in milliseconds: longer than a replica lags behind that takes over.
+pub const RELAY_KEPT_MS: u64 = 10_000;
+/// Bytes of those, at most.
+pub const RELAY_KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// When Redis is asked again for what it has refused, in milliseconds.
+pub const RELAY_RETRY_MS: u64 = 250;
+
+/// Entries of a stream that are read at once; less where they are large. More would make those of several hosts wait for each other.
+pub const RELAY_READ_ENTRIES_MAX: usize = 500;
+
+/// How long Redis waits for new entries before it answers that there are none, in milliseconds: less than after which it counts as silent.
+pub const RELAY_BLOCK_MS: u64 = 400;
+
+/// The last entries read of a stream by whose ids it is known what was read before, after Redis has gone back.
+pub const RELAY_READ_IDS: usize = 4_096;
+
+/// Hosts whose last numbers are remembered.
+pub const RELAY_HOSTS_MAX: usize = 1_024;
+
+/// Bytes of the stream's last entries that a host keeps in memory for clients that come back to it.
+pub const RELAY_JOURNAL_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// Answers and handed-over connections waiting for the control plane.
 pub const NOTICES_MAX: usize = 16 * 1024;
 

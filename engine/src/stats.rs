@@ -186,6 +186,14 @@ pub struct RelayStats {
     pub round_trip_us: Counter,
     /// Channels and patterns subscribed to.
     pub subscriptions: Counter,
+    /// Entries read from streams.
+    pub read: Counter,
+    /// Entries of other hosts that this one will never read: trimmed before it could, or lost by Redis. A gap of unknown size counts one.
+    pub gaps: Counter,
+    /// Entries that came again, and were left out.
+    pub doubles: Counter,
+    /// Times Redis refused entries, which are tried again.
+    pub refusals: Counter,
     /// Other uringcast hosts with a live lease.
     pub hosts: Counter,
     /// Monotonic milliseconds of its last turn: tells whether it responds.

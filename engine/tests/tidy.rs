@@ -32,7 +32,7 @@ const WORDS: [(&[&str], &[&str]); 16] = [
     (&["std::thread"], &["lib.rs", "calls.rs"]),
     (&["rand::rng", "SysRng", "OsRng", "thread_rng"], &[]),
     (&["jsonwebtoken", "aws_lc_rs"], &["auth/"]),
-    (&[".await", "async"], &["driver/", "relay/link.rs", "relay/mod.rs"]),
+    (&[".await", "async"], &["driver/", "relay/link.rs", "relay/mod.rs", "relay/reader.rs"]),
     (&["Mutex"], &["calls.rs"]),
     (&["RwLock", "Condvar"], &[]),
     (&["unsafe"], &["driver/sys.rs", "driver/poller.rs"]),

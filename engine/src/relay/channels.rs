@@ -31,6 +31,8 @@ pub(crate) struct Channels {
     host: String,
     /// By the endpoint: how its channels are named.
     served: Vec<(EndpointId, Naming)>,
+    /// True exactly when other hosts of ours are heard by way of a stream, and what they publish is for others.
+    has_stream: bool,
     scratch: Scratch,
 }
 
@@ -46,7 +48,7 @@ enum Naming {
 }
 
 impl Channels {
-    pub(crate) fn new(config: &Config, prefix: &str, host: &str) -> Channels {
+    pub(crate) fn new(config: &Config, prefix: &str, host: &str, has_stream: bool) -> Channels {
         let served = config.endpoints.iter().enumerate().filter_map(|(index, endpoint)| {
             let naming = match endpoint.dialect {
                 DialectKind::Community => Naming::Rooms,
@@ -56,7 +58,7 @@ impl Channels {
             };
             Some((EndpointId(index as u8), naming))
         });
-        Channels { host: host.to_owned(), served: served.collect(), scratch: Scratch::default() }
+        Channels { host: host.to_owned(), served: served.collect(), has_stream, scratch: Scratch::default() }
     }
 
     /// The channels that are listened to all the time.
@@ -90,8 +92,9 @@ impl Channels {
         }
     }
 
-    /// What a message on a channel says; `None` for a channel that is not one of these.
-    pub(crate) fn heard(&mut self, channel: &str, payload: &[u8], offset: u64, unix_ms: u64) -> Option<Heard> {
+    /// What a message on a channel says; `None` for a channel that is not one of these. `is_of_stream`: it was not published there, but read in
+    /// the stream of another host's words.
+    pub(crate) fn heard(&mut self, channel: &str, payload: &[u8], is_of_stream: bool, offset: u64, unix_ms: u64) -> Option<Heard> {
         let is_updates = |naming: &Naming| matches!(naming, Naming::Updates(own) | Naming::Own(own) if own == channel);
         let endpoint = self.served.iter().find(|(_, naming)| is_updates(naming)).or_else(|| {
             let is_room = channel.starts_with("room:") || channel.starts_with("group:");
@@ -105,7 +108,8 @@ impl Channels {
             return Some(Heard::Malformed);
         }
         let origin = message.get(ORIGIN).and_then(Value::as_str);
-        if origin.is_some_and(|origin| origin == self.host || origin.starts_with(TOLD)) {
+        // Where there is a stream, what hosts of ours publish is for others.
+        if !is_of_stream && origin.is_some_and(|origin| self.has_stream || origin == self.host || origin.starts_with(TOLD)) {
             return Some(Heard::Known);
         }
         let read = match naming {

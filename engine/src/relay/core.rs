@@ -9,25 +9,29 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use super::channels::{Channels, Heard};
-use super::format::Message;
+use super::format::{Envelope, Message};
 use super::request::{Call, Kind, Lost, Push, Reply, Request};
 use super::socketio::{Post, SocketIo, TOLD};
+use super::streams::Streams;
 use super::waiting::{OVERHEAD_BYTES, Publication, Waiting};
-use crate::config::Relay;
+use crate::config::{Relay, RelayMode};
 use crate::fault::RelayDrop;
-use crate::ids::ShardId;
+use crate::ids::{EndpointId, ShardId};
 use crate::limits::{RELAY_BATCH_BYTES_MAX, RELAY_IN_FLIGHT_MAX};
 use crate::shard::World;
 use crate::shard::outward::{Outward, Published};
 use crate::shard::parcel::{Arrival, Parcel};
 use crate::stats::RelayStats;
 use crate::time::Now;
+use crate::wire::sio::Offset;
 
 /// What a request was for; comes back with its replies.
 #[derive(Debug)]
 pub(crate) enum Tag {
     /// These were told.
     Published(Vec<Publication>),
+    /// Entries were added to the stream of this index.
+    Appended(usize),
     /// Whether Redis answers; asked then, monotonic nanoseconds.
     Ping(u64),
 }
@@ -42,11 +46,13 @@ pub(crate) struct Listening {
 
 /// See the module.
 pub(crate) struct Core {
-    world: Arc<World>,
-    stats: Arc<RelayStats>,
-    socket_io: SocketIo,
-    channels: Channels,
+    pub(super) world: Arc<World>,
+    pub(super) stats: Arc<RelayStats>,
+    pub(super) socket_io: SocketIo,
+    pub(super) channels: Channels,
     random: StdRng,
+    /// There in the reliable mode.
+    pub(super) streams: Option<Streams>,
     is_up: bool,
     waiting: Waiting,
     /// Requests with messages that Redis has not confirmed.
@@ -67,7 +73,8 @@ impl Core {
     pub(crate) fn new(world: Arc<World>, stats: Arc<RelayStats>, settings: &Relay, host: &str, random: [u8; 32]) -> Core {
         let mut random = StdRng::from_seed(random);
         let socket_io = SocketIo::new(&world.config, &settings.socket_io_key, &mut random);
-        let channels = Channels::new(&world.config, &settings.prefix, host);
+        let streams = (settings.mode == RelayMode::Streams).then(|| Streams::new(settings, host));
+        let channels = Channels::new(&world.config, &settings.prefix, host, streams.is_some());
         let mut core = Core {
             waiting: Waiting::new(settings.buffer_bytes, Some(settings.buffer_ms)),
             world,
@@ -75,6 +82,7 @@ impl Core {
             socket_io,
             channels,
             random,
+            streams,
             is_up: false,
             in_flight: 0,
             requests: VecDeque::new(),
@@ -89,7 +97,9 @@ impl Core {
 
     /// What is listened to whoever is connected.
     fn listen_always(&mut self) {
-        for namespace in &self.socket_io.namespaces {
+        // Servers that are told of each other by streams do not count those that listen to the classic channels.
+        let namespaces = if self.streams.is_some() { &[][..] } else { &self.socket_io.namespaces };
+        for namespace in namespaces {
             self.listened.insert((Kind::Pattern, namespace.channels.pattern()));
             self.listened.extend(namespace.channels.subscribed(&namespace.uid).map(|channel| (Kind::Channel, channel)));
         }
@@ -110,6 +120,9 @@ impl Core {
         self.stats.connects.add(1);
         self.stats.subscriptions.set(self.listened.len() as u64);
         self.ping_due_ms = now.ms() + PING_EVERY_MS;
+        if let Some(streams) = &mut self.streams {
+            streams.handle_connected();
+        }
         self.set_up(true);
         self.handle_timeouts(now);
     }
@@ -138,15 +151,27 @@ impl Core {
 
     fn publish(&mut self, now: Now, published: &Published) {
         let endpoint = &self.world.config.endpoints[usize::from(published.room.endpoint.0)];
+        if self.streams.is_some() {
+            let is_plain = !endpoint.dialect.is_socket_io();
+            if !self.append(published) {
+                return self.drop_message(RelayDrop::Unspeakable, 1);
+            }
+            // Programs that know no stream hear of it as ever.
+            let post = if is_plain { self.channels.publication(published) } else { None };
+            return post.into_iter().for_each(|post| self.post(now, &post));
+        }
         let post = if endpoint.dialect.is_socket_io() { self.socket_io.broadcast(published) } else { self.channels.publication(published) };
         match post {
-            Some(Post { channel, payload }) => {
-                let bytes = channel.len() + payload.len() + OVERHEAD_BYTES;
-                let call = Call::new("PUBLISH").arg(&channel).arg(&payload);
-                self.enqueue(Publication { call, said_ms: now.ms(), bytes });
-            }
+            Some(post) => self.post(now, &post),
             None => self.drop_message(RelayDrop::Unspeakable, 1),
         }
+    }
+
+    fn post(&mut self, now: Now, post: &Post) {
+        let Post { channel, payload } = post;
+        let bytes = channel.len() + payload.len() + OVERHEAD_BYTES;
+        let call = Call::new("PUBLISH").arg(channel).arg(payload);
+        self.enqueue(Publication { call, said_ms: now.ms(), bytes });
     }
 
     fn enqueue(&mut self, publication: Publication) {
@@ -155,7 +180,7 @@ impl Core {
         }
     }
 
-    fn drop_message(&self, reason: RelayDrop, count: u64) {
+    pub(super) fn drop_message(&self, reason: RelayDrop, count: u64) {
         self.stats.dropped[reason.index()].add(count);
     }
 
@@ -166,8 +191,12 @@ impl Core {
         let offset = self.random.next_u64();
         let heard = self
             .channels
-            .heard(&channel, &payload, offset, now.unix_ms)
+            .heard(&channel, &payload, false, offset, now.unix_ms)
             .unwrap_or_else(|| self.heard_of_socket_io(now, &channel, &payload));
+        self.take_heard(heard);
+    }
+
+    pub(super) fn take_heard(&mut self, heard: Heard) {
         match heard {
             Heard::Arrival(arrival) => {
                 self.stats.received.add(1);
@@ -186,10 +215,15 @@ impl Core {
         if envelope.uid.starts_with(TOLD) || self.socket_io.of(endpoint).is_some_and(|namespace| namespace.uid == envelope.uid) {
             return Heard::Known;
         }
+        let offset = self.random.next_u64();
+        self.heard_of_envelope(now, endpoint, envelope, offset.into())
+    }
+
+    /// What another server says in a namespace, whichever way it came.
+    pub(super) fn heard_of_envelope(&mut self, now: Now, endpoint: EndpointId, envelope: Envelope, offset: Offset) -> Heard {
         match envelope.message {
             Message::Broadcast { packet, options, request: None } => {
-                let offset = self.random.next_u64();
-                match self.socket_io.arrival(endpoint, packet, &options, offset.into(), now.unix_ms) {
+                match self.socket_io.arrival(endpoint, packet, &options, offset, now.unix_ms) {
                     Some(arrival) => Heard::Arrival(Box::new(arrival)),
                     None => Heard::Malformed,
                 }
@@ -224,6 +258,7 @@ impl Core {
                     Err(_) => self.drop_message(RelayDrop::Unconfirmed, told.len() as u64),
                 }
             }
+            (Tag::Appended(stream), replies) => self.handle_appended(now, stream, replies),
             (Tag::Ping(asked_ns), Ok(_)) => self.stats.round_trip_us.set(now.ns.saturating_sub(asked_ns) / 1_000),
             (Tag::Ping(_), Err(_)) => {}
         }
@@ -233,6 +268,9 @@ impl Core {
     pub(crate) fn handle_timeouts(&mut self, now: Now) {
         let old = self.waiting.expire(now.ms());
         self.drop_message(RelayDrop::Age, old);
+        if let Some(streams) = &mut self.streams {
+            streams.handle_timeouts(now);
+        }
         if self.is_up && self.ping_due_ms <= now.ms() {
             self.ping_due_ms = now.ms() + PING_EVERY_MS;
             self.requests.push_back((Tag::Ping(now.ns), Call::new("PING").into()));
@@ -242,16 +280,19 @@ impl Core {
 
     /// When [`Self::handle_timeouts`] has something to do next, monotonic milliseconds.
     pub(crate) fn poll_timeout(&self) -> u64 {
-        self.ping_due_ms
+        self.streams.as_ref().map_or(u64::MAX, Streams::poll_timeout).min(self.ping_due_ms)
     }
 
     /// The next request to Redis.
-    pub(crate) fn poll_request(&mut self) -> Option<(Tag, Request)> {
+    pub(crate) fn poll_request(&mut self, now: Now) -> Option<(Tag, Request)> {
         if !self.is_up {
             return None;
         }
         if let Some(request) = self.requests.pop_front() {
             return Some(request);
+        }
+        if let Some(append) = self.streams.as_mut().and_then(|streams| streams.poll_append(now)) {
+            return Some(append);
         }
         if self.waiting.is_empty() || self.in_flight >= RELAY_IN_FLIGHT_MAX {
             return None;
@@ -274,7 +315,8 @@ impl Core {
 
     /// Gauges, once a turn.
     pub(crate) fn count(&self) {
-        self.stats.waiting.set(self.waiting.len() as u64);
-        self.stats.waiting_bytes.set(self.waiting.bytes() as u64);
+        let (entries, bytes) = self.streams.as_ref().map_or((0, 0), Streams::waiting);
+        self.stats.waiting.set((self.waiting.len() + entries) as u64);
+        self.stats.waiting_bytes.set((self.waiting.bytes() + bytes) as u64);
     }
 }

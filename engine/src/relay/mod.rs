@@ -24,19 +24,24 @@ use crate::shard::World;
 use crate::stats::RelayStats;
 use crate::time::Now;
 
+mod append;
 mod channels;
 mod core;
 pub mod format;
 pub(crate) mod guard;
 pub(crate) mod lane;
 pub mod link;
+mod read;
+mod reader;
 pub mod request;
 mod socketio;
+mod streams;
 mod waiting;
 
 use self::core::{Core, Listening, Tag};
 use lane::Inlet;
 use link::{Address, Backoff, Certificates, Link, Servers};
+use reader::{Happening, Reader};
 use request::{Ended, Lost, Push, Reply};
 
 /// Everything the relay's thread starts with.
@@ -68,6 +73,8 @@ struct Thread {
     attempts: (mpsc::Sender<Attempt>, mpsc::Receiver<Attempt>),
     /// As many as there are requests in flight, which the core bounds.
     replies: (mpsc::UnboundedSender<(Tag, Result<Vec<Reply>, Lost>)>, mpsc::UnboundedReceiver<(Tag, Result<Vec<Reply>, Lost>)>),
+    /// There in the reliable mode.
+    reader: Option<Reader>,
     inlet: Inlet,
     outlets: Outlets<Moved>,
     stats: Arc<RelayStats>,
@@ -104,16 +111,36 @@ impl Thread {
         let Setup { world, settings, address, host, stats, inlet, ports, epoch, random } = setup;
         let mut seeds = StdRng::from_seed(random);
         let core = Core::new(world, stats.clone(), &settings, &host, seeds.random());
+        let reader = (settings.mode == config::RelayMode::Streams).then(|| Reader::new(address.clone(), seeds.random()));
         // Its own count: shards need not stop reading their clients because one of them takes nothing from other hosts.
         let outlets = Outlets::new(ports, Arc::<AtomicUsize>::default());
         let (attempts, replies) = (mpsc::channel(1), mpsc::unbounded_channel());
-        Thread { core, address, backoff: Backoff::default(), random: seeds, link: None, attempts, replies, inlet, outlets, stats, epoch }
+        Thread {
+            core,
+            address,
+            backoff: Backoff::default(),
+            random: seeds,
+            link: None,
+            attempts,
+            replies,
+            reader,
+            inlet,
+            outlets,
+            stats,
+            epoch,
+        }
     }
 
     async fn live(mut self) {
         self.connect_after(Duration::ZERO);
+        if let Some(reader) = &mut self.reader {
+            reader.connect_after(Duration::ZERO);
+        }
         loop {
             let are_sent = self.send();
+            if are_sent {
+                self.read();
+            }
             let due_ms = self.core.poll_timeout().saturating_sub(self.now().ms()).max(1);
             let wait = Duration::from_millis(if are_sent { due_ms } else { RETRY_MS });
             tokio::select! {
@@ -124,6 +151,7 @@ impl Thread {
                 Some((tag, replies)) = self.replies.1.recv() => self.take_reply(tag, replies),
                 Some(attempt) = self.attempts.1.recv() => self.take_attempt(attempt),
                 push = next_push(&mut self.link), if are_sent => self.take_pushes(push),
+                happening = next_happening(&mut self.reader), if are_sent => self.take_happening(happening),
                 () = tokio::time::sleep(wait) => {}
             }
             let now = self.now();
@@ -131,13 +159,31 @@ impl Thread {
         }
     }
 
+    /// Asks for what is to be read.
+    fn read(&mut self) {
+        let now = self.now();
+        let Some(reader) = &self.reader else { return };
+        if let Some(request) = self.core.poll_read(now) {
+            reader.ask(&request);
+        }
+    }
+
+    fn take_happening(&mut self, happening: Happening) {
+        match happening {
+            Happening::Connected => self.core.handle_reader_connected(),
+            Happening::Lost => self.core.handle_reader_lost(),
+            Happening::Replied(replies) => self.core.handle_read(self.now(), replies),
+        }
+    }
+
     /// Sends what the core has for Redis and for the shards; false when a shard's lane was full, and its parcels wait.
     fn send(&mut self) -> bool {
+        let now = self.now();
         if let Some((link, _)) = &self.link {
             while let Some(listening) = self.core.poll_listening() {
                 listen(link, listening);
             }
-            while let Some((tag, request)) = self.core.poll_request() {
+            while let Some((tag, request)) = self.core.poll_request(now) {
                 let (answer, replies) = (link.send(&request), self.replies.0.clone());
                 tokio::spawn(async move {
                     // Whoever would take it has ended with the thread.
@@ -244,6 +290,14 @@ impl Thread {
 async fn next_push(link: &mut Option<(Link, link::Pushes)>) -> Option<Push> {
     match link {
         Some((_, pushes)) => pushes.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What happens to the connection for reading; nothing, where there is none.
+async fn next_happening(reader: &mut Option<Reader>) -> Happening {
+    match reader {
+        Some(reader) => reader.next().await,
         None => std::future::pending().await,
     }
 }

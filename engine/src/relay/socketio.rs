@@ -4,7 +4,7 @@
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 
-use super::format::{self, Envelope, Fault, Flags, Message, Options, Payload, classic};
+use super::format::{self, Envelope, Fault, Flags, Message, Options, Payload, classic, streams};
 use crate::config::Config;
 use crate::frame::{Frame, Packet};
 use crate::ids::EndpointId;
@@ -60,19 +60,33 @@ impl SocketIo {
         self.namespaces.iter().find(|namespace| namespace.endpoint == endpoint)
     }
 
-    /// What the adapters of other hosts are told of a publication; `None` where it is not one of this protocol's events.
+    /// What the adapters of other hosts are told of a publication by PUBLISH; `None` where it is not one of this protocol's events.
     pub(crate) fn broadcast(&mut self, published: &Published) -> Option<Post> {
-        let namespace = self.namespaces.iter().find(|namespace| namespace.endpoint == published.room.endpoint)?;
-        let packet = event_of(&published.frame)?;
-        let addressee = published.addressee.iter().map(|sid| sid.to_string());
-        let room = (!published.room.name.is_empty()).then(|| published.room.name.to_string());
-        let rooms: Vec<String> = addressee.chain(room).collect();
-        let flags = Flags { volatile: published.frame.mark().volatile, ..Flags::default() };
-        let options = Options { rooms, except: published.except.iter().map(|sid| sid.to_string()).collect(), flags };
-        let message = Message::Broadcast { packet, options, request: None };
+        let message = message_of(published)?;
+        let namespace = self.of(published.room.endpoint)?;
         let channel = namespace.channels.of(&message, None);
         let envelope = Envelope { uid: namespace.uid.clone(), nsp: namespace.name.clone(), message };
         Some(Post { channel, payload: classic::encode(&mut self.scratch, &envelope).ok()? })
+    }
+
+    /// The fields of a stream's entry that tells of a publication; `None` where it is not one of this protocol's events.
+    pub(crate) fn entry(&mut self, published: &Published, uid: &str) -> Option<[(&'static str, String); 4]> {
+        let (message, namespace) = (message_of(published)?, self.of(published.room.endpoint)?);
+        let envelope = Envelope { uid: uid.to_owned(), nsp: namespace.name.clone(), message };
+        streams::encode(&mut self.scratch, &envelope).ok()
+    }
+
+    /// Reads a stream's entry; `None` when it is for none of our namespaces.
+    pub(crate) fn read<'f>(
+        &mut self,
+        fields: impl IntoIterator<Item = (&'f [u8], &'f [u8])>,
+    ) -> Option<(EndpointId, Result<Envelope, Fault>)> {
+        let envelope = match streams::decode(&mut self.scratch, fields) {
+            Ok(envelope) => envelope,
+            Err(fault) => return Some((EndpointId(0), Err(fault))),
+        };
+        let namespace = self.namespaces.iter().find(|namespace| namespace.name == envelope.nsp)?;
+        Some((namespace.endpoint, Ok(envelope)))
     }
 
     /// Reads what came on a channel; `None` when it is the channel of none of our namespaces.
@@ -107,6 +121,17 @@ impl SocketIo {
             Emit { volatile: options.flags.volatile, attachments: packet.attachments, ..Emit::new(to, &event, &args, offset, unix_ms) };
         Some(Arrival { emit: Emit { is_elsewhere: true, ..emit }, text: None, hidden_from: None })
     }
+}
+
+/// What a publication says to the clients of other hosts.
+fn message_of(published: &Published) -> Option<Message> {
+    let packet = event_of(&published.frame)?;
+    let addressee = published.addressee.iter().map(|sid| sid.to_string());
+    let room = (!published.room.name.is_empty()).then(|| published.room.name.to_string());
+    let rooms: Vec<String> = addressee.chain(room).collect();
+    let flags = Flags { volatile: published.frame.mark().volatile, ..Flags::default() };
+    let options = Options { rooms, except: published.except.iter().map(|sid| sid.to_string()).collect(), flags };
+    Some(Message::Broadcast { packet, options, request: None })
 }
 
 /// A random id as the adapters use.
