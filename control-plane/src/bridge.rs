@@ -13,8 +13,10 @@ use engine::auth::{AuthFault, Identity};
 use engine::config::Endpoint;
 use engine::event::EventTypes;
 use engine::ids::ShardId;
+use engine::relay::handle::FleetHandle;
+use engine::relay::words::HostId;
 use engine::stats::ShardStats;
-use engine::{Answer, Calls, Engine, EngineLost, Handover, Notice, Notices, Question};
+use engine::{Answer, Calls, Engine, EngineLost, Handover, Notice, Notices, Question, Reached, Wish};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -35,8 +37,11 @@ pub trait Host: Send + Sync {
     fn endpoints(&self) -> &[Endpoint];
     /// Counters, one per shard.
     fn stats(&self) -> &[Arc<ShardStats>];
-    /// Puts a question to every shard; each answers with one [`Notice::Answer`] that carries `ask`. How many shards took it.
-    fn ask(&self, ask: u64, question: Question) -> usize;
+    /// Puts a question to every shard; each answers with one [`Notice::Answer`] that carries `ask`. Where it concerns the fleet, other
+    /// hosts are asked as well. Who took it.
+    fn ask(&self, ask: u64, question: Question) -> Reached;
+    /// The way to other hosts; `None` where there is no relay.
+    fn fleet(&self) -> Option<&FleetHandle>;
     /// True exactly when new connections are let in.
     fn accepting(&self) -> bool;
     /// True exactly when the shard turned within the last two seconds.
@@ -56,8 +61,11 @@ impl Host for Engine {
     fn stats(&self) -> &[Arc<ShardStats>] {
         Engine::stats(self)
     }
-    fn ask(&self, ask: u64, question: Question) -> usize {
+    fn ask(&self, ask: u64, question: Question) -> Reached {
         Engine::ask(self, ask, &question)
+    }
+    fn fleet(&self) -> Option<&FleetHandle> {
+        Engine::fleet(self)
     }
     fn accepting(&self) -> bool {
         Engine::accepting(self)
@@ -86,11 +94,27 @@ impl Pending {
         self.begin(host, question).answers(Duration::ZERO).await
     }
 
-    /// Asks all shards. Questions reach each of them in the order in which they were begun.
+    /// Asks all shards, and other hosts where it concerns them. Questions reach each of them in the order in which they were begun.
     pub fn begin(&self, host: &dyn Host, question: Question) -> Asked<'_> {
         let mut reached = 0;
-        let asked = self.0.begin(host.stats().len(), |ask| reached = host.ask(ask, question));
+        let asked = self.0.begin_with_hosts(host.stats().len(), |ask| {
+            let Reached { shards, others } = host.ask(ask, question);
+            reached = shards + others.asked;
+            others
+        });
         Asked { asked, reached }
+    }
+
+    /// Asks nobody but other hosts, all or this one, and waits for their answers, at most [`ANSWER_WAIT`].
+    pub async fn ask_hosts(&self, host: &dyn Host, wish: Wish, to: Option<&HostId>) -> Gathered {
+        let asked = self.0.begin_with_hosts(0, |ask| host.fleet().map(|fleet| fleet.ask(ask, wish, to)).unwrap_or_default());
+        Asked { asked, reached: 0 }.answers(Duration::ZERO).await
+    }
+
+    /// Takes another host's answers.
+    #[cfg(test)]
+    pub(crate) fn deliver_host(&self, ask: u64, answers: engine::relay::fleet::HostAnswers) {
+        self.0.deliver_host(ask, answers);
     }
 
     /// Takes one shard's answer. One that nobody waits for any more is dropped.
@@ -99,7 +123,7 @@ impl Pending {
     }
 }
 
-/// A question that all shards have been asked. Dropped, it is forgotten: a request that is cancelled half-way leaves nothing behind.
+/// A question that has been asked. Dropped, it is forgotten: a request that is cancelled half-way leaves nothing behind.
 pub struct Asked<'a> {
     asked: engine::Asked<'a>,
     reached: usize,
@@ -122,7 +146,7 @@ impl Asked<'_> {
         self.asked.answered() == 0
     }
 
-    /// True exactly when a shard took the question: it does what is asked, sooner or later, whether somebody waits for that or not.
+    /// True exactly when a shard, here or anywhere, took the question: it does what is asked, sooner or later, whether somebody waits for that or not.
     pub fn is_taken(&self) -> bool {
         self.reached > 0
     }
@@ -133,7 +157,7 @@ impl Asked<'_> {
     }
 }
 
-/// Passes notices on until the engine is gone, or one of its shards is: the process ends then, and the result says why.
+/// Passes notices on, and has `answer` called with what other hosts' control planes ask, until the engine is gone, or one of its shards is: the process ends then, and the result says why.
 #[expect(clippy::needless_pass_by_value, reason = "the thread owns its ends of the channels; their drop tells the others")]
 pub fn run(
     notices: Notices,
@@ -141,6 +165,7 @@ pub fn run(
     handovers: mpsc::Sender<Handover>,
     hooks: Option<Queue>,
     drained: Sender<ShardId>,
+    answer: impl Fn(u64, &str),
 ) -> Result<(), EngineLost> {
     pending.0.run(&notices, |notice| match notice {
         Notice::Inquiry(inquiry) => match &hooks {
@@ -151,7 +176,8 @@ pub fn run(
         Notice::Handover(handover) => pass_on(&handovers, handover),
         // The main thread has room for one from each shard, and there are no more.
         Notice::Drained { shard } => drop(drained.try_send(shard)),
-        Notice::Answer { .. } | Notice::ShardLost { .. } | Notice::RelayLost { .. } => {}
+        Notice::Note { ask, text } => answer(ask, &text),
+        Notice::Answer { .. } | Notice::HostAnswer { .. } | Notice::ShardLost { .. } | Notice::RelayLost { .. } | Notice::Relay(_) => {}
     })
 }
 
@@ -213,7 +239,7 @@ mod tests {
         }
         notices.send(Notice::Drained { shard: ShardId(0) }).expect("open");
         drop(notices);
-        assert!(run(from_engine, Arc::new(Pending::default()), handovers, None, drained).is_ok());
+        assert!(run(from_engine, Arc::new(Pending::default()), handovers, None, drained, |_, _| {}).is_ok());
 
         assert_eq!(at_server.blocking_recv().map(|it| it.read), Some(b"GET".to_vec()));
         assert!(at_server.blocking_recv().is_none());
@@ -229,7 +255,7 @@ mod tests {
         let (drained, at_main) = crossbeam_channel::bounded(1);
         let (handovers, _at_server) = mpsc::channel(1);
         notices.send(Notice::ShardLost { shard: ShardId(1), reason: io::Error::other("no memory") }).expect("open");
-        let lost = run(from_engine, Arc::new(Pending::default()), handovers, None, drained);
+        let lost = run(from_engine, Arc::new(Pending::default()), handovers, None, drained, |_, _| {});
         assert_eq!(lost.expect_err("a shard is lost").to_string(), "shard 1 ended by itself: no memory");
         assert!(at_main.recv().is_err(), "the main thread sees the end");
     }

@@ -8,7 +8,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -116,8 +116,8 @@ fn start(settings: Settings) -> Result<Server, StartFault> {
     let pending = Arc::new(Pending::default());
     let (handovers, handed_over) = mpsc::channel(HANDOVERS_MAX);
     let (at_bridge, drained) = crossbeam_channel::bounded(engine.stats().len());
-    let bridge = start_bridge(notices, pending.clone(), handovers, queue, at_bridge)?;
-    let app = Arc::new(App::new(engine.clone(), pending, terms));
+    let app = Arc::new(App::new(engine.clone(), pending.clone(), terms));
+    let bridge = start_bridge(notices, pending, handovers, queue, at_bridge, Arc::downgrade(&app))?;
     let events = start_taker(&engine, app.events.clone())?;
     let control = start_control(runtime, control, handed_over, asked, app, keeper)?;
     if let Some(greeting) = greeting {
@@ -223,9 +223,17 @@ fn start_bridge(
     handovers: mpsc::Sender<Handover>,
     hooks: Option<Queue>,
     drained: crossbeam_channel::Sender<ShardId>,
+    app: Weak<App>,
 ) -> Result<JoinHandle<Result<(), EngineLost>>, StartFault> {
     let thread = std::thread::Builder::new().name("bridge".into());
-    thread.spawn(move || bridge::run(notices, pending, handovers, hooks, drained)).map_err(StartFault::Thread)
+    let answer = move |ask, text: &str| {
+        // When it is gone, the server is about to be.
+        let Some(app) = app.upgrade() else { return };
+        if let (Some(fleet), Some(reply)) = (app.host.fleet(), app.answer_program(text)) {
+            fleet.reply(ask, reply.into());
+        }
+    };
+    thread.spawn(move || bridge::run(notices, pending, handovers, hooks, drained, answer)).map_err(StartFault::Thread)
 }
 
 fn start_taker(engine: &Engine, events: Arc<Events>) -> Result<Taker, StartFault> {

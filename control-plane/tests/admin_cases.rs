@@ -118,6 +118,7 @@ const BAD_EMITS: &[(&str, u16)] = &[
 /// Every call under `/v1`. A test below finds out which ones are missing here.
 const CALLS: &[Cases] = &[
     Cases { path: "/v1/stats", paths: &[("/v1/stats?x=1", 400), ("/v1/stats/", 404), ("/v1/stats/x", 404)], ..NONE },
+    Cases { path: "/v1/hosts", paths: &[("/v1/hosts?x=1", 400), ("/v1/hosts/", 404), ("/v1/hosts/0000000000000000", 404)], ..NONE },
     Cases {
         path: "/v1/connections",
         paths: &[
@@ -253,6 +254,13 @@ const CALLS: &[Cases] = &[
             (r#"{"seconds":"5"}"#, 400),
             (r#"{"seconds":null}"#, 400),
             (r#"{"minutes":1}"#, 400),
+            (r#"{"hosts":null}"#, 400),
+            (r#"{"hosts":"some"}"#, 400),
+            (r#"{"hosts":[]}"#, 400),
+            (r#"{"hosts":{}}"#, 400),
+            (r#"{"hosts":[7]}"#, 400),
+            (r#"{"hosts":["0000000000000000"]}"#, 404),
+            (r#"{"seconds":1,"hosts":["nobody"]}"#, 404),
         ],
         bytes_max: 65_536,
         paths: &[("/v1/drain?seconds=1", 400), ("/v1/drain/", 404)],

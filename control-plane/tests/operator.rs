@@ -147,11 +147,33 @@ fn one_endpoint_has_numbers_of_its_own() {
 }
 
 #[test]
+fn an_operator_sees_the_hosts_and_drains_them_by_name() {
+    let mut server = Server::start(&Setup::default());
+    let _inside = Raw::talk(&server, "alice", "den");
+    let hosts = ask(&server, &["hosts", "--json"]).json()["hosts"].clone();
+    let id = hosts[0]["id"].as_str().expect("an id").to_owned();
+    assert_eq!((hosts.as_array().map(Vec::len), id.len(), &hosts[0]["connections"]), (Some(1), 16, &json!(1)));
+    let shown = ask(&server, &["hosts"]);
+    let lines: Vec<_> = shown.good().lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).collect();
+    assert_eq!(lines[0], ["ID", "SHARDS", "VERSION", "CONNECTIONS", "STATE", "LAST", "SEEN"]);
+    assert_eq!((lines[1][0], lines[1][3], lines[1][4], lines.len()), (id.as_str(), "1", "serving", 2), "{}", shown.out);
+    let drained = ask(&server, &["drain", "--host", &id, "--seconds", "0"]);
+    assert!(drained.good().starts_with(&format!("draining {id}: ")), "{}", drained.out);
+    assert_eq!(server.exit(PATIENCE).code(), Some(0), "{}", server.said());
+
+    let mut server = Server::start(&Setup::default());
+    assert!(ask(&server, &["drain", "--all-hosts", "--seconds", "0"]).good().starts_with("draining "));
+    assert_eq!(server.exit(PATIENCE).code(), Some(0), "{}", server.said());
+}
+
+#[test]
 fn a_drained_server_ends_and_both_say_so() {
     let mut server = Server::start(&Setup::default());
     let mut client = Raw::talk(&server, "alice", "den");
     ask(&server, &["drain", "--seconds", "-1"]).bad(2);
     ask(&server, &["drain", "--seconds", "100000"]).bad(1);
+    ask(&server, &["drain", "--all-hosts", "--host", "0123456789abcdef"]).bad(2);
+    ask(&server, &["drain", "--host", "0123456789abcdef"]).bad(1);
     assert_eq!(support::get(server.control, "/readyz").0, 200, "it goes on");
     assert!(ask(&server, &["drain", "--seconds", "0"]).good().starts_with("draining: "));
     assert_eq!(client.close_code(), Some(1001));

@@ -13,7 +13,17 @@ use std::time::Duration;
 use support::programs::{assert_success, in_path, outcome, skip, target_folder};
 use support::{ADMIN_TOKEN, SECRET, Server, Setup};
 
-const STANDARD: Setup = Setup { limits: "", dev: false, profile: None, descriptors: None, shards: None, variables: &[] };
+const STANDARD: Setup = Setup {
+    limits: "",
+    dev: false,
+    profile: None,
+    descriptors: None,
+    shards: None,
+    variables: &[],
+    redis: None,
+    sections: "",
+    network: None,
+};
 /// More shards than most things need, so that what comes back comes to another one as a rule.
 const THREE_SHARDS: Setup = Setup { shards: Some(3), ..STANDARD };
 

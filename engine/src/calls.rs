@@ -1,5 +1,5 @@
-//! Questions to a running engine and what its shards answer, gathered: for the threads of the program that embeds it, blocking or as a
-//! future of any runtime. It owns the questions under way, and knows of a question and of an answer nothing but the number. Its one lock is
+//! Questions to a running engine and what its shards, and the other hosts of its fleet, answer, gathered: for the threads of the program that embeds it,
+//! blocking or as a future of any runtime. It owns the questions under way, and knows of a question and of an answer nothing but the number. Its one lock is
 //! held for a few instructions, and no shard ever takes it.
 
 use std::collections::HashMap;
@@ -12,6 +12,9 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use crate::ids::ShardId;
+use crate::relay::fleet::HostAnswers;
+use crate::relay::handle::Others;
+use crate::relay::words::{HostId, Wish};
 use crate::shard::parcel::{Answer, ConnectionInfo, Emitted, Question};
 use crate::{Engine, Notice, Notices};
 
@@ -62,10 +65,17 @@ pub struct Calls {
 /// One question whose answers are being gathered.
 #[derive(Debug)]
 struct Gathering {
-    missing: usize,
-    answers: Vec<Answer>,
+    gathered: Gathered,
+    /// Other hosts that have not been told of; `None` until it is known how many are asked.
+    hosts: Option<usize>,
     /// Woken when nothing is missing any more.
     waker: Option<Waker>,
+}
+
+impl Gathering {
+    fn is_done(&self) -> bool {
+        self.gathered.missing == 0 && self.hosts.is_some_and(|hosts| self.gathered.hosts.len() >= hosts)
+    }
 }
 
 /// A thread of the engine has ended although nobody stopped it; see [`Notice::ShardLost`] and [`Notice::RelayLost`].
@@ -98,6 +108,7 @@ impl Calls {
         for notice in notices {
             match notice {
                 Notice::Answer { ask, answer, .. } => self.deliver(ask, answer),
+                Notice::HostAnswer { ask, answers } => self.deliver_host(ask, answers),
                 Notice::ShardLost { shard, reason } => return Err(EngineLost::Shard { shard, reason }),
                 Notice::RelayLost { reason } => return Err(EngineLost::Relay { reason }),
                 other => rest(other),
@@ -106,31 +117,68 @@ impl Calls {
         Ok(())
     }
 
-    /// Asks all shards. Questions reach each of them in the order in which they were asked.
+    /// Asks all shards and, where the question concerns them ([`Question::scope`]), the other hosts of the fleet. Questions reach each of them
+    /// in the order in which they were asked.
     pub fn ask(&self, engine: &Engine, question: &Question) -> Asked<'_> {
-        self.begin(engine.stats().len(), |ask| {
-            // Whom it did not reach does not answer.
-            let _ = engine.ask(ask, question);
-        })
+        // Whom it did not reach does not answer.
+        self.begin_with_hosts(engine.stats().len(), |ask| engine.ask(ask, question).others)
+    }
+
+    /// Asks nobody but other hosts: all, or this one.
+    pub fn ask_hosts(&self, engine: &Engine, wish: Wish, to: Option<&HostId>) -> Asked<'_> {
+        self.begin_with_hosts(0, |ask| engine.fleet().map(|fleet| fleet.ask(ask, wish, to)).unwrap_or_default())
     }
 
     /// The same where somebody else puts the question to so many shards, under the number that is given to him.
     pub fn begin(&self, shards: usize, put: impl FnOnce(u64)) -> Asked<'_> {
+        self.begin_with_hosts(shards, |ask| {
+            put(ask);
+            Others::default()
+        })
+    }
+
+    /// The same where he also puts it to other hosts, and says to how many.
+    pub fn begin_with_hosts(&self, shards: usize, put: impl FnOnce(u64) -> Others) -> Asked<'_> {
         let ask = self.next.fetch_add(1, Relaxed);
-        self.lock().insert(ask, Gathering { missing: shards, answers: Vec::with_capacity(shards), waker: None });
+        let gathered = Gathered { answers: Vec::with_capacity(shards), missing: shards, ..Gathered::default() };
+        self.lock().insert(ask, Gathering { gathered, hosts: None, waker: None });
         let asked = Asked { calls: self, ask, shards };
-        put(ask);
+        let Others { asked: hosts, unasked } = put(ask);
+        if let Some(question) = self.lock().get_mut(&ask) {
+            question.hosts = Some(hosts);
+            question.gathered.hosts_missing = hosts + unasked;
+            // Some may have answered already.
+            let whole = question.gathered.hosts.iter().filter(|host| host.is_whole).count();
+            question.gathered.hosts_missing -= whole.min(hosts);
+        }
         asked
     }
 
     /// Takes one shard's answer. One that nobody waits for any more is dropped.
     pub fn deliver(&self, ask: u64, answer: Answer) {
+        self.take(ask, |gathered, _| {
+            gathered.answers.push(answer);
+            gathered.missing = gathered.missing.saturating_sub(1);
+        });
+    }
+
+    /// Takes another host's answers, or that there will be none.
+    pub fn deliver_host(&self, ask: u64, answers: HostAnswers) {
+        self.take(ask, |gathered, is_known| {
+            if is_known && answers.is_whole {
+                gathered.hosts_missing = gathered.hosts_missing.saturating_sub(1);
+            }
+            gathered.hosts.push(answers);
+        });
+    }
+
+    fn take(&self, ask: u64, add: impl FnOnce(&mut Gathered, bool)) {
         let waker = {
             let mut waiting = self.lock();
             let Some(question) = waiting.get_mut(&ask) else { return };
-            question.answers.push(answer);
-            question.missing = question.missing.saturating_sub(1);
-            question.waker.take_if(|_| question.missing == 0)
+            add(&mut question.gathered, question.hosts.is_some());
+            let is_done = question.is_done();
+            question.waker.take_if(|_| is_done)
         };
         // Without the lock: a waker is somebody else's code.
         if let Some(waker) = waker {
@@ -148,7 +196,7 @@ impl Calls {
     }
 }
 
-/// A question that all shards have been asked. As a future it is ready when all have answered, for which whoever awaits it needs a deadline:
+/// A question that has been asked. As a future it is ready when all have answered, for which whoever awaits it needs a deadline:
 /// what has come by then is [`Self::gathered`]. Dropped, it is forgotten, and answers that still come are too.
 #[must_use]
 #[derive(Debug)]
@@ -179,15 +227,15 @@ impl Asked<'_> {
         self.gathered()
     }
 
-    /// How many shards have answered until now.
+    /// How many shards have answered until now, here and on other hosts.
     pub fn answered(&self) -> usize {
-        self.calls.lock().get(&self.ask).map_or(0, |question| question.answers.len())
+        self.calls.lock().get(&self.ask).map_or(0, |question| question.gathered.all().count())
     }
 
     /// What has been answered until now.
     pub fn gathered(self) -> Gathered {
         let question = self.calls.lock().remove(&self.ask);
-        question.map_or(Gathered { answers: Vec::new(), missing: self.shards }, |it| Gathered { answers: it.answers, missing: it.missing })
+        question.map_or(Gathered { missing: self.shards, ..Gathered::default() }, |it| it.gathered)
     }
 }
 
@@ -195,7 +243,7 @@ impl Future for Asked<'_> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        match self.calls.lock().get_mut(&self.ask).filter(|question| question.missing > 0) {
+        match self.calls.lock().get_mut(&self.ask).filter(|question| !question.is_done()) {
             Some(question) => {
                 question.waker = Some(cx.waker().clone());
                 Poll::Pending
@@ -220,21 +268,35 @@ impl Wake for Unpark {
     }
 }
 
-/// What the shards answered in time.
+/// What was answered in time.
 #[must_use]
 #[derive(Default, Debug)]
 pub struct Gathered {
-    /// One per shard that answered, in the order of their coming.
+    /// One per shard of this host that answered, in the order of their coming.
     pub answers: Vec<Answer>,
-    /// Shards that did not; what they would have said is not in the sums. An answer is whole exactly when it is 0.
+    /// Shards of this host that did not; what they would have said is not in the sums.
     pub missing: usize,
+    /// One per other host that was told of, in the order of their coming.
+    pub hosts: Vec<HostAnswers>,
+    /// Other hosts that live and of which something is missing in the sums. An answer is whole exactly when both are 0.
+    pub hosts_missing: usize,
 }
 
 impl Gathered {
+    /// The answers of all shards, this host's first.
+    pub fn all(&self) -> impl Iterator<Item = &Answer> {
+        self.answers.iter().chain(self.hosts.iter().flat_map(|host| &host.answers))
+    }
+
+    /// The same, to be kept.
+    pub fn into_all(self) -> impl Iterator<Item = Answer> {
+        self.answers.into_iter().chain(self.hosts.into_iter().flat_map(|host| host.answers))
+    }
+
     /// The connections of [`Question::Connections`] and [`Question::Connection`], in the order of their ids' texts. Each shard has given up
     /// to `limit` of its own: the first `limit` of these are a page, and the last id of a page is `after` of the next.
     pub fn connections(self) -> Vec<ConnectionInfo> {
-        let lists = self.answers.into_iter().filter_map(|answer| if let Answer::Connections(list) = answer { Some(list) } else { None });
+        let lists = self.into_all().filter_map(|answer| if let Answer::Connections(list) = answer { Some(list) } else { None });
         let mut found: Vec<ConnectionInfo> = lists.flatten().collect();
         found.sort_unstable_by_key(|info| info.id.text());
         found
@@ -242,12 +304,12 @@ impl Gathered {
 
     /// How many connections [`Question::CloseConnection`], [`Question::CloseUser`] and [`Question::Disconnect`] have ended.
     pub fn closed(&self) -> u64 {
-        self.answers.iter().map(|answer| if let Answer::Closed(count) = answer { *count } else { 0 }).sum()
+        self.all().map(|answer| if let Answer::Closed(count) = answer { *count } else { 0 }).sum()
     }
 
     /// What became of [`Question::Emit`].
     pub fn emitted(self) -> Emitted {
-        let here = self.answers.into_iter().filter_map(|answer| if let Answer::Emitted(here) = answer { Some(here) } else { None });
+        let here = self.into_all().filter_map(|answer| if let Answer::Emitted(here) = answer { Some(here) } else { None });
         here.fold(Emitted::default(), |mut sum, here| {
             sum.recipients += here.recipients;
             sum.acks += here.acks;
@@ -314,8 +376,39 @@ mod tests {
     #[test]
     fn sums_are_over_all_shards() {
         let emitted = |recipients, acks, answer: &str| Answer::Emitted(Emitted { recipients, acks, answers: vec![answer.into()] });
-        let gathered = Gathered { answers: vec![emitted(2, 1, "[1]"), emitted(3, 3, "[2]")], missing: 0 };
+        let host = |number, answers, is_whole| HostAnswers { host: HostId::new(number), answers, is_whole };
+        let hosts = vec![host(7, vec![emitted(1, 1, "[3]"), emitted(0, 0, "[4]")], true), host(8, Vec::new(), false)];
+        let gathered = Gathered { answers: vec![emitted(2, 1, "[1]"), emitted(3, 3, "[2]")], missing: 0, hosts, hosts_missing: 1 };
         let sum = gathered.emitted();
-        assert_eq!((sum.recipients, sum.acks, sum.answers), (5, 4, vec!["[1]".to_owned(), "[2]".to_owned()]));
+        assert_eq!((sum.recipients, sum.acks, sum.answers), (6, 5, ["[1]", "[2]", "[3]", "[4]"].map(str::to_owned).into()));
+    }
+
+    #[test]
+    fn other_hosts_are_waited_for_and_missing_where_they_say_nothing() {
+        let calls = Calls::default();
+        let told = |number, is_whole| HostAnswers { host: HostId::new(number), answers: vec![Answer::Closed(number)], is_whole };
+        let others = |asked, unasked| Others { asked, unasked };
+        // One is told of before it is known how many are asked.
+        let asked = calls.begin_with_hosts(1, |ask| {
+            calls.deliver(ask, Answer::Closed(100));
+            calls.deliver_host(ask, told(1, true));
+            others(2, 0)
+        });
+        let gathered = asked.within(Duration::from_millis(20));
+        assert_eq!((gathered.closed(), gathered.missing, gathered.hosts_missing), (101, 0, 1));
+        let gathered = std::thread::scope(|scope| {
+            let asked = calls.begin_with_hosts(0, |ask| {
+                scope.spawn({
+                    let calls = &calls;
+                    move || [told(1, true), told(2, false)].map(|host| calls.deliver_host(ask, host))
+                });
+                others(2, 1)
+            });
+            asked.within(PATIENCE)
+        });
+        assert_eq!((gathered.closed(), gathered.hosts.len()), (3, 2), "who does not answer in whole is told of and waited for no longer");
+        assert_eq!(gathered.hosts_missing, 2, "one that has not said all, and one that could not be asked");
+        assert!(calls.begin_with_hosts(0, |_| others(0, 0)).within(PATIENCE).hosts.is_empty());
+        assert!(calls.is_idle());
     }
 }

@@ -331,6 +331,8 @@ pub struct Relay {
     pub buffer_ms: u64,
     /// Entries that a stream is trimmed to, about.
     pub stream_entries: usize,
+    /// Milliseconds after which a host that is not heard of any more counts as gone; it renews this every third.
+    pub lease_ms: u64,
 }
 
 impl Relay {
@@ -345,6 +347,7 @@ impl Relay {
             buffer_bytes: 16_000_000,
             buffer_ms: 30_000,
             stream_entries: 10_000,
+            lease_ms: 30_000,
         }
     }
 }

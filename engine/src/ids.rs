@@ -6,14 +6,23 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// One core's whole world: its index among the shards of this process.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ShardId(pub u8);
 
-/// Index of an endpoint in [`crate::config::Config::endpoints`].
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+/// Index of an endpoint in [`crate::config::Config::endpoints`]. Written out it means nothing without the names of those endpoints: another
+/// host may have them in another order.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct EndpointId(pub u8);
+
+impl EndpointId {
+    /// Of another host's connection whose endpoint this host does not have.
+    pub const UNKNOWN: EndpointId = EndpointId(u8::MAX);
+}
+
+const _: () = assert!(crate::limits::ENDPOINTS_MAX <= u8::MAX as usize);
 
 /// One client's transport on its shard. The generation tells a reused slot from the link that had it before.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -86,6 +95,19 @@ impl fmt::Display for Sid {
     }
 }
 
+impl Serialize for Sid {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.text().as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Sid {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Sid, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Sid::parse(&text).ok_or_else(|| serde::de::Error::custom("not the id of a connection"))
+    }
+}
+
 impl fmt::Debug for Sid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -128,7 +150,7 @@ pub fn checked_name(text: &str) -> Result<&str, BadName> {
 }
 
 /// Something addressable: a name with members, within one endpoint. Everything is a room: see [`Room::user`] and [`Room::everybody`].
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Room {
     /// Rooms of different endpoints never mix.
     pub endpoint: EndpointId,

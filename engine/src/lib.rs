@@ -16,6 +16,7 @@
 //! | say something to clients | [`Engine::event`], put as [`Question::Emit`] |
 //! | see who is connected, and close | [`Question::Connections`], [`Question::CloseUser`] and their like |
 //! | hear what happens | [`Engine::want_events`], [`Engine::events`] |
+//! | ask other hosts | [`Question::scope`] says what goes to them by itself; [`Calls::ask_hosts`], and [`Notice::Note`] for what theirs asks |
 //! | count | [`Engine::stats`], [`stats::ShardStats`]: one set of counters a shard, to be summed |
 //! | stop | [`Engine::drain`], then [`Engine::join`]; a drop stops too, without a word to clients |
 //!
@@ -118,6 +119,10 @@ use driver::Poller;
 use event::{EventBatch, EventTypes};
 use ids::{EndpointId, ShardId};
 use mesh::{Inbox, Outlets, Port};
+pub use relay::RelayState;
+pub use relay::fleet::HostAnswers;
+pub use relay::handle::{Claim, FleetHandle, Others};
+pub use relay::words::{Hello, HostId, Wish};
 use shard::World;
 use shard::address::Addresses;
 pub use shard::history::{Kept, Past, Range};
@@ -126,6 +131,7 @@ pub use shard::parcel::{
     Answer, ConnectionInfo, Emit, Emitted, GrantFault, NotAuthor, Post, Question, Revision, Selection, Standing, Target,
 };
 pub use shard::room_calls::{NewRoom, RoomAnswer, RoomCall, RoomFault, RoomInfo, Saying};
+pub use shard::scope::Scope;
 use stats::{RelayStats, ShardStats};
 
 /// Something the engine tells. It must be taken without long waits: see [`Notices`].
@@ -139,6 +145,20 @@ pub enum Notice {
         shard: ShardId,
         /// Its answer.
         answer: Answer,
+    },
+    /// Another host's answers to a question, or that it will not answer: one for each host that was asked.
+    HostAnswer {
+        /// The asker's number.
+        ask: u64,
+        /// Its answers.
+        answers: HostAnswers,
+    },
+    /// The program of another host asks this one ([`Wish::Program`]); the answer is given with [`FleetHandle::reply`].
+    Note {
+        /// The number to answer under.
+        ask: u64,
+        /// What it says: whatever the two programs agree on.
+        text: Arc<str>,
     },
     /// A question to the back end, where the configuration says that it is asked. Dropped, it is refused.
     Inquiry(OpenInquiry),
@@ -157,6 +177,8 @@ pub enum Notice {
         /// What it ended with.
         reason: io::Error,
     },
+    /// The connection to Redis has changed, or Redis refuses something. It is told once for each change and not for each attempt.
+    Relay(RelayState),
     /// The relay has ended although nobody stopped it: no other host is reached any more, and clients go on talking to half of a fleet. As
     /// with a shard, it is better to end the process.
     RelayLost {
@@ -215,6 +237,15 @@ pub enum StartError {
     },
 }
 
+/// Whom a question has reached.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Reached {
+    /// Shards of this host that have it in their lanes.
+    pub shards: usize,
+    /// Other hosts.
+    pub others: Others,
+}
+
 /// A running engine.
 #[derive(Debug)]
 pub struct Engine {
@@ -226,6 +257,7 @@ pub struct Engine {
     stats: Vec<Arc<ShardStats>>,
     events: Receiver<EventBatch>,
     threads: Vec<JoinHandle<()>>,
+    fleet: Option<FleetHandle>,
     relay: Option<RelayEnd>,
     stop: Arc<AtomicBool>,
     draining: AtomicBool,
@@ -239,7 +271,7 @@ struct RelayEnd {
     stats: Arc<RelayStats>,
 }
 
-/// A turn longer ago than this, in milliseconds, is no sign of life: a shard turns at least once a second.
+/// A turn longer ago than this, in milliseconds, is no sign of life: a shard turns at least once a second, and so does the relay.
 const RESPONSIVE_MS: u64 = 2_000;
 
 /// How long [`Engine::drain`] tries to reach a shard whose lane is full, in milliseconds: one that has not made room by then hangs.
@@ -292,6 +324,7 @@ pub fn start(config: Config) -> Result<(Engine, Notices), StartError> {
         stats,
         events,
         threads: Vec::new(),
+        fleet: None,
         relay,
         stop: stop.clone(),
         draining,
@@ -326,6 +359,14 @@ pub fn start(config: Config) -> Result<(Engine, Notices), StartError> {
     }
     wait_until_ready(&started, &told, shards)?;
     Ok((engine, told))
+}
+
+/// Whether the URLs and certificates of these settings can be used, as [`start`] will find them. Nobody is called.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn check_relay(relay: &config::Relay) -> Result<(), relay::link::AddressFault> {
+    relay::address_of(relay).map(drop)
 }
 
 /// A shard's thread. Whatever ends it but a stop is told, a panic too: its message is on stderr already.
@@ -406,15 +447,29 @@ impl Engine {
 
     /// Asks every shard; each answers with one [`Notice::Answer`] that has the number `ask`. An answer may fail to come (a full
     /// lane), so the asker needs a deadline. [`Calls`] gathers them. How many shards have it in their lanes is the result: those do what it
-    /// asks, sooner or later, also when the asker has ceased to wait; the others never do.
-    pub fn ask(&self, ask: u64, question: &Question) -> usize {
+    /// asks, sooner or later, also when the asker has ceased to wait; the others never do. What concerns the whole fleet
+    /// ([`Question::scope`]) is asked of the other hosts, too; each is told of with one [`Notice::HostAnswer`].
+    pub fn ask(&self, ask: u64, question: &Question) -> Reached {
         // A full lane is a shard that cannot answer in time anyway.
-        self.ports.iter().filter(|port| port.send(shard::parcel::Parcel::Ask { ask, question: question.clone() })).count()
+        let shards = self.ports.iter().filter(|port| port.send(shard::parcel::Parcel::Ask { ask, question: question.clone() })).count();
+        let fleet = self.fleet.as_ref().filter(|_| question.scope() == Scope::Fleet);
+        let others = fleet.map(|fleet| fleet.ask(ask, Wish::Shards(question.clone()), None));
+        Reached { shards, others: others.unwrap_or_default() }
+    }
+
+    /// The way to other hosts; `None` where there is no relay.
+    pub fn fleet(&self) -> Option<&FleetHandle> {
+        self.fleet.as_ref()
     }
 
     /// What the relay counts; `None` where this host is alone.
     pub fn relay_stats(&self) -> Option<&RelayStats> {
         self.relay.as_ref().map(|relay| &*relay.stats)
+    }
+
+    /// True exactly when the relay has turned lately, or there is none. One that hangs reaches no other host, whatever it counted last.
+    pub fn is_relay_responsive(&self) -> bool {
+        self.relay.as_ref().is_none_or(|relay| self.is_lately(relay.stats.last_turn_ms.read()))
     }
 
     /// This host's id among those that share a Redis: 16 hexadecimal characters, another one with every start. `None` where it is alone.
@@ -463,8 +518,11 @@ impl Engine {
 
     /// True exactly when the shard has turned lately.
     pub fn is_responsive(&self, shard: usize) -> bool {
-        let now_ms = self.epoch.elapsed().as_millis() as u64;
-        self.stats.get(shard).is_some_and(|stats| now_ms.saturating_sub(stats.last_turn_ms.read()) < RESPONSIVE_MS)
+        self.stats.get(shard).is_some_and(|stats| self.is_lately(stats.last_turn_ms.read()))
+    }
+
+    fn is_lately(&self, turn_ms: u64) -> bool {
+        (self.epoch.elapsed().as_millis() as u64).saturating_sub(turn_ms) < RESPONSIVE_MS
     }
 
     /// Stops the shards where they are and waits for their threads.

@@ -58,13 +58,22 @@ pub const REDIS_SILENT_LOOKS: u64 = 3;
 
 /// How long Redis may be silent until the link is given up, in milliseconds. A script or a fork may block it for seconds, and what it was asked
 /// before is then still done.
-pub const REDIS_LOST_MS: u64 = 15_000;
+pub const REDIS_LOST_MS: u64 = 10_000;
 
 /// How long a sentinel may take to say who is the master, in milliseconds. All are asked at once, and one that is dead must not hold the others up.
 pub const REDIS_SENTINEL_MS: u64 = 1_000;
 
 /// How often the sentinels are asked whether the master is still the same, in milliseconds: so long may be published to one that was cut off.
 pub const REDIS_SENTINEL_LOOK_MS: u64 = 5_000;
+
+/// How often a command goes after a slot that moves or has nobody, and how long it waits in between, in milliseconds, times the attempt: 1.5 s
+/// together, which is longer than anything waits for the answer.
+pub const REDIS_REDIRECTS_MAX: u64 = 5;
+/// See [`REDIS_REDIRECTS_MAX`].
+pub const REDIS_REDIRECT_MS: u64 = 100;
+
+/// How often a cluster is asked who has its slots, in milliseconds, when nothing says that they have moved.
+pub const REDIS_SLOTS_LOOK_MS: u64 = 10_000;
 
 /// Bytes of commands that wait for answers. Twice what the relay keeps back while Redis is away, so that all of that can go out at once.
 pub const REDIS_REQUESTS_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -126,6 +135,23 @@ pub const LANE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// so that only one that has ended lets it come to this.
 pub const OUTWARD_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// Milliseconds for which a room's home waits for what is beyond this host: a hundred round trips, and no client minds it. After that it goes on with what this host knows.
+pub const CONSULT_MS: u64 = 1_000;
+
+/// Such questions under way on one shard; what comes beyond goes on at once with what this host knows. At 1 ms an answer ten times what a
+/// shard can be asked in a second.
+pub const CONSULTS_WAITING_MAX: usize = 64 * 1024;
+
+/// Questions in one transaction: some hundred microseconds in which Redis does nothing else.
+pub const CONSULTS_PER_REQUEST_MAX: usize = 64;
+
+/// Transactions with questions that Redis has not answered. More than a round trip's worth of them would only wait there instead of here.
+pub const CONSULT_REQUESTS_MAX: usize = 32;
+
+/// Bytes of what other hosts say that is held back while the answer of a question is awaited that has its place before it. They come by two
+/// connections, a moment apart; beyond this the question is given up.
+pub const HELD_BACK_BYTES_MAX: usize = 8 * 1024 * 1024;
+
 /// Batches of shards, and messages of Redis, that the relay handles in one turn before it sends what follows from them.
 pub const RELAY_BATCHES_PER_TURN: usize = 256;
 /// See [`RELAY_BATCHES_PER_TURN`].
@@ -136,6 +162,18 @@ pub const OUTWARD_BATCHES_MAX: usize = 4 * 1024;
 
 /// Bytes of messages in one request to Redis: about as much as a socket takes at once, and a millisecond of Redis' time.
 pub const RELAY_BATCH_BYTES_MAX: usize = 256 * 1024;
+
+/// Milliseconds between two tellings that Redis is reached or is not: whoever keeps a log of them needs no more lines.
+pub const RELAY_STATES_EVERY_MS: u64 = 1_000;
+
+/// Reasons of one outage that are told, and different refusals in [`RELAY_REFUSAL_AGAIN_MS`].
+pub const RELAY_REASONS_MAX: usize = 8;
+
+/// Milliseconds after which the same refusal of Redis is told again: a user without a permission is refused with every message.
+pub const RELAY_REFUSAL_AGAIN_MS: u64 = 10 * 60 * 1_000;
+
+/// Characters of what Redis said that are told: a line of a log. Its errors quote names that others have chosen.
+pub const RELAY_REASON_CHARS_MAX: usize = 240;
 
 /// Requests with messages that Redis has not confirmed: what is lost with a connection is unknown, so it is kept small.
 pub const RELAY_IN_FLIGHT_MAX: usize = 4;
@@ -238,6 +276,9 @@ pub const ACK_BYTES_PER_SHARD_MAX: usize = 64 * 1024 * 1024;
 /// Milliseconds in which a connection that was let in unknown has to say who it is (contract).
 pub const IDENTIFY_MS: u64 = 10_000;
 
+/// Milliseconds for which it is known over all hosts when a watched user was last there: a week, after which nobody asks.
+pub const SEEN_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
+
 /// Rooms into which the back end may put one user. All of them are entered before the user hears that he is connected, so it bounds the
 /// work of one connection; ten times what a client may enter itself.
 pub const GRANTS_PER_USER_MAX: usize = 1_000;
@@ -296,6 +337,43 @@ pub const INQUIRIES_PER_HOOK_MAX: usize = 1_024;
 /// equal share of them, of which its first question may be more.
 pub const INQUIRY_BYTES_PER_SHARD_MAX: usize = 64 * 1024 * 1024;
 
+/// Milliseconds in which another host answers, beyond what its shards have to wait for (contract).
+pub const FLEET_ANSWER_MS: u64 = 1_000;
+
+/// Milliseconds before the end of that in which another host sends what it has, complete or not: the way of the answer.
+pub const FLEET_MARGIN_MS: u64 = 150;
+
+/// Orders of this host's program that wait for the relay: as many as calls of the API are served at once, and a batch's emits with ids. What
+/// finds no place is not asked of other hosts, and counted.
+pub const FLEET_ORDERS_MAX: usize = 4_096;
+
+/// Questions of this host that others have not answered yet; each is over after its deadline. Beyond it the others are not asked.
+pub const FLEET_ASKS_MAX: usize = 4_096;
+
+/// Questions of other hosts that the shards here have not answered yet: a few hosts' worth of those. What comes beyond is refused at once.
+pub const FLEET_ERRANDS_MAX: usize = 16 * 1_024;
+
+/// Bytes of one question between hosts. The largest is an emit of a megabyte, whose names and quotation marks grow when they are written as JSON
+/// in JSON.
+pub const FLEET_ASK_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Bytes of one shard's answer that go to another host. Redis cuts a subscriber for whom 32 MB wait (its default), so that an answer
+/// must be far less; a page of 1,000 connections in 20 rooms each has about 2 MiB. A larger one is not sent, and the host is missing in the sum.
+pub const FLEET_ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Bytes of the messages of a room in an answer to another host, at least one message; the page is short then.
+pub const FLEET_MESSAGES_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// Bytes after which the answers of a host's shards go on in another message, so that one is no burden to Redis and its other subscribers.
+pub const FLEET_PART_BYTES: usize = 1024 * 1024;
+
+/// Bytes of all answers to one question that are kept, over all hosts: ten times what a page of connections takes with 255 shards. What comes
+/// beyond is dropped, and the host is missing in the sum.
+pub const FLEET_ANSWERS_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+const _: () = assert!(FLEET_MARGIN_MS < FLEET_ANSWER_MS);
+const _: () = assert!(FLEET_MESSAGES_BYTES_MAX < FLEET_ANSWER_BYTES_MAX && FLEET_PART_BYTES < FLEET_ANSWER_BYTES_MAX);
+const _: () = assert!(FLEET_ANSWER_BYTES_MAX + FLEET_PART_BYTES < 32_000_000);
 const _: () = assert!(ACK_BYTES_MAX <= ACK_BYTES_PER_SHARD_MAX);
 const _: () = assert!(GRANTS_PER_USER_MAX < GRANTS_PER_SHARD_MAX);
 const _: () = assert!(ROOM_METADATA_BYTES_MAX + 4 * NAME_BYTES_MAX < ROOM_RECORDS_BYTES_MAX);

@@ -153,6 +153,10 @@ pub struct ShardStats {
     pub events_dropped: Counter,
     /// Messages for other hosts for which there was no place, because the relay did not take them.
     pub outward_dropped: Counter,
+    /// Questions about other hosts that were not asked because too many were under way.
+    pub consults_unasked: Counter,
+    /// Questions about other hosts that were not answered in time.
+    pub consults_unanswered: Counter,
     /// Time of one turn of the loop.
     pub loop_time: Histogram,
     /// From the read of a message to the last write of its cast on this shard.
@@ -182,7 +186,7 @@ pub struct RelayStats {
     pub waiting_bytes: Counter,
     /// Number of those messages.
     pub waiting: Counter,
-    /// Last round trip to Redis, microseconds.
+    /// Last round trip to Redis, microseconds; 0 while none was measured of this connection.
     pub round_trip_us: Counter,
     /// Channels and patterns subscribed to.
     pub subscriptions: Counter,
@@ -214,6 +218,8 @@ impl ShardStats {
             accept_paused: Counter::default(),
             events_dropped: Counter::default(),
             outward_dropped: Counter::default(),
+            consults_unasked: Counter::default(),
+            consults_unanswered: Counter::default(),
             loop_time: Histogram::default(),
             delivery: Histogram::default(),
             round_trip_us: Counter::default(),

@@ -6,7 +6,8 @@
 //! |---|---|
 //! | `GET /openapi.json` | this API, for programs |
 //! | `GET /healthz`, `/readyz`, `/metrics` | is the process there, does it take connections, how does it do |
-//! | `GET /v1/stats` | numbers of the host |
+//! | `GET /v1/stats` | numbers of all hosts |
+//! | `GET /v1/hosts` | who they are, see [`super::fleet`] |
 //! | `GET /v1/events?types=` | what happens, as a stream: [`crate::events`] |
 //! | `GET /v1/connections?endpoint=&user=&room=&limit=&cursor=` | connections that match all filters, by id |
 //! | `GET`, `DELETE /v1/connections/{id}?reason=` | one connection; close it |
@@ -39,7 +40,7 @@ use utoipa_axum::routes;
 
 use super::problem::{Params, Problem, Segment};
 use super::shapes::{Alive, Closed, Connection, Connections, Name, Readiness, ShardState, Stats, User};
-use super::{Admission, App, Relay, emit, endpoints, maintenance, members, messages, openapi, rooms, steps};
+use super::{Admission, App, Gathered, Relay, emit, endpoints, fleet, maintenance, members, messages, openapi, rooms, steps};
 use crate::events::sse;
 
 /// Time to make an answer.
@@ -55,8 +56,31 @@ const LIST_MAX: usize = 1_000;
 /// Connections shown of one user, ten times what a user may have on an endpoint by default.
 const USER_CONNECTIONS_MAX: usize = 1_000;
 
-/// Says how many shards did not answer in time, on an answer made of what the others said.
+/// Says how many shards of this host did not answer in time, on an answer made of what the others said.
 pub(crate) const INCOMPLETE: &str = "uringcast-missing-shards";
+
+/// Says how many other hosts of the fleet did not answer in time, or not all of them.
+pub(crate) const HOSTS_MISSING: &str = "uringcast-missing-hosts";
+
+/// What did not answer in time.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(super) struct Missing {
+    /// Shards of this host.
+    pub(super) shards: usize,
+    /// Other hosts.
+    pub(super) hosts: usize,
+}
+
+impl Missing {
+    pub(super) fn of(gathered: &Gathered) -> Missing {
+        Missing { shards: gathered.missing, hosts: gathered.hosts_missing }
+    }
+
+    /// Of two answers that are made one.
+    pub(super) fn max(self, other: Missing) -> Missing {
+        Missing { shards: self.shards.max(other.shards), hosts: self.hosts.max(other.hosts) }
+    }
+}
 
 /// All calls, with what the document says of them. There are no others: a handler without a description cannot be registered.
 pub(super) fn calls() -> OpenApiRouter<Arc<App>> {
@@ -66,6 +90,7 @@ pub(super) fn calls() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(readyz))
         .routes(routes!(metrics))
         .routes(routes!(stats))
+        .routes(routes!(fleet::hosts))
         .routes(routes!(sse::follow))
         .routes(routes!(connections))
         .routes(routes!(connection, close_connection))
@@ -187,10 +212,11 @@ async fn metrics(State(app): State<Arc<App>>) -> Response {
 #[serde(deny_unknown_fields)]
 pub(super) struct NoQuery {}
 
-/// Numbers of the host, over all endpoints.
+/// Numbers of all hosts, over all endpoints.
 #[utoipa::path(get, path = "/v1/stats", tag = "stats", responses((status = 200, description = "the numbers", body = Stats)))]
-async fn stats(State(app): State<Arc<App>>, Params(NoQuery {}): Params<NoQuery>) -> Json<Stats> {
-    Json(Stats::new(&app, None))
+async fn stats(State(app): State<Arc<App>>, Params(NoQuery {}): Params<NoQuery>) -> Response {
+    let (totals, missing) = app.numbers(None).await;
+    answer(missing, Stats::new(&totals))
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -225,7 +251,7 @@ async fn connections(State(app): State<Arc<App>>, Params(query): Params<Connecti
     let after = query.cursor.map(|cursor| after_cursor(&cursor)).transpose()?;
     // One more than is shown tells whether there is a next page.
     let gathered = app.ask(Question::Connections { endpoint, user, room, after, limit: limit + 1 }).await;
-    let missing = gathered.missing;
+    let missing = Missing::of(&gathered);
     let mut found = gathered.connections();
     let cursor = (found.len() > limit).then(|| cursor(&found[limit - 1].id));
     found.truncate(limit);
@@ -243,7 +269,7 @@ async fn connection(
     Params(NoQuery {}): Params<NoQuery>,
 ) -> Result<Json<Connection>, Problem> {
     let gathered = app.ask(Question::Connection { id: sid(&id)? }).await;
-    let missing = gathered.missing;
+    let missing = Missing::of(&gathered);
     match gathered.connections().first() {
         Some(found) => Ok(Json(Connection::new(&app, found))),
         None => Err(no_connection(missing)),
@@ -268,7 +294,7 @@ async fn close_connection(
 ) -> Result<Json<Closed>, Problem> {
     let gathered = app.ask(Question::CloseConnection { id: sid(&id)?, reason: query.reason }).await;
     match gathered.closed() {
-        0 => Err(no_connection(gathered.missing)),
+        0 => Err(no_connection(Missing::of(&gathered))),
         closed => Ok(Json(Closed { closed })),
     }
 }
@@ -280,8 +306,9 @@ async fn user(State(app): State<Arc<App>>, Segment(id): Segment, Params(NoQuery 
     let user = Some(name(id, "user")?);
     let question = Question::Connections { endpoint: None, user, room: None, after: None, limit: USER_CONNECTIONS_MAX };
     let gathered = app.ask(question).await;
-    let missing = gathered.missing;
-    let found = gathered.connections();
+    let missing = Missing::of(&gathered);
+    let mut found = gathered.connections();
+    found.truncate(USER_CONNECTIONS_MAX);
     Ok(answer(missing, User { online: !found.is_empty(), connections: Connection::list(&app, &found) }))
 }
 
@@ -290,7 +317,7 @@ async fn user(State(app): State<Arc<App>>, Segment(id): Segment, Params(NoQuery 
     responses((status = 200, description = "they are being closed", body = Closed)))]
 async fn close_user(State(app): State<Arc<App>>, Segment(id): Segment, Params(query): Params<CloseQuery>) -> Result<Response, Problem> {
     let gathered = app.ask(Question::CloseUser { endpoint: None, user: name(id, "user")?, reason: query.reason }).await;
-    Ok(answer(gathered.missing, Closed { closed: gathered.closed() }))
+    Ok(answer(Missing::of(&gathered), Closed { closed: gathered.closed() }))
 }
 
 /// The number of entries that is wanted of a list.
@@ -302,18 +329,24 @@ pub(super) fn limit(said: Option<usize>, default: usize) -> Result<usize, Proble
     Err(Problem::bad_request(format!("limit is {limit}, allowed are 1 to {LIST_MAX}")))
 }
 
-/// 200, saying so when shards are missing in it.
-pub(super) fn answer(missing: usize, body: impl Serialize) -> Response {
+/// 200, saying so when something is missing in it.
+pub(super) fn answer(missing: Missing, body: impl Serialize) -> Response {
     let mut response = Json(body).into_response();
-    if missing > 0 {
-        response.headers_mut().insert(INCOMPLETE, HeaderValue::from(missing));
+    for (name, number) in [(INCOMPLETE, missing.shards), (HOSTS_MISSING, missing.hosts)] {
+        if number > 0 {
+            response.headers_mut().insert(name, HeaderValue::from(number));
+        }
     }
     response
 }
 
-/// While a shard is silent nobody can know that the connection is not there.
-pub(super) fn no_connection(missing: usize) -> Problem {
-    if missing == 0 { Problem::not_found("no such connection") } else { Problem::unavailable("a shard did not answer in time") }
+/// While a shard is silent nobody can know that the connection is not there. What another host has counts as far as it answers.
+fn no_connection(missing: Missing) -> Problem {
+    match missing {
+        Missing { shards: 1.., .. } => Problem::unavailable("a shard did not answer in time"),
+        Missing { hosts: 1.., .. } => Problem::not_found("no such connection on the hosts that answered in time"),
+        _ => Problem::not_found("no such connection"),
+    }
 }
 
 pub(super) fn sid(text: &str) -> Result<Sid, Problem> {

@@ -338,12 +338,36 @@ async fn remove(app: &App, caller: &Caller, id: MessageId) -> Result<Response, F
 /// How the message stands then.
 async fn revise(app: &App, caller: &Caller, id: MessageId, change: Option<Change>) -> Result<Standing, Fault> {
     let revision = Revision { endpoint: caller.endpoint, id, by: caller.identity.clone(), change };
-    let Gathered { answers, missing } = app.ask(Question::Revise(Arc::new(revision))).await;
-    match answers.into_iter().find_map(|answer| if let Answer::Revised(outcome) = answer { outcome } else { None }) {
+    let Gathered { answers, missing, .. } = app.ask(Question::Revise(Arc::new(revision.clone()))).await;
+    let outcome = match revised(&answers) {
+        None if missing > 0 => return Err(Fault::Unavailable),
+        None => revise_elsewhere(app, revision).await?,
+        outcome => outcome,
+    };
+    match outcome {
         Some(Ok(standing)) => Ok(standing),
         Some(Err(NotAuthor)) => Err(Fault::Forbidden("Only the author may change a message")),
-        None if missing > 0 => Err(Fault::Unavailable),
         None => Err(Fault::NotFound),
+    }
+}
+
+fn revised(answers: &[Answer]) -> Option<Result<Standing, NotAuthor>> {
+    answers.iter().find_map(|answer| if let Answer::Revised(outcome) = answer { outcome.clone() } else { None })
+}
+
+/// Where this host does not keep the message, one that does changes it: the others hear of that from there.
+async fn revise_elsewhere(app: &App, revision: Revision) -> Result<Option<Result<Standing, NotAuthor>>, Fault> {
+    let look = Revision { change: None, ..revision.clone() };
+    let found = app.ask_hosts(Question::Revise(Arc::new(look)), None).await;
+    let having = found.hosts.into_iter().filter_map(|host| Some((revised(&host.answers)?, host.host)));
+    let Some((standing, host)) = having.min_by(|(_, one), (_, other)| one.cmp(other)) else { return Ok(None) };
+    if revision.change.is_none() || standing.is_err() {
+        return Ok(Some(standing));
+    }
+    let changed = app.ask_hosts(Question::Revise(Arc::new(revision)), Some(&host)).await;
+    match changed.hosts.first().and_then(|host| revised(&host.answers)) {
+        None if changed.hosts_missing > 0 => Err(Fault::Unavailable),
+        outcome => Ok(outcome),
     }
 }
 

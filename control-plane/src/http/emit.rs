@@ -22,6 +22,7 @@ use engine::config::Endpoint;
 use engine::dialect;
 use engine::ids::{Sid, checked_name};
 use engine::json::{Scratch, Value};
+use engine::relay::handle;
 use engine::time::Now;
 use engine::wire::sio::RESERVED_EVENTS;
 use engine::{Answer, Emit, Emitted, Question, Selection, Target};
@@ -31,7 +32,7 @@ use tokio::time::Instant;
 use utoipa::ToSchema;
 use utoipa::openapi::{Object, ObjectBuilder, Type};
 
-use super::admin::{answer, endpoint_named};
+use super::admin::{Missing, answer, endpoint_named};
 use super::problem::{Problem, whole_body};
 use super::shapes::Name;
 use super::{App, monotonic_ms, unix_ms};
@@ -49,12 +50,13 @@ pub const EMIT_BYTES_MAX: usize = 1_000_000;
 pub const BATCH_BYTES_MAX: usize = 8_000_000;
 
 /// Time to answer: the longest wait for acknowledgements, and some for everything else.
-pub const ANSWER_TIME: Duration = Duration::from_millis(ACK_MS_MAX + 5_000);
+pub const ANSWER_TIME: Duration = Duration::from_millis(ACK_MS_MAX + 7_000);
 
 /// Milliseconds to wait for acknowledgements: as long as a connection of the admin part lives.
 const ACK_MS_MAX: u64 = 60_000;
 
-/// Milliseconds that a batch may take at most when nobody acknowledges: some less than [`ANSWER_TIME`], so that its answer comes.
+/// Milliseconds that a batch may take at most when nobody acknowledges: some less than [`ANSWER_TIME`], so that its answer comes. Before it
+/// begins other hosts may be asked for its ids, a second for each of two questions.
 const BATCH_MS_MAX: u64 = ACK_MS_MAX + 4_000;
 
 /// How long it is waited for what comes of an emit with an id when its answer has been given up: as long as the acknowledgements may
@@ -69,6 +71,9 @@ const UNDER_WAY_MAX: usize = 128;
 
 /// Milliseconds for which an id is known (contract).
 const ID_AGE_MS: u64 = 5 * 60 * 1_000;
+
+/// How long the relay may take to say whether another host has an id.
+const CLAIM_WAIT: Duration = ANSWER_WAIT;
 
 /// Ids that are known; each takes up to half a kilobyte. Beyond it the oldest are forgotten early.
 const IDS_MAX: usize = 100_000;
@@ -120,7 +125,7 @@ pub async fn batch(State(app): State<Arc<App>>, request: Request) -> Result<Resp
         return Err(Problem::bad_request(detail));
     }
     let outcomes = perform(app, orders).await?;
-    let missing = outcomes.iter().flatten().map(|outcome| outcome.missing).max().unwrap_or(0);
+    let missing = outcomes.iter().flatten().map(|outcome| outcome.missing).fold(Missing::default(), Missing::max);
     let results = outcomes.into_iter().map(|outcome| match outcome {
         Ok(outcome) => BatchResult::Sent(outcome.shown()),
         Err(Problem { status, detail }) => BatchResult::Refused(BatchRefusal { status: status.as_u16(), detail }),
@@ -396,8 +401,8 @@ fn args(body: Value<'_>, endpoint: &Endpoint) -> Result<String, Problem> {
 pub(super) struct Outcome {
     recipients: u64,
     acks: Option<u64>,
-    /// Shards that did not answer in time.
-    missing: usize,
+    /// What did not answer in time.
+    missing: Missing,
 }
 
 impl Outcome {
@@ -409,8 +414,8 @@ impl Outcome {
     pub(super) fn sum(gathered: &Gathered, with_acks: bool) -> Outcome {
         let here =
             |answer: &Answer| if let Answer::Emitted(Emitted { recipients, acks, .. }) = answer { (*recipients, *acks) } else { (0, 0) };
-        let (recipients, acks) = gathered.answers.iter().map(here).fold((0, 0), |sum, here| (sum.0 + here.0, sum.1 + here.1));
-        Outcome { recipients, acks: with_acks.then_some(acks), missing: gathered.missing }
+        let (recipients, acks) = gathered.all().map(here).fold((0, 0), |sum, here| (sum.0 + here.0, sum.1 + here.1));
+        Outcome { recipients, acks: with_acks.then_some(acks), missing: Missing::of(gathered) }
     }
 
     fn shown(self) -> EmitOutcome {
@@ -428,6 +433,32 @@ enum Step<'a> {
     /// The same id was sent before, here or in another request.
     Sent(Arc<str>),
     Done(Outcome),
+    /// Another host has the id, and does not say what came of it.
+    Elsewhere,
+}
+
+/// What is to be done with an order.
+enum Licence {
+    Send,
+    /// See [`Step::Sent`].
+    Sent(Arc<str>),
+    Done(Outcome),
+    /// See [`Step::Elsewhere`].
+    Elsewhere,
+}
+
+/// What a host knows of an emit with an id, for other hosts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) enum Known {
+    /// It is under way.
+    UnderWay,
+    /// This came of it.
+    Done {
+        /// Connections that it was sent to.
+        recipients: u64,
+        /// How many of them acknowledged it, where that was asked for.
+        acks: Option<u64>,
+    },
 }
 
 /// An emit that the shards were asked for.
@@ -469,13 +500,14 @@ async fn perform(app: Arc<App>, orders: Vec<Order>) -> Result<Vec<Result<Outcome
 async fn send(app: &App, orders: Vec<Order>) -> (Vec<Result<Outcome, Problem>>, Vec<UnderWay<'_>>) {
     let (mut outcomes, mut late) = (Vec::with_capacity(orders.len()), Vec::new());
     let mut steps = VecDeque::new();
-    for order in orders {
+    let licences = licences(app, &orders).await;
+    for (order, licence) in orders.into_iter().zip(licences) {
         if steps.len() >= UNDER_WAY_MAX
             && let Some(step) = steps.pop_front()
         {
             outcomes.push(finish(app, step, &mut late).await);
         }
-        steps.push_back(begin(app, order));
+        steps.push_back(begin(app, order, licence));
     }
     while let Some(step) = steps.pop_front() {
         outcomes.push(finish(app, step, &mut late).await);
@@ -497,15 +529,62 @@ fn longest_ms(acks_ms: impl Iterator<Item = Option<u64>>) -> u64 {
     ends.into_iter().max().unwrap_or(0)
 }
 
-fn begin(app: &App, order: Order) -> Step<'_> {
-    let Order { emit, id } = order;
-    if let Some(id) = &id {
-        match app.recent().claim(id, monotonic_ms()) {
-            Claim::First => {}
-            Claim::UnderWay => return Step::Sent(id.clone()),
-            Claim::Done(outcome) => return Step::Done(outcome),
+/// Which of these may be sent. An id is claimed here first, and then of all hosts at once, so that a batch waits for one answer and not for a
+/// thousand. Where nobody can tell (no Redis), what this host knows decides.
+async fn licences(app: &App, orders: &[Order]) -> Vec<Licence> {
+    let (mut licences, mut claimed) = (Vec::with_capacity(orders.len()), Vec::new());
+    for order in orders {
+        licences.push(match &order.id {
+            None => Licence::Send,
+            Some(id) => match app.recent().claim(id, monotonic_ms()) {
+                Claim::First => {
+                    let told = app.host.fleet().map(|fleet| fleet.claim(id.clone(), ID_AGE_MS));
+                    claimed.extend(told.map(|told| (licences.len(), id.clone(), told)));
+                    Licence::Send
+                }
+                Claim::UnderWay => Licence::Sent(id.clone()),
+                Claim::Done(outcome) => Licence::Done(outcome),
+            },
+        });
+    }
+    let (until, mut taken) = (Instant::now() + CLAIM_WAIT, Vec::new());
+    for (at, id, told) in claimed {
+        if let Ok(Ok(handle::Claim::Taken)) = tokio::time::timeout_at(until, told).await {
+            taken.push((at, id));
         }
     }
+    if taken.is_empty() {
+        return licences;
+    }
+    let ids: Vec<Arc<str>> = taken.iter().map(|(_, id)| id.clone()).collect();
+    let known = app.outcomes_elsewhere(&ids).await;
+    let mut unknown = Vec::new();
+    for ((at, id), known) in taken.into_iter().zip(known) {
+        licences[at] = match known {
+            Some(Known::Done { recipients, acks }) => {
+                let outcome = Outcome { recipients, acks, missing: Missing::default() };
+                app.recent().done(&id, outcome);
+                Licence::Done(outcome)
+            }
+            Some(Known::UnderWay) | None => {
+                unknown.push(id);
+                Licence::Elsewhere
+            }
+        };
+    }
+    // To be asked again at the next try.
+    app.recent().forget(&unknown);
+    licences
+}
+
+fn begin(app: &App, order: Order, licence: Licence) -> Step<'_> {
+    match licence {
+        Licence::Send => {}
+        Licence::Sent(id) => return Step::Sent(id),
+        Licence::Done(outcome) => return Step::Done(outcome),
+        Licence::Elsewhere => return Step::Elsewhere,
+    }
+    let Order { emit, id } = order;
     let ack_ms = emit.ack_ms;
     Step::UnderWay(UnderWay { asked: app.pending.begin(&*app.host, Question::Emit(Arc::new(emit))), id, ack_ms })
 }
@@ -513,11 +592,15 @@ fn begin(app: &App, order: Order) -> Step<'_> {
 async fn finish<'a>(app: &App, step: Step<'a>, late: &mut Vec<UnderWay<'a>>) -> Result<Outcome, Problem> {
     match step {
         Step::Done(outcome) => Ok(outcome),
+        Step::Elsewhere => Err(Problem::conflict("id: another host has sent the same, and what came of it is not known yet")),
         // Earlier in the same batch: it is done by now.
         Step::Sent(id) => app.recent().outcome(&id).ok_or_else(|| Problem::conflict("id: the same is under way")),
         Step::UnderWay(UnderWay { asked, id, .. }) if !asked.is_taken() => {
             // Nothing is done and nothing will be, so that the same id can be tried again.
-            id.inspect(|id| app.recent().forget(id));
+            if let Some(id) = id {
+                app.recent().forget(std::slice::from_ref(&id));
+                app.host.fleet().inspect(|fleet| fleet.release(id));
+            }
             Err(Problem::unavailable("the shards take no more for now"))
         }
         Step::UnderWay(mut under_way) => {
@@ -574,10 +657,24 @@ impl Recent {
         }
     }
 
-    fn forget(&mut self, id: &str) {
-        self.outcomes.remove(id);
-        // A walk through all of them, but only when the lanes of all shards are full.
-        self.order.retain(|(_, known)| **known != *id);
+    fn forget(&mut self, ids: &[Arc<str>]) {
+        if ids.is_empty() {
+            return;
+        }
+        for id in ids {
+            self.outcomes.remove(id);
+        }
+        // A walk through all of them, but only when the lanes of all shards are full, or another host has been quicker.
+        let outcomes = &self.outcomes;
+        self.order.retain(|(_, known)| outcomes.contains_key(known));
+    }
+
+    /// What other hosts are told of it.
+    pub(super) fn known(&self, id: &str) -> Option<Known> {
+        self.outcomes.get(id).map(|outcome| match outcome {
+            Some(Outcome { recipients, acks, .. }) => Known::Done { recipients: *recipients, acks: *acks },
+            None => Known::UnderWay,
+        })
     }
 
     fn outcome(&self, id: &str) -> Option<Outcome> {
@@ -797,7 +894,7 @@ mod tests {
     #[test]
     fn ids_are_known_for_five_minutes_and_are_bounded() {
         let mut recent = Recent::default();
-        let outcome = Outcome { recipients: 1, acks: None, missing: 0 };
+        let outcome = Outcome { recipients: 1, acks: None, missing: Missing::default() };
         let id = |number: usize| Arc::<str>::from(number.to_string());
         assert_eq!((recent.claim(&id(0), 0), recent.claim(&id(0), 1)), (Claim::First, Claim::UnderWay));
         recent.done("0", outcome);

@@ -1,5 +1,5 @@
 //! How one endpoint does: `GET /v1/endpoints/{name}/stats` in the shape of its dialect's page, `GET /v1/endpoints/{name}/metrics` in one
-//! shape for all.
+//! shape for all. The numbers are of all hosts of the fleet.
 //!
 //! | member | is |
 //! |---|---|
@@ -14,15 +14,15 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use axum::Json;
 use axum::extract::State;
+use axum::response::Response;
 use engine::config::DialectKind;
-use engine::stats::EndpointStats;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::App;
-use super::admin::{NoQuery, endpoint_named};
+use super::admin::{NoQuery, answer, endpoint_named};
+use super::fleet::Totals;
 use super::problem::{Params, Problem, Segment};
 use super::rates::average;
 use super::shapes::Stats;
@@ -107,28 +107,27 @@ pub(super) async fn stats(
     State(app): State<Arc<App>>,
     Segment(name): Segment,
     Params(NoQuery {}): Params<NoQuery>,
-) -> Result<Json<OwnStats>, Problem> {
+) -> Result<Response, Problem> {
     let index = usize::from(endpoint_named(&app, &name)?.0);
-    let sum = |read: fn(&EndpointStats) -> u64| app.sum_of(|endpoint| endpoint == index, read);
-    let (open, users) = (sum(|it| it.connections.read()), sum(|it| it.users.read()));
-    Ok(Json(match app.host.endpoints()[index].dialect {
+    let (totals, missing) = app.numbers(Some(index)).await;
+    let Totals { accepted, connections, authenticated, users, rooms, .. } = totals;
+    let shown = match app.host.endpoints()[index].dialect {
         DialectKind::Community => OwnStats::Community(CommunityStats {
-            total_connections: open,
+            total_connections: connections,
             unique_users: users,
-            average_connections_per_user: average(open, users),
+            average_connections_per_user: average(connections, users),
         }),
         DialectKind::Notify => OwnStats::Notify(NotifyStats {
-            total_connections: open,
+            total_connections: connections,
             authenticated_users: users,
-            average_connections_per_user: average(sum(|it| it.authenticated.read()), users),
+            average_connections_per_user: average(authenticated, users),
         }),
-        DialectKind::Collab | DialectKind::Chat => OwnStats::Counts(Counts {
-            total_connections: sum(|it| it.accepted.read()),
-            active_connections: open,
-            total_rooms: sum(|it| it.rooms.read()),
-        }),
-        DialectKind::Rooms | DialectKind::Echo | DialectKind::Own(_) => OwnStats::Rooms(Stats::new(&app, Some(index))),
-    }))
+        DialectKind::Collab | DialectKind::Chat => {
+            OwnStats::Counts(Counts { total_connections: accepted, active_connections: connections, total_rooms: rooms })
+        }
+        DialectKind::Rooms | DialectKind::Echo | DialectKind::Own(_) => OwnStats::Rooms(Stats::new(&totals)),
+    };
+    Ok(answer(missing, shown))
 }
 
 /// How an endpoint does, in one shape for all dialects.
@@ -138,19 +137,19 @@ pub(super) async fn metrics(
     State(app): State<Arc<App>>,
     Segment(name): Segment,
     Params(NoQuery {}): Params<NoQuery>,
-) -> Result<Json<Health>, Problem> {
+) -> Result<Response, Problem> {
     let index = usize::from(endpoint_named(&app, &name)?.0);
-    let sum = |read: fn(&EndpointStats) -> u64| app.sum_of(|endpoint| endpoint == index, read);
-    let minute = app.minute(Some(index));
-    Ok(Json(Health {
-        total_connections: sum(|it| it.accepted.read()),
-        active_connections: sum(|it| it.connections.read()),
-        total_rooms: sum(|it| it.rooms.read()),
-        messages_per_second: minute.messages_per_second(),
-        average_latency: minute.figures.latency_ms(),
-        error_rate: minute.figures.refused_share(),
+    let (totals, missing) = app.numbers(Some(index)).await;
+    let health = Health {
+        total_connections: totals.accepted,
+        active_connections: totals.connections,
+        total_rooms: totals.rooms,
+        messages_per_second: totals.messages_per_second,
+        average_latency: totals.figures.latency_ms(),
+        error_rate: totals.figures.refused_share(),
         timestamp: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
-    }))
+    };
+    Ok(answer(missing, health))
 }
 
 #[cfg(test)]

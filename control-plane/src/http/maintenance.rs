@@ -1,19 +1,22 @@
 //! What keeps a host in order: `POST /v1/cleanup {inactiveMinutes?, endpoint?}` closes connections to which nothing but heartbeats came
-//! for so long, `POST /v1/drain {seconds?}` stops the server as SIGTERM does.
+//! for so long, `POST /v1/drain {seconds?, hosts?}` stops this server as SIGTERM does, or others of its fleet.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
+use engine::relay::handle::FleetHandle;
+use engine::relay::words::HostId;
 use engine::{Answer, Question};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::App;
-use super::admin::{NoQuery, answer, endpoint_named};
+use super::admin::{Missing, NoQuery, answer, endpoint_named};
 use super::problem::{Body, Params, Problem, present};
 use super::shapes::Closed;
 use crate::settings::DRAIN_SECONDS_MAX;
@@ -63,16 +66,16 @@ pub(super) async fn cleanup(
     }
     let endpoint = order.endpoint.map(|name| endpoint_named(&app, &name)).transpose()?;
     let started = Instant::now();
-    let (mut count, mut missing) = (0, 0);
+    let (mut count, mut missing) = (0, Missing::default());
     loop {
         // As seen from when it was asked for: who has come meanwhile is not meant, or this would never end.
         let inactive = Duration::try_from_secs_f64(minutes * 60.0).unwrap_or(Duration::MAX).saturating_add(started.elapsed());
         let inactive_ms = u64::try_from(inactive.as_millis()).unwrap_or(u64::MAX);
         let gathered = app.ask(Question::CloseInactive { endpoint, inactive_ms, limit: CLOSED_AT_ONCE }).await;
         count += gathered.closed();
-        missing = missing.max(gathered.missing);
+        missing = missing.max(Missing::of(&gathered));
         let has_more = |answer: &Answer| matches!(answer, Answer::Closed(closed) if *closed >= CLOSED_AT_ONCE as u64);
-        if !gathered.answers.iter().any(has_more) {
+        if !gathered.all().any(has_more) {
             return Ok(answer(missing, Closed { closed: count }));
         }
     }
@@ -86,6 +89,28 @@ pub(super) struct Drain {
     #[schema(minimum = 0, maximum = 3600, nullable = false)]
     #[serde(default, deserialize_with = "present")]
     seconds: Option<f64>,
+    /// Which servers stop; the one that is asked if it is not said.
+    #[schema(nullable = false)]
+    #[serde(default, deserialize_with = "present")]
+    hosts: Option<DrainHosts>,
+}
+
+/// Which servers stop.
+#[derive(Deserialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum DrainHosts {
+    /// All of the fleet.
+    All(AllHosts),
+    /// Those with these ids, see `GET /v1/hosts`.
+    These(Vec<String>),
+}
+
+/// All of them.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum AllHosts {
+    /// Always `all`.
+    All,
 }
 
 /// How the server stops.
@@ -93,32 +118,81 @@ pub(super) struct Drain {
 pub(super) struct Draining {
     /// Closing all connections is spread over so many seconds.
     seconds: f64,
+    /// The servers that stop now, where the call says which.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    hosts: Option<Vec<String>>,
 }
 
-/// Stops the server as SIGTERM does.
+/// Stops the server as SIGTERM does, or servers of its fleet.
 ///
-/// When it answers, readiness is 503 and nobody new is let in.
+/// When it answers, readiness of the server that was asked is 503 and nobody new is let in; another one may take a moment longer.
 #[utoipa::path(post, path = "/v1/drain", tag = "process", request_body = Drain, responses(
     (status = 202, description = "it has begun", body = Draining),
+    (status = 404, description = "no server of the fleet has the id"),
     (status = 409, description = "the server is stopping already"),
 ))]
 pub(super) async fn drain(
     State(app): State<Arc<App>>,
     Params(NoQuery {}): Params<NoQuery>,
     Body(order): Body<Drain>,
-) -> Result<(StatusCode, Json<Draining>), Problem> {
-    let over = match order.seconds {
-        None => app.terms.drain,
-        Some(seconds) if (0.0..=DRAIN_SECONDS_MAX as f64).contains(&seconds) => Duration::from_secs_f64(seconds),
+) -> Result<Response, Problem> {
+    let said = match order.seconds {
+        None => None,
+        Some(seconds) if (0.0..=DRAIN_SECONDS_MAX as f64).contains(&seconds) => Some(Duration::from_secs_f64(seconds)),
         Some(_) => return Err(Problem::bad_request(format!("seconds is 0 to {DRAIN_SECONDS_MAX}"))),
     };
+    let over = said.unwrap_or(app.terms.drain);
+    let Some(hosts) = order.hosts else {
+        if !stop_here(&app, over).await {
+            return Err(Problem::conflict("the server is stopping already"));
+        }
+        return Ok((StatusCode::ACCEPTED, Json(Draining { seconds: over.as_secs_f64(), hosts: None })).into_response());
+    };
+    let (is_here, (mut began, missing)) = match hosts {
+        DrainHosts::All(AllHosts::All) => (true, app.drain_others(said, None).await),
+        DrainHosts::These(ids) => {
+            let (own, others) = hosts_named(&app, &ids)?;
+            (own, app.drain_others(said, Some(others)).await)
+        }
+    };
+    // The last: it would be the end of the way to the others.
+    if is_here && stop_here(&app, over).await {
+        began.push(app.own_id());
+    }
+    if began.is_empty() && missing == Missing::default() {
+        return Err(Problem::conflict("the servers are stopping already"));
+    }
+    let hosts = Some(began.iter().map(ToString::to_string).collect());
+    Ok((StatusCode::ACCEPTED, answer(missing, Draining { seconds: over.as_secs_f64(), hosts })).into_response())
+}
+
+/// True exactly when this server stops now, and was not stopping.
+async fn stop_here(app: &App, over: Duration) -> bool {
     if !app.host.accepting() || app.terms.stop.try_send(over).is_err() {
-        return Err(Problem::conflict("the server is stopping already"));
+        return false;
     }
     while app.host.accepting() {
         tokio::time::sleep(GLANCE).await;
     }
-    Ok((StatusCode::ACCEPTED, Json(Draining { seconds: over.as_secs_f64() })))
+    true
+}
+
+/// Whether this server is among those with these ids, and the others; each once.
+fn hosts_named(app: &App, ids: &[String]) -> Result<(bool, Vec<HostId>), Problem> {
+    let (own, others) = (app.own_id(), app.host.fleet().map(FleetHandle::others).unwrap_or_default());
+    let (mut is_here, mut named) = (false, BTreeSet::new());
+    for id in ids {
+        let host = HostId::parse(id).filter(|host| *host == own || others.iter().any(|seen| seen.hello.host == *host));
+        match host.ok_or_else(|| Problem::not_found("no server of the fleet has the id"))? {
+            host if host == own => is_here = true,
+            host => drop(named.insert(host)),
+        }
+    }
+    if !is_here && named.is_empty() {
+        return Err(Problem::bad_request("hosts is \"all\" or a list of at least one id"));
+    }
+    Ok((is_here, named.into_iter().collect()))
 }
 
 #[cfg(test)]
@@ -215,6 +289,12 @@ mod tests {
             (&draining, DRAIN, r#"{"seconds":"10"}"#, 400),
             (&draining, DRAIN, r#"{"seconds":null}"#, 400),
             (&draining, DRAIN, r#"{"second":1}"#, 400),
+            (&draining, DRAIN, r#"{"hosts":null}"#, 400),
+            (&draining, DRAIN, r#"{"hosts":"some"}"#, 400),
+            (&draining, DRAIN, r#"{"hosts":[]}"#, 400),
+            (&draining, DRAIN, r#"{"hosts":[7]}"#, 400),
+            (&draining, DRAIN, r#"{"hosts":["0000000000000000"]}"#, 404),
+            (&draining, DRAIN, r#"{"hosts":["x"]}"#, 404),
             (&draining, "/v1/drain?seconds=1", "{}", 400),
         ] {
             let heard = post(router, path, body).await;

@@ -14,7 +14,7 @@ use engine::{Answer, Question, RoomCall};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::admin::{self, LIST_DEFAULT, answer};
+use super::admin::{self, LIST_DEFAULT, Missing, answer};
 use super::problem::{Params, Problem, Segment, Segments};
 use super::rooms::{RoomQuery, of_home, room_of};
 use super::shapes::{Connection, Name, Placed};
@@ -59,7 +59,7 @@ pub(super) async fn members(
     of_home(app.ask(Question::Room(RoomCall::Stats { room: room.clone() })).await)?;
     let (endpoint, room) = (Some(room.endpoint), Some(room.name.to_string()));
     let gathered = app.ask(Question::Connections { endpoint, user: None, room, after, limit: limit + 1 }).await;
-    let missing = gathered.missing;
+    let missing = Missing::of(&gathered);
     let mut found = gathered.connections();
     let cursor = (found.len() > limit).then(|| admin::cursor(&found[limit - 1].id));
     found.truncate(limit);
@@ -115,7 +115,7 @@ pub(super) async fn enter_user(
     State(app): State<Arc<App>>,
     Segments((room, user)): Segments<(String, String)>,
     Params(query): Params<RoomQuery>,
-) -> Result<Json<Placed>, Problem> {
+) -> Result<Response, Problem> {
     let (room, user) = (room_of(&app, query.endpoint.as_deref(), room)?, admin::name(user, "user")?);
     unbound(&app, &room)?;
     let (endpoint, room) = (room.endpoint, room.name.to_string());
@@ -133,7 +133,7 @@ pub(super) async fn leave_user(
     State(app): State<Arc<App>>,
     Segments((room, user)): Segments<(String, String)>,
     Params(query): Params<RoomQuery>,
-) -> Result<Json<Placed>, Problem> {
+) -> Result<Response, Problem> {
     let (room, user) = (room_of(&app, query.endpoint.as_deref(), room)?, admin::name(user, "user")?);
     unbound(&app, &room)?;
     let (endpoint, room) = (room.endpoint, room.name.to_string());
@@ -148,13 +148,26 @@ fn unbound(app: &App, room: &Room) -> Result<(), Problem> {
     }
 }
 
-/// Of the shards' answers one counts, that of the user's home, unless the room's home objects.
-fn granted(gathered: &Gathered) -> Result<Json<Placed>, Problem> {
-    let outcomes = gathered.answers.iter().filter_map(|answer| if let Answer::Granted(outcome) = answer { *outcome } else { None });
-    match outcomes.min_by_key(Result::is_ok) {
-        Some(Ok(connections)) => Ok(Json(Placed { connections: connections.into() })),
-        Some(Err(GrantFault::NoRoom)) => Err(Problem::not_found(GrantFault::NoRoom.to_string())),
-        Some(Err(fault)) => Err(Problem { status: StatusCode::CONFLICT, detail: fault.to_string() }),
-        None => Err(Problem::unavailable("a shard did not answer in time")),
+/// Of the answers of one host's shards one counts, that of the user's home, unless the room's home objects.
+fn granted_by(answers: &[Answer]) -> Option<Result<u32, GrantFault>> {
+    let outcomes = answers.iter().filter_map(|answer| if let Answer::Granted(outcome) = answer { *outcome } else { None });
+    outcomes.min_by_key(Result::is_ok)
+}
+
+/// The user has homes on all hosts, and so has the room: where one objects others may do it.
+fn granted(gathered: &Gathered) -> Result<Response, Problem> {
+    let here = granted_by(&gathered.answers).ok_or_else(|| Problem::unavailable("a shard did not answer in time"))?;
+    let others = gathered.hosts.iter().filter_map(|host| granted_by(&host.answers));
+    let all = others.fold(here.map(u64::from), |sum, host| match (sum, host.map(u64::from)) {
+        (Ok(sum), Ok(here)) => Ok(sum + here),
+        // That the room is not there is no objection where it is on another host; that there is no place for the user is one anywhere.
+        (Err(GrantFault::NoRoom), host) => host,
+        (sum, Err(GrantFault::NoRoom)) | (sum @ Err(_), _) => sum,
+        (Ok(_), fault) => fault,
+    });
+    match all {
+        Ok(connections) => Ok(answer(Missing::of(gathered), Placed { connections })),
+        Err(GrantFault::NoRoom) => Err(Problem::not_found(GrantFault::NoRoom.to_string())),
+        Err(fault) => Err(Problem { status: StatusCode::CONFLICT, detail: fault.to_string() }),
     }
 }

@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use engine::dialect::{self, BackEndMessage};
 use engine::ids::{Room, new_message_id};
-use engine::{Question, RoomAnswer, RoomCall, Saying};
+use engine::{Question, RoomAnswer, RoomCall, RoomFault, Saying};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
@@ -17,7 +17,7 @@ use super::App;
 use super::admin::{self, NoQuery, answer};
 use super::emit::EMIT_BYTES_MAX;
 use super::problem::{Params, Problem, Segment};
-use super::rooms::{Told, object, of_home, read, room_of, unix_ms};
+use super::rooms::{Told, Undone, decided, decisive, object, of_home, read, room_of, unix_ms};
 use super::shapes::{Name, raw};
 
 /// Messages shown when the call does not say how many.
@@ -110,11 +110,28 @@ pub(super) async fn say(
         unix_ms,
     };
     checked(&app, &room, &message)?;
-    let saying = Saying { room, message, offset: rand::random::<u64>().into() };
-    match of_home(app.ask(Question::Room(RoomCall::Say(Arc::new(saying)))).await)? {
+    let saying = Arc::new(Saying { room, message, offset: rand::random::<u64>().into() });
+    let said = match decided(app.ask(Question::Room(RoomCall::Say(saying.clone()))).await) {
+        Err(Undone::Refused(RoomFault::NoRoom)) => say_elsewhere(&app, saying).await,
+        said => said,
+    };
+    match said? {
         Told { answer: RoomAnswer::Said(message), .. } => Ok((StatusCode::CREATED, Json(raw(&message))).into_response()),
         told => Err(told.unexpected()),
     }
+}
+
+/// Where this host has no such room, one that has says it: the others hear it from there.
+async fn say_elsewhere(app: &App, saying: Arc<Saying>) -> Result<Told, Undone> {
+    let gathered = app.ask_hosts(Question::Room(RoomCall::Stats { room: saying.room.clone() }), None).await;
+    let members = |answers| match decisive(answers) {
+        Some(RoomAnswer::Stats(info, _)) => Some(info.members),
+        _ => None,
+    };
+    let having = gathered.hosts.into_iter().filter_map(|host| Some((members(host.answers)?, host.host)));
+    // The same one for every message, as long as its members do not go.
+    let (_, host) = having.max().ok_or(Undone::Refused(RoomFault::NoRoom))?;
+    decided(app.ask_hosts(Question::Room(RoomCall::Say(saying)), Some(&host)).await)
 }
 
 /// The room's home asks its dialect again; here it can still be told what is wrong.
@@ -142,7 +159,7 @@ pub(super) async fn list(
         return Err(Problem::bad_request(format!("offset is {skip}, allowed are 0 to {OFFSET_MAX}")));
     }
     match of_home(app.ask(Question::Room(RoomCall::Messages { room, skip, limit })).await)? {
-        Told { answer: RoomAnswer::Messages(messages), missing, .. } => {
+        Told { answer: RoomAnswer::Messages(messages), missing } => {
             Ok(answer(missing, Messages { messages: messages.iter().map(|message| raw(message)).collect() }))
         }
         told => Err(told.unexpected()),

@@ -7,6 +7,7 @@ pub mod community;
 pub mod connection;
 pub mod emit;
 pub mod endpoints;
+pub mod fleet;
 pub mod health;
 pub mod listener;
 pub mod maintenance;
@@ -26,11 +27,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::Sender;
-use engine::Question;
 use engine::config::DialectKind;
 use engine::event::EventTypes;
 use engine::fault::DropReason;
+use engine::relay::words::HostId;
 use engine::stats::EndpointStats;
+use engine::{Question, Wish};
 
 use crate::bridge::{Gathered, Host, Pending};
 use crate::events::webhook::Webhook;
@@ -71,6 +73,8 @@ pub struct App {
     recent: Mutex<Recent>,
     throttle: Mutex<Throttle>,
     started: Instant,
+    /// The host's id where there is no relay that has given it one.
+    id: HostId,
 }
 
 /// What the settings mean for HTTP.
@@ -167,12 +171,18 @@ impl App {
             rates: Mutex::default(),
             recent: Mutex::default(),
             started: Instant::now(),
+            id: HostId::new(rand::random()),
         }
     }
 
-    /// Asks all shards.
+    /// Asks all shards, and other hosts where it concerns them.
     pub async fn ask(&self, question: Question) -> Gathered {
         self.pending.ask(&*self.host, question).await
+    }
+
+    /// Asks the shards of other hosts, of all or of this one, and none here.
+    pub async fn ask_hosts(&self, question: Question, to: Option<&HostId>) -> Gathered {
+        self.pending.ask_hosts(&*self.host, Wish::Shards(question), to).await
     }
 
     /// Milliseconds since the start.
@@ -269,9 +279,10 @@ pub fn monotonic_ms() -> u64 {
 /// An engine made of a table and a function, and requests without a socket.
 #[cfg(test)]
 pub(crate) mod testing {
+    use std::collections::VecDeque;
     use std::net::SocketAddr;
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-    use std::sync::{Arc, Mutex};
+    use std::sync::{Arc, Mutex, OnceLock};
     use std::time::Duration;
 
     use axum::Router;
@@ -281,8 +292,11 @@ pub(crate) mod testing {
     use engine::config::{DialectKind, Endpoint};
     use engine::event::EventTypes;
     use engine::ids::{EndpointId, ShardId, Sid};
+    use engine::relay::fleet::{Channel, Fleet, Output, Seen};
+    use engine::relay::handle::{Claim, FleetHandle, ToRelay};
+    use engine::relay::words::{Hello, HostId};
     use engine::stats::ShardStats;
-    use engine::{Answer, ConnectionInfo, Question};
+    use engine::{Answer, ConnectionInfo, Question, Reached, Scope, Wish};
     use tower::ServiceExt;
 
     use super::throttle::Allowance;
@@ -291,7 +305,7 @@ pub(crate) mod testing {
     use crate::events::Bounds;
     use crate::secret::Secret;
 
-    type Answering = Box<dyn Fn(usize, &Question) -> Option<Answer> + Send + Sync>;
+    pub(crate) type Answering = Box<dyn Fn(usize, &Question) -> Option<Answer> + Send + Sync>;
 
     pub(crate) struct FakeHost {
         endpoints: Vec<Endpoint>,
@@ -305,6 +319,8 @@ pub(crate) mod testing {
         pub(crate) asked: AtomicU64,
         verifier: Verifier,
         answers: Option<(Arc<Pending>, Answering)>,
+        /// The way to other hosts, if there are any.
+        pub(crate) fleet: OnceLock<FleetHandle>,
     }
 
     impl FakeHost {
@@ -326,6 +342,7 @@ pub(crate) mod testing {
                 asked: AtomicU64::new(0),
                 verifier: Verifier::new(Key::Hs256(SECRET.to_vec())).expect("a good secret"),
                 answers: None,
+                fleet: OnceLock::new(),
             }
         }
 
@@ -347,16 +364,21 @@ pub(crate) mod testing {
         fn stats(&self) -> &[Arc<ShardStats>] {
             &self.stats
         }
-        fn ask(&self, ask: u64, question: Question) -> usize {
+        fn ask(&self, ask: u64, question: Question) -> Reached {
             if self.is_full.load(Relaxed) {
-                return 0;
+                return Reached::default();
             }
             self.asked.store(ask, Relaxed);
             let answers = self.answers.iter().flat_map(|(pending, answer)| {
                 (0..self.stats.len()).filter_map(|shard| answer(shard, &question)).map(move |answer| (pending, answer))
             });
             answers.for_each(|(pending, answer)| pending.deliver(ask, answer));
-            self.stats.len()
+            let fleet = self.fleet.get().filter(|_| question.scope() == Scope::Fleet);
+            let others = fleet.map(|fleet| fleet.ask(ask, Wish::Shards(question.clone()), None));
+            Reached { shards: self.stats.len(), others: others.unwrap_or_default() }
+        }
+        fn fleet(&self) -> Option<&FleetHandle> {
+            self.fleet.get()
         }
         fn accepting(&self) -> bool {
             self.accepting.load(Relaxed)
@@ -418,6 +440,132 @@ pub(crate) mod testing {
             metadata: None,
             address: SocketAddr::from(([127, 0, 0, 1], 5)),
             transport: "websocket",
+        }
+    }
+
+    /// One of several hosts that are [`joined`].
+    pub(crate) struct Member {
+        pub(crate) host: Arc<FakeHost>,
+        pub(crate) pending: Arc<Pending>,
+        pub(crate) app: Arc<App>,
+        pub(crate) router: Router,
+        /// Where it is told to stop.
+        pub(crate) wishes: crossbeam_channel::Receiver<Duration>,
+    }
+
+    /// What stands between the hosts.
+    #[derive(Default)]
+    pub(crate) struct Between {
+        /// Ids of emits that have been claimed.
+        pub(crate) claims: Mutex<Vec<Arc<str>>>,
+        /// True exactly when nobody can be asked for them.
+        pub(crate) is_forgetful: AtomicBool,
+    }
+
+    /// Hosts of two shards each that answer so, and know each other as they would by their leases. Their fleets' texts are carried from memory
+    /// to memory.
+    pub(crate) fn joined(answers: Vec<Answering>) -> (Vec<Member>, Arc<Between>) {
+        let (mut members, mut ports, between) = (Vec::new(), Vec::new(), Arc::<Between>::default());
+        for (number, answer) in (1..).zip(answers) {
+            let pending = Arc::new(Pending::default());
+            let host = FakeHost::new(2).answering(&pending, answer);
+            let names = host.endpoints.iter().map(|endpoint| endpoint.name.clone());
+            let (handle, port) = engine::relay::handle::channel(Hello::new(HostId::new(number), 2, names));
+            host.fleet.set(handle).expect("the first");
+            let (host, (stop, wishes)) = (Arc::new(host), crossbeam_channel::bounded(1));
+            let app = Arc::new(App::new(host.clone(), pending.clone(), Terms { stop, ..terms() }));
+            let router = super::admin::router(app.clone());
+            members.push(Member { host, pending, app, router, wishes });
+            ports.push(port);
+        }
+        let hellos = members.iter().filter_map(|member| member.host.fleet.get()).map(|fleet| fleet.own().clone());
+        let seen: Vec<Seen> = hellos.map(|hello| Seen { hello, seen_unix_ms: 1_704_067_200_000 }).collect();
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let mut joints = Vec::new();
+        for (index, mut port) in ports.into_iter().enumerate() {
+            let mut fleet = Fleet::new(seen[index].hello.clone());
+            fleet.saw_hosts(seen.clone());
+            port.set_hosts(fleet.others());
+            let (host, pending, app) = (members[index].host.clone(), members[index].pending.clone(), members[index].app.clone());
+            joints.push(Joint { fleet, host, pending, app });
+            let tell = tell.clone();
+            tokio::spawn(async move {
+                while let Some(order) = port.orders.recv().await {
+                    let _ = tell.send((index, order));
+                }
+            });
+        }
+        let shared = between.clone();
+        tokio::spawn(async move {
+            let (started, mut ticks) = (tokio::time::Instant::now(), tokio::time::interval(Duration::from_millis(50)));
+            loop {
+                let order = tokio::select! {
+                    order = told.recv() => order,
+                    _ = ticks.tick() => None,
+                };
+                let now_ms = started.elapsed().as_millis() as u64;
+                match order {
+                    Some((index, ToRelay::Ask(order))) => joints[index].fleet.ask(now_ms, order),
+                    Some((index, ToRelay::Reply { ask, text })) => joints[index].fleet.handle_reply(ask, text),
+                    Some((_, ToRelay::Claim { id, answer, .. })) => shared.claim(&id, answer),
+                    Some((_, ToRelay::Release { id })) => shared.claims.lock().expect("no panic before").retain(|claimed| *claimed != id),
+                    None => joints.iter_mut().for_each(|joint| joint.fleet.handle_timeouts(now_ms)),
+                }
+                carry(&mut joints, now_ms);
+            }
+        });
+        (members, between)
+    }
+
+    impl Between {
+        fn claim(&self, id: &Arc<str>, answer: tokio::sync::oneshot::Sender<Claim>) {
+            if self.is_forgetful.load(Relaxed) {
+                return;
+            }
+            let mut claims = self.claims.lock().expect("no panic before");
+            let claim = if claims.contains(id) { Claim::Taken } else { Claim::Fresh };
+            claims.push(id.clone());
+            let _ = answer.send(claim);
+        }
+    }
+
+    /// A host where the texts arrive.
+    struct Joint {
+        fleet: Fleet,
+        host: Arc<FakeHost>,
+        pending: Arc<Pending>,
+        app: Arc<App>,
+    }
+
+    /// Until nothing is to be done any more.
+    fn carry(joints: &mut [Joint], now_ms: u64) {
+        let mut texts = VecDeque::new();
+        loop {
+            for Joint { fleet, host, pending, app } in joints.iter_mut() {
+                while let Some(output) = fleet.poll_output() {
+                    match output {
+                        Output::Publish { channel, text } => texts.push_back((channel, text)),
+                        Output::Put { ask, question } => {
+                            fleet.put(ask, host.stats.len());
+                            let answers = host.answers.iter().flat_map(|(_, answer)| (0..2).filter_map(|shard| answer(shard, &question)));
+                            answers.for_each(|answer| fleet.handle_shard_answer(ask, answer));
+                        }
+                        Output::Note { ask, text } => {
+                            let reply = app.answer_program(&text).filter(|_| host.responsive.load(Relaxed));
+                            reply.into_iter().for_each(|reply| fleet.handle_reply(ask, reply.into()));
+                        }
+                        Output::Told { ask, answers } => pending.deliver_host(ask, answers),
+                    }
+                }
+            }
+            let Some((channel, text)) = texts.pop_front() else { return };
+            for joint in joints.iter_mut() {
+                match &channel {
+                    Channel::Ask => joint.fleet.handle_ask(now_ms, &text),
+                    Channel::Answer(to) if *to == joint.fleet.hello().host => joint.fleet.handle_answered(&text),
+                    Channel::Answer(_) => {}
+                }
+            }
         }
     }
 

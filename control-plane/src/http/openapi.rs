@@ -9,7 +9,7 @@
 //! - Query parameters are a struct with `Deserialize`, `IntoParams`, `#[serde(deny_unknown_fields)]` and `#[into_params(parameter_in = Query)]`;
 //!   what is answered is a struct with `Serialize` and `ToSchema` (see [`super::shapes`]), so that the document cannot differ from the answer.
 //! - What holds for all calls is added here and not written at each: the token, 400, 401, 413 and 503, the problem document as the body of every
-//!   refusal, the header for shards that did not answer.
+//!   refusal, the headers for shards and hosts that did not answer.
 
 use std::sync::LazyLock;
 
@@ -21,7 +21,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement
 use utoipa::openapi::{Content, ContentBuilder, Object, OpenApi, Ref, RefOr, Response, Schema, Type};
 use utoipa::{OpenApi as _, ToSchema as _};
 
-use super::admin::{self, INCOMPLETE};
+use super::admin::{self, HOSTS_MISSING, INCOMPLETE};
 use super::problem::ProblemDocument;
 
 /// The name of the security scheme.
@@ -96,7 +96,9 @@ fn complete(operation: &mut Operation, needs_token: bool) {
             let problem = ContentBuilder::new().schema(Some(Ref::from_schema_name(ProblemDocument::name()))).build();
             response.content.insert("application/problem+json".into(), RefOr::T(problem));
         } else if !is_refusal && needs_token {
-            response.headers.insert(INCOMPLETE.into(), RefOr::T(missing_shards()));
+            for (name, what) in [(INCOMPLETE, "shards"), (HOSTS_MISSING, "other hosts")] {
+                response.headers.insert(name.into(), RefOr::T(missing(what)));
+            }
         }
     }
 }
@@ -109,9 +111,9 @@ fn not_null(content: &mut RefOr<Content>) {
     }
 }
 
-fn missing_shards() -> Header {
+fn missing(what: &str) -> Header {
     let number = Object::with_type(Type::Integer);
-    let description = "How many shards did not answer in time; absent where all did.";
+    let description = format!("How many {what} did not answer in time; absent where all did.");
     HeaderBuilder::new().schema(Some(number)).description(Some(description)).build()
 }
 

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 /// Length of the window in milliseconds.
 pub const WINDOW_MS: u64 = 60_000;
 
@@ -10,7 +12,7 @@ pub const WINDOW_MS: u64 = 60_000;
 const SAMPLES_MAX: usize = 64;
 
 /// Counters of the host or of one endpoint; all since the start, or all in a window.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Figures {
     /// Messages received.
     pub messages: u64,
@@ -42,7 +44,7 @@ pub struct Rates {
 }
 
 /// What came in the last minute, or since the start where that is later.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[must_use]
 pub struct Minute {
     /// How much.
@@ -85,6 +87,18 @@ impl Figures {
             refused: self.refused.wrapping_sub(before.refused),
             round_trips: self.round_trips.wrapping_sub(before.round_trips),
             round_trip_us: self.round_trip_us.wrapping_sub(before.round_trip_us),
+        }
+    }
+
+    /// Those of two hosts together.
+    #[must_use]
+    pub fn plus(self, other: Figures) -> Figures {
+        Figures {
+            messages: self.messages.saturating_add(other.messages),
+            bytes: self.bytes.saturating_add(other.bytes),
+            refused: self.refused.saturating_add(other.refused),
+            round_trips: self.round_trips.saturating_add(other.round_trips),
+            round_trip_us: self.round_trip_us.saturating_add(other.round_trip_us),
         }
     }
 

@@ -5,7 +5,6 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -21,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
-use super::admin::{self, BODY_BYTES_MAX, LIST_DEFAULT, NoQuery, answer, endpoint_named, first_rooms_endpoint};
+use super::admin::{self, BODY_BYTES_MAX, LIST_DEFAULT, Missing, NoQuery, answer, endpoint_named, first_rooms_endpoint};
 use super::emit::body;
 use super::problem::{Params, Problem, Segment};
 use super::shapes::{Name, raw, rfc3339};
@@ -168,6 +167,8 @@ pub(super) async fn create(
 ) -> Result<Response, Problem> {
     let body: RoomBody = read(request, BODY_BYTES_MAX).await?;
     let endpoint = endpoint_or_default(&app, body.endpoint.as_deref())?;
+    // One that is made up here is nobody else's.
+    let is_given = body.id.is_some();
     let id = body.id.unwrap_or_else(|| new_message_id(unix_ms(), &rand::random()).to_string());
     if !has_room(&app, endpoint, &id) {
         admin::name(id, "id")?;
@@ -183,9 +184,16 @@ pub(super) async fn create(
     if new.metadata.len() > ROOM_METADATA_BYTES_MAX {
         return Err(Problem::bad_request(format!("metadata has at most {ROOM_METADATA_BYTES_MAX} bytes")));
     }
-    match of_home(app.ask(Question::Room(RoomCall::Create(Arc::new(new)))).await)? {
+    if is_given && of_home(app.ask_hosts(Question::Room(RoomCall::Stats { room: new.room.clone() }), None).await).is_ok() {
+        return Err(refusal(RoomFault::Exists));
+    }
+    // Every host keeps a record of it. That a host cannot, or has been quicker, is no reason to have none here.
+    let gathered = app.ask(Question::Room(RoomCall::Create(Arc::new(new)))).await;
+    let missing = Missing::of(&gathered);
+    match of_home(Gathered { hosts: Vec::new(), ..gathered })? {
         Told { answer: RoomAnswer::Room(info, members), .. } => {
-            Ok((StatusCode::CREATED, Json(RoomShown::new(&app, endpoint, *info, &members))).into_response())
+            let shown = answer(missing, RoomShown::new(&app, endpoint, *info, &members));
+            Ok((StatusCode::CREATED, shown).into_response())
         }
         told => Err(told.unexpected()),
     }
@@ -203,11 +211,11 @@ pub(super) async fn list(State(app): State<Arc<App>>, Params(query): Params<Room
     let after = query.cursor.map(|cursor| after_cursor(&cursor, |id| has_room(&app, endpoint, id))).transpose()?;
     // One more than is shown tells whether there is a next page.
     let gathered = app.ask(Question::Room(RoomCall::List { endpoint, namespace, after, limit: limit + 1 })).await;
-    let missing = gathered.missing;
+    let missing = Missing::of(&gathered);
     let (infos, cursor) = page(gathered, limit);
     let rooms: Arc<[Room]> = infos.iter().map(|info| Room { endpoint, name: info.id.clone() }).collect();
     let members = app.ask(Question::Room(RoomCall::Members { rooms })).await;
-    let missing = missing.max(members.missing);
+    let missing = missing.max(Missing::of(&members));
     let members = members_of(members, infos.len());
     let rooms = infos.into_iter().zip(&members).map(|(info, members)| RoomShown::new(&app, endpoint, info, members));
     Ok(answer(missing, RoomList { rooms: rooms.collect(), cursor }))
@@ -222,10 +230,7 @@ pub(super) async fn show(State(app): State<Arc<App>>, Segment(id): Segment, Para
     let room = room_of(&app, query.endpoint.as_deref(), id)?;
     let endpoint = room.endpoint;
     match of_home(app.ask(Question::Room(RoomCall::Show { room })).await)? {
-        Told { answer: RoomAnswer::Room(info, mut members), elsewhere, missing } => {
-            members.extend(elsewhere);
-            Ok(answer(missing, RoomShown::new(&app, endpoint, *info, &members)))
-        }
+        Told { answer: RoomAnswer::Room(info, members), missing } => Ok(answer(missing, RoomShown::new(&app, endpoint, *info, &members))),
         told => Err(told.unexpected()),
     }
 }
@@ -240,10 +245,10 @@ pub(super) async fn delete(
     State(app): State<Arc<App>>,
     Segment(id): Segment,
     Params(query): Params<RoomQuery>,
-) -> Result<Json<Deleted>, Problem> {
+) -> Result<Response, Problem> {
     let room = room_of(&app, query.endpoint.as_deref(), id)?;
-    of_home(app.ask(Question::Room(RoomCall::Delete { room })).await)?;
-    Ok(Json(Deleted { deleted: true }))
+    let told = of_home(app.ask(Question::Room(RoomCall::Delete { room })).await)?;
+    Ok(answer(told.missing, Deleted { deleted: true }))
 }
 
 /// How a room does.
@@ -256,16 +261,14 @@ pub(super) async fn stats(
     State(app): State<Arc<App>>,
     Segment(id): Segment,
     Params(query): Params<RoomQuery>,
-) -> Result<Json<RoomStats>, Problem> {
+) -> Result<Response, Problem> {
     let room = room_of(&app, query.endpoint.as_deref(), id)?;
     match of_home(app.ask(Question::Room(RoomCall::Stats { room })).await)? {
-        Told { answer: RoomAnswer::Stats(info, message_count), .. } => Ok(Json(RoomStats {
-            room_id: info.id.to_string(),
-            member_count: info.members,
-            message_count,
-            created_at: rfc3339(info.created_unix_ms),
-            last_activity: rfc3339(info.active_unix_ms),
-        })),
+        Told { answer: RoomAnswer::Stats(info, message_count), missing } => {
+            let (room_id, created_at) = (info.id.to_string(), rfc3339(info.created_unix_ms));
+            let last_activity = rfc3339(info.active_unix_ms);
+            Ok(answer(missing, RoomStats { room_id, member_count: info.members, message_count, created_at, last_activity }))
+        }
         told => Err(told.unexpected()),
     }
 }
@@ -285,14 +288,13 @@ impl RoomShown {
     }
 }
 
-/// What the shards answered to a call about a room.
+/// What was answered to a call about a room.
+#[derive(Debug)]
 pub(super) struct Told {
-    /// The answer that counts: of the room's home, or of the connection's shard.
+    /// What counts: of each host the room's home, or the connection's shard, decides, and these are made one.
     pub(super) answer: RoomAnswer,
-    /// Members on the other shards, where those were asked for.
-    pub(super) elsewhere: Vec<Sid>,
-    /// Shards that did not answer in time.
-    pub(super) missing: usize,
+    /// What did not answer in time.
+    pub(super) missing: Missing,
 }
 
 impl Told {
@@ -302,10 +304,49 @@ impl Told {
     }
 }
 
-/// Of the shards' answers one counts; without it nobody can tell what has happened.
+/// Why there is no answer that counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Undone {
+    /// It does not happen.
+    Refused(RoomFault),
+    /// Nobody can tell what has happened.
+    Silent,
+}
+
+impl From<Undone> for Problem {
+    fn from(undone: Undone) -> Problem {
+        match undone {
+            Undone::Refused(fault) => refusal(fault),
+            Undone::Silent => Problem::unavailable("a shard did not answer in time"),
+        }
+    }
+}
+
+/// What all hosts answered, as one. Of this host somebody must have decided; another host counts as far as it answers.
+pub(super) fn decided(gathered: Gathered) -> Result<Told, Undone> {
+    let missing = Missing::of(&gathered);
+    let is_asked_here = gathered.missing > 0 || !gathered.answers.is_empty();
+    let here = decisive(gathered.answers);
+    if is_asked_here && here.is_none() {
+        return Err(Undone::Silent);
+    }
+    let others = gathered.hosts.into_iter().filter_map(|host| decisive(host.answers));
+    match here.into_iter().chain(others).reduce(as_one) {
+        Some(RoomAnswer::Refused(fault)) => Err(Undone::Refused(fault)),
+        Some(answer) => Ok(Told { answer, missing }),
+        None => Err(Undone::Silent),
+    }
+}
+
+/// The same, for calls that have nothing else to try.
 pub(super) fn of_home(gathered: Gathered) -> Result<Told, Problem> {
+    Ok(decided(gathered)?)
+}
+
+/// Of the answers of one host's shards one counts. Members on the others are added where those were asked for.
+pub(super) fn decisive(answers: Vec<Answer>) -> Option<RoomAnswer> {
     let (mut decisive, mut elsewhere) = (None, Vec::new());
-    for answer in gathered.answers {
+    for answer in answers {
         match answer {
             Answer::Room(RoomAnswer::Elsewhere) => {}
             Answer::Room(RoomAnswer::Members(lists)) => elsewhere.extend(lists.into_iter().flatten()),
@@ -313,11 +354,41 @@ pub(super) fn of_home(gathered: Gathered) -> Result<Told, Problem> {
             _ => {}
         }
     }
-    match decisive {
-        Some(RoomAnswer::Refused(fault)) => Err(refusal(fault)),
-        Some(answer) => Ok(Told { answer, elsewhere, missing: gathered.missing }),
-        None => Err(Problem::unavailable("a shard did not answer in time")),
+    if let Some(RoomAnswer::Room(_, members)) = &mut decisive {
+        members.extend(elsewhere);
     }
+    decisive
+}
+
+/// What two hosts say of one room, or of one connection. Each host has a home of its own for a room, with its own members; who has no such thing
+/// has nothing to say.
+fn as_one(first: RoomAnswer, second: RoomAnswer) -> RoomAnswer {
+    match (first, second) {
+        // The connection's host says why not, where the others know no such connection.
+        (RoomAnswer::Refused(RoomFault::NoConnection), other) => other,
+        (RoomAnswer::Refused(first), RoomAnswer::Refused(_)) => RoomAnswer::Refused(first),
+        (RoomAnswer::Refused(_), other) | (other, RoomAnswer::Refused(_)) => other,
+        (RoomAnswer::Room(info, mut members), RoomAnswer::Room(other, more)) => {
+            members.extend(more);
+            RoomAnswer::Room(Box::new(one_room(*info, *other)), members)
+        }
+        // All of them keep the same messages, as far as they have heard them.
+        (RoomAnswer::Stats(info, kept), RoomAnswer::Stats(other, more)) => {
+            RoomAnswer::Stats(Box::new(one_room(*info, *other)), kept.max(more))
+        }
+        (RoomAnswer::Messages(kept), RoomAnswer::Messages(more)) if more.len() > kept.len() => RoomAnswer::Messages(more),
+        (first, _) => first,
+    }
+}
+
+/// The records of one room on two hosts. What the back end said of it counts; a host where clients were quicker does not have that.
+fn one_room(first: RoomInfo, second: RoomInfo) -> RoomInfo {
+    let is_bare = |info: &RoomInfo| *info.name == *info.id && info.created_by.is_none() && info.metadata == "{}";
+    let members = first.members.saturating_add(second.members);
+    let created_unix_ms = first.created_unix_ms.min(second.created_unix_ms);
+    let active_unix_ms = first.active_unix_ms.max(second.active_unix_ms);
+    let info = if is_bare(&first) && !is_bare(&second) { second } else { first };
+    RoomInfo { members, created_unix_ms, active_unix_ms, ..info }
 }
 
 fn refusal(fault: RoomFault) -> Problem {
@@ -332,12 +403,18 @@ fn refusal(fault: RoomFault) -> Problem {
 /// The first `limit` rooms of all shards' lists, and where to go on.
 fn page(gathered: Gathered, limit: usize) -> (Vec<RoomInfo>, Option<String>) {
     let (mut found, mut horizon) = (Vec::new(), None::<String>);
-    for answer in gathered.answers {
+    for answer in gathered.into_all() {
         let Answer::Room(RoomAnswer::Rooms { rooms, until }) = answer else { continue };
         found.extend(rooms);
         horizon = horizon.into_iter().chain(until).min();
     }
-    found.sort_unstable_by(|one: &RoomInfo, other| one.id.cmp(&other.id));
+    // Stable: of the records of one room this host's comes first.
+    found.sort_by(|one: &RoomInfo, other| one.id.cmp(&other.id));
+    found = found.into_iter().fold(Vec::new(), |mut found, info| {
+        let same = found.pop_if(|last: &mut RoomInfo| last.id == info.id);
+        found.push(same.map_or_else(|| info.clone(), |same| one_room(same, info.clone())));
+        found
+    });
     // What lies beyond it some shard has not looked at.
     found.retain(|info| horizon.as_deref().is_none_or(|horizon| &*info.id <= horizon));
     let last = (found.len() > limit).then(|| found[limit - 1].id.to_string()).or(horizon);
@@ -347,7 +424,7 @@ fn page(gathered: Gathered, limit: usize) -> (Vec<RoomInfo>, Option<String>) {
 
 fn members_of(gathered: Gathered, rooms: usize) -> Vec<Vec<Sid>> {
     let mut members = vec![Vec::new(); rooms];
-    for answer in gathered.answers {
+    for answer in gathered.into_all() {
         let Answer::Room(RoomAnswer::Members(lists)) = answer else { continue };
         for (all, here) in members.iter_mut().zip(lists) {
             all.extend(here);

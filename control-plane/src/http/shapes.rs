@@ -3,13 +3,12 @@
 use std::time::{Duration, SystemTime};
 
 use engine::ConnectionInfo;
-use engine::stats::EndpointStats;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::App;
-use super::rates::Minute;
+use super::fleet::Totals;
 
 /// Name of a room, user or whatever else clients name: 1 to 255 bytes of UTF-8 without control characters. A schema counts characters, so
 /// that one of several bytes each may be too long all the same.
@@ -57,7 +56,7 @@ pub(super) struct ShardState {
     pub(super) responsive: bool,
 }
 
-/// Numbers of the host, or of an endpoint of rooms.
+/// Numbers of the fleet, or of an endpoint of rooms.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Stats {
@@ -77,13 +76,12 @@ pub(super) struct Stats {
 
 impl Stats {
     /// Of one endpoint, or of all.
-    pub(super) fn new(app: &App, endpoint: Option<usize>) -> Stats {
-        let sum = |read: fn(&EndpointStats) -> u64| app.sum_of(|index| endpoint.is_none_or(|wanted| wanted == index), read);
-        let Minute { figures, .. } = app.minute(endpoint);
+    pub(super) fn new(totals: &Totals) -> Stats {
+        let Totals { accepted, connections, rooms, figures, .. } = *totals;
         Stats {
-            total_connections: sum(|it| it.accepted.read()),
-            active_connections: sum(|it| it.connections.read()),
-            total_rooms: sum(|it| it.rooms.read()),
+            total_connections: accepted,
+            active_connections: connections,
+            total_rooms: rooms,
             messages_per_minute: figures.messages,
             bytes_per_minute: figures.bytes,
             avg_latency: figures.latency_ms(),

@@ -14,7 +14,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
-use crate::http::admin::INCOMPLETE;
+use crate::http::admin::{HOSTS_MISSING, INCOMPLETE};
 use crate::settings::{Access, ControlListen};
 
 /// Time to connect. The server is on this host as a rule, and elsewhere not far.
@@ -82,8 +82,17 @@ impl Call {
 pub(super) struct Reply {
     /// JSON.
     pub(super) text: String,
-    /// Shards that did not answer in time.
-    pub(super) missing: u64,
+    /// What did not answer in time.
+    pub(super) missing: Missing,
+}
+
+/// What did not answer in time.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(super) struct Missing {
+    /// Shards of the server that was asked.
+    pub(super) shards: u64,
+    /// Other servers of its fleet.
+    pub(super) hosts: u64,
 }
 
 /// Asks one server.
@@ -139,7 +148,7 @@ impl Client {
         }
     }
 
-    async fn ask(&self, call: Call) -> Result<(StatusCode, u64, String), Fault> {
+    async fn ask(&self, call: Call) -> Result<(StatusCode, Missing, String), Fault> {
         match &self.access.listen {
             ControlListen::Tcp(address) => {
                 let stream = self.connected(TcpStream::connect(reachable(*address))).await?;
@@ -163,7 +172,7 @@ impl Client {
         })
     }
 
-    async fn exchange<S>(&self, stream: S, call: Call) -> Result<(StatusCode, u64, String), Fault>
+    async fn exchange<S>(&self, stream: S, call: Call) -> Result<(StatusCode, Missing, String), Fault>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -171,7 +180,8 @@ impl Client {
         let request = self.request(call)?;
         let driven = tokio::spawn(connection);
         let answered = sender.send_request(request).await.map_err(|fault| self.strange(&fault))?;
-        let missing = answered.headers().get(INCOMPLETE).and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0);
+        let number = |name| answered.headers().get(name).and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0);
+        let missing = Missing { shards: number(INCOMPLETE), hosts: number(HOSTS_MISSING) };
         let status = answered.status();
         let body = Limited::new(answered.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(|fault| self.strange(&fault))?;
         driven.abort();

@@ -9,7 +9,7 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::client::{Call, Client, Fault, Reply};
+use super::client::{Call, Client, Fault, Missing, Reply};
 use super::table::{Table, facts, members, safe_json, shown};
 use super::{Amount, EmitArgs, KickArgs, Kicked, OneRoom, Operation, Output, RoomsArgs};
 use crate::http::emit::EMIT_BYTES_MAX;
@@ -29,7 +29,11 @@ pub(super) fn perform(operation: &Operation, client: &Client, out: &mut dyn Writ
         Operation::Kick(Kicked::Connection(args)) => kick(client, "/v1/connections", args, out),
         Operation::Rooms(args) => rooms(client, args, out),
         Operation::Emit(args) => emit(client, args, out),
-        Operation::Drain { seconds, output } => drain(client, *seconds, *output, out),
+        Operation::Hosts { output } => hosts(client, *output, out),
+        Operation::Drain { seconds, all_hosts, host, output } => {
+            let hosts = if *all_hosts { Some(json!("all")) } else { (!host.is_empty()).then(|| json!(host)) };
+            drain(client, *seconds, hosts, *output, out)
+        }
     }
 }
 
@@ -45,12 +49,15 @@ fn tell(reply: &Reply, output: Output, client: &Client, out: &mut dyn Write, sho
     whole(reply.missing)
 }
 
-/// An answer without some of the shards is shown, and is a failure all the same.
-fn whole(missing: u64) -> Result<(), Fault> {
-    match missing {
-        0 => Ok(()),
-        missing => Err(Fault::Incomplete(format!("{missing} of the server's shards did not answer in time: this is not everything"))),
-    }
+/// An answer without some of the shards or hosts is shown, and is a failure all the same.
+fn whole(missing: Missing) -> Result<(), Fault> {
+    let who = match missing {
+        Missing { shards: 0, hosts: 0 } => return Ok(()),
+        Missing { shards: 0, hosts } => format!("{hosts} of the other servers"),
+        Missing { shards, hosts: 0 } => format!("{shards} of the server's shards"),
+        Missing { shards, hosts } => format!("{shards} of the server's shards and {hosts} of the other servers"),
+    };
+    Err(Fault::Incomplete(format!("{who} did not answer in time: this is not everything")))
 }
 
 fn stats(client: &Client, endpoint: Option<&str>, output: Output, out: &mut dyn Write) -> Result<(), Fault> {
@@ -109,7 +116,8 @@ impl<'a> Page<'a> {
 
 /// Page by page, so that a list of any length takes the memory of one.
 fn list(client: &Client, listed: &Listed<'_>, query: &str, amount: Amount, output: Output, out: &mut dyn Write) -> Result<(), Fault> {
-    let (mut table, mut cursor, mut seen, mut missing, mut is_first) = (Table::new(listed.headings), None::<String>, 0, 0, true);
+    let (mut table, mut cursor, mut seen, mut missing, mut is_first) =
+        (Table::new(listed.headings), None::<String>, 0, Missing::default(), true);
     loop {
         let left = if amount.all { PAGE } else { amount.limit - seen };
         let path = page_path(listed.path, query, left.min(PAGE), cursor.as_deref());
@@ -128,7 +136,8 @@ fn list(client: &Client, listed: &Listed<'_>, query: &str, amount: Amount, outpu
             let rows = rows.collect::<Result<_, _>>().map_err(|fault| client.strange(&fault))?;
             out.write_all(table.rows(rows).as_bytes())?;
         }
-        (seen, missing) = (seen + items.len() as u64, missing.max(reply.missing));
+        let (shards, hosts) = (missing.shards.max(reply.missing.shards), missing.hosts.max(reply.missing.hosts));
+        (seen, missing) = (seen + items.len() as u64, Missing { shards, hosts });
         // A page may hold little or nothing and be followed by more; one that leads to itself would never end.
         let is_last = next.is_none() || next == cursor || (!amount.all && seen >= amount.limit);
         if is_last {
@@ -138,7 +147,7 @@ fn list(client: &Client, listed: &Listed<'_>, query: &str, amount: Amount, outpu
     }
 }
 
-fn end_of_list(next: Option<String>, seen: u64, missing: u64, output: Output, out: &mut dyn Write) -> Result<(), Fault> {
+fn end_of_list(next: Option<String>, seen: u64, missing: Missing, output: Output, out: &mut dyn Write) -> Result<(), Fault> {
     if output.json {
         // As in the API: who finds a cursor knows that there is more.
         let cursor = next.map_or_else(String::new, |cursor| format!(",\"cursor\":{}", json!(cursor)));
@@ -225,12 +234,42 @@ fn emit_body(args: &EmitArgs, data: Option<&str>) -> String {
     }
 }
 
-fn drain(client: &Client, seconds: Option<u32>, output: Output, out: &mut dyn Write) -> Result<(), Fault> {
-    let body = seconds.map_or_else(|| json!({}), |seconds| json!({ "seconds": seconds }));
+fn hosts(client: &Client, output: Output, out: &mut dyn Write) -> Result<(), Fault> {
+    let reply = client.call(Call::new(Method::GET, "/v1/hosts".to_owned()))?;
+    tell(&reply, output, client, out, |all| {
+        let rows = all["hosts"].as_array().into_iter().flatten().map(host_row);
+        Table::new(&HOSTS).rows(rows.collect())
+    })
+}
+
+const HOSTS: [&str; 6] = ["ID", "SHARDS", "VERSION", "CONNECTIONS", "STATE", "LAST SEEN"];
+
+/// One host: the one that was asked has been seen just now.
+fn host_row(host: &Value) -> Vec<String> {
+    let state = match host["accepting"].as_bool() {
+        Some(true) => "serving",
+        Some(false) => "stopping",
+        None => "silent",
+    };
+    let seen = if host["self"] == true { "this one".to_owned() } else { shown(&host["lastSeen"]) };
+    vec![shown(&host["id"]), shown(&host["shards"]), shown(&host["version"]), shown(&host["connections"]), state.to_owned(), seen]
+}
+
+fn drain(client: &Client, seconds: Option<u32>, hosts: Option<Value>, output: Output, out: &mut dyn Write) -> Result<(), Fault> {
+    let mut body = seconds.map_or_else(|| json!({}), |seconds| json!({ "seconds": seconds }));
+    if let Some(hosts) = hosts {
+        body["hosts"] = hosts;
+    }
     let call = Call { body: Some(body.to_string()), ..Call::new(Method::POST, "/v1/drain".to_owned()) };
     let reply = client.call(call)?;
-    tell(&reply, output, client, out, |_| {
-        "draining: no more clients are let in, all connections are closed, then the server stops\n".to_owned()
+    tell(&reply, output, client, out, |begun| match begun["hosts"].as_array() {
+        None => "draining: no more clients are let in, all connections are closed, then the server stops\n".to_owned(),
+        Some(hosts) => {
+            let lines = hosts
+                .iter()
+                .map(|host| format!("draining {}: no more clients are let in, all connections are closed, then it stops\n", shown(host)));
+            lines.collect()
+        }
     })
 }
 

@@ -8,7 +8,7 @@
 //! | 1 | the server refused it, or there is no such thing |
 //! | 2 | the command line is wrong |
 //! | 69 | the server cannot be reached, or what answers there is none of ours |
-//! | 75 | a part of the server did not answer in time: what is shown is incomplete, what was asked for may be done in part |
+//! | 75 | a part of the server, or another one of its fleet, did not answer in time: what is shown is incomplete, what was asked for may be done in part |
 //! | 77 | the admin token is missing or wrong |
 //! | 78 | the settings are wrong |
 
@@ -66,11 +66,23 @@ pub enum Operation {
     Rooms(RoomsArgs),
     /// Send an event to connections.
     Emit(EmitArgs),
+    /// List the servers of the fleet: those that share the Redis with this one.
+    Hosts {
+        /// How it is shown.
+        #[command(flatten)]
+        output: Output,
+    },
     /// Let no more clients in, close all connections bit by bit and stop, as SIGTERM does.
     Drain {
-        /// Over how long; if it is not said, as the server's settings say.
+        /// Over how long; if it is not said, as each server's settings say.
         #[arg(long, value_name = "N")]
         seconds: Option<u32>,
+        /// All servers of the fleet, and not only the one that is asked.
+        #[arg(long, conflicts_with = "host")]
+        all_hosts: bool,
+        /// The server with this id (see `hosts`) instead of the one that is asked; can be given several times.
+        #[arg(long, value_name = "ID")]
+        host: Vec<String>,
         /// How it is shown.
         #[command(flatten)]
         output: Output,

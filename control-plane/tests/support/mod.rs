@@ -2,6 +2,7 @@
 //! Several test programs use it, so each leaves some of it unused.
 #![allow(dead_code, reason = "each of the test programs uses a part of it")]
 
+pub(crate) mod load;
 pub(crate) mod programs;
 pub(crate) mod raw;
 
@@ -114,6 +115,12 @@ pub(crate) struct Setup {
     pub(crate) shards: Option<u32>,
     /// Variables it finds in its environment.
     pub(crate) variables: &'static [(&'static str, &'static str)],
+    /// URL of the Redis that joins it with others.
+    pub(crate) redis: Option<&'static str>,
+    /// Further sections of its configuration.
+    pub(crate) sections: &'static str,
+    /// The network namespace that it runs in, and its address there.
+    pub(crate) network: Option<(&'static str, std::net::Ipv4Addr)>,
 }
 
 /// A running server. Dropping it kills it; a failed test then shows what it had said.
@@ -248,6 +255,11 @@ fn fresh_folder() -> PathBuf {
 fn command(setup: &Setup, folder: &std::path::Path) -> Command {
     let binary = env!("CARGO_BIN_EXE_uringcast");
     let mut command = match setup.descriptors {
+        None if let Some((namespace, _)) = setup.network => {
+            let mut within = Command::new("ip");
+            within.args(["netns", "exec", namespace, binary]);
+            within
+        }
         None => Command::new(binary),
         Some(limit) => {
             let mut shell = Command::new("sh");
@@ -255,14 +267,18 @@ fn command(setup: &Setup, folder: &std::path::Path) -> Command {
             shell
         }
     };
-    command.args(["--shards", &setup.shards.unwrap_or(2).to_string(), "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"]);
+    let listen = setup.network.map_or_else(|| "127.0.0.1:0".to_owned(), |(_, address)| format!("{address}:0"));
+    command.args(["--shards", &setup.shards.unwrap_or(2).to_string(), "--listen", &listen, "--control", &listen]);
+    if let Some(url) = setup.redis {
+        command.args(["--redis", url]);
+    }
     if setup.dev {
         command.arg("--dev");
     } else if let Some(profile) = setup.profile {
         command.args(["--test-profile", profile]);
     } else {
         let file = folder.join("uringcast.toml");
-        std::fs::write(&file, format!("[auth]\nleeway_seconds = 0\n\n[limits]\n{}\n{ENDPOINTS}", setup.limits))
+        std::fs::write(&file, format!("[auth]\nleeway_seconds = 0\n\n[limits]\n{}\n{}\n{ENDPOINTS}", setup.limits, setup.sections))
             .expect("the folder is ours");
         command.arg("--config").arg(file);
     }

@@ -129,6 +129,10 @@ impl<'a> Call<'a> {
 }
 
 impl Dialect for Chat {
+    fn tells_of_rooms(&self) -> bool {
+        false
+    }
+
     fn admit(&self, hello: &Hello<'_>) -> Result<Profile, Refused> {
         let identity = match (hello.endpoint.auth, &hello.token) {
             (AuthMode::None, _) => None,

@@ -28,6 +28,10 @@ use crate::wire::http;
 pub(super) struct Collab;
 
 impl Dialect for Collab {
+    fn tells_of_users(&self) -> bool {
+        false
+    }
+
     fn admit(&self, hello: &Hello<'_>) -> Result<Profile, Refused> {
         let named = |name| http::query_value(hello.query, name).filter(|value| checked_name(value).is_ok());
         let (Some(document), Some(client)) = (named("documentId"), named("clientID")) else {

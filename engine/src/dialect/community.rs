@@ -158,6 +158,10 @@ pub fn content(payload: Value<'_>) -> Option<&str> {
 }
 
 impl Dialect for Community {
+    fn shows_who_is_left(&self) -> bool {
+        true
+    }
+
     fn admit(&self, hello: &Hello<'_>) -> Result<Profile, Refused> {
         if hello.endpoint.auth == AuthMode::None {
             let user = http::query_value(hello.query, "userId").filter(|id| checked_name(id).is_ok());

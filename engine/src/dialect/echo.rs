@@ -14,6 +14,14 @@ use crate::json::{Scratch, Value};
 pub(super) struct Echo;
 
 impl Dialect for Echo {
+    fn tells_of_rooms(&self) -> bool {
+        false
+    }
+
+    fn tells_of_users(&self) -> bool {
+        false
+    }
+
     fn admit(&self, hello: &Hello<'_>) -> Result<Profile, Refused> {
         // All that is known of a client here, kept for the greeting.
         let username = hello.auth.map(|auth| auth.raw().into());

@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use rand::rngs::StdRng;
+use serde::{Deserialize, Serialize};
 
 use crate::auth::{AuthFault, Identity, Verifier};
 use crate::config::{AuthMode, DialectKind, Endpoint};
@@ -499,7 +500,7 @@ pub enum Sight {
 }
 
 /// What the author of a kept message wants of it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Change {
     /// Another content, raw JSON.
     Edit(Box<str>),
@@ -528,7 +529,7 @@ pub struct Outgoing {
 }
 
 /// What the back end says in a room in the name of a user.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct BackEndMessage {
     /// Its id.
     pub id: MessageId,
@@ -740,6 +741,19 @@ pub trait Dialect: Sync {
     }
     /// True exactly when a user's coming and going is told to those who watch him ([`Act::Watch`]) and not to everybody.
     fn is_watched(&self) -> bool {
+        false
+    }
+    /// True exactly when somebody is told of who is in rooms ([`Entry::announce`], [`Entry::online`], [`Self::welcome`], [`Self::farewell`]),
+    /// so that it has to be known over all hosts.
+    fn tells_of_rooms(&self) -> bool {
+        true
+    }
+    /// True exactly when it has to be known over all hosts whether a user has a connection ([`Self::presence`]).
+    fn tells_of_users(&self) -> bool {
+        true
+    }
+    /// True exactly when who leaves a room is told who is still in.
+    fn shows_who_is_left(&self) -> bool {
         false
     }
     /// True exactly when a room into which the back end puts a user is entered by his later connections, too.

@@ -74,6 +74,10 @@ impl Fault {
 }
 
 impl Dialect for Notify {
+    fn tells_of_rooms(&self) -> bool {
+        false
+    }
+
     /// Nobody is refused here: what is wrong with the token is said when the connection is there.
     fn admit(&self, hello: &Hello<'_>) -> Result<Profile, Refused> {
         let named = |user: UserId| Profile {

@@ -9,7 +9,9 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use super::channels::{Channels, Heard};
+use super::consults::{Asked, Concluded, Consults};
 use super::format::{Envelope, Message};
+use super::presence::Presence;
 use super::request::{Call, Kind, Lost, Push, Reply, Request};
 use super::socketio::{Post, SocketIo, TOLD};
 use super::streams::Streams;
@@ -19,6 +21,7 @@ use crate::fault::RelayDrop;
 use crate::ids::{EndpointId, ShardId};
 use crate::limits::{RELAY_BATCH_BYTES_MAX, RELAY_IN_FLIGHT_MAX};
 use crate::shard::World;
+use crate::shard::consult::{Consult, Findings};
 use crate::shard::outward::{Outward, Published};
 use crate::shard::parcel::{Arrival, Parcel};
 use crate::stats::RelayStats;
@@ -32,6 +35,8 @@ pub(crate) enum Tag {
     Published(Vec<Publication>),
     /// Entries were added to the stream of this index.
     Appended(usize),
+    /// The questions of this number.
+    Consulted(u64),
     /// Whether Redis answers; asked then, monotonic nanoseconds.
     Ping(u64),
 }
@@ -50,6 +55,8 @@ pub(crate) struct Core {
     pub(super) stats: Arc<RelayStats>,
     pub(super) socket_io: SocketIo,
     pub(super) channels: Channels,
+    presence: Presence,
+    consults: Consults,
     random: StdRng,
     /// There in the reliable mode.
     pub(super) streams: Option<Streams>,
@@ -75,12 +82,16 @@ impl Core {
         let socket_io = SocketIo::new(&world.config, &settings.socket_io_key, &mut random);
         let streams = (settings.mode == RelayMode::Streams).then(|| Streams::new(settings, host));
         let channels = Channels::new(&world.config, &settings.prefix, host, streams.is_some());
+        let presence = Presence::new(&world.config, settings, host);
+        let consults = Consults::new(format!("{}#mark#{host}#", settings.prefix), !settings.redis.is_cluster);
         let mut core = Core {
             waiting: Waiting::new(settings.buffer_bytes, Some(settings.buffer_ms)),
             world,
             stats,
             socket_io,
             channels,
+            presence,
+            consults,
             random,
             streams,
             is_up: false,
@@ -103,7 +114,7 @@ impl Core {
             self.listened.insert((Kind::Pattern, namespace.channels.pattern()));
             self.listened.extend(namespace.channels.subscribed(&namespace.uid).map(|channel| (Kind::Channel, channel)));
         }
-        for channel in self.channels.fixed() {
+        for channel in self.channels.fixed().chain(self.consults.channel()) {
             self.listened.insert((Kind::Channel, channel.to_owned()));
         }
     }
@@ -119,55 +130,162 @@ impl Core {
         }
         self.stats.connects.add(1);
         self.stats.subscriptions.set(self.listened.len() as u64);
-        self.ping_due_ms = now.ms() + PING_EVERY_MS;
         if let Some(streams) = &mut self.streams {
             streams.handle_connected();
         }
-        self.set_up(true);
+        // At once, so that whoever looks finds a measurement.
+        self.ping_due_ms = now.ms();
+        self.consults.set_heard(false);
+        self.set_up(now, true);
         self.handle_timeouts(now);
     }
 
     /// The connection is gone. What was in flight comes back with [`Self::handle_reply`].
-    pub(crate) fn handle_lost(&mut self) {
-        self.set_up(false);
+    pub(crate) fn handle_lost(&mut self, now: Now) {
+        self.set_up(now, false);
         self.requests.clear();
         self.listenings.clear();
+        self.consults.set_heard(false);
+        self.stats.subscriptions.set(0);
+    }
+
+    /// Nobody can be asked: what waits for an answer gets none, in the order in which it was asked.
+    fn end_consults(&mut self, now: Now) {
+        let (sent, unsent) = self.consults.end();
+        let told = sent.iter().filter(|asked| asked.consult.step.as_ref().is_some_and(|step| step.announcement.is_some())).count();
+        // They may have been delivered or not: to send them again could deliver them twice.
+        self.drop_message(RelayDrop::Unconfirmed, told as u64);
+        for Asked { shard, consult, .. } in sent {
+            self.answer(shard, &consult, Findings::default());
+        }
+        for Asked { shard, consult, .. } in unsent {
+            self.answer_unknown(now, shard, consult);
+        }
     }
 
     /// Redis does not answer, or does so again; the connection is still there.
-    pub(crate) fn set_up(&mut self, is_up: bool) {
+    pub(crate) fn set_up(&mut self, now: Now, is_up: bool) {
         self.is_up = is_up;
         self.stats.connected.set(u64::from(is_up));
+        if !is_up {
+            // What was measured before is no measurement of now.
+            self.stats.round_trip_us.set(0);
+        }
         self.world.is_relayed.store(is_up, Ordering::Relaxed);
+        if !is_up {
+            self.end_consults(now);
+        }
     }
 
     /// Something of a shard's.
-    pub(crate) fn handle_outward(&mut self, now: Now, _shard: ShardId, outward: Outward) {
+    pub(crate) fn handle_outward(&mut self, now: Now, shard: ShardId, outward: Outward) {
         match outward {
             Outward::Publish(published) => self.publish(now, &published),
+            Outward::Consult(consult) => self.consult(now, shard, consult),
             Outward::Answer { .. } => {}
         }
     }
 
-    fn publish(&mut self, now: Now, published: &Published) {
-        let endpoint = &self.world.config.endpoints[usize::from(published.room.endpoint.0)];
-        if self.streams.is_some() {
-            let is_plain = !endpoint.dialect.is_socket_io();
-            if !self.append(published) {
-                return self.drop_message(RelayDrop::Unspeakable, 1);
-            }
-            // Programs that know no stream hear of it as ever.
-            let post = if is_plain { self.channels.publication(published) } else { None };
-            return post.into_iter().for_each(|post| self.post(now, &post));
+    /// A room's home asks. What has changed is true from now on, whether Redis can be told now or not.
+    fn consult(&mut self, now: Now, shard: ShardId, consult: Box<Consult>) {
+        self.presence.note(&consult);
+        if !self.is_up {
+            return self.answer_unknown(now, shard, consult);
         }
-        let post = if endpoint.dialect.is_socket_io() { self.socket_io.broadcast(published) } else { self.channels.publication(published) };
-        match post {
+        self.consults.push(shard, consult, self.waiting.place());
+    }
+
+    /// What nobody was asked: the other hosts hear of it as of any message.
+    fn answer_unknown(&mut self, now: Now, shard: ShardId, mut consult: Box<Consult>) {
+        if let Some(published) = consult.step.as_mut().and_then(|step| step.announcement.take()) {
+            self.publish(now, &published);
+        }
+        self.answer(shard, &consult, Findings::default());
+    }
+
+    fn answer(&mut self, shard: ShardId, consult: &Consult, findings: Findings) {
+        if let Some(ticket) = consult.ticket {
+            self.parcels.push_back((shard, Parcel::Consulted { ticket, findings: Box::new(findings) }));
+        }
+    }
+
+    /// The next questions as one request.
+    fn next_consults(&mut self, now_ms: u64) -> Option<(Tag, Request)> {
+        let waiting = &self.waiting;
+        let mut asked = self.consults.take(|place| waiting.has_passed(place));
+        if asked.is_empty() {
+            return None;
+        }
+        let mut calls = Vec::new();
+        for Asked { consult, calls: count, .. } in &mut asked {
+            let composed = self.compose(consult);
+            *count = composed.len();
+            calls.extend(composed);
+        }
+        let number = self.consults.sent(now_ms, asked);
+        let Some(channel) = self.consults.channel() else { return Some((Tag::Consulted(number), Request::several(calls))) };
+        calls.push(Call::new("PUBLISH").arg(channel).number(number));
+        Some((Tag::Consulted(number), Request::atomic(calls)))
+    }
+
+    /// What Redis is asked for one question. Whose part is whose, [`Self::findings`] knows.
+    fn compose(&mut self, consult: &Consult) -> Vec<Call> {
+        let told = consult.step.as_ref().and_then(|step| step.announcement.as_ref()).filter(|_| self.tells_itself());
+        let post = told.and_then(|published| self.post_of(published));
+        self.presence.calls(consult, post.as_ref())
+    }
+
+    /// What Redis has answered to [`Self::compose`].
+    fn findings(&mut self, consult: &Consult, replies: &[Reply]) -> Findings {
+        self.presence.findings(consult, replies)
+    }
+
+    /// Whatever has been answered goes to who asked, and then what was held back meanwhile.
+    fn conclude(&mut self, now: Now) {
+        loop {
+            while let Some(Concluded { asked, replies }) = self.consults.next_concluded() {
+                let mut from = 0;
+                for Asked { shard, mut consult, calls } in asked {
+                    let own = replies.as_ref().and_then(|replies| replies.get(from..from + calls));
+                    from += calls;
+                    let findings = own.map(|replies| self.findings(&consult, replies)).unwrap_or_default();
+                    let told = consult.step.as_mut().and_then(|step| step.announcement.take());
+                    match told {
+                        // Redis could not do it in the same breath.
+                        Some(published) if !self.tells_itself() && findings.is_only != Some(false) => self.publish(now, &published),
+                        Some(_) if own.is_none() => self.drop_message(RelayDrop::Unconfirmed, 1),
+                        _ => {}
+                    }
+                    self.answer(shard, &consult, findings);
+                }
+            }
+            let Some(push) = self.consults.next_held_back() else { return };
+            self.take_push(now, push);
+        }
+    }
+
+    /// What other hosts are told of a publication, and where; `None` where they are not told of such.
+    fn post_of(&mut self, published: &Published) -> Option<Post> {
+        let endpoint = &self.world.config.endpoints[usize::from(published.room.endpoint.0)];
+        if endpoint.dialect.is_socket_io() { self.socket_io.broadcast(published) } else { self.channels.publication(published) }
+    }
+
+    /// True exactly when Redis tells the others itself of who comes and goes, in the same breath in which it counts them.
+    fn tells_itself(&self) -> bool {
+        self.streams.is_none() && self.presence.tells_itself()
+    }
+
+    fn publish(&mut self, now: Now, published: &Published) {
+        if self.streams.is_some() {
+            return self.append(now, published);
+        }
+        match self.post_of(published) {
             Some(post) => self.post(now, &post),
             None => self.drop_message(RelayDrop::Unspeakable, 1),
         }
     }
 
-    fn post(&mut self, now: Now, post: &Post) {
+    pub(super) fn post(&mut self, now: Now, post: &Post) {
         let Post { channel, payload } = post;
         let bytes = channel.len() + payload.len() + OVERHEAD_BYTES;
         let call = Call::new("PUBLISH").arg(channel).arg(payload);
@@ -186,8 +304,26 @@ impl Core {
 
     /// Something on a channel that is listened to.
     pub(crate) fn handle_push(&mut self, now: Now, push: Push) {
-        let Push::Message { channel, payload, .. } = push else { return };
+        if self.consults.holds_back() {
+            self.consults.hold_back(push);
+        } else {
+            self.take_push(now, push);
+        }
+        self.conclude(now);
+    }
+
+    fn take_push(&mut self, now: Now, push: Push) {
+        let (channel, payload) = match push {
+            Push::Message { channel, payload, .. } => (channel, payload),
+            Push::Subscribed { name, .. } => return self.heard_of_name(&name, true),
+            Push::Unsubscribed { name, .. } => return self.heard_of_name(&name, false),
+            Push::Interrupted { names, .. } => return names.iter().for_each(|name| self.heard_of_name(name, false)),
+            Push::Silent | Push::Answering | Push::Gone(_) => return,
+        };
         let Ok(channel) = String::from_utf8(channel) else { return self.drop_message(RelayDrop::Malformed, 1) };
+        if self.consults.channel() == Some(&*channel) {
+            return self.consults.marked(now.ms(), &payload);
+        }
         let offset = self.random.next_u64();
         let heard = self
             .channels
@@ -204,6 +340,13 @@ impl Core {
             }
             Heard::Known => {}
             Heard::Malformed => self.drop_message(RelayDrop::Malformed, 1),
+        }
+    }
+
+    /// What is published under a name is heard from here on, or no longer.
+    fn heard_of_name(&mut self, name: &[u8], is_heard: bool) {
+        if self.consults.channel().is_some_and(|channel| channel.as_bytes() == name) {
+            self.consults.set_heard(is_heard);
         }
     }
 
@@ -259,28 +402,38 @@ impl Core {
                 }
             }
             (Tag::Appended(stream), replies) => self.handle_appended(now, stream, replies),
-            (Tag::Ping(asked_ns), Ok(_)) => self.stats.round_trip_us.set(now.ns.saturating_sub(asked_ns) / 1_000),
-            (Tag::Ping(_), Err(_)) => {}
+            (Tag::Consulted(number), replies) => {
+                self.consults.answered(number, replies.ok());
+                self.conclude(now);
+            }
+            (Tag::Ping(asked_ns), Ok(_)) if self.is_up => self.stats.round_trip_us.set((now.ns.saturating_sub(asked_ns) / 1_000).max(1)),
+            (Tag::Ping(_), _) => {}
         }
     }
 
     /// What is due.
     pub(crate) fn handle_timeouts(&mut self, now: Now) {
+        self.consults.expire(now.ms());
+        self.conclude(now);
         let old = self.waiting.expire(now.ms());
         self.drop_message(RelayDrop::Age, old);
         if let Some(streams) = &mut self.streams {
             streams.handle_timeouts(now);
         }
-        if self.is_up && self.ping_due_ms <= now.ms() {
+        // Also while there is nobody to ask: this is what the thread wakes for, and a time in the past would wake it for ever.
+        if self.ping_due_ms <= now.ms() {
             self.ping_due_ms = now.ms() + PING_EVERY_MS;
-            self.requests.push_back((Tag::Ping(now.ns), Call::new("PING").into()));
+            if self.is_up {
+                self.requests.push_back((Tag::Ping(now.ns), Call::new("PING").into()));
+            }
         }
         self.stats.last_turn_ms.set(now.ms());
     }
 
     /// When [`Self::handle_timeouts`] has something to do next, monotonic milliseconds.
     pub(crate) fn poll_timeout(&self) -> u64 {
-        self.streams.as_ref().map_or(u64::MAX, Streams::poll_timeout).min(self.ping_due_ms)
+        let of_streams = self.streams.as_ref().map(Streams::poll_timeout);
+        self.consults.next_ms().into_iter().chain(of_streams).chain([self.ping_due_ms]).min().unwrap_or(self.ping_due_ms)
     }
 
     /// The next request to Redis.
@@ -294,10 +447,13 @@ impl Core {
         if let Some(append) = self.streams.as_mut().and_then(|streams| streams.poll_append(now)) {
             return Some(append);
         }
+        if let Some(request) = self.next_consults(now.ms()) {
+            return Some(request);
+        }
         if self.waiting.is_empty() || self.in_flight >= RELAY_IN_FLIGHT_MAX {
             return None;
         }
-        let told = self.waiting.take(RELAY_BATCH_BYTES_MAX);
+        let told = self.waiting.take(RELAY_BATCH_BYTES_MAX, self.consults.place().unwrap_or(u64::MAX));
         self.in_flight += 1;
         let calls = told.iter().map(|publication| publication.call.clone()).collect();
         Some((Tag::Published(told), Request::several(calls)))

@@ -7,11 +7,11 @@ use crate::limits::{REDIS_DEPTH_MAX, REDIS_LINE_BYTES_MAX, REDIS_PARTS_MAX, REDI
 
 /// What no real Redis sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hostile;
+pub(super) struct Hostile;
 
 /// Where in a value the bytes have come to.
 #[derive(Debug, Default)]
-pub struct Guard {
+pub(super) struct Guard {
     state: State,
     /// Values still to come at each level; empty between two values.
     open: Vec<u64>,
@@ -40,7 +40,7 @@ impl Guard {
     /// # Errors
     ///
     /// When it is too much; the connection is of no use then.
-    pub fn check(&mut self, bytes: &[u8]) -> Result<(), Hostile> {
+    pub(super) fn check(&mut self, bytes: &[u8]) -> Result<(), Hostile> {
         let mut at = 0;
         while at < bytes.len() {
             let taken = match self.state {

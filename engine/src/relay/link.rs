@@ -22,12 +22,14 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
+use super::cluster::Cluster;
 use super::guard::Guard;
 use super::request::{Call, Ended, Kind, Lost, Push, Reply, Request, Unheard};
+use super::slots::NodeAddress;
 use crate::limits::{
     REDIS_BACKOFF_MS, REDIS_CONNECT_MS, REDIS_LOOK_MS, REDIS_LOST_MS, REDIS_PUSH_BYTES, REDIS_PUSHES_BYTES_MAX, REDIS_REQUESTS_BYTES_MAX,
     REDIS_REQUESTS_MAX, REDIS_SENTINEL_LOOK_MS, REDIS_SENTINEL_MS, REDIS_SILENT_LOOKS,
@@ -127,7 +129,7 @@ enum Place {
 
 /// One server, and how to talk to it.
 #[derive(Clone, Debug)]
-struct Node {
+pub(super) struct Node {
     at: At,
     tls: Option<Tls>,
     user: Option<String>,
@@ -188,12 +190,18 @@ fn nodes(urls: &[String], certificates: &Certificates) -> Result<Vec<Node>, Addr
 
 impl Node {
     fn new(url: &str, certificates: &Certificates) -> Result<Self, AddressFault> {
+        // TLS is ours and not the library's, which is built without it.
+        let (url, is_tls) = match url.strip_prefix("rediss://") {
+            Some(rest) => (format!("redis://{rest}"), true),
+            None => (url.to_owned(), false),
+        };
+        if url.ends_with("#insecure") {
+            return Err(AddressFault::Insecure);
+        }
         let info = url.into_connection_info().map_err(|_| AddressFault::Url)?;
-        let (at, is_tls) = match info.addr() {
-            ConnectionAddr::Tcp(host, port) => (At::Tcp(host.clone(), *port), false),
-            ConnectionAddr::TcpTls { insecure: true, .. } => return Err(AddressFault::Insecure),
-            ConnectionAddr::TcpTls { host, port, .. } => (At::Tcp(host.clone(), *port), true),
-            ConnectionAddr::Unix(path) => (At::Unix(path.clone()), false),
+        let at = match info.addr() {
+            ConnectionAddr::Tcp(host, port) => At::Tcp(host.clone(), *port),
+            ConnectionAddr::Unix(path) => At::Unix(path.clone()),
             _ => return Err(AddressFault::Url),
         };
         let settings = info.redis_settings();
@@ -204,6 +212,19 @@ impl Node {
             password: settings.password().map(|password| Secret(password.to_owned())),
             database: settings.db(),
         })
+    }
+
+    /// Its host and port; a Unix socket has none, but no cluster has one.
+    pub(super) fn address(&self) -> NodeAddress {
+        match &self.at {
+            At::Tcp(host, port) => (host.clone(), *port),
+            At::Unix(_) => (String::new(), 0),
+        }
+    }
+
+    /// Another server that is talked to in the same way.
+    pub(super) fn elsewhere(&self, address: &NodeAddress) -> Self {
+        Self { at: At::Tcp(address.0.clone(), address.1), ..self.clone() }
     }
 
     fn settings(&self, protocol: ProtocolVersion) -> RedisConnectionInfo {
@@ -269,8 +290,14 @@ pub enum LinkFault {
 }
 
 /// Messages and events on their way to who takes them.
-struct Funnel {
+pub(super) struct Funnel {
     sender: mpsc::UnboundedSender<Push>,
+    backlog: Arc<Backlog>,
+}
+
+/// What is in the funnel. Apart from it, so that who takes does not keep open what he waits for.
+#[derive(Default)]
+struct Backlog {
     /// Of messages that have not been taken.
     bytes: AtomicUsize,
     /// Messages thrown away because there were too many.
@@ -281,16 +308,16 @@ impl Funnel {
     /// False when there is no room for it.
     fn message(&self, push: Push) -> bool {
         let bytes = cost(&push);
-        if self.bytes.load(Ordering::Relaxed) + bytes > REDIS_PUSHES_BYTES_MAX {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+        if self.backlog.bytes.load(Ordering::Relaxed) + bytes > REDIS_PUSHES_BYTES_MAX {
+            self.backlog.dropped.fetch_add(1, Ordering::Relaxed);
             return false;
         }
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.backlog.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.tell(push);
         true
     }
 
-    fn tell(&self, push: Push) {
+    pub(super) fn tell(&self, push: Push) {
         // Whoever dropped the receiver wants to hear no more.
         let _ = self.sender.send(push);
     }
@@ -309,27 +336,33 @@ fn cost(push: &Push) -> usize {
 /// What Redis says by itself, in its order.
 pub struct Pushes {
     receiver: mpsc::UnboundedReceiver<Push>,
-    funnel: Arc<Funnel>,
+    backlog: Arc<Backlog>,
+}
+
+impl fmt::Debug for Pushes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pushes").finish_non_exhaustive()
+    }
 }
 
 impl Pushes {
     /// The next; `None` after [`Push::Gone`] and when the link was dropped. It can be dropped while it waits: nothing is lost.
     pub async fn next(&mut self) -> Option<Push> {
         let push = self.receiver.recv().await?;
-        self.funnel.bytes.fetch_sub(cost(&push), Ordering::Relaxed);
+        self.backlog.bytes.fetch_sub(cost(&push), Ordering::Relaxed);
         Some(push)
     }
 
     /// The next, if it is there already.
     pub fn try_next(&mut self) -> Option<Push> {
         let push = self.receiver.try_recv().ok()?;
-        self.funnel.bytes.fetch_sub(cost(&push), Ordering::Relaxed);
+        self.backlog.bytes.fetch_sub(cost(&push), Ordering::Relaxed);
         Some(push)
     }
 
     /// Bytes that wait to be taken, and messages that were thrown away since the link was made because there were too many.
     pub fn backlog(&self) -> (usize, u64) {
-        (self.funnel.bytes.load(Ordering::Relaxed), self.funnel.dropped.load(Ordering::Relaxed))
+        (self.backlog.bytes.load(Ordering::Relaxed), self.backlog.dropped.load(Ordering::Relaxed))
     }
 }
 
@@ -389,7 +422,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 }
 
 /// A task that ends with who started it.
-struct Task<T>(JoinHandle<T>);
+pub(super) struct Task<T>(pub(super) JoinHandle<T>);
 
 impl<T> Drop for Task<T> {
     fn drop(&mut self) {
@@ -397,43 +430,105 @@ impl<T> Drop for Task<T> {
     }
 }
 
-/// A connection's end for who sends.
-#[derive(Clone)]
-struct Wire(MultiplexedConnection);
+/// Commands as the library takes them, and how many answers they have.
+pub(super) struct Packed {
+    pipeline: Pipeline,
+    answers: usize,
+}
 
-impl Wire {
-    /// Sends at once, in the order of the calls to this; the answers come in that order. It is sent also when nobody waits for them.
-    fn send(&self, pipeline: Pipeline, answers: usize) -> impl Future<Output = Result<Vec<Reply>, Lost>> + Send + use<> {
-        let mut connection = self.0.clone();
-        // A current-thread runtime runs its tasks first in, first out, and each comes into the library's queue at its first turn.
-        let task = tokio::spawn(async move { connection.send_packed_commands(&pipeline, 0, answers).await });
-        async move {
-            match task.await {
-                Ok(Ok(values)) => Ok(values.into_iter().map(reply).collect()),
-                _ => Err(Lost::Connection),
-            }
+impl Packed {
+    /// Commands, between `MULTI` and `EXEC` where they are atomic.
+    pub(super) fn of(calls: &[Call], is_atomic: bool) -> Self {
+        let mut pipeline = Pipeline::with_capacity(calls.len() + 2);
+        // Not the library's transaction, which makes one error of all when a call is refused.
+        if is_atomic {
+            pipeline.cmd("MULTI");
         }
+        for call in calls {
+            let words = call.words();
+            let mut command = Cmd::with_capacity(words.len(), call.bytes());
+            for word in words {
+                command.arg(word);
+            }
+            pipeline.add_command(command);
+        }
+        if is_atomic {
+            pipeline.cmd("EXEC");
+        }
+        Self { answers: pipeline.len(), pipeline }
+    }
+
+    /// Subscribes or unsubscribes. One command a name, because each is answered by itself, and of several in one the library would count one
+    /// answer.
+    pub(super) fn subscriptions(kind: Kind, is_wanted: bool, names: &[Vec<u8>]) -> Self {
+        let command = match (kind, is_wanted) {
+            (Kind::Channel, true) => "SUBSCRIBE",
+            (Kind::Channel, false) => "UNSUBSCRIBE",
+            (Kind::Pattern, true) => "PSUBSCRIBE",
+            (Kind::Pattern, false) => "PUNSUBSCRIBE",
+            (Kind::Sharded, true) => "SSUBSCRIBE",
+            (Kind::Sharded, false) => "SUNSUBSCRIBE",
+        };
+        let mut pipeline = Pipeline::with_capacity(names.len());
+        for name in names {
+            pipeline.cmd(command).arg(name.as_slice());
+        }
+        Self { answers: names.len(), pipeline }
     }
 }
 
+/// A connection's end for who sends.
+#[derive(Clone)]
+pub(super) struct Wire(MultiplexedConnection);
+
+impl Wire {
+    /// Sends at once, in the order of the calls to this; the answers come in that order. It is sent also when nobody waits for them.
+    pub(super) fn send(&self, packed: Packed) -> impl Future<Output = Result<Vec<Reply>, Lost>> + Send + use<> {
+        // A current-thread runtime runs its tasks first in, first out, and each comes into the library's queue at its first turn.
+        let task = tokio::spawn(answered(self.0.clone(), packed));
+        async move { task.await.unwrap_or(Err(Lost::Connection)) }
+    }
+
+    /// As [`Wire::send`], for who waits elsewhere.
+    pub(super) fn deliver(&self, packed: Packed, done: oneshot::Sender<Result<Vec<Reply>, Lost>>) {
+        let answers = answered(self.0.clone(), packed);
+        // Whoever asked may have gone.
+        tokio::spawn(async move { drop(done.send(answers.await)) });
+    }
+}
+
+async fn answered(mut connection: MultiplexedConnection, packed: Packed) -> Result<Vec<Reply>, Lost> {
+    match connection.send_packed_commands(&packed.pipeline, 0, packed.answers).await {
+        Ok(values) => Ok(values.into_iter().map(reply).collect()),
+        Err(_) => Err(Lost::Connection),
+    }
+}
+
+/// Where the pushes of a connection for subscriptions go.
+pub(super) struct Ear {
+    pub(super) funnel: Arc<Funnel>,
+    /// Who hears of a sharded channel that is not subscribed any more, instead of the funnel.
+    pub(super) unheard: Option<Box<dyn Fn(Vec<u8>) + Send + Sync>>,
+}
+
 /// One connection to one server.
-struct Line {
+pub(super) struct Line {
     wire: Wire,
     vital: Arc<Vital>,
     driver: Task<()>,
 }
 
 impl Line {
-    /// Connects. With a funnel it is one for subscriptions (RESP3, which tells pushes from answers), without for commands (RESP2, whose shapes
+    /// Connects. With an ear it is one for subscriptions (RESP3, which tells pushes from answers), without for commands (RESP2, whose shapes
     /// are the documented ones).
-    async fn open(node: &Node, funnel: Option<Arc<Funnel>>) -> Result<Self, LinkFault> {
-        timeout(Duration::from_millis(REDIS_CONNECT_MS), Self::open_at_leisure(node, funnel)).await.unwrap_or(Err(LinkFault::Slow))
+    pub(super) async fn open(node: &Node, ear: Option<Ear>) -> Result<Self, LinkFault> {
+        timeout(Duration::from_millis(REDIS_CONNECT_MS), Self::open_at_leisure(node, ear)).await.unwrap_or(Err(LinkFault::Slow))
     }
 
-    async fn open_at_leisure(node: &Node, funnel: Option<Arc<Funnel>>) -> Result<Self, LinkFault> {
+    async fn open_at_leisure(node: &Node, ear: Option<Ear>) -> Result<Self, LinkFault> {
         let unreachable = |error: io::Error| LinkFault::Unreachable(error.to_string());
         match &node.at {
-            At::Unix(path) => Self::over(node, UnixStream::connect(path).await.map_err(unreachable)?, funnel).await,
+            At::Unix(path) => Self::over(node, UnixStream::connect(path).await.map_err(unreachable)?, ear).await,
             At::Tcp(host, port) => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(unreachable)?;
                 stream.set_nodelay(true).map_err(unreachable)?;
@@ -441,18 +536,18 @@ impl Line {
                 let keepalive = socket2::TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10));
                 socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive).map_err(unreachable)?;
                 match &node.tls {
-                    None => Self::over(node, stream, funnel).await,
+                    None => Self::over(node, stream, ear).await,
                     Some(tls) => {
                         let name = ServerName::try_from(host.clone()).map_err(|error| LinkFault::Unreachable(error.to_string()))?;
                         let connector = tokio_rustls::TlsConnector::from(tls.0.clone());
-                        Self::over(node, connector.connect(name, stream).await.map_err(unreachable)?, funnel).await
+                        Self::over(node, connector.connect(name, stream).await.map_err(unreachable)?, ear).await
                     }
                 }
             }
         }
     }
 
-    async fn over<S>(node: &Node, stream: S, funnel: Option<Arc<Funnel>>) -> Result<Self, LinkFault>
+    async fn over<S>(node: &Node, stream: S, ear: Option<Ear>) -> Result<Self, LinkFault>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -464,11 +559,11 @@ impl Line {
             .set_connection_timeout(None)
             .set_pipeline_buffer_size(REDIS_REQUESTS_MAX)
             .set_write_backpressure_boundary(64 * 1024);
-        let protocol = match funnel {
-            Some(funnel) => {
+        let protocol = match ear {
+            Some(ear) => {
                 let vital = vital.clone();
                 config = config.set_push_sender(move |info: PushInfo| {
-                    hear(info, &funnel, &vital);
+                    hear(info, &ear, &vital);
                     Ok::<(), ()>(())
                 });
                 ProtocolVersion::RESP3
@@ -476,21 +571,25 @@ impl Line {
             None => ProtocolVersion::RESP2,
         };
         let (connection, driver) =
-            MultiplexedConnection::new_with_config(&node.settings(protocol), stream, config).await.map_err(|error| fault(&error))?;
+            MultiplexedConnection::new_with_config(&node.settings(protocol), stream, config).await.map_err(|error| fault(&error, node))?;
         Ok(Self { wire: Wire(connection), vital, driver: Task(tokio::spawn(driver)) })
     }
 
     /// Asks one thing, by whoever makes a link.
-    async fn ask(&self, call: &Call) -> Result<Reply, LinkFault> {
-        let mut pipeline = Pipeline::with_capacity(1);
-        pipeline.add_command(command(call));
-        let answer = timeout(Duration::from_millis(REDIS_CONNECT_MS), self.wire.send(pipeline, 1)).await.map_err(|_| LinkFault::Slow)?;
+    pub(super) async fn ask(&self, call: &Call) -> Result<Reply, LinkFault> {
+        let sent = self.wire.send(Packed::of(std::slice::from_ref(call), false));
+        let answer = timeout(Duration::from_millis(REDIS_CONNECT_MS), sent).await.map_err(|_| LinkFault::Slow)?;
         let gone = || LinkFault::Unreachable("the connection was closed".to_owned());
         answer.map_err(|_| gone())?.into_iter().next().ok_or_else(gone)
     }
 
+    /// Its end for who sends.
+    pub(super) fn wire(&self) -> Wire {
+        self.wire.clone()
+    }
+
     /// Watches until the connection ends, and says why. `tell` hears that it is silent (false) or answers again (true).
-    async fn watch(&mut self, mut tell: impl FnMut(bool)) -> Ended {
+    pub(super) async fn watch(&mut self, mut tell: impl FnMut(bool)) -> Ended {
         let mut looks = interval(Duration::from_millis(REDIS_LOOK_MS));
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut reads, mut asked, mut asked_looks) = (0, None::<Task<_>>, 0);
@@ -526,7 +625,7 @@ impl Line {
     }
 
     /// Ends it, and waits until it has ended.
-    async fn stop(mut self) {
+    pub(super) async fn stop(mut self) {
         if !self.driver.0.is_finished() {
             self.driver.0.abort();
             let _ = (&mut self.driver.0).await;
@@ -544,13 +643,21 @@ impl Line {
     }
 }
 
-/// Why connecting failed, without what it was given.
-fn fault(error: &RedisError) -> LinkFault {
-    if error.is_io_error() { LinkFault::Unreachable(error.to_string()) } else { LinkFault::Refused(error.to_string()) }
+/// Why connecting failed. A Redis without `HELLO` repeats what it was told, the password too.
+fn fault(error: &RedisError, node: &Node) -> LinkFault {
+    let said = error.to_string();
+    if error.is_io_error() {
+        return LinkFault::Unreachable(said);
+    }
+    let said = said.split(", with args").next().unwrap_or_default();
+    LinkFault::Refused(match &node.password {
+        Some(password) if !password.0.is_empty() => said.replace(&password.0, "…"),
+        _ => said.to_owned(),
+    })
 }
 
 /// One push of a subscriber's connection.
-fn hear(info: PushInfo, funnel: &Funnel, vital: &Vital) {
+fn hear(info: PushInfo, ear: &Ear, vital: &Vital) {
     let PushInfo { kind, data } = info;
     let mut texts = data.into_iter().map(|value| match value {
         Value::BulkString(bytes) => bytes,
@@ -569,22 +676,16 @@ fn hear(info: PushInfo, funnel: &Funnel, vital: &Vital) {
         PushKind::SSubscribe => Push::Subscribed { kind: Kind::Sharded, name: text() },
         PushKind::Unsubscribe => Push::Unsubscribed { kind: Kind::Channel, name: text() },
         PushKind::PUnsubscribe => Push::Unsubscribed { kind: Kind::Pattern, name: text() },
-        PushKind::SUnsubscribe => Push::Unsubscribed { kind: Kind::Sharded, name: text() },
+        PushKind::SUnsubscribe => match &ear.unheard {
+            Some(unheard) => return unheard(text()),
+            None => Push::Unsubscribed { kind: Kind::Sharded, name: text() },
+        },
         // That the connection is lost is told by who watches it.
         _ => return,
     };
-    if !vital.is_flooded.load(Ordering::Relaxed) && !funnel.message(push) {
+    if !vital.is_flooded.load(Ordering::Relaxed) && !ear.funnel.message(push) {
         vital.is_flooded.store(true, Ordering::Relaxed);
     }
-}
-
-fn command(call: &Call) -> Cmd {
-    let words = call.words();
-    let mut command = Cmd::with_capacity(words.len(), call.bytes());
-    for word in words {
-        command.arg(word);
-    }
-    command
 }
 
 /// What Redis answered, in RESP2's shapes also where it was RESP3. The nesting is bounded by the guard.
@@ -645,10 +746,15 @@ impl Drop for Share {
 
 /// A connected Redis. Everything asked of it is lost when it is dropped.
 pub struct Link {
-    commands: Wire,
-    subscriber: Wire,
+    way: Way,
     load: Arc<Load>,
     _keeper: Task<()>,
+}
+
+/// Where what is asked goes.
+enum Way {
+    Node { commands: Wire, subscriber: Wire },
+    Cluster(Cluster),
 }
 
 impl fmt::Debug for Link {
@@ -658,47 +764,64 @@ impl fmt::Debug for Link {
 }
 
 impl Link {
-    /// Connects both connections, within [`REDIS_CONNECT_MS`] for each step. It must be called on a current-thread runtime, on whose order of
-    /// tasks the order of requests relies.
+    /// Connects, within [`REDIS_CONNECT_MS`] for each connection. It must be called on a current-thread runtime, on whose order of
+    /// tasks the order of requests relies, with I/O and time enabled.
+    ///
+    /// Commands that block (`XREAD BLOCK`) belong on a link of their own, because everything behind them waits: there [`Push::Silent`] says
+    /// only that it blocks, and each must come back before [`REDIS_LOST_MS`].
     ///
     /// # Errors
     ///
     /// When there is no Redis, or it does not want us.
     pub async fn connect(address: &Address) -> Result<(Self, Pushes), LinkFault> {
         let (sender, receiver) = mpsc::unbounded_channel();
-        let funnel = Arc::new(Funnel { sender, bytes: AtomicUsize::new(0), dropped: AtomicU64::new(0) });
-        let (commands, subscriber, keeper) = match &address.place {
+        let backlog = Arc::<Backlog>::default();
+        let funnel = Arc::new(Funnel { sender, backlog: backlog.clone() });
+        let ear = || Some(Ear { funnel: funnel.clone(), unheard: None });
+        let (way, keeper) = match &address.place {
             Place::Single(node) => {
-                let (commands, subscriber) = tokio::try_join!(Line::open(node, None), Line::open(node, Some(funnel.clone())))?;
-                (commands.wire.clone(), subscriber.wire.clone(), tokio::spawn(keep(commands, subscriber, pending(), funnel.clone())))
+                let (commands, subscriber) = tokio::try_join!(Line::open(node, None), Line::open(node, ear()))?;
+                kept(commands, subscriber, pending(), &funnel)
             }
             Place::Sentinel { sentinels, master, node } => {
                 let (node, commands) = master_of(sentinels, master, node).await?;
-                let subscriber = Line::open(&node, Some(funnel.clone())).await?;
-                let wires = (commands.wire.clone(), subscriber.wire.clone());
-                let moved = moved(sentinels.clone(), master.clone(), node.at);
-                (wires.0, wires.1, tokio::spawn(keep(commands, subscriber, moved, funnel.clone())))
+                let subscriber = Line::open(&node, ear()).await?;
+                kept(commands, subscriber, moved(sentinels.clone(), master.clone(), node.at), &funnel)
             }
-            Place::Cluster(_) => return Err(LinkFault::NoMaster),
+            Place::Cluster(seeds) => {
+                let (cluster, keeper) = Cluster::connect(seeds, &funnel).await?;
+                (Way::Cluster(cluster), keeper)
+            }
         };
-        let link = Self { commands, subscriber, load: Arc::default(), _keeper: Task(keeper) };
-        Ok((link, Pushes { receiver, funnel }))
+        let link = Self { way, load: Arc::default(), _keeper: keeper };
+        Ok((link, Pushes { receiver, backlog }))
     }
 
     /// Sends at once, in the order of the calls to this, whether somebody waits for the answers or not; they come in that order, one for each
     /// call, and a refusal is one of them. When `MULTI` as a whole was refused, each of its calls is.
+    ///
+    /// In a cluster the order is that of each node, and a transaction goes to the node of its first key. `PUBLISH` goes to one node all the
+    /// time; `PUBSUB` and `SCRIPT` go to all, and their answers are put together.
     pub fn send(&self, request: &Request) -> impl Future<Output = Result<Vec<Reply>, Lost>> + Send + use<> {
         let share = Load::share(&self.load, request.bytes());
-        let (calls, is_atomic) = (request.calls.len(), request.is_atomic);
-        let sent = (share.is_ok() && calls > 0).then(|| {
-            let (pipeline, answers) = pipeline(request);
-            self.commands.send(pipeline, answers)
-        });
+        let sent = (share.is_ok() && !request.calls.is_empty()).then(|| self.sent(request));
         async move {
             let _share = share?;
-            let Some(sent) = sent else { return Ok(Vec::new()) };
-            let replies = sent.await?;
-            if is_atomic { executed(replies, calls) } else { Ok(replies) }
+            match sent {
+                Some(sent) => sent.await,
+                None => Ok(Vec::new()),
+            }
+        }
+    }
+
+    fn sent(&self, request: &Request) -> Pin<Box<dyn Future<Output = Result<Vec<Reply>, Lost>> + Send>> {
+        match &self.way {
+            Way::Cluster(cluster) => Box::pin(cluster.send(request)),
+            Way::Node { commands, .. } => {
+                let (calls, is_atomic) = (request.calls.len(), request.is_atomic);
+                let sent = commands.send(Packed::of(&request.calls, is_atomic));
+                Box::pin(async move { if is_atomic { executed(sent.await?, calls) } else { sent.await } })
+            }
         }
     }
 
@@ -710,54 +833,39 @@ impl Link {
     /// Subscribes at once, and says when Redis has confirmed all. Each name is also told in its place among the pushes
     /// ([`Push::Subscribed`]), so that of several which were asked for together those are known that were not refused.
     pub fn subscribe(&self, kind: Kind, names: &[Vec<u8>]) -> impl Future<Output = Result<(), Unheard>> + Send + use<> {
-        self.confirmed(["SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE"], kind, names)
+        self.confirmed(kind, true, names)
     }
 
     /// Ends subscriptions at once, and says when Redis has confirmed all.
     pub fn unsubscribe(&self, kind: Kind, names: &[Vec<u8>]) -> impl Future<Output = Result<(), Unheard>> + Send + use<> {
-        self.confirmed(["UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE"], kind, names)
+        self.confirmed(kind, false, names)
     }
 
-    fn confirmed(
-        &self,
-        commands: [&'static str; 3],
-        kind: Kind,
-        names: &[Vec<u8>],
-    ) -> impl Future<Output = Result<(), Unheard>> + Send + use<> {
-        // One command a name, because each is answered by itself, and of several in one the library would count one answer.
-        let mut pipeline = Pipeline::with_capacity(names.len());
-        for name in names {
-            pipeline.cmd(commands[kind as usize]).arg(name.as_slice());
-        }
-        let sent = (!names.is_empty()).then(|| self.subscriber.send(pipeline, names.len()));
-        async move {
-            let Some(sent) = sent else { return Ok(()) };
-            let replies = sent.await.map_err(|_| Unheard::Lost)?;
-            let refused = replies.into_iter().find_map(|reply| if let Reply::Error(text) = reply { Some(text) } else { None });
-            refused.map_or(Ok(()), |text| Err(Unheard::Refused(text)))
+    fn confirmed(&self, kind: Kind, is_wanted: bool, names: &[Vec<u8>]) -> Pin<Box<dyn Future<Output = Result<(), Unheard>> + Send>> {
+        match &self.way {
+            _ if names.is_empty() => Box::pin(async { Ok(()) }),
+            Way::Cluster(cluster) if is_wanted => Box::pin(cluster.subscribe(kind, names.to_vec())),
+            Way::Cluster(cluster) => Box::pin(cluster.unsubscribe(kind, names.to_vec())),
+            Way::Node { subscriber, .. } => {
+                let sent = subscriber.send(Packed::subscriptions(kind, is_wanted, names));
+                Box::pin(async move {
+                    let replies = sent.await.map_err(|_| Unheard::Lost)?;
+                    let refused = replies.iter().find_map(Reply::error);
+                    refused.map_or(Ok(()), |text| Err(Unheard::Refused(text.to_owned())))
+                })
+            }
         }
     }
 }
 
-/// The commands of a request, and how many answers they have.
-fn pipeline(request: &Request) -> (Pipeline, usize) {
-    let mut pipeline = Pipeline::with_capacity(request.calls.len() + 2);
-    // Not the library's transaction, which makes one error of all when a call is refused.
-    if request.is_atomic {
-        pipeline.cmd("MULTI");
-    }
-    for call in &request.calls {
-        pipeline.add_command(command(call));
-    }
-    if request.is_atomic {
-        pipeline.cmd("EXEC");
-    }
-    let answers = pipeline.len();
-    (pipeline, answers)
+/// Starts what watches both connections.
+fn kept(commands: Line, subscriber: Line, moved: impl Future<Output = ()> + Send + 'static, funnel: &Arc<Funnel>) -> (Way, Task<()>) {
+    let way = Way::Node { commands: commands.wire(), subscriber: subscriber.wire() };
+    (way, Task(tokio::spawn(keep(commands, subscriber, moved, funnel.clone()))))
 }
 
 /// What a transaction's calls were answered, of the answers to `MULTI`, to each call and to `EXEC`.
-fn executed(mut replies: Vec<Reply>, calls: usize) -> Result<Vec<Reply>, Lost> {
+pub(super) fn executed(mut replies: Vec<Reply>, calls: usize) -> Result<Vec<Reply>, Lost> {
     match replies.pop() {
         Some(Reply::List(executed)) if executed.len() == calls => Ok(executed),
         Some(Reply::Error(text)) => {
@@ -816,7 +924,7 @@ async fn masters(sentinels: &[Node], master: &str) -> Vec<(String, u16)> {
 async fn master_of(sentinels: &[Node], master: &str, node: &Node) -> Result<(Node, Line), LinkFault> {
     let mut fault = LinkFault::NoMaster;
     for (host, port) in masters(sentinels, master).await {
-        let node = Node { at: At::Tcp(host, port), ..node.clone() };
+        let node = node.elsewhere(&(host, port));
         match Line::open(&node, None).await {
             Ok(line) => {
                 let role = line.ask(&Call::new("ROLE")).await?;

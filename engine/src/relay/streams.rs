@@ -73,24 +73,33 @@ impl Streams {
 }
 
 impl Core {
-    /// Puts a publication into the stream of its endpoint; false where it has no form there.
-    pub(super) fn append(&mut self, published: &Published) -> bool {
-        let Some(streams) = &mut self.streams else { return false };
+    /// Puts a publication into the stream of its endpoint. Programs that know no stream hear of it as ever.
+    pub(super) fn append(&mut self, now: Now, published: &Published) {
+        match self.appended(published) {
+            None => self.drop_message(RelayDrop::Unspeakable, 1),
+            Some(has_place) => {
+                self.drop_message(RelayDrop::Overflow, u64::from(!has_place));
+                let endpoint = &self.world.config.endpoints[usize::from(published.room.endpoint.0)];
+                let post = if endpoint.dialect.is_socket_io() { None } else { self.channels.publication(published) };
+                post.into_iter().for_each(|post| self.post(now, &post));
+            }
+        }
+    }
+
+    /// Whether there was place for it; `None` where it has no form in a stream.
+    fn appended(&mut self, published: &Published) -> Option<bool> {
+        let streams = self.streams.as_mut()?;
         let endpoint = &self.world.config.endpoints[usize::from(published.room.endpoint.0)];
-        let has_place = if endpoint.dialect.is_socket_io() {
-            let Some(fields) = self.socket_io.entry(published, &streams.host) else { return false };
+        if endpoint.dialect.is_socket_io() {
+            let fields = self.socket_io.entry(published, &streams.host)?;
             let offset = published.frame.mark().offset.map(|offset| ("o", offset.text()));
             let fields = fields.iter().chain(&offset).map(|(field, value)| (*field, &**value));
-            streams.appenders[EVENTS].push(fields)
+            Some(streams.appenders[EVENTS].push(fields))
         } else {
-            let Some(Post { channel, payload }) = self.channels.publication(published) else { return false };
-            let Ok(text) = std::str::from_utf8(&payload) else { return false };
-            streams.appenders[PLAIN].push([("uid", &*streams.host), ("channel", &*channel), ("text", text)])
-        };
-        if !has_place {
-            self.drop_message(RelayDrop::Overflow, 1);
+            let Post { channel, payload } = self.channels.publication(published)?;
+            let text = std::str::from_utf8(&payload).ok()?;
+            Some(streams.appenders[PLAIN].push([("uid", &*streams.host), ("channel", &*channel), ("text", text)]))
         }
-        true
     }
 
     /// Redis has answered a request to add entries, or never will.

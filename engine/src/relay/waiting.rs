@@ -28,11 +28,14 @@ pub(crate) struct Waiting {
     bytes_max: usize,
     /// Milliseconds; `None`: however old.
     age_max_ms: Option<u64>,
+    /// Messages that ever came, and those that are here no longer.
+    came: u64,
+    gone: u64,
 }
 
 impl Waiting {
     pub(crate) fn new(bytes_max: usize, age_max_ms: Option<u64>) -> Waiting {
-        Waiting { queue: VecDeque::new(), bytes: 0, bytes_max, age_max_ms }
+        Waiting { queue: VecDeque::new(), bytes: 0, bytes_max, age_max_ms, came: 0, gone: 0 }
     }
 
     /// Keeps a message; false when there is no place for it. One alone always has place.
@@ -42,6 +45,7 @@ impl Waiting {
             return false;
         }
         self.bytes += publication.bytes;
+        self.came += 1;
         self.queue.push_back(publication);
         true
     }
@@ -54,18 +58,32 @@ impl Waiting {
             self.bytes -= first.bytes;
             gone += 1;
         }
+        self.gone += gone;
         gone
     }
 
-    /// The next messages, of at most so many bytes together; at least one if there is one.
-    pub(crate) fn take(&mut self, bytes_max: usize) -> Vec<Publication> {
+    /// The next messages, of at most so many bytes together, but none beyond a place in their order; at least one if there is one.
+    pub(crate) fn take(&mut self, bytes_max: usize, until: u64) -> Vec<Publication> {
         let (mut taken, mut bytes) = (Vec::new(), 0);
-        while let Some(first) = self.queue.pop_front_if(|first| taken.is_empty() || bytes + first.bytes <= bytes_max) {
+        while self.gone < until
+            && let Some(first) = self.queue.pop_front_if(|first| taken.is_empty() || bytes + first.bytes <= bytes_max)
+        {
+            self.gone += 1;
             bytes += first.bytes;
             self.bytes -= first.bytes;
             taken.push(first);
         }
         taken
+    }
+
+    /// The place in the order behind all that waits now.
+    pub(crate) fn place(&self) -> u64 {
+        self.came
+    }
+
+    /// True exactly when everything before this place has been taken or is gone.
+    pub(crate) fn has_passed(&self, place: u64) -> bool {
+        self.gone >= place
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -99,9 +117,10 @@ mod tests {
             assert!(waiting.push(publication(10, at)));
         }
         assert!(!waiting.push(publication(1, 10)));
-        assert_eq!(waiting.take(35).len(), 3);
-        assert_eq!(waiting.take(1).len(), 1, "never nothing");
+        assert_eq!(waiting.take(35, u64::MAX).len(), 3);
+        assert_eq!(waiting.take(1, u64::MAX).len(), 1, "never nothing");
         assert_eq!(waiting.expire(1_005), 1);
+        assert!(!waiting.has_passed(waiting.place()) && waiting.take(9_999, 0).is_empty());
         assert_eq!((waiting.len(), waiting.bytes(), waiting.is_empty()), (5, 50, false));
     }
 }

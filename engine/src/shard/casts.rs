@@ -3,8 +3,10 @@
 use std::rc::Rc;
 
 use super::backlog::{Event, To};
+use super::consult::{Consult, Findings, SetAside, Step};
 use super::history::Past;
 use super::links::{Conn, Stage};
+use super::outward::Published;
 use super::parcel::{Announcement, Answer, Cast, Enter, Leave, Origin, Parcel, Publish, Return};
 use super::recovery::NO_LINK;
 use super::room_calls::{RoomAnswer, RoomFault};
@@ -13,7 +15,7 @@ use crate::auth::Identity;
 use crate::dialect::{EnterFault, RoomView, Sight};
 use crate::event::What;
 use crate::fault::DropReason;
-use crate::ids::{ConnId, Room, Sid};
+use crate::ids::{ConnId, Room, Sid, UserId};
 use crate::time::Now;
 
 impl Shard {
@@ -23,6 +25,7 @@ impl Shard {
             Parcel::Leave(leave) => self.home_leave(now, *leave),
             Parcel::Publish(publish) => self.home_publish(now, *publish),
             Parcel::Recall { conn, room } => self.home_recall(now, conn, room),
+            Parcel::Consulted { ticket, findings } => self.consulted(now, ticket, *findings),
             Parcel::Recollected { ticket, recollection } => self.recollected(now, ticket, recollection),
             Parcel::Entered { conn, room, again, outcome, note } => self.entered(now, conn, &room, again, &outcome, note.as_deref()),
             Parcel::Left { conn, room, view, note } => {
@@ -86,78 +89,163 @@ impl Shard {
         self.conns.holds(conn.slot, conn.generation).then_some(conn.slot)
     }
 
-    /// Answers a connection that wants in; `past` is what it gets to know of what was said before.
-    pub(super) fn enter_home(&mut self, now: Now, enter: Enter, past: Past) {
-        let Enter { conn, room, presence, again, create, members_max, announce, online, note, .. } = enter;
+    /// A connection wants in; `past` is what it gets to know of what was said before, where that has been looked up. It is counted in at once,
+    /// so that whoever of its presence leaves meanwhile is not the last; what is said of it waits for what other hosts know, where that matters.
+    pub(super) fn enter_home(&mut self, now: Now, enter: Enter, past: Option<Past>) {
+        let Enter { conn, ref room, ref presence, again, create, members_max, .. } = enter;
         // Only live connections have such a name, and this shard is their home.
         let taken = Sid::parse(&room.name).is_some_and(|sid| self.find(sid).is_some());
         let entered = match (taken, again) {
             (true, _) => Err(EnterFault::IsConnection),
-            (_, true) if self.homes.has(&room) => Ok(false),
+            (_, true) if self.homes.has(room) => Ok(false),
             (_, true) => Err(EnterFault::NoRoom),
-            (_, false) => self.homes.enter(&room, conn.shard, &presence, create, members_max, &self.stats),
+            (_, false) => self.homes.enter(room, conn.shard, presence, create, members_max, &self.stats),
         };
-        let history = past.texts();
-        let outcome = entered.map(|_| RoomView { of_user: self.of_user(&room), history, ..self.homes.view(&room, online) });
-        let first = entered == Ok(true);
-        if first {
-            self.absences.end(&room);
+        let is_first = match entered {
+            Ok(is_first) => is_first,
+            Err(fault) => return self.post(Parcel::Entered { conn, room: enter.room, again, outcome: Err(fault), note: enter.note }),
+        };
+        if is_first {
+            self.absences.end(room);
         }
-        if entered.is_ok() && !again {
-            self.homes.touch(&room, now.unix_ms);
+        if !again {
+            self.homes.touch(room, now.unix_ms);
+        }
+        if self.world.config.relay.is_none() {
+            return self.finish_enter(now, enter, past, is_first, Findings::default());
+        }
+        let consult = self.question_of(now, &enter, is_first);
+        let is_shared = self.is_shared(&consult.room);
+        // Whoever is not the first hears no earlier that he is in than the first, who may still wait.
+        let waits = consult.online || consult.sight || self.consults.concern(&consult.room) || (is_first && enter.is_told());
+        if !is_shared || !waits {
+            if is_shared {
+                self.tell_step(consult);
+            }
+            return self.finish_enter(now, enter, past, is_first, Findings::default());
+        }
+        let comer = is_first.then(|| enter.presence.clone());
+        self.consult_others(now, consult, comer, SetAside::Enter { enter: Box::new(enter), is_first });
+    }
+
+    /// What other hosts are asked about somebody who wants in.
+    fn question_of(&self, now: Now, enter: &Enter, is_first: bool) -> Consult {
+        let room = &enter.room;
+        if let Some(user) = room.watched() {
+            let user = Room::user(room.endpoint, user);
+            let is_here = self.homes.members(&user) > 0;
+            return Consult { sight: !is_here, ..Consult::about(user) };
+        }
+        let step = is_first.then(|| step(now.unix_ms, &enter.presence, true, enter.announce.as_ref()));
+        Consult { step, online: enter.online, ..Consult::about(room.clone()) }
+    }
+
+    /// Answers a connection that is counted in, unless its room has ended meanwhile.
+    pub(super) fn finish_enter(&mut self, now: Now, enter: Enter, past: Option<Past>, is_first: bool, findings: Findings) {
+        let Enter { conn, room, presence, again, announce, history, online, note, .. } = enter;
+        if !self.homes.has(&room) {
+            if !again {
+                self.uncount(now, &room, conn, &presence);
+            }
+            return self.post(Parcel::Entered { conn, room, again, outcome: Err(EnterFault::NoRoom), note });
         }
         // The others hear it before the one who enters is told: he is not among them yet.
-        if let (true, Some(Announcement { to, frame })) = (first, announce) {
-            self.announce(now, conn, to, frame);
+        if let (true, Some(announcement)) = (is_first && findings.is_only != Some(false), announce) {
+            self.announce(now, conn, announcement);
         }
-        self.post(Parcel::Entered { conn, room, again, outcome, note });
+        let history = past.unwrap_or_else(|| self.newest(now, &room, history)).texts();
+        let mut view = RoomView { of_user: self.of_user(&room, findings.sight), history, ..self.homes.view(&room, false) };
+        if online {
+            view.online = self.online_of(&room, &presence, findings.online);
+        }
+        self.post(Parcel::Entered { conn, room, again, outcome: Ok(view), note });
+    }
+
+    /// Takes out of a room that has ended whom it had counted in and never answered.
+    fn uncount(&mut self, now: Now, room: &Room, conn: ConnId, presence: &UserId) {
+        if self.homes.leave(room, conn.shard, presence, false, &self.stats) && self.is_shared(room) {
+            self.tell_step(Consult { step: Some(step(now.unix_ms, presence, false, None)), ..Consult::about(room.clone()) });
+        }
+        self.answer_ended_rooms();
     }
 
     fn home_leave(&mut self, now: Now, leave: Leave) {
-        let Leave { conn, room, presence, was_in, away, announce, unix_ms, note, ask } = leave;
+        let Leave { conn, ref room, ref presence, was_in, away, unix_ms, ask, .. } = leave;
         if let Some(ask) = ask {
-            let is_known = self.homes.has(&room) || self.creates_rooms(room.endpoint);
+            let is_known = self.homes.has(room) || self.creates_rooms(room.endpoint);
             let answer = if was_in || is_known { RoomAnswer::Done } else { RoomAnswer::Refused(RoomFault::NoRoom) };
             self.post(Parcel::Answered { to: conn.shard, ask, answer: Box::new(Answer::Room(answer)) });
         }
-        let last = was_in && self.homes.leave(&room, conn.shard, &presence, away, &self.stats);
-        if last && room.is_user() && self.dialect(room.endpoint).is_watched() {
-            self.absences.begin(&room, unix_ms);
-        }
-        if let (true, Some(Announcement { to, frame })) = (last, announce) {
-            self.announce(now, conn, to, frame);
+        // Nobody is left to hear who leaves a room that has ended.
+        let is_ending = self.homes.is_ending(room);
+        let is_last = was_in && self.homes.leave(room, conn.shard, presence, away, &self.stats);
+        if is_last && room.is_user() && self.dialect(room.endpoint).is_watched() {
+            self.absences.begin(room, unix_ms);
         }
         if was_in {
-            self.homes.touch(&room, unix_ms);
+            self.homes.touch(room, unix_ms);
             self.answer_ended_rooms();
         }
+        let online = leave.note.is_some() && self.dialect(room.endpoint).shows_who_is_left();
+        if !self.is_shared(room) || !(is_last || online) {
+            return self.finish_leave(now, leave, is_last && !is_ending, Findings::default());
+        }
+        let announcement = leave.announce.as_ref().filter(|_| !is_ending);
+        let step = is_last.then(|| step(unix_ms, presence, false, announcement));
+        let consult = Consult { step, online, ..Consult::about(room.clone()) };
+        if announcement.is_none() && leave.note.is_none() {
+            self.tell_step(consult);
+            return self.finish_leave(now, leave, false, Findings::default());
+        }
+        self.consult_others(now, consult, None, SetAside::Leave { leave: Box::new(leave), is_last: is_last && !is_ending });
+    }
+
+    /// Tells of somebody who was counted out, and answers him.
+    pub(super) fn finish_leave(&mut self, now: Now, leave: Leave, is_last: bool, findings: Findings) {
+        let Leave { conn, room, presence, announce, note, .. } = leave;
+        if let (true, Some(announcement)) = (is_last && findings.is_only != Some(false), announce) {
+            self.announce(now, conn, announcement);
+        }
         if let Some(note) = note {
-            let view = self.homes.view(&room, true);
+            let mut view = self.homes.view(&room, false);
+            view.online = self.online_of(&room, &presence, findings.online);
             self.post(Parcel::Left { conn, room, view, note });
         }
     }
 
     fn home_return(&mut self, now: Now, returning: Return) {
-        let Return { conn, room, presence, announce } = returning;
-        let first = self.homes.come_back(&room, &presence, &self.stats);
-        if first {
-            self.absences.end(&room);
+        let Return { ref room, ref presence, ref announce, .. } = returning;
+        if !self.homes.come_back(room, presence, &self.stats) {
+            return;
         }
-        if let (true, Some(Announcement { to, frame })) = (first, announce) {
-            self.announce(now, conn, to, frame);
+        self.absences.end(room);
+        if !self.is_shared(room) {
+            return self.finish_return(now, returning, &Findings::default());
+        }
+        let announcement = announce.as_ref().filter(|_| !self.homes.is_ending(room));
+        let step = Some(step(now.unix_ms, presence, true, announcement));
+        let consult = Consult { step, ..Consult::about(room.clone()) };
+        let comer = Some(presence.clone());
+        self.consult_others(now, consult, comer, SetAside::Return(Box::new(returning)));
+    }
+
+    /// Tells of somebody who is back.
+    pub(super) fn finish_return(&mut self, now: Now, returning: Return, findings: &Findings) {
+        let Return { conn, room, announce, .. } = returning;
+        if let (true, Some(announcement)) = (findings.is_only != Some(false) && self.homes.has(&room), announce) {
+            self.announce(now, conn, announcement);
         }
     }
 
-    /// Tells a room of somebody's coming or going.
-    fn announce(&mut self, now: Now, conn: ConnId, to: Room, frame: crate::frame::Frame) {
+    /// Tells a room here of somebody's coming or going. Other hosts are told with the consult, or have nothing to be told.
+    fn announce(&mut self, now: Now, conn: ConnId, announcement: Announcement) {
+        let Announcement { to, frame } = announcement;
         if !to.name.is_empty() && !self.homes.has(&to) {
             // Nobody is left to tell, the last one has gone and the room with him, or nobody watches: nothing is lost.
             return;
         }
-        self.home_publish(
-            now,
-            Publish { room: to, frame, except: Some(conn), hidden_from: None, keep: None, read_ns: now.ns, origin: Origin::HERE },
-        );
+        let (except, origin) = (Some(conn), Origin::Elsewhere);
+        self.home_publish(now, Publish { room: to, frame, except, hidden_from: None, keep: None, read_ns: now.ns, origin });
     }
 
     /// Casts a publication where its room is at home here, else passes it on, which happens once: an addressee turns out to be a user of
@@ -309,6 +397,19 @@ impl Shard {
             self.ghosts.insert(id, conn);
         }
     }
+}
+
+/// Who has come or gone, and what other hosts are told of it.
+fn step(unix_ms: u64, presence: &UserId, comes: bool, announcement: Option<&Announcement>) -> Box<Step> {
+    let announcement = announcement.map(|Announcement { to, frame }| Published {
+        room: to.clone(),
+        addressee: None,
+        frame: frame.clone(),
+        except: None,
+        is_hidden: false,
+        unix_ms,
+    });
+    Box::new(Step { presence: presence.clone(), comes, unix_ms, announcement })
 }
 
 /// Whether the author has blocked the connection's user.

@@ -70,6 +70,7 @@ impl Shard {
         }
         self.end_waiting_emits(now);
         self.end_waiting_inquiries(now);
+        self.end_waiting_consults(now);
         self.drain_some(now);
         self.settle(now);
     }

@@ -46,7 +46,9 @@ impl Shard {
             | Parcel::Dissolve { .. }
             | Parcel::Settle(_)
             | Parcel::Forget { .. } => self.id,
-            Parcel::Recollected { .. } | Parcel::Ruled { .. } | Parcel::Ask { .. } | Parcel::Drain { .. } => self.id,
+            Parcel::Recollected { .. } | Parcel::Consulted { .. } | Parcel::Ruled { .. } | Parcel::Ask { .. } | Parcel::Drain { .. } => {
+                self.id
+            }
         };
         self.post_to(to, parcel);
     }

@@ -227,6 +227,11 @@ impl Homes {
         self.rooms.contains_key(room)
     }
 
+    /// True exactly when a room of this name has ended whose members have not all left.
+    pub(crate) fn is_ending(&self, room: &Room) -> bool {
+        self.ending.contains_key(room)
+    }
+
     /// Connections in a room.
     pub(crate) fn members(&self, room: &Room) -> u32 {
         self.rooms.get(room).map_or(0, |home| home.members)

@@ -30,6 +30,7 @@ mod backlog;
 mod callers;
 mod casts;
 mod clock;
+pub mod consult;
 mod deadlines;
 mod echo;
 mod emits;
@@ -60,6 +61,7 @@ mod recent;
 pub mod recollection;
 mod recovery;
 pub mod room_calls;
+pub mod scope;
 mod socket_io;
 mod submissions;
 mod table;
@@ -69,6 +71,7 @@ mod watching;
 
 use address::Addresses;
 use clock::Wheel;
+use consult::Consults;
 use emits::{Emits, NOBODY};
 use grants::Grants;
 use home::Homes;
@@ -203,6 +206,8 @@ pub struct Shard {
     homes: Homes,
     /// What waits for a store of history to answer.
     recollections: Recollections,
+    /// What waits for the relay to say what is beyond this host.
+    consults: Consults,
     memory: recovery::Memory,
     /// Long-polling sessions that live on another shard than their id says: where; and those that live here, with their slots.
     moved_away: HashMap<Sid, ShardId>,
@@ -255,7 +260,7 @@ pub struct Shard {
 impl fmt::Debug for Shard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("Shard");
-        shown.field("inquiries", &self.hooks.len());
+        shown.field("inquiries", &self.hooks.len()).field("consults", &self.consults.len());
         shown.field("id", &self.id).field("links", &self.links.len()).field("conns", &self.conns.len());
         shown.field("signposts", &(self.moved_away.len() + self.guests.len())).field("ghosts", &self.ghosts.len()).finish_non_exhaustive()
     }
@@ -278,6 +283,7 @@ impl Shard {
             guests: HashMap::new(),
             homes: Homes::new(&world.config.limits, shards),
             recollections: Recollections::default(),
+            consults: Consults::default(),
             emits: Emits::default(),
             hooks: Hooks::new(&world.config),
             grants: Grants::default(),
@@ -458,7 +464,7 @@ impl Shard {
     /// When [`Self::handle_timeouts`] has something to do next, monotonic milliseconds.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<u64> {
-        self.wheel.next_ms().into_iter().chain(self.emits.next_ms()).chain(self.hooks.next_ms()).min()
+        self.wheel.next_ms().into_iter().chain(self.emits.next_ms()).chain(self.hooks.next_ms()).chain(self.consults.next_ms()).min()
     }
 
     /// True exactly when the link's bytes should not be read now: an answer must come first.

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Shard;
+use super::consult::Consult;
 use super::emits::NOBODY;
 use super::parcel::{Answer, Arrival, Origin, Publish, Target};
 use crate::frame::Frame;
@@ -22,6 +23,8 @@ pub const RELAY_ASK: u64 = 1 << 63;
 pub enum Outward {
     /// Other hosts' clients get it too.
     Publish(Box<Published>),
+    /// A room's home asks, and goes on when [`super::parcel::Parcel::Consulted`] has come.
+    Consult(Box<Consult>),
     /// The answer to a question of the relay's.
     Answer {
         /// Its number.
@@ -53,6 +56,7 @@ impl Outward {
     pub fn bytes(&self) -> usize {
         128 + match self {
             Outward::Publish(published) => published.frame.bytes().len(),
+            Outward::Consult(consult) => consult.bytes(),
             Outward::Answer { .. } => 0,
         }
     }

@@ -4,6 +4,9 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::consult::Findings;
 use super::history::{Past, Range, Ticket};
 use super::inquiry::Ruling;
 use super::luggage::Luggage;
@@ -69,6 +72,13 @@ pub enum Parcel {
         ticket: Ticket,
         /// What was found.
         recollection: Recollection,
+    },
+    /// From the relay, to the home that asked: what was found beyond this host.
+    Consulted {
+        /// From [`super::consult::Consult::ticket`].
+        ticket: u64,
+        /// What was found.
+        findings: Box<Findings>,
     },
     /// To a room's home: number it, keep it, cast it.
     Publish(Box<Publish>),
@@ -178,6 +188,7 @@ impl Parcel {
             Parcel::Left { view, .. } => view.online.len() * 16,
             Parcel::Recalled { kept, .. } => kept.iter().map(|text| text.len()).sum(),
             Parcel::Recollected { recollection, .. } => recollection.bytes(),
+            Parcel::Consulted { findings, .. } => findings.bytes(),
             Parcel::Publish(publish) => publish.frame.bytes().len(),
             Parcel::Cast(cast) => cast.frame.bytes().len(),
             Parcel::Arrival(arrival) => arrival.bytes(),
@@ -282,6 +293,14 @@ pub struct Enter {
     pub note: Option<Box<str>>,
 }
 
+impl Enter {
+    /// True exactly when somebody hears of it if it is the first of its presence: the room's others, or the room's own channel has to be
+    /// listened to from then on.
+    pub(crate) fn is_told(&self) -> bool {
+        self.announce.is_some() || self.room.is_public()
+    }
+}
+
 /// See [`Parcel::Leave`].
 #[derive(Debug)]
 pub struct Leave {
@@ -374,7 +393,7 @@ pub struct Cast {
 }
 
 /// Connections of one endpoint that the back end means.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Selection {
     /// The endpoint.
     pub endpoint: EndpointId,
@@ -400,7 +419,7 @@ impl Selection {
 }
 
 /// Some of an endpoint's connections.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Target {
     /// The members of the room of this name; a user's and everybody's are rooms too. A connection is in a room that is named by its id.
     Room(Arc<str>),
@@ -437,7 +456,7 @@ impl Target {
 }
 
 /// An event of the back end.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Emit {
     /// Whom it is for.
     pub to: Selection,
@@ -454,8 +473,10 @@ pub struct Emit {
     /// When it was asked for, milliseconds since 1970.
     pub unix_ms: u64,
     /// Binary data that placeholders in the arguments number; dialects of plain WebSockets have none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attachments: Vec<Vec<u8>>,
     /// True exactly when another host was asked: that one keeps it and tells of it.
+    #[serde(skip)]
     pub is_elsewhere: bool,
 }
 
@@ -544,7 +565,7 @@ pub struct Confirm {
 }
 
 /// What the control plane wants of every shard.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Question {
     /// Connections that match all given filters, in the order of their ids.
     Connections {
@@ -593,11 +614,13 @@ pub enum Question {
         /// The user.
         user: String,
     },
-    /// Something is said in a room by a user who need not be connected.
+    /// Something is said in a room by a user who need not be connected. Stays on this host.
+    #[serde(skip)]
     Post(Arc<Post>),
     /// A kept message that can be found by its id is changed.
     Revise(Arc<Revision>),
-    /// A part of what a room keeps.
+    /// A part of what a room keeps. Stays on this host.
+    #[serde(skip)]
     Past {
         /// The room.
         room: Room,
@@ -632,7 +655,7 @@ pub enum Question {
 }
 
 /// One shard's answer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Answer {
     /// To [`Question::Connections`] and [`Question::Connection`].
     Connections(Vec<ConnectionInfo>),
@@ -641,17 +664,21 @@ pub enum Answer {
     /// To [`Question::CloseConnection`], [`Question::CloseUser`] and [`Question::Disconnect`]: how many connections were closed.
     Closed(u64),
     /// To [`Question::Post`]. `None` from the shards that are not the room's home.
+    #[serde(skip)]
     Posted(Option<Result<(), EnterFault>>),
     /// To [`Question::Revise`]: how the message stands now. `None` from the shards that are not its room's home, and where there is no
     /// such message.
     Revised(Option<Result<Standing, NotAuthor>>),
     /// To [`Question::Past`]. `None` from the shards that are not the room's home.
+    #[serde(skip)]
     Past(Option<Past>),
     /// To [`Question::Grant`] and [`Question::Revoke`]: how many connections of the user this reaches, from his home; what the room's home
     /// objects to. `None` from the other shards.
     Granted(Option<Result<u32, GrantFault>>),
     /// To [`Question::Room`].
     Room(RoomAnswer),
+    /// Of the program that another host's engine is embedded in, to [`crate::Wish::Program`].
+    Program(Arc<str>),
 }
 
 /// Something said in a room by a user who need not be connected.
@@ -672,7 +699,8 @@ impl Post {
 }
 
 /// What somebody wants of a kept message, whose author he must be.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(from = "RevisionWords", into = "RevisionWords")]
 pub struct Revision {
     /// Messages of different endpoints never mix.
     pub endpoint: EndpointId,
@@ -690,8 +718,34 @@ impl Revision {
     }
 }
 
+/// A [`Revision`] as it is written: of its author what it takes to change a message, and not what else his token says.
+#[derive(Serialize, Deserialize)]
+struct RevisionWords {
+    endpoint: EndpointId,
+    id: MessageId,
+    by: UserId,
+    blocked: Vec<String>,
+    change: Option<Change>,
+}
+
+impl From<Revision> for RevisionWords {
+    fn from(revision: Revision) -> RevisionWords {
+        let Revision { endpoint, id, by, change } = revision;
+        RevisionWords { endpoint, id, by: by.user.clone(), blocked: by.blocked.clone(), change }
+    }
+}
+
+impl From<RevisionWords> for Revision {
+    fn from(words: RevisionWords) -> Revision {
+        let RevisionWords { endpoint, id, by, mut blocked, change } = words;
+        // It is searched by halves.
+        blocked.sort_unstable();
+        Revision { endpoint, id, by: Arc::new(Identity { user: by, blocked, ..Identity::default() }), change }
+    }
+}
+
 /// How a kept message stands.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Standing {
     /// Name of its room.
     pub room: Arc<str>,
@@ -700,12 +754,12 @@ pub struct Standing {
 }
 
 /// Only its author may change a message.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error, Serialize, Deserialize)]
 #[error("the message is another user's")]
 pub struct NotAuthor;
 
 /// Why a user is not put into a room.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error, Serialize, Deserialize)]
 pub enum GrantFault {
     /// There is none, and the endpoint's rooms do not come into being by being entered.
     #[error("no such room")]
@@ -719,7 +773,7 @@ pub enum GrantFault {
 }
 
 /// What became of an event on one shard.
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub struct Emitted {
     /// Connections it was queued for.
     pub recipients: u64,
@@ -730,7 +784,7 @@ pub struct Emitted {
 }
 
 /// What the admin API tells of a connection.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ConnectionInfo {
     /// Its id.
     pub id: Sid,
@@ -752,6 +806,15 @@ pub struct ConnectionInfo {
     pub metadata: Option<String>,
     /// Peer address (of the client, behind a trusted proxy).
     pub address: SocketAddr,
-    /// `websocket`.
-    pub transport: &'static str,
+    /// `websocket` or `polling`.
+    #[serde(deserialize_with = "transport")]
+    pub transport: TransportName,
+}
+
+/// `websocket` or `polling`. An alias, because what is read is no part of the text it is read from.
+type TransportName = &'static str;
+
+fn transport<'de, D: Deserializer<'de>>(deserializer: D) -> Result<&'static str, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    Ok(if name == "polling" { "polling" } else { "websocket" })
 }

@@ -40,15 +40,31 @@ pub(crate) struct Recollections {
 impl Shard {
     /// A connection wants in, and to know what was said before.
     pub(super) fn home_enter(&mut self, now: Now, enter: Box<Enter>) {
-        // Half of what may wait for a connection: an answer must not be what makes it a slow reader.
-        let bytes_max = self.world.config.limits.outbox_bytes / 2;
-        let range = Range::Newest { skip: 0, limit: enter.history, bytes_max };
-        if enter.history == 0 {
-            return self.enter_home(now, *enter, Past::default());
+        if enter.history == 0 || self.world.config.relay.is_some() {
+            // Where other hosts may have to be asked first, the past is looked up after that: it ends where the present begins.
+            return self.enter_home(now, *enter, None);
         }
+        let range = self.newest_range(enter.history);
         match self.homes.history().read(&enter.room, range, now.unix_ms) {
-            Reading::Now(past) => self.enter_home(now, *enter, past),
+            Reading::Now(past) => self.enter_home(now, *enter, Some(past)),
             Reading::Later(ticket) => self.set_aside(ticket, Parcel::Enter(enter)),
+        }
+    }
+
+    fn newest_range(&self, limit: usize) -> Range {
+        // Half of what may wait for a connection: an answer must not be what makes it a slow reader.
+        Range::Newest { skip: 0, limit, bytes_max: self.world.config.limits.outbox_bytes / 2 }
+    }
+
+    /// What a newcomer gets to know of what was said, as far as this process has it at hand.
+    pub(super) fn newest(&mut self, now: Now, room: &Room, limit: usize) -> Past {
+        if limit == 0 {
+            return Past::default();
+        }
+        let range = self.newest_range(limit);
+        match self.homes.history().read(room, range, now.unix_ms) {
+            Reading::Now(past) => past,
+            Reading::Later(_) => Past::default(),
         }
     }
 
@@ -68,7 +84,7 @@ impl Shard {
     /// The store has answered: what was set aside goes on.
     pub(super) fn recollected(&mut self, now: Now, ticket: Ticket, recollection: Recollection) {
         match (self.recollections.waiting.remove(&ticket), recollection) {
-            (Some(Parcel::Enter(enter)), Recollection::Past(past)) => self.enter_home(now, *enter, past),
+            (Some(Parcel::Enter(enter)), Recollection::Past(past)) => self.enter_home(now, *enter, Some(past)),
             (Some(Parcel::Recall { conn, room }), Recollection::Past(past)) => {
                 self.post(Parcel::Recalled { conn, room, kept: past.texts() });
             }

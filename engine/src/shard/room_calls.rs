@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::Shard;
 use super::history::{Past, Range, Reading};
 use super::parcel::{Answer, Origin, Parcel, Publish, Question};
@@ -17,7 +19,7 @@ use crate::time::Now;
 use crate::wire::sio::Offset;
 
 /// What is asked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum RoomCall {
     /// Make a room: [`RoomAnswer::Room`].
     Create(Arc<NewRoom>),
@@ -80,7 +82,7 @@ pub enum RoomCall {
 }
 
 /// A room to be made.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NewRoom {
     /// Its id is the room's name.
     pub room: Room,
@@ -95,7 +97,7 @@ pub struct NewRoom {
 }
 
 /// Something that the back end says in a room.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Saying {
     /// Where.
     pub room: Room,
@@ -106,7 +108,7 @@ pub struct Saying {
 }
 
 /// One shard's answer.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub enum RoomAnswer {
     /// Not its business.
     Elsewhere,
@@ -134,7 +136,7 @@ pub enum RoomAnswer {
 }
 
 /// Why something does not happen to a room.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error, Serialize, Deserialize)]
 pub enum RoomFault {
     /// There is no such room.
     #[error("no such room")]
@@ -171,7 +173,7 @@ impl From<EnterFault> for RoomFault {
 }
 
 /// A room as the back end sees it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RoomInfo {
     /// Its id.
     pub id: Arc<str>,

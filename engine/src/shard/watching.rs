@@ -29,10 +29,12 @@ impl Absences {
 }
 
 impl Shard {
-    /// What the answer of a room of a user says of him; `None` when there is nothing to say.
-    pub(super) fn of_user(&self, room: &Room) -> Option<Box<OfUser>> {
+    /// What the answer of a room of a user says of him; `None` when there is nothing to say. `elsewhere`: how he is on all hosts, where that
+    /// is known.
+    pub(super) fn of_user(&self, room: &Room, elsewhere: Option<Sight>) -> Option<Box<OfUser>> {
         if let Some(user) = room.watched() {
-            let sight = self.sight(&Room::user(room.endpoint, user));
+            let here = self.sight(&Room::user(room.endpoint, user));
+            let sight = elsewhere.filter(|_| here != Sight::Here).unwrap_or(here);
             return Some(Box::new(OfUser { granted: Vec::new(), sight }));
         }
         let granted = self.grants.of(room);

@@ -5,6 +5,7 @@ use std::fmt::{self, Write as _};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
 
 use crate::json::{self, Value};
 
@@ -247,7 +248,7 @@ fn push_buffer(out: &mut String, data: &[u8]) {
 }
 
 /// Where an entry stands in a stream of Redis: milliseconds and a number within them. Later entries are greater.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Serialize, Deserialize)]
 pub struct EntryId {
     /// Milliseconds since 1970, by the clock of Redis.
     pub ms: u64,
@@ -271,7 +272,7 @@ impl fmt::Display for EntryId {
 }
 
 /// What names an event for those who come back, so that no two events have the same.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum Offset {
     /// An event of an uringcast host: a random number, on the wire its eight bytes in URL-safe base64.
     Own(u64),

@@ -491,6 +491,7 @@ fn tell_answers(answers: &[Answer]) -> String {
             Answer::Granted(Some(Ok(count))) => granted = Some(format!("{count} connections")),
             Answer::Granted(Some(Err(fault))) => granted = Some(fault.to_string()),
             Answer::Granted(None) | Answer::Room(_) | Answer::Posted(_) | Answer::Revised(_) | Answer::Past(_) => {}
+            Answer::Program(_) => {}
         }
     }
     match (closed, emitted) {

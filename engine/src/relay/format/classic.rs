@@ -126,7 +126,7 @@ pub fn decode(scratch: &mut Scratch, nsp: &str, kind: Kind<'_>, bytes: &[u8]) ->
     Ok(Envelope { uid, nsp: nsp.to_owned(), message })
 }
 
-fn broadcast(nsp: &str, root: Value<'_>, attachments: &mut Vec<Vec<u8>>) -> Result<(String, Message), Fault> {
+fn broadcast(nsp: &str, root: Value<'_>, attachments: &mut [Vec<u8>]) -> Result<(String, Message), Fault> {
     let mut parts = root.items();
     let (Some(uid), Some(packet), Some(options)) = (parts.next(), parts.next(), parts.next()) else { return Err(Fault::Shape) };
     if packet.get("nsp").map_or(Some("/"), Value::as_str) != Some(nsp) {
@@ -137,7 +137,7 @@ fn broadcast(nsp: &str, root: Value<'_>, attachments: &mut Vec<Vec<u8>>) -> Resu
     Ok((uid, Message::Broadcast { packet, options, request: None }))
 }
 
-fn request(root: Value<'_>, attachments: &mut Vec<Vec<u8>>) -> Result<Message, Fault> {
+fn request(root: Value<'_>, attachments: &mut [Vec<u8>]) -> Result<Message, Fault> {
     let id = || fields::required_name(root, "requestId");
     let close = || root.get("close").and_then(Value::as_bool).unwrap_or_default();
     // Newer adapters say which clients, older ones named one.
@@ -170,7 +170,7 @@ fn request(root: Value<'_>, attachments: &mut Vec<Vec<u8>>) -> Result<Message, F
     })
 }
 
-fn response(root: Value<'_>, attachments: &mut Vec<Vec<u8>>) -> Result<Message, Fault> {
+fn response(root: Value<'_>, attachments: &mut [Vec<u8>]) -> Result<Message, Fault> {
     let request = fields::required_name(root, "requestId")?;
     Ok(match fields::present(root, "type").map(Value::as_u64) {
         Some(Some(6)) => Message::ServerSideEmitAnswer { request, packet: fields::value(root, "data", attachments) },

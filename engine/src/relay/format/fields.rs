@@ -80,7 +80,7 @@ pub(super) fn options_of(options: Value<'_>) -> Result<Options, Fault> {
 }
 
 /// The event in a packet. Its type is EVENT or, of old emitters, BINARY_EVENT.
-pub(super) fn event(packet: Value<'_>, attachments: &mut Vec<Vec<u8>>) -> Result<Payload, Fault> {
+pub(super) fn event(packet: Value<'_>, attachments: &mut [Vec<u8>]) -> Result<Payload, Fault> {
     let Some(2 | 5) = packet.get("type").and_then(Value::as_u64) else { return Err(Fault::Shape) };
     let data = packet.get("data").ok_or(Fault::Shape)?;
     let first = data.items().next().ok_or(Fault::Shape)?;
@@ -90,18 +90,18 @@ pub(super) fn event(packet: Value<'_>, attachments: &mut Vec<Vec<u8>>) -> Result
 }
 
 /// The arguments of an event for servers.
-pub(super) fn arguments(object: Value<'_>, key: &str, attachments: &mut Vec<Vec<u8>>) -> Result<Payload, Fault> {
+pub(super) fn arguments(object: Value<'_>, key: &str, attachments: &mut [Vec<u8>]) -> Result<Payload, Fault> {
     let list = object.get(key).filter(|list| list.items().next().is_some()).ok_or(Fault::Shape)?;
     Ok(payload(list, attachments))
 }
 
 /// One value that may be missing.
-pub(super) fn value(object: Value<'_>, key: &str, attachments: &mut Vec<Vec<u8>>) -> Payload {
+pub(super) fn value(object: Value<'_>, key: &str, attachments: &mut [Vec<u8>]) -> Payload {
     object.get(key).map_or_else(|| Payload::from("null"), |value| payload(value, attachments))
 }
 
 /// A value and the binary data in it, taken from the whole message's. `msgpack` numbers placeholders in the order of the text.
-fn payload(value: Value<'_>, attachments: &mut Vec<Vec<u8>>) -> Payload {
+fn payload(value: Value<'_>, attachments: &mut [Vec<u8>]) -> Payload {
     if attachments.is_empty() {
         return Payload::from(value.raw());
     }

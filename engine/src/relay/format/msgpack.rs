@@ -17,10 +17,10 @@ use crate::wire::sio::{self, ATTACHMENTS_MAX};
 const TIMESTAMP: i8 = -1;
 /// Type of three extensions of notepack 2: `undefined` in one byte, a date in eight, bytes otherwise.
 const NOTEPACK: i8 = 0;
-/// Whole numbers up to here are whole to JavaScript too, and notepack writes them as integers.
-const INTEGER_MAX: f64 = 9_007_199_254_740_992.0;
+/// 2^63: what fits a whole number of 64 bits is bounded by it and its double.
+const TWO_TO_63: f64 = 9_223_372_036_854_775_808.0;
 /// A JavaScript date is so many milliseconds away from 1970 at most.
-const DATE_MAX_MS: i128 = 8_640_000_000_000_000;
+const DATE_MAX_MS: f64 = 8_640_000_000_000_000.0;
 
 /// The JSON text of exactly one value, written as `JSON.stringify` would. Whole numbers keep all their digits, also where JavaScript
 /// would lose some.
@@ -217,7 +217,7 @@ impl<'b> Reader<'b> {
         let data = self.bytes(length)?;
         match (kind, marker) {
             (NOTEPACK, Marker::Ext8 | Marker::Ext16 | Marker::Ext32) => return self.attach(data),
-            (NOTEPACK, Marker::FixExt8) => push_date(&mut self.out, data.try_into().ok().map(|ms| i64::from_be_bytes(ms).into())),
+            (NOTEPACK, Marker::FixExt8) => push_date(&mut self.out, data.try_into().ok().map(|ms| i64::from_be_bytes(ms) as f64)),
             (TIMESTAMP, _) => push_date(&mut self.out, timestamp_ms(data)),
             _ => self.out.push_str("null"),
         }
@@ -244,29 +244,31 @@ impl<'b> Reader<'b> {
 }
 
 /// Milliseconds since 1970 of a timestamp: 32 bits of seconds; 30 of nanoseconds and 34 of seconds; or 32 of nanoseconds and 64 of seconds
-/// with a sign. A date of JavaScript has whole milliseconds, and drops what is beyond.
-fn timestamp_ms(data: &[u8]) -> Option<i128> {
+/// with a sign. They are computed as JavaScript does, in floats.
+fn timestamp_ms(data: &[u8]) -> Option<f64> {
     let (seconds, ns) = match data.len() {
-        4 => (u32::from_be_bytes(data.try_into().ok()?).into(), 0),
+        4 => (f64::from(u32::from_be_bytes(data.try_into().ok()?)), 0.0),
         8 => {
             let both = u64::from_be_bytes(data.try_into().ok()?);
-            (i128::from(both & ((1 << 34) - 1)), i128::from(both >> 34))
+            ((both & ((1 << 34) - 1)) as f64, (both >> 34) as f64)
         }
         12 => {
             let (ns, seconds) = data.split_at(4);
-            (i64::from_be_bytes(seconds.try_into().ok()?).into(), u32::from_be_bytes(ns.try_into().ok()?).into())
+            (i64::from_be_bytes(seconds.try_into().ok()?) as f64, f64::from(u32::from_be_bytes(ns.try_into().ok()?)))
         }
         _ => return None,
     };
-    Some((seconds * 1_000_000_000 + ns) / 1_000_000)
+    Some(seconds * 1e3 + ns / 1e6)
 }
 
 /// Writes a date as `Date.prototype.toJSON` does: `null` when it is none.
-fn push_date(out: &mut String, unix_ms: Option<i128>) {
-    let Some(unix_ms) = unix_ms.filter(|ms| (-DATE_MAX_MS..=DATE_MAX_MS).contains(ms)) else {
+fn push_date(out: &mut String, unix_ms: Option<f64>) {
+    let Some(unix_ms) = unix_ms.filter(|ms| ms.abs() <= DATE_MAX_MS) else {
         out.push_str("null");
         return;
     };
+    // A date has whole milliseconds, and drops what is beyond.
+    let unix_ms = unix_ms as i64;
     let (days, ms) = (unix_ms.div_euclid(86_400_000), unix_ms.rem_euclid(86_400_000));
     // The calendar repeats every 400 years, which are 146,097 days; years here begin in March, so that the odd day is their last.
     let days = days + 719_468;
@@ -275,7 +277,7 @@ fn push_date(out: &mut String, unix_ms: Option<i128>) {
     let day = day - (365 * year + year / 4 - year / 100);
     let month = (5 * day + 2) / 153;
     let (day, month) = (day - (153 * month + 2) / 5 + 1, if month < 10 { month + 3 } else { month - 9 });
-    let year = era * 400 + year + i128::from(month <= 2);
+    let year = era * 400 + year + i64::from(month <= 2);
     let _ = match year {
         0..=9_999 => write!(out, "\"{year:04}"),
         // Six digits and always a sign.
@@ -312,8 +314,8 @@ pub(super) fn push_number(out: &mut String, value: f64) {
     };
 }
 
-/// The MessagePack of a JSON text in which these attachments are spoken of. Whole numbers of up to 64 bits, and floats that are whole up to
-/// 2^53, become integers in their shortest form; other numbers 64-bit floats. An attachment is written where it is spoken of first, and is
+/// The MessagePack of a JSON text in which these attachments are spoken of. Whole numbers of up to 64 bits, also
+/// where they are spelled as floats, become integers in their shortest form as notepack writes them; other numbers 64-bit floats. An attachment is written where it is spoken of first, and is
 /// nil where it is spoken of again, as in [`sio::spelled_out`].
 ///
 /// # Errors
@@ -384,12 +386,308 @@ impl Writer<'_> {
             let value = raw.parse::<f64>().ok()?;
             if !value.is_finite() {
                 encode::write_nil(out).ok()?;
-            } else if value.fract() == 0.0 && value.abs() <= INTEGER_MAX {
+            } else if value.fract() == 0.0 && (-TWO_TO_63..TWO_TO_63).contains(&value) {
                 encode::write_sint(out, value as i64).ok()?;
+            } else if value.fract() == 0.0 && (TWO_TO_63..2.0 * TWO_TO_63).contains(&value) {
+                encode::write_uint(out, value as u64).ok()?;
             } else {
                 encode::write_f64(out, value).ok()?;
             }
         }
         Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::Value as Oracle;
+
+    use super::super::scratch;
+    use super::*;
+
+    fn json(bytes: &[u8]) -> Result<String, Fault> {
+        to_json(bytes).map(|payload| payload.json)
+    }
+
+    fn number(value: f64) -> String {
+        let mut out = String::new();
+        push_number(&mut out, value);
+        out
+    }
+
+    #[test]
+    fn every_type_is_read() {
+        let long = [&[0xD9, 3][..], b"abc"].concat();
+        let float = |value: f64| [&[0xCB][..], &value.to_be_bytes()].concat();
+        let cases: [(&[u8], &str); 40] = [
+            (&[0x00], "0"),
+            (&[0x7F], "127"),
+            (&[0xFF], "-1"),
+            (&[0xE0], "-32"),
+            (&[0xCC, 0xFF], "255"),
+            (&[0xCD, 1, 0], "256"),
+            (&[0xCE, 0xFF, 0xFF, 0xFF, 0xFF], "4294967295"),
+            (&[0xCF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF], "18446744073709551615"),
+            (&[0xD0, 0x80], "-128"),
+            (&[0xD1, 0x80, 0], "-32768"),
+            (&[0xD2, 0x80, 0, 0, 0], "-2147483648"),
+            (&[0xD3, 0x80, 0, 0, 0, 0, 0, 0, 0], "-9223372036854775808"),
+            (&[0xCA, 0x3F, 0xC0, 0, 0], "1.5"),
+            (&[0xCA, 0x3D, 0xCC, 0xCC, 0xCD], "0.10000000149011612"),
+            (&float(-0.1), "-0.1"),
+            (&float(-0.0), "0"),
+            (&float(1e100), "1e+100"),
+            (&float(f64::NAN), "null"),
+            (&float(f64::NEG_INFINITY), "null"),
+            (&[0xC0], "null"),
+            (&[0xC2], "false"),
+            (&[0xC3], "true"),
+            (&[0xA0], "\"\""),
+            (&[0xA2, b'"', 1], r#""\"\u0001""#),
+            (&long, "\"abc\""),
+            (&[0xDA, 0, 1, b'a'], "\"a\""),
+            (&[0xDB, 0, 0, 0, 1, b'a'], "\"a\""),
+            // Half of a surrogate pair, as notepack writes it.
+            (&[0xA3, 0xED, 0xA0, 0xBD], "\"\u{fffd}\u{fffd}\u{fffd}\""),
+            (&[0x90], "[]"),
+            (&[0x92, 0x91, 1, 0x80], "[[1],{}]"),
+            (&[0xDC, 0, 1, 5], "[5]"),
+            (&[0xDD, 0, 0, 0, 1, 5], "[5]"),
+            (&[0x82, 0xA1, b'a', 1, 0xA1, b'a', 2], r#"{"a":1,"a":2}"#),
+            (&[0xDE, 0, 1, 7, 0x81, 0xC0, 0xC3], r#"{"7":{"null":true}}"#),
+            (&[0xDF, 0, 0, 0, 1, 0xFF, 0x90], r#"{"-1":[]}"#),
+            (&[0xD4, 0, 0], "null"),
+            (&[0xD5, 5, 1, 2], "null"),
+            (&[0xC7, 2, 9, 1, 2], "null"),
+            (&[0xD6, 0xFF, 0x5E, 0x0B, 0xE1, 0x00], "\"2020-01-01T00:00:00.000Z\""),
+            (&[0xD7, 0, 0, 0, 0, 0, 0, 0, 0, 1], "\"1970-01-01T00:00:00.001Z\""),
+        ];
+        for (bytes, text) in cases {
+            assert_eq!(json(bytes).as_deref(), Ok(text), "{bytes:x?}");
+        }
+        for bytes in [
+            &[][..],
+            &[0xC1],
+            &[1, 1],
+            &[0x91],
+            &[0xA2, b'a'],
+            &[0x81, 0x90, 1],
+            &[0x81, 1],
+            &[0xCD, 1],
+            &[0xC4, 5, 1],
+            &[0xDD, 0xFF, 0xFF, 0xFF, 0xFF],
+            &[0xDF, 0xFF, 0xFF, 0xFF, 0xFF, 0xA0],
+            &[0xDB, 0xFF, 0xFF, 0xFF, 0xFF],
+            &[0xC6, 0xFF, 0xFF, 0xFF, 0xFF, 1],
+            &[0xC9, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF],
+        ] {
+            assert_eq!(json(bytes), Err(Fault::Unreadable), "{bytes:x?}");
+        }
+    }
+
+    #[test]
+    fn binary_data_becomes_attachments() {
+        let bytes = [0x93, 0xC4, 1, 9, 0xC4, 0, 0x81, 0xA1, b'a', 0xC7, 2, 0, 1, 2];
+        let payload = to_json(&bytes).expect("MessagePack");
+        let place = |number| format!(r#"{{"_placeholder":true,"num":{number}}}"#);
+        assert_eq!(payload.json, format!(r#"[{},{},{{"a":{}}}]"#, place(0), place(1), place(2)));
+        assert_eq!(payload.attachments, [vec![9], vec![], vec![1, 2]]);
+        let empty = [0xC4, 0];
+        let many = |count: usize| [&[0xDC, 0, count as u8][..], &empty.repeat(count)].concat();
+        assert!(to_json(&many(ATTACHMENTS_MAX)).is_ok());
+        assert_eq!(to_json(&many(ATTACHMENTS_MAX + 1)), Err(Fault::Attachments));
+        let lookalike = |more: &[u8], value: u8| [&[0x92, 0x81, 0xAC][..], b"_placeholder", &[value], more].concat();
+        assert_eq!(to_json(&lookalike(&[0xC4, 0], 0xC3)), Err(Fault::Attachments), "beside binary data");
+        assert_eq!(json(&lookalike(&[1], 0xC3)).as_deref(), Ok(r#"[{"_placeholder":true},1]"#));
+        assert!(to_json(&lookalike(&[0xC4, 0], 0xC2)).is_ok());
+    }
+
+    #[test]
+    fn an_attachment_is_written_where_it_is_first_spoken_of() {
+        let text = r#"[{"num":1,"_placeholder":true},{"_placeholder":true,"num":1.0},{"_placeholder":false,"num":0}]"#;
+        let bytes = from_json(&mut scratch(), text, &[vec![1], vec![2]]).expect("JSON");
+        let expected = [&[0x93, 0xC4, 1, 2, 0xC0, 0x82, 0xAC][..], b"_placeholder", &[0xC2, 0xA3], b"num", &[0]].concat();
+        assert_eq!(bytes, expected);
+        for (text, count) in [(r#"[{"_placeholder":true,"num":1}]"#, 1), (r#"[{"_placeholder":true}]"#, 1), ("[", 0), ("[1],", 0)] {
+            assert_eq!(from_json(&mut scratch(), text, &vec![vec![]; count]), Err(Unsendable::BadPayload), "{text}");
+        }
+        let plain = r#"{"_placeholder":true,"num":0}"#;
+        let bytes = from_json(&mut scratch(), plain, &[]).expect("JSON");
+        assert_eq!(json(&bytes).as_deref(), Ok(plain), "without attachments it is an object like others");
+    }
+
+    #[test]
+    fn numbers_are_written_as_notepack_does() {
+        let cases: [(&str, &[u8]); 15] = [
+            ("127", &[0x7F]),
+            ("-0", &[0]),
+            ("128", &[0xCC, 128]),
+            ("-33", &[0xD0, 0xDF]),
+            ("1e3", &[0xCD, 3, 0xE8]),
+            ("5.0", &[5]),
+            ("9007199254740993", &[0xCF, 0, 0x20, 0, 0, 0, 0, 0, 1]),
+            ("18446744073709551615", &[0xCF, 255, 255, 255, 255, 255, 255, 255, 255]),
+            ("-9223372036854775808", &[0xD3, 0x80, 0, 0, 0, 0, 0, 0, 0]),
+            ("1.5", &[0xCB, 0x3F, 0xF8, 0, 0, 0, 0, 0, 0]),
+            ("1e19", &[0xCF, 0x8A, 0xC7, 0x23, 0x04, 0x89, 0xE8, 0, 0]),
+            ("-9223372036854776000", &[0xD3, 0x80, 0, 0, 0, 0, 0, 0, 0]),
+            ("2e19", &[0xCB, 0x43, 0xF1, 0x58, 0xE4, 0x60, 0x91, 0x3D, 0]),
+            ("1e100", &[0xCB, 0x54, 0xB2, 0x49, 0xAD, 0x25, 0x94, 0xC3, 0x7D]),
+            ("1e400", &[0xC0]),
+        ];
+        for (text, bytes) in cases {
+            assert_eq!(from_json(&mut scratch(), text, &[]).as_deref(), Ok(bytes), "{text}");
+        }
+    }
+
+    /// Texts that Node 20 gives.
+    #[test]
+    fn numbers_look_like_javascripts() {
+        for (value, text) in [
+            (1e21, "1e+21"),
+            (123456789012345680000.0, "123456789012345680000"),
+            (1e-6, "0.000001"),
+            (1e-7, "1e-7"),
+            (-1.25e-7, "-1.25e-7"),
+            (5e-324, "5e-324"),
+            (f64::MAX, "1.7976931348623157e+308"),
+            (0.1 + 0.2, "0.30000000000000004"),
+            (100.0, "100"),
+            (123.456, "123.456"),
+            (-0.000001234, "-0.000001234"),
+        ] {
+            assert_eq!(number(value), text);
+        }
+    }
+
+    /// Texts that Node 20 gives.
+    #[test]
+    fn dates_look_like_javascripts() {
+        let date = |ms: i64| {
+            let mut out = String::new();
+            push_date(&mut out, Some(ms as f64));
+            out
+        };
+        for (ms, text) in [
+            (0, "\"1970-01-01T00:00:00.000Z\""),
+            (-1, "\"1969-12-31T23:59:59.999Z\""),
+            (951_782_399_999, "\"2000-02-28T23:59:59.999Z\""),
+            (951_782_400_000, "\"2000-02-29T00:00:00.000Z\""),
+            (4_107_542_400_000, "\"2100-03-01T00:00:00.000Z\""),
+            (253_402_300_800_000, "\"+010000-01-01T00:00:00.000Z\""),
+            (-62_167_219_200_000, "\"0000-01-01T00:00:00.000Z\""),
+            (-62_167_219_200_001, "\"-000001-12-31T23:59:59.999Z\""),
+            (8_640_000_000_000_000, "\"+275760-09-13T00:00:00.000Z\""),
+            (-8_640_000_000_000_000, "\"-271821-04-20T00:00:00.000Z\""),
+            (8_640_000_000_000_001, "null"),
+        ] {
+            assert_eq!(date(ms), text);
+        }
+        let extension = |data: &[u8]| json(&[&[0xC7, data.len() as u8, 0xFF], data].concat());
+        assert_eq!(extension(&[0, 0, 0, 1]).as_deref(), Ok("\"1970-01-01T00:00:01.000Z\""));
+        let ns = ((999_999_999_u64 << 34) | (1 << 33)).to_be_bytes();
+        assert_eq!(extension(&ns).as_deref(), Ok("\"2242-03-16T12:56:33.000Z\""));
+        let before = [&500_500_000_u32.to_be_bytes()[..], &(-1_i64).to_be_bytes()].concat();
+        assert_eq!(extension(&before).as_deref(), Ok("\"1969-12-31T23:59:59.501Z\""));
+        let far = [&[0; 4][..], &i64::MIN.to_be_bytes()].concat();
+        assert_eq!(extension(&far).as_deref(), Ok("null"));
+        assert_eq!(extension(&[0]).as_deref(), Ok("null"));
+    }
+
+    #[test]
+    fn depth_is_bounded_and_breadth_is_not() {
+        let nested = |depth: usize| [vec![0x91; depth], vec![1]].concat();
+        assert!(to_json(&nested(RELAY_DEPTH_MAX)).is_ok());
+        assert_eq!(to_json(&nested(RELAY_DEPTH_MAX + 1)), Err(Fault::Unreadable));
+        assert_eq!(to_json(&vec![0x91; 10_000_000]), Err(Fault::Unreadable));
+        assert_eq!(to_json(&vec![0x81; 10_000_000]), Err(Fault::Unreadable));
+        let text = json(&nested(RELAY_DEPTH_MAX)).expect("in bounds");
+        assert_eq!(from_json(&mut scratch(), &text, &[]), Ok(nested(RELAY_DEPTH_MAX)));
+        let wide = [&[0xDD, 0, 1, 0, 0][..], &vec![0x90; 65_536]].concat();
+        assert_eq!(from_json(&mut scratch(), &json(&wide).expect("in bounds"), &[]), Ok(wide));
+    }
+
+    /// What no length in the bytes can make longer than [`to_json`] says.
+    #[test]
+    fn the_text_is_a_few_times_longer_at_most() {
+        let key = [0x81, 0xC2, 0x81, 0xC2].repeat(60);
+        for bytes in [vec![1; 100], [vec![0xA0 | 31], vec![0; 31]].concat(), [key, vec![0xC2]].concat()] {
+            let bytes = if bytes[0] == 1 { [&[0xDC, 0, 100][..], &[0xC2; 100]].concat() } else { bytes };
+            let text = json(&bytes).expect("MessagePack");
+            assert!(text.len() <= 7 * bytes.len() + 1, "{} of {}", text.len(), bytes.len());
+        }
+    }
+
+    fn value() -> impl Strategy<Value = Oracle> {
+        let leaf = prop_oneof![
+            Just(Oracle::Null),
+            any::<bool>().prop_map(Oracle::from),
+            any::<i64>().prop_map(Oracle::from),
+            any::<u64>().prop_map(Oracle::from),
+            (-200_i64..70_000).prop_map(Oracle::from),
+            any::<f64>().prop_map(Oracle::from),
+            any::<f32>().prop_map(Oracle::from),
+            any::<String>().prop_map(Oracle::from),
+            "[a-z]{0,300}".prop_map(Oracle::from),
+        ];
+        leaf.prop_recursive(6, 80, 20, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..20).prop_map(Oracle::from),
+                proptest::collection::btree_map(any::<String>(), inner, 0..20).prop_map(|members| members.into_iter().collect()),
+            ]
+        })
+    }
+
+    /// Numbers as JavaScript has them: `1.0` is `1`.
+    fn same(one: &Oracle, other: &Oracle) -> bool {
+        match (one, other) {
+            (Oracle::Number(one), Oracle::Number(other)) => {
+                // serde_json's own floats are not rounded exactly.
+                let near = |one: f64, other: f64| (one - other).abs() <= one.abs() * 1e-15;
+                one == other || (one.is_f64() && one.as_f64().zip(other.as_f64()).is_some_and(|(one, other)| near(one, other)))
+            }
+            (Oracle::Array(one), Oracle::Array(other)) => {
+                one.len() == other.len() && one.iter().zip(other).all(|(one, other)| same(one, other))
+            }
+            (Oracle::Object(one), Oracle::Object(other)) => {
+                one.len() == other.len() && one.iter().all(|(key, one)| other.get(key).is_some_and(|other| same(one, other)))
+            }
+            (one, other) => one == other,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn json_comes_back(value in value()) {
+            let text = value.to_string();
+            let mut scratch = scratch();
+            let bytes = from_json(&mut scratch, &text, &[]).expect("JSON");
+            let back = json(&bytes).expect("our own");
+            prop_assert!(same(&value, &serde_json::from_str(&back).expect("JSON")), "{} {}", text, back);
+            // Once it is written our way it stays as it is.
+            let again = from_json(&mut scratch, &back, &[]).expect("JSON");
+            prop_assert_eq!(json(&again), Ok(back));
+        }
+
+        #[test]
+        fn floats_come_back(value: f64) {
+            let text = number(value);
+            if value.is_finite() {
+                prop_assert_eq!(text.parse::<f64>(), Ok(value));
+            }
+            let bytes = from_json(&mut scratch(), &text, &[]).expect("JSON");
+            prop_assert_eq!(json(&bytes), Ok(text));
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(payload) = to_json(&bytes) {
+                let mut scratch = scratch();
+                prop_assert!(scratch.parse(&payload.json).is_ok(), "{}", payload.json);
+                let bytes = from_json(&mut scratch, &payload.json, &payload.attachments).expect("our own");
+                prop_assert!(to_json(&bytes).is_ok_and(|again| again.attachments == payload.attachments));
+            }
+        }
     }
 }

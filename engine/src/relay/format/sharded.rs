@@ -112,7 +112,7 @@ pub fn decode(scratch: &mut Scratch, bytes: &[u8]) -> Result<Envelope, Fault> {
 }
 
 /// What a message says, by its type.
-pub(super) fn message(kind: u64, data: Option<Value<'_>>, attachments: &mut Vec<Vec<u8>>) -> Result<Message, Fault> {
+pub(super) fn message(kind: u64, data: Option<Value<'_>>, attachments: &mut [Vec<u8>]) -> Result<Message, Fault> {
     if let 1 | 2 | 13 = kind {
         return Ok(Message::Presence);
     }

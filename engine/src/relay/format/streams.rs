@@ -63,7 +63,7 @@ pub fn decode<'f>(scratch: &mut Scratch, entry: impl IntoIterator<Item = (&'f [u
     let text = |field: Option<&'f [u8]>| std::str::from_utf8(field.ok_or(Fault::Shape)?).map_err(|_| Fault::Unreadable);
     let kind = text(kind)?.parse().map_err(|_| Fault::Shape)?;
     let message = match data {
-        None | Some([]) => sharded::message(kind, None, &mut Vec::new())?,
+        None | Some([]) => sharded::message(kind, None, &mut [])?,
         Some(data) => {
             let decoded = if data.first() == Some(&b'{') { data.to_vec() } else { unpack(data)? };
             let (text, mut attachments) = fields::open(&decoded)?;
