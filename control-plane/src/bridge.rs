@@ -1,6 +1,6 @@
 //! Between the engine's threads and the control plane's: one thread takes the engine's notices and passes each to whom it belongs: the
 //! pieces of an answer to the request that waits for them, connections that speak plain HTTP to the server's queue, questions to the back
-//! end to those who ask it, ends of drains to the main thread. What it does never waits, so that a slow HTTP client cannot hold up the engine's notices.
+//! end to those who ask it, changes of the relay to the log, ends of drains to the main thread. What it does never waits, so that a slow HTTP client cannot hold up the engine's notices.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -15,8 +15,8 @@ use engine::event::EventTypes;
 use engine::ids::ShardId;
 use engine::relay::handle::FleetHandle;
 use engine::relay::words::HostId;
-use engine::stats::ShardStats;
-use engine::{Answer, Calls, Engine, EngineLost, Handover, Notice, Notices, Question, Reached, Wish};
+use engine::stats::{RelayStats, ShardStats};
+use engine::{Answer, Calls, Engine, EngineLost, Handover, Notice, Notices, Question, Reached, RelayState, Wish};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -46,6 +46,10 @@ pub trait Host: Send + Sync {
     fn accepting(&self) -> bool;
     /// True exactly when the shard turned within the last two seconds.
     fn is_responsive(&self, shard: usize) -> bool;
+    /// What the relay counts; `None` where this host is alone.
+    fn relay_stats(&self) -> Option<&RelayStats>;
+    /// True exactly when the relay turned within the last two seconds, or there is none.
+    fn is_relay_responsive(&self) -> bool;
     /// The kernel interface in use.
     fn io_name(&self) -> &'static str;
     /// From now on events of these types are told, and no others.
@@ -72,6 +76,12 @@ impl Host for Engine {
     }
     fn is_responsive(&self, shard: usize) -> bool {
         Engine::is_responsive(self, shard)
+    }
+    fn relay_stats(&self) -> Option<&RelayStats> {
+        Engine::relay_stats(self)
+    }
+    fn is_relay_responsive(&self) -> bool {
+        Engine::is_relay_responsive(self)
     }
     fn io_name(&self) -> &'static str {
         Engine::io_name(self)
@@ -164,6 +174,7 @@ pub fn run(
     pending: Arc<Pending>,
     handovers: mpsc::Sender<Handover>,
     hooks: Option<Queue>,
+    relay: mpsc::Sender<RelayState>,
     drained: Sender<ShardId>,
     answer: impl Fn(u64, &str),
 ) -> Result<(), EngineLost> {
@@ -174,10 +185,12 @@ pub fn run(
             None => drop(inquiry),
         },
         Notice::Handover(handover) => pass_on(&handovers, handover),
+        // There is more room than the engine tells in a minute.
+        Notice::Relay(state) => drop(relay.try_send(state)),
         // The main thread has room for one from each shard, and there are no more.
         Notice::Drained { shard } => drop(drained.try_send(shard)),
         Notice::Note { ask, text } => answer(ask, &text),
-        Notice::Answer { .. } | Notice::HostAnswer { .. } | Notice::ShardLost { .. } | Notice::RelayLost { .. } | Notice::Relay(_) => {}
+        Notice::Answer { .. } | Notice::HostAnswer { .. } | Notice::ShardLost { .. } | Notice::RelayLost { .. } => {}
     })
 }
 
@@ -230,6 +243,7 @@ mod tests {
         let (notices, from_engine) = crossbeam_channel::unbounded();
         let (drained, at_main) = crossbeam_channel::bounded(1);
         let (handovers, mut at_server) = mpsc::channel(1);
+        let (relay, mut at_log) = mpsc::channel(1);
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let mut clients = Vec::new();
         for _ in 0..2 {
@@ -238,8 +252,9 @@ mod tests {
             notices.send(Notice::Handover(Handover { fd: stream.into(), peer, read: b"GET".to_vec() })).expect("open");
         }
         notices.send(Notice::Drained { shard: ShardId(0) }).expect("open");
+        notices.send(Notice::Relay(RelayState::Up)).expect("open");
         drop(notices);
-        assert!(run(from_engine, Arc::new(Pending::default()), handovers, None, drained, |_, _| {}).is_ok());
+        assert!(run(from_engine, Arc::new(Pending::default()), handovers, None, relay, drained, |_, _| {}).is_ok());
 
         assert_eq!(at_server.blocking_recv().map(|it| it.read), Some(b"GET".to_vec()));
         assert!(at_server.blocking_recv().is_none());
@@ -247,6 +262,7 @@ mod tests {
         clients[1].read_to_end(&mut heard).expect("closed politely");
         assert_eq!(heard, BUSY);
         assert_eq!(at_main.recv(), Ok(ShardId(0)));
+        assert_eq!(at_log.blocking_recv(), Some(RelayState::Up));
     }
 
     #[test]
@@ -255,7 +271,7 @@ mod tests {
         let (drained, at_main) = crossbeam_channel::bounded(1);
         let (handovers, _at_server) = mpsc::channel(1);
         notices.send(Notice::ShardLost { shard: ShardId(1), reason: io::Error::other("no memory") }).expect("open");
-        let lost = run(from_engine, Arc::new(Pending::default()), handovers, None, drained, |_, _| {});
+        let lost = run(from_engine, Arc::new(Pending::default()), handovers, None, mpsc::channel(1).0, drained, |_, _| {});
         assert_eq!(lost.expect_err("a shard is lost").to_string(), "shard 1 ended by itself: no memory");
         assert!(at_main.recv().is_err(), "the main thread sees the end");
     }

@@ -11,6 +11,7 @@ pub mod log;
 pub mod metrics;
 pub mod operator;
 pub mod outbound;
+pub mod relay;
 pub mod secret;
 pub mod serve;
 pub mod settings;

@@ -35,10 +35,15 @@
 //! | `handed_over_total` | counter | shard | plain HTTP connections given to the control plane |
 //! | `shard_loop_seconds` | histogram | shard | length of one turn of the loop |
 //! | `delivery_seconds` | histogram | | from the read of a message to the last write of its cast |
-//! | `relay_connected` | gauge | | 1 while Redis is reached |
-//! | `relay_published_total` | counter | | messages given to Redis |
-//! | `relay_received_total` | counter | | messages taken from Redis |
-//! | `relay_dropped_total` | counter | reason | messages lost on the way to or from Redis |
+//! | `relay_connected` | gauge | | 1 while Redis answers and the relay turns; 0 where none is configured, here and below |
+//! | `relay_connects_total` | counter | | times that a connection to Redis was made |
+//! | `relay_round_trip_seconds` | gauge | | last round trip to Redis, measured once a second; 0 while it is away |
+//! | `relay_hosts` | gauge | | other uringcast hosts of the fleet that are alive |
+//! | `relay_published_total` | counter | | messages that Redis has confirmed |
+//! | `relay_received_total` | counter | | messages of other hosts and programs for clients here |
+//! | `relay_dropped_total` | counter | reason | messages lost on the way to or from Redis: `overflow` (away, and too much was said meanwhile), `age` (away for too long), `unconfirmed` (sent, perhaps delivered), `refused`, `malformed`, `unspeakable`, `shard` (a shard's lane was full), `flood` (Redis sent too fast), `lane` (the relay's own lane was full) |
+//! | `relay_waiting_messages` | gauge | | messages that wait for Redis |
+//! | `relay_waiting_bytes` | gauge | | bytes of those |
 //! | `jwks_keys` | gauge | | keys of the key set that verify tokens; 0 where none is configured, here and below |
 //! | `jwks_age_seconds` | gauge | | since the key set was last found in order |
 //! | `jwks_failures_total` | counter | | times that its file or URL gave none |
@@ -51,8 +56,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use engine::event::EventType;
-use engine::fault::{CloseReason, DropReason, RecoveryFault, Refusal};
-use engine::stats::{EndpointStats, HISTOGRAM_BOUNDS_NS, Histogram, ShardStats};
+use engine::fault::{CloseReason, DropReason, RecoveryFault, Refusal, RelayDrop};
+use engine::stats::{EndpointStats, HISTOGRAM_BOUNDS_NS, Histogram, RelayStats, ShardStats};
 use prometheus::TextEncoder;
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
@@ -62,6 +67,7 @@ use crate::bridge::Host;
 use crate::events::Events;
 use crate::hooks::Hooks;
 use crate::jwks::Watch;
+use crate::relay::Relay;
 
 /// Makes the text of `/metrics`.
 pub struct Metrics {
@@ -94,6 +100,7 @@ impl Metrics {
         families.extend(self.of_webhooks());
         families.extend(self.of_shards());
         families.extend(self.of_the_host());
+        families.extend(self.of_the_relay());
         families.extend(self.of_the_key_set());
         families.extend(self.of_events());
         families.extend(self.process.collect());
@@ -209,19 +216,35 @@ impl Metrics {
     fn of_the_host(&self) -> Vec<MetricFamily> {
         let delivery = histogram(&[], self.host.stats().iter().map(|shard| &shard.delivery));
         let build = [("version", env!("CARGO_PKG_VERSION")), ("io", self.host.io_name())];
-        let zero = |kind, labels: &[(&str, &str)]| vec![sample(kind, labels, 0)];
         vec![
             family("delivery_seconds", MetricType::HISTOGRAM, "From the read of a message to the last write of its cast.", vec![delivery]),
-            family("relay_connected", MetricType::GAUGE, "1 while Redis is reached.", zero(MetricType::GAUGE, &[])),
-            family("relay_published_total", MetricType::COUNTER, "Messages given to Redis.", zero(MetricType::COUNTER, &[])),
-            family("relay_received_total", MetricType::COUNTER, "Messages taken from Redis.", zero(MetricType::COUNTER, &[])),
-            family(
-                "relay_dropped_total",
-                MetricType::COUNTER,
-                "Messages lost on the way to or from Redis.",
-                zero(MetricType::COUNTER, &[("reason", "malformed")]),
-            ),
             family("build_info", MetricType::GAUGE, "Always 1.", vec![sample(MetricType::GAUGE, &build, 1)]),
+        ]
+    }
+
+    /// Zeros where this host is alone.
+    fn of_the_relay(&self) -> Vec<MetricFamily> {
+        let stats = self.host.relay_stats();
+        let one = |name, kind, help, read: fn(&RelayStats) -> u64| family(name, kind, help, vec![sample(kind, &[], stats.map_or(0, read))]);
+        let is_connected = matches!(Relay::of(&*self.host), Relay::Connected { .. });
+        let of_lanes = self.host.stats().iter().fold(0_u64, |sum, shard| sum.wrapping_add(shard.outward_dropped.read()));
+        let dropped = RelayDrop::ALL.iter().map(|reason| (reason.label(), stats.map_or(0, |stats| stats.dropped[reason.index()].read())));
+        let dropped = dropped.chain([("lane", of_lanes)]).map(|(reason, count)| sample(MetricType::COUNTER, &[("reason", reason)], count));
+        let mut round_trip = proto::Gauge::default();
+        round_trip.set_value(stats.map_or(0, |stats| stats.round_trip_us.read()) as f64 / 1e6);
+        let mut measured = labelled(&[]);
+        measured.set_gauge(round_trip);
+        let (gauge, counter) = (MetricType::GAUGE, MetricType::COUNTER);
+        vec![
+            family("relay_connected", gauge, "1 while Redis answers.", vec![sample(gauge, &[], u64::from(is_connected))]),
+            one("relay_connects_total", counter, "Connections made to Redis.", |it| it.connects.read()),
+            family("relay_round_trip_seconds", gauge, "Last round trip to Redis.", vec![measured]),
+            one("relay_hosts", gauge, "Other hosts of the fleet.", |it| it.hosts.read()),
+            one("relay_published_total", counter, "Messages that Redis has confirmed.", |it| it.published.read()),
+            one("relay_received_total", counter, "Messages of others for clients here.", |it| it.received.read()),
+            family("relay_dropped_total", counter, "Messages lost on the way to or from Redis.", dropped.collect()),
+            one("relay_waiting_messages", gauge, "Messages that wait for Redis.", |it| it.waiting.read()),
+            one("relay_waiting_bytes", gauge, "Bytes of messages that wait for Redis.", |it| it.waiting_bytes.read()),
         ]
     }
 
@@ -439,8 +462,15 @@ mod tests {
 
     #[test]
     fn numbers_come_out_as_they_were_counted() {
-        let host = Arc::new(FakeHost::new(2));
+        let host = Arc::new(FakeHost::new(2).relayed());
         let (one, two) = (&host.stats()[0], &host.stats()[1]);
+        let relay = host.relay_stats().expect("it has one");
+        relay.connected.set(1);
+        relay.round_trip_us.set(1_500);
+        relay.published.add(6);
+        relay.dropped[RelayDrop::Overflow.index()].add(8);
+        one.outward_dropped.add(4);
+        two.outward_dropped.add(5);
         one.endpoints[0].connections.add(3);
         two.endpoints[0].connections.sub(1);
         one.endpoints[2].rooms.add(2);
@@ -463,7 +493,11 @@ mod tests {
             "uringcast_delivery_seconds_count 2",
             "uringcast_delivery_seconds_sum 10.00007",
             "uringcast_shard_loop_seconds_count{shard=\"1\"} 1",
-            "uringcast_relay_connected 0",
+            "uringcast_relay_connected 1",
+            "uringcast_relay_round_trip_seconds 0.0015",
+            "uringcast_relay_published_total 6",
+            "uringcast_relay_dropped_total{reason=\"overflow\"} 8",
+            "uringcast_relay_dropped_total{reason=\"lane\"} 9",
         ] {
             assert!(text.lines().any(|it| it == line), "{line} is not in\n{text}");
         }

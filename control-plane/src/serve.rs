@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use engine::ids::ShardId;
-use engine::{Engine, EngineLost, Handover, Notices, OpenInquiry};
+use engine::{Engine, EngineLost, Handover, Notices, OpenInquiry, RelayState};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 
@@ -23,11 +23,12 @@ use crate::events::{self, Events, webhook};
 use crate::hooks::{Hooks, Queue};
 use crate::http::listener::Listener;
 use crate::http::throttle::Allowance;
-use crate::http::{Admission, App, Dev, Origins, Relay, Terms, admin, monotonic_ms, public};
+use crate::http::{Admission, App, Dev, Origins, Terms, admin, monotonic_ms, public};
 use crate::jwks::Keeper;
 use crate::lifecycle::{self, Drain, Draining, Stop};
 use crate::log;
 use crate::outbound::Outbound;
+use crate::relay;
 use crate::secret::Secret;
 use crate::settings::{ControlListen, Settings};
 use crate::signals::Signals;
@@ -107,18 +108,21 @@ fn start(settings: Settings) -> Result<Server, StartFault> {
     if let Some(keeper) = &mut keeper {
         runtime.block_on(keeper.begin());
     }
+    let fleet = settings.redis.as_deref().zip(settings.engine.relay.as_ref()).map(|(place, relay)| relay::introduction(place, relay));
     let (engine, notices) = engine::start(settings.engine)?;
     let engine = Arc::new(engine);
-    log_start(&engine, &control);
+    log_start(&engine, &control, fleet.as_deref());
     let greeting =
         terms.dev.as_ref().map(|dev| Greeting::new(dev, settings.admin_token.as_ref(), engine.local_addr(), control.to_string()));
 
     let pending = Arc::new(Pending::default());
     let (handovers, handed_over) = mpsc::channel(HANDOVERS_MAX);
     let (at_bridge, drained) = crossbeam_channel::bounded(engine.stats().len());
+    let (at_relay, states) = mpsc::channel(relay::STATES_MAX);
     let app = Arc::new(App::new(engine.clone(), pending.clone(), terms));
-    let bridge = start_bridge(notices, pending, handovers, queue, at_bridge, Arc::downgrade(&app))?;
+    let bridge = start_bridge(notices, pending, handovers, queue, at_relay, at_bridge, Arc::downgrade(&app))?;
     let events = start_taker(&engine, app.events.clone())?;
+    runtime.spawn(relay::keep_log(states));
     let control = start_control(runtime, control, handed_over, asked, app, keeper)?;
     if let Some(greeting) = greeting {
         // A closed standard output is no reason not to serve.
@@ -194,7 +198,6 @@ impl Server {
 fn terms(settings: &Settings, stop: crossbeam_channel::Sender<Duration>) -> Terms {
     Terms {
         admission: admission(settings),
-        relay: if settings.redis_url.is_some() { Relay::Down } else { Relay::NotConfigured },
         origins: if settings.any_origin { Origins::Any } else { Origins::Listed(settings.engine.origins.clone()) },
         bundle: settings.bundle.clone(),
         jwks: settings.jwks.as_ref().map(Keeper::watch),
@@ -222,6 +225,7 @@ fn start_bridge(
     pending: Arc<Pending>,
     handovers: mpsc::Sender<Handover>,
     hooks: Option<Queue>,
+    relay: mpsc::Sender<RelayState>,
     drained: crossbeam_channel::Sender<ShardId>,
     app: Weak<App>,
 ) -> Result<JoinHandle<Result<(), EngineLost>>, StartFault> {
@@ -233,7 +237,7 @@ fn start_bridge(
             fleet.reply(ask, reply.into());
         }
     };
-    thread.spawn(move || bridge::run(notices, pending, handovers, hooks, drained, answer)).map_err(StartFault::Thread)
+    thread.spawn(move || bridge::run(notices, pending, handovers, hooks, relay, drained, answer)).map_err(StartFault::Thread)
 }
 
 fn start_taker(engine: &Engine, events: Arc<Events>) -> Result<Taker, StartFault> {
@@ -317,7 +321,7 @@ fn shown_listen(listen: &ControlListen) -> String {
     }
 }
 
-fn log_start(engine: &Engine, control: &Listener) {
+fn log_start(engine: &Engine, control: &Listener, fleet: Option<&str>) {
     if let Some(note) = engine.io_note() {
         log::warning(note);
     }
@@ -326,6 +330,9 @@ fn log_start(engine: &Engine, control: &Listener) {
         "version {} serves: public http://{address} control {control} ({shards} shards, {io})",
         env!("CARGO_PKG_VERSION")
     ));
+    if let Some((fleet, host)) = fleet.zip(engine.host_id()) {
+        log::info(format_args!("relay: host {host} of a fleet, by way of {fleet}"));
+    }
 }
 
 /// What `--dev` prints: all that a person needs to try it out.

@@ -10,6 +10,7 @@ mod events;
 mod print;
 mod problem;
 mod profile;
+mod redis;
 #[cfg(test)]
 pub(crate) mod scratch;
 mod sources;
@@ -66,8 +67,8 @@ pub struct Settings {
     pub dev_secret: Option<Secret>,
     /// Keeps the key set up to date where tokens are verified with one.
     pub jwks: Option<Keeper>,
-    /// Redis that joins several hosts; may hold a password.
-    pub redis_url: Option<String>,
+    /// Where Redis is that joins several hosts, for people: without passwords.
+    pub redis: Option<String>,
     /// What the back end is asked, if it is.
     pub hooks: Option<HookSettings>,
     /// On SIGTERM, closing all connections is spread over this time.
@@ -85,7 +86,6 @@ pub struct Settings {
 }
 
 impl fmt::Debug for Settings {
-    /// Leaves the Redis URL out: it may hold a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Settings")
             .field("engine", &self.engine)
@@ -106,6 +106,7 @@ impl Settings {
         let hooks = hooks(&mut gathered, environment, flags.dev);
         let bundle = bundle(&mut gathered);
         let webhook = events::webhook(&mut gathered, environment);
+        let fleet = redis::fleet(&mut gathered, environment);
         if !gathered.problems.is_empty() {
             return Err(Problems(gathered.problems));
         }
@@ -113,16 +114,17 @@ impl Settings {
             Some(it) => (Some(it.verifier), it.signing, it.keeper),
             None => (None, None, None),
         };
+        let (relay, redis) = fleet.map(|fleet| (fleet.relay, fleet.place)).unzip();
         // Only there are they told to somebody.
         let has_callers = gathered.endpoints.list.iter().any(|endpoint| endpoint.connect_hook);
         Ok(Settings {
-            engine: engine_config(&gathered, verifier.map(|verifier| verifier.keeping_claims(has_callers)), flags.dev),
+            engine: engine_config(&gathered, verifier.map(|verifier| verifier.keeping_claims(has_callers)), relay, flags.dev),
             control_listen: gathered.control("control.listen").clone(),
             admin_token: admin_token.or_else(|| flags.dev.then(Secret::generated)),
             dev: flags.dev,
             dev_secret: signing.filter(|_| flags.dev),
             jwks,
-            redis_url: gathered.text("redis.url").map(str::to_owned),
+            redis,
             hooks,
             drain: Duration::from_secs(gathered.integer("server.drain_seconds").unwrap_or_default()),
             any_origin: any_origin(&gathered, flags.dev),
@@ -201,6 +203,7 @@ fn secret(gathered: &mut Gathered, environment: &Environment, key: &str, file_ke
         }
         (Some(value), file) if file.as_ref().is_none_or(|file| rank(&value) < rank(file)) => match value.value {
             Value::Secret(secret) => Some(secret),
+            Value::Server(url) => Secret::new(url.as_bytes()).ok(),
             other => unreachable!("the table says that {key} is a secret, not {other:?}"),
         },
         (_, Some(_)) => {
@@ -304,7 +307,7 @@ fn any_origin(gathered: &Gathered, dev: bool) -> bool {
     (dev && is_default) || gathered.list("origins.allowed").iter().any(|origin| origin == "*")
 }
 
-fn engine_config(gathered: &Gathered, verifier: Option<Verifier>, dev: bool) -> Config {
+fn engine_config(gathered: &Gathered, verifier: Option<Verifier>, relay: Option<Relay>, dev: bool) -> Config {
     let shards = gathered.integer("server.shards").map(|shards| shards as usize);
     let listen: SocketAddr = gathered.address("server.listen");
     Config {
@@ -322,7 +325,7 @@ fn engine_config(gathered: &Gathered, verifier: Option<Verifier>, dev: bool) -> 
         trusted_proxies: gathered.list("server.trusted_proxies").iter().filter_map(|address| address.parse().ok()).collect(),
         limits: limits(gathered),
         verifier,
-        relay: gathered.text("redis.url").map(Relay::new),
+        relay,
     }
 }
 

@@ -336,14 +336,20 @@ pub struct Relay {
 }
 
 impl Relay {
+    /// [`Self::socket_io_key`] that Node's adapters have where nobody says another.
+    pub const KEY: &str = "socket.io";
+
+    /// [`Self::prefix`] where nobody says another.
+    pub const PREFIX: &str = "uringcast";
+
     /// By way of one Redis, with the contract's defaults.
     pub fn new(url: &str) -> Relay {
         Relay {
             redis: Redis { urls: vec![url.to_owned()], ..Redis::default() },
             mode: RelayMode::PubSub,
             adapter: Adapter::Classic,
-            prefix: "uringcast".to_owned(),
-            socket_io_key: "socket.io".to_owned(),
+            prefix: Relay::PREFIX.to_owned(),
+            socket_io_key: Relay::KEY.to_owned(),
             buffer_bytes: 16_000_000,
             buffer_ms: 30_000,
             stream_entries: 10_000,

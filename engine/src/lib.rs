@@ -257,7 +257,6 @@ pub struct Engine {
     stats: Vec<Arc<ShardStats>>,
     events: Receiver<EventBatch>,
     threads: Vec<JoinHandle<()>>,
-    fleet: Option<FleetHandle>,
     relay: Option<RelayEnd>,
     stop: Arc<AtomicBool>,
     draining: AtomicBool,
@@ -267,7 +266,7 @@ pub struct Engine {
 /// What the engine has of its relay.
 #[derive(Debug)]
 struct RelayEnd {
-    host: String,
+    fleet: FleetHandle,
     stats: Arc<RelayStats>,
 }
 
@@ -306,10 +305,13 @@ pub fn start(config: Config) -> Result<(Engine, Notices), StartError> {
     let (outlet, relay) = match address.zip(world.config.relay.clone()) {
         Some((address, settings)) => {
             let (outlet, inlet) = relay::lane::lane();
-            let (stats, host) = (Arc::<RelayStats>::default(), format!("{:016x}", rand::random::<u64>()));
-            let end = RelayEnd { host: host.clone(), stats: stats.clone() };
+            let stats = Arc::<RelayStats>::default();
+            let endpoints = world.config.endpoints.iter().map(|endpoint| endpoint.name.clone());
+            let own = Hello::new(HostId::new(rand::random()), shards, endpoints);
+            let (fleet, port) = relay::handle::channel(own.clone());
+            let end = RelayEnd { fleet, stats: stats.clone() };
             let (world, ports, random) = (world.clone(), ports.clone(), rand::random());
-            (Some(outlet), Some((end, relay::Setup { world, settings, address, host, stats, inlet, ports, epoch, random })))
+            (Some(outlet), Some((end, relay::Setup { world, settings, address, own, port, stats, inlet, ports, epoch, random })))
         }
         None => (None, None),
     };
@@ -324,7 +326,6 @@ pub fn start(config: Config) -> Result<(Engine, Notices), StartError> {
         stats,
         events,
         threads: Vec::new(),
-        fleet: None,
         relay,
         stop: stop.clone(),
         draining,
@@ -452,14 +453,14 @@ impl Engine {
     pub fn ask(&self, ask: u64, question: &Question) -> Reached {
         // A full lane is a shard that cannot answer in time anyway.
         let shards = self.ports.iter().filter(|port| port.send(shard::parcel::Parcel::Ask { ask, question: question.clone() })).count();
-        let fleet = self.fleet.as_ref().filter(|_| question.scope() == Scope::Fleet);
+        let fleet = self.fleet().filter(|_| question.scope() == Scope::Fleet);
         let others = fleet.map(|fleet| fleet.ask(ask, Wish::Shards(question.clone()), None));
         Reached { shards, others: others.unwrap_or_default() }
     }
 
     /// The way to other hosts; `None` where there is no relay.
     pub fn fleet(&self) -> Option<&FleetHandle> {
-        self.fleet.as_ref()
+        self.relay.as_ref().map(|relay| &relay.fleet)
     }
 
     /// What the relay counts; `None` where this host is alone.
@@ -474,7 +475,7 @@ impl Engine {
 
     /// This host's id among those that share a Redis: 16 hexadecimal characters, another one with every start. `None` where it is alone.
     pub fn host_id(&self) -> Option<&str> {
-        self.relay.as_ref().map(|relay| &*relay.host)
+        self.fleet().map(|fleet| fleet.own().host.as_str())
     }
 
     /// From now on events of these types are told, and no others; at the start none is. Shards learn it in a moment.

@@ -40,8 +40,9 @@ use utoipa_axum::routes;
 
 use super::problem::{Params, Problem, Segment};
 use super::shapes::{Alive, Closed, Connection, Connections, Name, Readiness, ShardState, Stats, User};
-use super::{Admission, App, Gathered, Relay, emit, endpoints, fleet, maintenance, members, messages, openapi, rooms, steps};
+use super::{Admission, App, Gathered, emit, endpoints, fleet, maintenance, members, messages, openapi, rooms, steps};
 use crate::events::sse;
+use crate::relay::Relay;
 
 /// Time to make an answer.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
@@ -184,15 +185,15 @@ async fn healthz() -> Json<Alive> {
     (status = 503, description = "they are not", body = Readiness),
 ))]
 async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, Json<Readiness>) {
-    let accepting = app.host.accepting();
-    let status = match (accepting, app.all_responsive() && app.terms.relay != Relay::Down) {
+    let (accepting, relay) = (app.host.accepting(), app.relay());
+    let status = match (accepting, app.all_responsive() && relay != Relay::Down) {
         (false, _) => "not_ready",
         (true, false) => "degraded",
         (true, true) => "ready",
     };
     let shards = (0..app.host.stats().len()).map(|id| ShardState { id, responsive: app.host.is_responsive(id) }).collect();
     let code = if accepting { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (code, Json(Readiness { status, accepting, relay: app.terms.relay.label(), shards }))
+    (code, Json(Readiness { status, accepting, relay: relay.label(), shards }))
 }
 
 /// Metrics for Prometheus.
@@ -395,6 +396,7 @@ mod tests {
     use super::super::Terms;
     use super::super::testing::{BEARER, FakeHost, Heard, TOKEN, app, call, connection, terms};
     use super::*;
+    use crate::bridge::Host as _;
     use crate::bridge::Pending;
     use engine::{Answer, GrantFault};
 
@@ -474,6 +476,19 @@ mod tests {
         assert_eq!(ready.status, StatusCode::OK);
         let shards = json!([{"id": 0, "responsive": true}, {"id": 1, "responsive": true}]);
         assert_eq!(ready.json(), json!({"status": "ready", "accepting": true, "relay": "not_configured", "shards": shards}));
+
+        let of_many = Arc::new(FakeHost::new(1).relayed());
+        let router_of_many = super::router(Arc::new(app(of_many.clone(), Arc::default())));
+        let relay = of_many.relay_stats().expect("it has one");
+        for (connected, responsive, words) in
+            [(0, true, ("degraded", "down")), (1, true, ("ready", "connected")), (1, false, ("degraded", "down"))]
+        {
+            relay.connected.set(connected);
+            of_many.relay_responsive.store(responsive, Relaxed);
+            let ready = call(&router_of_many, Method::GET, "/readyz", &[]).await;
+            let said = ready.json();
+            assert_eq!((ready.status, &said["status"], &said["relay"]), (StatusCode::OK, &json!(words.0), &json!(words.1)));
+        }
 
         host.responsive.store(false, Relaxed);
         let degraded = call(&router, Method::GET, "/readyz", &[]).await;

@@ -16,8 +16,9 @@ use axum::{Json, Router};
 use engine::config::DialectKind;
 use serde_json::{Value, json};
 
+use super::App;
 use super::rates::average;
-use super::{App, Relay};
+use crate::relay::Relay;
 
 /// Where load balancers of the old community server look.
 pub const COMMUNITY_PATH: &str = "/api/community/ws/health";
@@ -56,18 +57,24 @@ async fn community(State(app): State<Arc<App>>) -> (StatusCode, Json<Value>) {
     let users = app.sum(Some(DialectKind::Community), |it| it.users.read());
     let well = app.is_well();
     let websocket = json!({"totalConnections": connections, "uniqueUsers": users, "averageConnectionsPerUser": average(connections, users), "isHealthy": well});
-    // Nothing is published or subscribed before there is a relay; without Redis that is its healthy state.
-    let pubsub = json!({"isHealthy": true, "publisherConnected": false, "subscriberConnected": false, "subscribedChannels": 0,
-        "totalSubscriptions": 0});
+    // Without Redis neither is connected, and that is its healthy state. This process is one subscriber: a channel is one subscription.
+    let relay = app.relay();
+    let (is_connected, subscriptions) = match relay {
+        Relay::Connected { subscriptions, .. } => (true, subscriptions),
+        Relay::Down | Relay::NotConfigured => (false, 0),
+    };
+    let pubsub = json!({"isHealthy": relay != Relay::Down, "publisherConnected": is_connected, "subscriberConnected": is_connected,
+        "subscribedChannels": subscriptions, "totalSubscriptions": subscriptions});
     (status(well), Json(json!({"success": true, "data": {"websocket": websocket, "pubsub": pubsub, "timestamp": now()}})))
 }
 
 async fn chat(State(app): State<Arc<App>>) -> (StatusCode, Json<Value>) {
     let well = app.is_well();
-    let state = match (well, app.terms.relay) {
+    let relay = app.relay();
+    let state = match (well, relay) {
         (false, _) => "unhealthy",
         (true, Relay::Down) => "degraded",
-        (true, Relay::NotConfigured) => "healthy",
+        (true, Relay::NotConfigured | Relay::Connected { .. }) => "healthy",
     };
     let mut websocket = json!({
         "status": state,
@@ -76,20 +83,25 @@ async fn chat(State(app): State<Arc<App>>) -> (StatusCode, Json<Value>) {
         "uptime": app.uptime_ms(),
         "timestamp": now(),
     });
-    if app.terms.relay == Relay::Down {
-        // A number would be a measurement, and nobody has answered.
-        websocket["redis"] = json!({"connected": false, "latency": null});
+    // Where nobody has answered yet there is no number: it would be a measurement.
+    let (is_connected, latency_ms) = match relay {
+        Relay::Connected { latency_ms, .. } => (true, latency_ms),
+        Relay::Down | Relay::NotConfigured => (false, None),
+    };
+    if relay != Relay::NotConfigured {
+        websocket["redis"] = json!({"connected": is_connected, "latency": latency_ms});
     }
     let ready = if well { "ready" } else { "not_ready" };
-    // There is no database of ours that could be missing; the cache of the old server was its Redis, and none is reached yet.
-    (status(well), Json(json!({"database": true, "cache": false, "websocket": websocket, "status": ready})))
+    // There is no database of ours that could be missing; the cache of the old server was its Redis.
+    (status(well), Json(json!({"database": true, "cache": is_connected, "websocket": websocket, "status": ready})))
 }
 
 async fn notify(State(app): State<Arc<App>>) -> (StatusCode, Json<Value>) {
     let well = app.is_well();
-    let (redis, redis_is_well) = match app.terms.relay {
+    let (redis, redis_is_well) = match app.relay() {
         Relay::NotConfigured => ("not_configured", true),
         Relay::Down => ("disconnected", false),
+        Relay::Connected { .. } => ("connected", true),
     };
     let websocket = json!({
         "status": "active",
@@ -163,6 +175,15 @@ mod tests {
         let ill = get(&router, COMMUNITY_PATH).await;
         assert_eq!(ill.status, StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!((&ill.json()["success"], &ill.json()["data"]["websocket"]["isHealthy"]), (&json!(true), &json!(false)));
+        let of_many = Arc::new(FakeHost::new(1).relayed());
+        let pubsub = async || get(&plain(&of_many), COMMUNITY_PATH).await.json()["data"]["pubsub"].take();
+        assert_eq!(pubsub().await["isHealthy"], json!(false), "Redis is not reached");
+        let relay = of_many.relay_stats().expect("it has one");
+        relay.connected.set(1);
+        relay.subscriptions.set(5);
+        let expected = json!({"isHealthy": true, "publisherConnected": true, "subscriberConnected": true, "subscribedChannels": 5,
+            "totalSubscriptions": 5});
+        assert_eq!(pubsub().await, expected);
         let empty = get(&plain(&Arc::new(FakeHost::new(1))), COMMUNITY_PATH).await;
         assert_eq!(empty.json()["data"]["websocket"]["averageConnectionsPerUser"], json!(0.0));
     }
@@ -177,12 +198,21 @@ mod tests {
         assert_eq!(heard.status, StatusCode::OK);
         assert_eq!(body, json!({"database": true, "cache": false, "websocket": websocket, "status": "ready"}));
 
-        let router = with(&host, Terms { relay: Relay::Down, ..terms() });
+        let host = Arc::new(FakeHost::new(2).relayed());
+        let router = plain(&host);
         let degraded = get(&router, CHAT_PATH).await;
         let body = degraded.json();
         assert_eq!((degraded.status, &body["websocket"]["status"]), (StatusCode::OK, &json!("degraded")));
         assert_eq!((&body["status"], &body["cache"]), (&json!("ready"), &json!(false)));
         assert_eq!(body["websocket"]["redis"], json!({"connected": false, "latency": null}));
+        let relay = host.relay_stats().expect("it has one");
+        relay.connected.set(1);
+        let body = get(&router, CHAT_PATH).await.json();
+        assert_eq!(body["websocket"]["redis"], json!({"connected": true, "latency": null}));
+        relay.round_trip_us.set(1_234);
+        let body = get(&router, CHAT_PATH).await.json();
+        assert_eq!((&body["websocket"]["status"], &body["cache"]), (&json!("healthy"), &json!(true)));
+        assert_eq!(body["websocket"]["redis"], json!({"connected": true, "latency": 1.234}));
         host.accepting.store(false, Relaxed);
         let ill = get(&router, CHAT_PATH).await;
         let body = ill.json();
@@ -199,10 +229,14 @@ mod tests {
         assert_eq!(heard.status, StatusCode::OK);
         assert_eq!(timeless(&heard, "/timestamp"), json!({"status": "ok", "timestamp": null, "services": services}));
 
-        let degraded = get(&with(&host, Terms { relay: Relay::Down, ..terms() }), NOTIFY_PATH).await;
+        let of_many = Arc::new(FakeHost::new(1).relayed());
+        let degraded = get(&plain(&of_many), NOTIFY_PATH).await;
         let body = degraded.json();
         assert_eq!((degraded.status, &body["status"]), (StatusCode::OK, &json!("degraded")));
         assert_eq!(body["services"]["redis"], json!("disconnected"));
+        of_many.relay_stats().expect("it has one").connected.set(1);
+        let body = get(&plain(&of_many), NOTIFY_PATH).await.json();
+        assert_eq!((&body["status"], &body["services"]["redis"]), (&json!("ok"), &json!("connected")));
         host.responsive.store(false, Relaxed);
         let ill = get(&plain(&host), NOTIFY_PATH).await;
         assert_eq!((ill.status, &ill.json()["status"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("degraded")));

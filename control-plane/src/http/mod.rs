@@ -40,6 +40,7 @@ use crate::events::{Bounds, Events};
 use crate::hooks::Hooks;
 use crate::jwks::Watch;
 use crate::metrics::Metrics;
+use crate::relay::Relay;
 use crate::secret::Secret;
 use crate::token::Claims;
 use bundle::Bundle;
@@ -81,8 +82,6 @@ pub struct App {
 pub struct Terms {
     /// Who may use `/v1`.
     pub admission: Admission,
-    /// Whether there is a relay, and how it does.
-    pub relay: Relay,
     /// Origins that browsers may call the public part from.
     pub origins: Origins,
     /// The Socket.IO client's files.
@@ -113,25 +112,6 @@ pub enum Admission {
     Anybody,
     /// Nobody: a TCP listener without a configured token.
     Nobody,
-}
-
-/// State of the connection to other hosts.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Relay {
-    /// No Redis in the configuration.
-    NotConfigured,
-    /// Configured, but not reached.
-    Down,
-}
-
-impl Relay {
-    /// The word for it in `/readyz`.
-    pub fn label(self) -> &'static str {
-        match self {
-            Relay::NotConfigured => "not_configured",
-            Relay::Down => "down",
-        }
-    }
 }
 
 /// Origins that may read our answers across sites.
@@ -257,6 +237,11 @@ impl App {
         if total.cast_signed() < 0 { 0 } else { total }
     }
 
+    /// How the connection to other hosts does.
+    fn relay(&self) -> Relay {
+        Relay::of(&*self.host)
+    }
+
     /// True exactly when every shard turned lately.
     fn all_responsive(&self) -> bool {
         (0..self.host.stats().len()).all(|shard| self.host.is_responsive(shard))
@@ -295,12 +280,12 @@ pub(crate) mod testing {
     use engine::relay::fleet::{Channel, Fleet, Output, Seen};
     use engine::relay::handle::{Claim, FleetHandle, ToRelay};
     use engine::relay::words::{Hello, HostId};
-    use engine::stats::ShardStats;
+    use engine::stats::{RelayStats, ShardStats};
     use engine::{Answer, ConnectionInfo, Question, Reached, Scope, Wish};
     use tower::ServiceExt;
 
     use super::throttle::Allowance;
-    use super::{Admission, App, Origins, Relay, Terms};
+    use super::{Admission, App, Origins, Terms};
     use crate::bridge::{Host, Pending};
     use crate::events::Bounds;
     use crate::secret::Secret;
@@ -312,6 +297,8 @@ pub(crate) mod testing {
         stats: Vec<Arc<ShardStats>>,
         pub(crate) accepting: AtomicBool,
         pub(crate) responsive: AtomicBool,
+        pub(crate) relay_responsive: AtomicBool,
+        relay: Option<RelayStats>,
         pub(crate) wanted: Mutex<EventTypes>,
         /// True exactly when no shard takes a question.
         pub(crate) is_full: AtomicBool,
@@ -337,6 +324,8 @@ pub(crate) mod testing {
                 endpoints,
                 accepting: AtomicBool::new(true),
                 responsive: AtomicBool::new(true),
+                relay_responsive: AtomicBool::new(true),
+                relay: None,
                 wanted: Mutex::default(),
                 is_full: AtomicBool::new(false),
                 asked: AtomicU64::new(0),
@@ -344,6 +333,11 @@ pub(crate) mod testing {
                 answers: None,
                 fleet: OnceLock::new(),
             }
+        }
+
+        /// With other hosts, which are not reached yet.
+        pub(crate) fn relayed(self) -> FakeHost {
+            FakeHost { relay: Some(RelayStats::default()), ..self }
         }
 
         /// Answers at once, from the asking thread; `None` is a shard that stays silent.
@@ -386,6 +380,12 @@ pub(crate) mod testing {
         fn is_responsive(&self, shard: usize) -> bool {
             shard == 0 || self.responsive.load(Relaxed)
         }
+        fn relay_stats(&self) -> Option<&RelayStats> {
+            self.relay.as_ref()
+        }
+        fn is_relay_responsive(&self) -> bool {
+            self.relay_responsive.load(Relaxed)
+        }
         fn io_name(&self) -> &'static str {
             "io_uring"
         }
@@ -407,7 +407,6 @@ pub(crate) mod testing {
     pub(crate) fn terms() -> Terms {
         Terms {
             admission: Admission::Token(Secret::new(TOKEN.as_bytes()).expect("not empty")),
-            relay: Relay::NotConfigured,
             origins: Origins::Listed(Vec::new()),
             bundle: None,
             jwks: None,

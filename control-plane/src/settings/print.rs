@@ -55,10 +55,14 @@ fn line(setting: &Setting, value: Option<&Value>) -> String {
     let key = setting.key();
     match (setting.kind, value) {
         (_, None) => format!("# {key} ="),
-        (Kind::Redis | Kind::Url, Some(Value::Text(url))) if without_credentials(url) != *url => {
+        (Kind::Url, Some(Value::Text(url))) if without_credentials(url) != *url => {
             format!("# {key} = {} (credentials hidden)", toml_text(&without_credentials(url)))
         }
-        (_, Some(value)) => value.toml().map_or_else(|| format!("# {key} = (hidden)"), |text| format!("{key} = {text}")),
+        (_, Some(value)) => match (value.toml(), value.redacted()) {
+            (Some(text), _) => format!("{key} = {text}"),
+            (None, Some(text)) => format!("# {key} = {text} (credentials hidden)"),
+            (None, None) => format!("# {key} = (hidden)"),
+        },
     }
 }
 

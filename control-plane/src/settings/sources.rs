@@ -112,6 +112,23 @@ impl Gathered {
         }
     }
 
+    /// URLs of Redis; none where nothing was said.
+    pub(crate) fn servers(&self, path: &str) -> &[String] {
+        match self.value(path) {
+            Some(Value::Servers(urls)) => urls,
+            Some(Value::Server(url)) => std::slice::from_ref(url),
+            None => &[],
+            other => unreachable!("the table says that {path} is of Redis, not {other:?}"),
+        }
+    }
+
+    /// True exactly when somebody said something about `setting` that does not hold anyway: a list of all defaults says nothing.
+    pub(crate) fn is_said(&self, setting: &Setting) -> bool {
+        let default = setting.default.as_ref().and_then(Value::toml);
+        self.given(setting.path)
+            .is_some_and(|given| given.origin != Origin::Default && (default.is_none() || given.value.toml() != default))
+    }
+
     pub(crate) fn address(&self, path: &str) -> SocketAddr {
         match self.value(path) {
             Some(Value::Address(address)) => *address,

@@ -1,7 +1,7 @@
 //! Every setting, as data: its key, unit, kind, default, old variables and what it is for. The file, the variables, the flags,
 //! `print-config` and the problems are all made from this table; nothing else lists the settings.
 
-use engine::config::SocketIo;
+use engine::config::{Relay, SocketIo};
 use engine::event::EventType;
 use engine::limits::{LINKS_PER_SHARD_MAX, Limits, READ_BUFFER_BYTES, SHARDS_MAX};
 
@@ -69,7 +69,7 @@ fn word(text: &str) -> Option<Value> {
 
 /// All settings but those of endpoints, section by section.
 pub(crate) fn settings() -> Vec<Setting> {
-    [server(), control(), auth(), origins(), socket_io(), webhooks(), limits(), events(), redis()].concat()
+    [server(), control(), auth(), origins(), socket_io(), webhooks(), limits(), events(), redis(), relay()].concat()
 }
 
 fn server() -> Vec<Setting> {
@@ -452,9 +452,94 @@ fn events() -> Vec<Setting> {
 
 fn redis() -> Vec<Setting> {
     vec![
-        Setting::new("redis.url", Kind::Redis, None, "Redis that joins several hosts. Unset: this host is alone.")
-            .flag("--redis")
-            .old(&["REDIS_URL", "REDIS_HOST with REDIS_PORT and REDIS_PASSWORD"]),
+        Setting::new(
+            "redis.url",
+            Kind::Redis,
+            None,
+            "Redis that joins several hosts. Unset: the systemd credential redis_url, else this host is alone. Beside redis.sentinels it says how to talk to the master (TLS, user, password, database), beside redis.cluster who we are to nodes that are named without a user or password; its host does not count there.",
+        )
+        .flag("--redis")
+        .old(&["REDIS_URL", "REDIS_HOST with REDIS_PORT and REDIS_PASSWORD"]),
+        Setting::new("redis.url_file", Kind::File, None, "File with that URL, because of its password; one newline at its end does not count."),
+        Setting::new(
+            "redis.cluster",
+            Kind::Servers,
+            None,
+            "Some nodes of a Redis Cluster (Redis 7 or later), which name the others. It has one database.",
+        ),
+        Setting::new(
+            "redis.sentinels",
+            Kind::Servers,
+            None,
+            "Redis Sentinels, which know the master; with what they want as user and password themselves. Port without a word: 26379.",
+        ),
+        Setting::new("redis.master", Kind::Word, None, "What the sentinels call the master."),
+        Setting::new(
+            "redis.ca_file",
+            Kind::File,
+            None,
+            "PEM file with the authorities that sign the certificates of rediss:// servers. Unset: those of the system, or of the variable SSL_CERT_FILE.",
+        ),
+        Setting::new("redis.certificate_file", Kind::File, None, "PEM file with the certificate to show to Redis, where it wants one."),
+        Setting::new("redis.key_file", Kind::File, None, "PEM file with the key of that certificate."),
+        Setting::new(
+            "redis.socket_io_key",
+            Kind::Word,
+            word(Relay::KEY),
+            "First word of the channels of Socket.IO: the option key of Node's adapters and emitter, and the name of the stream.",
+        ),
+        Setting::new(
+            "redis.prefix",
+            Kind::Word,
+            word(Relay::PREFIX),
+            "First word of the channels and keys that uringcast hosts have for themselves. Hosts of one fleet have the same, two fleets on one Redis different ones.",
+        ),
+    ]
+}
+
+fn relay() -> Vec<Setting> {
+    let number = Setting::number;
+    vec![
+        Setting::new(
+            "relay.mode",
+            Kind::Choice(&["pubsub", "streams"]),
+            word("pubsub"),
+            "How messages travel between hosts. pubsub: at once, and lost for who is cut off from Redis; streams: who comes back reads what he has missed, as far as the streams reach. The same on all hosts.",
+        ),
+        Setting::new(
+            "relay.adapter",
+            Kind::Choice(&["classic", "sharded"]),
+            word("classic"),
+            "Whose format Socket.IO endpoints speak in pubsub mode. classic: of Node's createAdapter and emitter; sharded: of createShardedAdapter, which needs Redis 7. The same on all hosts.",
+        ),
+        number(
+            "relay.buffer_bytes",
+            "bytes",
+            (1, 1 << 40),
+            None,
+            "Memory for messages that wait for Redis while it is away; what does not fit is counted and gone. Unset: 16000000, in streams mode 64000000.",
+        ),
+        number(
+            "relay.buffer_ms",
+            "milliseconds",
+            (0, HOUR_MS),
+            Some(30_000),
+            "How long they wait in pubsub mode; older ones are counted and gone.",
+        ),
+        number(
+            "relay.stream_entries",
+            "entries",
+            (1, 1_000_000_000),
+            Some(10_000),
+            "Entries that a stream keeps, about: what a host can miss and still read.",
+        ),
+        number(
+            "relay.lease_ms",
+            "milliseconds",
+            (3_000, HOUR_MS),
+            Some(30_000),
+            "A host that is not heard of for this long is gone, and its users are offline. It renews this every third of it.",
+        ),
     ]
 }
 

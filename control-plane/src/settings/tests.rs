@@ -1,7 +1,7 @@
 //! The settings as a whole: precedence, every kind of problem, `--dev`, and the reference that `print-config` writes. The
 //! environment is a map and the file lies in a directory of its own: no test touches what the process has.
 
-use engine::config::{AuthMode, DialectKind, Io, Membership};
+use engine::config::{Adapter, AuthMode, DialectKind, Io, Membership, RelayMode};
 use engine::event::{EventType, EventTypes};
 use engine::limits::Limits;
 
@@ -10,6 +10,17 @@ use super::table::{Setting, settings};
 use super::*;
 
 const SECRET: &str = "a secret for tests only";
+
+/// A certificate and its key, which tests of TLS have.
+struct Tls {
+    certificate: &'static str,
+    key: &'static str,
+}
+
+const TLS: Tls = Tls {
+    certificate: concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls/certificate.pem"),
+    key: concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls/key.pem"),
+};
 
 /// A file, variables, and what is expected of them.
 type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
@@ -44,6 +55,11 @@ fn verifies(settings: &Settings, secret: &str) -> bool {
     settings.engine.verifier.as_ref().expect("a verifier").verify(&token, 0).is_ok()
 }
 
+/// Where Redis is, as the engine is told.
+fn redis_urls(settings: &Settings) -> Vec<String> {
+    settings.engine.relay.as_ref().map(|relay| relay.redis.urls.clone()).unwrap_or_default()
+}
+
 #[test]
 fn without_a_word_the_contract_holds() {
     let settings = load("", &[]).expect("good settings");
@@ -54,7 +70,7 @@ fn without_a_word_the_contract_holds() {
     assert_eq!(format!("{:?}", engine.socket_io), format!("{:?}", SocketIo::default()));
     assert_eq!((engine.io, settings.drain, settings.any_origin, settings.dev), (Io::Auto, Duration::from_secs(10), false, false));
     assert!(engine.origins.is_empty() && engine.trusted_proxies.is_empty() && settings.warnings.is_empty());
-    assert!(settings.admin_token.is_none() && settings.dev_secret.is_none() && settings.redis_url.is_none());
+    assert!(settings.admin_token.is_none() && settings.dev_secret.is_none() && settings.redis.is_none());
     assert!(!engine.shards.is_empty() && engine.shards.iter().all(Option::is_some));
     assert!(verifies(&settings, SECRET) && !verifies(&settings, "another secret"));
     let bound: Vec<_> = engine.endpoints.iter().map(|one| (one.name.as_str(), one.bind.as_str(), one.membership, one.auth)).collect();
@@ -125,9 +141,10 @@ fn old_variables_are_understood() {
     );
     assert_eq!((engine.limits.message_bytes, engine.limits.outbox_bytes), (100_000_000, 100_000_000), "the queue grows with the message");
     assert_eq!((engine.limits.connections, engine.limits.rate_window_ms), (Some(5_000), 60_000));
-    assert_eq!(settings.redis_url.as_deref(), Some("redis://:p%40ss@redis:6380"));
+    assert_eq!(redis_urls(&settings), ["redis://:p%40ss@redis:6380"]);
+    assert_eq!(settings.redis.as_deref(), Some("redis://...@redis:6380"));
     assert!(settings.admin_token.as_ref().is_some_and(|token| token.matches(b"an-admin-token-of-length")));
-    assert_eq!(settings.warnings.len(), 1, "that Redis is not served yet: {:?}", settings.warnings);
+    assert_eq!(settings.warnings.len(), 1, "that the password is not hidden: {:?}", settings.warnings);
     assert!(!format!("{settings:?}").contains("p%40ss"));
 }
 
@@ -144,7 +161,7 @@ fn old_variables_count_alone_and_in_their_order() {
         origins(&[("WEBSOCKET_CORS_ORIGIN", "*"), ("FRONTEND_URL", "http://localhost:5173")]),
         (list("http://localhost:5173"), true)
     );
-    let redis = |pairs: &[(&str, &str)]| load("", pairs).expect("good settings").redis_url;
+    let redis = |pairs: &[(&str, &str)]| redis_urls(&load("", pairs).expect("good settings")).pop();
     let (url, host) = (("REDIS_URL", "redis://localhost:6379"), ("REDIS_HOST", "other"));
     assert_eq!(redis(&[url, host, ("REDIS_PASSWORD", "x")]).as_deref(), Some("redis://localhost:6379"));
     assert_eq!(redis(&[host]).as_deref(), Some("redis://other:6379"));
@@ -584,6 +601,149 @@ fn the_events_webhook_needs_a_secret_from_somewhere() {
 }
 
 #[test]
+fn a_redis_is_named_in_one_of_three_ways() {
+    let relay = |file: &str| load(file, &[]).expect("good settings").engine.relay.expect("a relay");
+    let single = relay("[redis]\nurl = 'redis://u:p@127.0.0.1/2'");
+    assert_eq!((single.redis.urls, single.redis.master, single.redis.is_cluster), (vec!["redis://u:p@127.0.0.1/2".into()], None, false));
+    let sentinels = "sentinels = ['redis://a', 'redis://:s@[::1]', 'rediss://c:1/0']\nmaster = 'm'\n";
+    let plain = relay(&format!("[redis]\n{sentinels}ca_file = '{}'", TLS.certificate)).redis;
+    assert_eq!(plain.urls, ["redis://a:26379", "redis://:s@[::1]:26379", "rediss://c:1/0"]);
+    assert_eq!((plain.master.as_deref(), &*plain.node, plain.is_cluster), (Some("m"), "redis://localhost", false));
+    assert_eq!(
+        relay(&format!("[redis]\n{sentinels}url = 'redis://u:p@-/3'\nca_file = '{}'", TLS.certificate)).redis.node,
+        "redis://u:p@-/3"
+    );
+    let cluster = relay("[redis]\nurl = 'redis://u:p@x'\ncluster = ['redis://a:1', 'redis://v:q@b']").redis;
+    assert_eq!((cluster.urls, cluster.is_cluster), (vec!["redis://u:p@a:1".into(), "redis://v:q@b".into()], true));
+    assert_eq!(relay("[redis]\nurl = 'redis://x/0'\ncluster = ['redis://a:1']").redis.urls, ["redis://a:1"]);
+    assert_eq!(relay("[redis]\nurl = 'unix:///run/redis.sock?db=1&pass=p'").redis.urls, ["unix:///run/redis.sock?db=1&pass=p"]);
+    let by_variable = [("URINGCAST_REDIS_CLUSTER", "redis://a:1, redis://b:2"), ("URINGCAST_REDIS_PREFIX", "two")];
+    let settings = load("", &by_variable).expect("good settings");
+    assert_eq!((redis_urls(&settings).len(), settings.redis.as_deref()), (2, Some("cluster of redis://a:1, redis://b:2")));
+    assert_eq!(settings.engine.relay.map(|relay| relay.prefix).as_deref(), Some("two"));
+}
+
+#[test]
+fn the_relay_is_as_it_is_said_and_as_the_contract_has_it() {
+    let relay =
+        |file: &str| load(&format!("redis.url = 'redis://localhost'\n{file}"), &[]).expect("good settings").engine.relay.expect("a relay");
+    let words = |relay: &Relay| (relay.mode, relay.adapter, relay.prefix.clone(), relay.socket_io_key.clone());
+    let numbers = |relay: &Relay| (relay.buffer_bytes, relay.buffer_ms, relay.stream_entries, relay.lease_ms);
+    let (told, default) = (relay(""), Relay::new("redis://localhost"));
+    assert_eq!((words(&told), numbers(&told)), (words(&default), numbers(&default)));
+    assert_eq!(words(&told), (RelayMode::PubSub, Adapter::Classic, "uringcast".into(), "socket.io".into()));
+    assert_eq!(numbers(&told), (16_000_000, 30_000, 10_000, 30_000));
+    let other = relay(
+        "redis.prefix = 'p'\nredis.socket_io_key = 'k'\n[relay]\nadapter = 'sharded'\nbuffer_bytes = 5\nbuffer_ms = 6\nstream_entries = 7\nlease_ms = 8000",
+    );
+    assert_eq!(words(&other), (RelayMode::PubSub, Adapter::Sharded, "p".into(), "k".into()));
+    assert_eq!(numbers(&other), (5, 6, 7, 8_000));
+    let streams = load("redis.url = 'redis://localhost'\nrelay.mode = 'streams'", &[]).expect("good settings");
+    assert!(streams.warnings.iter().any(|warning| warning.contains("appendonly yes")), "{:?}", streams.warnings);
+    let streams = streams.engine.relay.expect("a relay");
+    assert_eq!((streams.mode, streams.buffer_bytes), (RelayMode::Streams, 64_000_000));
+    let early = load("[relay]\nmode = 'streams'", &[]).expect("good settings");
+    assert!(early.engine.relay.is_none() && early.warnings[0].starts_with("relay.mode means nothing yet"), "{:?}", early.warnings);
+}
+
+#[test]
+fn what_does_not_go_together_about_redis_is_told_without_its_password() {
+    let (certificate, key) = (TLS.certificate, TLS.key);
+    let tls = "url = 'rediss://:HUSH@h'\n";
+    let cases = [
+        ("master = 'm'", "redis.master", "means nothing without redis.sentinels"),
+        ("master = 'm'\nurl = 'redis://:HUSH@h'", "redis.master", "means nothing without redis.sentinels"),
+        ("sentinels = ['redis://:HUSH@a']", "redis.master", "is needed by redis.sentinels"),
+        ("sentinels = ['redis://a']\nmaster = 'm'\ncluster = ['redis://b']", "redis.sentinels", "a cluster has no sentinels"),
+        ("sentinels = ['redis://a']\nmaster = 'm'\nurl = 'unix:///r?pass=HUSH'", "redis.url", "the master is on the network"),
+        ("sentinels = ['unix:///HUSH']\nmaster = 'm'", "redis.sentinels", "must be a list of"),
+        ("cluster = ['redis://a']\nurl = 'unix:///r?pass=HUSH'", "redis.url", "the nodes are on the network"),
+        ("cluster = ['redis://:HUSH@a/3']", "redis.cluster", "no database number"),
+        ("cluster = ['redis://a']\nurl = 'redis://:HUSH@h/3'", "redis.url", "a cluster has only one"),
+        ("cluster = ['redis://a']\nurl = 'rediss://:HUSH@h'", "redis.cluster", "must have the scheme of redis.url"),
+        ("url = 'rediss://:HUSH@h/#insecure'", "redis.url", "#insecure is not supported"),
+        ("url = 'redis://:HUSH@h'\nca_file = '/x'", "redis.ca_file", "means nothing without a rediss:// URL"),
+        (&format!("{tls}ca_file = '/nonexistent'"), "redis.ca_file", "cannot be read"),
+        (&format!("{tls}ca_file = '/dev/zero'"), "redis.ca_file", "is larger than"),
+        (&format!("{tls}ca_file = '{key}'"), "redis.ca_file", "no authority is trusted"),
+        (&format!("{tls}ca_file = '{certificate}'\ncertificate_file = '{certificate}'"), "redis.certificate_file", "needs redis.key_file"),
+        (&format!("{tls}ca_file = '{certificate}'\nkey_file = '{key}'"), "redis.key_file", "means nothing without"),
+        (
+            &format!("{tls}ca_file = '{certificate}'\ncertificate_file = '{certificate}'\nkey_file = '{certificate}'"),
+            "redis.certificate_file",
+            "not readable PEM",
+        ),
+        ("url = 'redis://h'\nprefix = 'a*'", "redis.prefix", "mean something to Redis"),
+        ("url = 'redis://h'\nsocket_io_key = 'a?'", "redis.socket_io_key", "mean something to Redis"),
+        ("prefix = 'a'", "redis.prefix", "means nothing without redis.url"),
+        ("url = 'redis://:HUSH@h'\nurl_file = '/x'", "redis.url_file", "redis.url is set in the same place"),
+        ("url_file = '/nonexistent'", "redis.url_file", "cannot be read"),
+        (&format!("url_file = '{certificate}'"), "redis.url_file", "the file does not hold redis://"),
+        ("url = 'redis://h'\n[relay]\nmode = 'streams'\nadapter = 'sharded'", "relay.adapter", "means nothing with relay.mode"),
+        ("url = 'redis://h'\n[relay]\nmode = 'streams'\nbuffer_ms = 1", "relay.buffer_ms", "means nothing with relay.mode"),
+        ("url = 'redis://h'\n[relay]\nlease_ms = 10", "relay.lease_ms", "must be a whole number from 3000"),
+    ];
+    for (file, key, words) in cases {
+        let said = complaints(&format!("[redis]\n{file}"), &[]);
+        assert!(said.starts_with(key) && said.contains(words) && said.lines().count() == 1, "{file} said: {said}");
+        assert!(!said.contains("HUSH") && !said.contains("BEGIN"), "{said}");
+    }
+    let whole = format!("[redis]\n{tls}ca_file = '{certificate}'\ncertificate_file = '{certificate}'\nkey_file = '{key}'");
+    let settings = load(&whole, &[]).expect("good settings");
+    let redis = &settings.engine.relay.as_ref().expect("a relay").redis;
+    assert!(redis.ca.is_some() && redis.identity.is_some() && redis.system_der.is_empty() && settings.warnings.is_empty());
+    assert!(!format!("{settings:?}").contains("HUSH"));
+    // Certificates of the system only where somebody shows one; whether there are any is the machine's affair.
+    assert!(load("[redis]\nurl = 'redis://h'", &[]).expect("good").engine.relay.expect("a relay").redis.system_der.is_empty());
+}
+
+#[test]
+fn the_url_of_redis_comes_from_the_strongest_place() {
+    let credentials = Scratch::named("redis_url", "redis://:of-systemd@localhost\n");
+    let directory = credentials.directory().to_str().expect("UTF-8");
+    let in_file = Scratch::file("redis://:of-a-file@localhost\n");
+    let file = format!("[redis]\nurl_file = '{}'", in_file.path().display());
+    let cases: [Case<'_>; 5] = [
+        ("", &[("CREDENTIALS_DIRECTORY", directory)], "redis://:of-systemd@localhost"),
+        (&file, &[("CREDENTIALS_DIRECTORY", directory)], "redis://:of-a-file@localhost"),
+        (&file, &[("REDIS_URL", "redis://localhost")], "redis://localhost"),
+        (
+            "",
+            &[("REDIS_URL", "redis://a"), ("URINGCAST_REDIS_URL_FILE", in_file.path().to_str().expect("UTF-8"))],
+            "redis://:of-a-file@localhost",
+        ),
+        ("[redis]\nurl = 'redis://a'", &[("CREDENTIALS_DIRECTORY", directory)], "redis://a"),
+    ];
+    for (text, pairs, expected) in cases {
+        assert_eq!(redis_urls(&load(text, pairs).expect("good settings")), [expected], "{text} {pairs:?}");
+    }
+    let bad = Scratch::named("redis_url", "HUSH");
+    let said = complaints("", &[("CREDENTIALS_DIRECTORY", bad.directory().to_str().expect("UTF-8"))]);
+    assert!(said.contains("redis.url") && said.contains("credential redis_url") && !said.contains("HUSH"), "{said}");
+}
+
+#[test]
+fn a_password_in_the_clear_is_warned_of_where_others_can_read_it() {
+    let warned = |redis: &str| {
+        let settings = load(&format!("[redis]\n{redis}"), &[]).expect("good settings");
+        assert!(settings.warnings.iter().all(|warning| !warning.contains("HUSH")));
+        settings.warnings.iter().any(|warning| warning.contains("in the clear"))
+    };
+    for url in ["redis://:HUSH@r.example", "redis://u:HUSH@10.0.0.1:1/2", "redis://:HUSH@[2001:db8::1]"] {
+        assert!(warned(&format!("url = '{url}'")), "{url}");
+    }
+    for url in
+        ["redis://r.example", "redis://:HUSH@localhost", "redis://:HUSH@127.0.0.1:1", "redis://:HUSH@[::1]:1/2", "unix:///r?pass=HUSH"]
+    {
+        assert!(!warned(&format!("url = '{url}'")), "{url}");
+    }
+    assert!(!warned(&format!("url = 'rediss://:HUSH@r.example'\nca_file = '{}'", TLS.certificate)));
+    assert!(warned("sentinels = ['redis://a']\nmaster = 'm'\nurl = 'redis://:HUSH@x'"));
+    assert!(!warned("sentinels = ['redis://127.0.0.1']\nmaster = 'm'\nurl = 'redis://:HUSH@x'"));
+    assert!(warned("cluster = ['redis://a']\nurl = 'redis://:HUSH@x'"));
+}
+
+#[test]
 fn print_config_can_be_loaded_again_and_means_the_same() {
     let printed = print(&Flags::default(), &Environment::new()).expect("no problems");
     let (plain, again) = (load("", &[]).expect("defaults"), load(&printed, &[]).expect("its own output"));
@@ -599,6 +759,8 @@ fn print_config_can_be_loaded_again_and_means_the_same() {
         ("URINGCAST_ORIGINS_ALLOWED", "https://a,https://b"),
         ("URINGCAST_LIMITS_CONNECTIONS", "7"),
         ("URINGCAST_ENDPOINT_AGENT_RETAIN", "9"),
+        ("URINGCAST_REDIS_URL", "redis://localhost:6380"),
+        ("URINGCAST_REDIS_CLUSTER", "redis://a:1,redis://b:2"),
     ];
     let printed = print(&Flags::default(), &environment(&odd)).expect("no problems");
     let (said, again) = (load("", &odd).expect("good"), load(&printed, &[]).expect("its own output"));
@@ -612,10 +774,12 @@ fn print_config_shows_no_secret() {
         ("JWT_SECRET", "hunter2"),
         ("ADMIN_TOKEN", "hunter2"),
         ("REDIS_URL", "redis://u:hunter2@h"),
+        ("URINGCAST_REDIS_CLUSTER", "redis://a:1,redis://:hunter2@b"),
         ("URINGCAST_AUTH_LEEWAY_SECONDS", "7"),
     ];
     let printed = print(&Flags::default(), &environment(&pairs)).expect("no problems");
     assert!(!printed.contains("hunter2") && printed.contains("# secret = (hidden)") && printed.contains("set by variable JWT_SECRET"));
+    assert!(printed.contains("# cluster = [\"redis://a:1\", \"redis://...@b\"] (credentials hidden)"));
     assert!(printed.contains("# url = \"redis://...@h\" (credentials hidden)") && printed.contains("leeway_seconds = 7"));
     assert!(load(&printed, &[]).is_ok());
 }

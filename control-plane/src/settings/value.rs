@@ -8,6 +8,9 @@ use std::str::FromStr as _;
 use crate::outbound::Url;
 use crate::secret::Secret;
 
+/// Servers of a list: a few of a cluster's nodes are enough to find the others.
+const SERVERS_MAX: usize = 64;
+
 /// Characters of a value that a problem shows; the rest is cut.
 const SHOWN_CHARS_MAX: usize = 80;
 
@@ -29,6 +32,10 @@ pub(crate) enum Value {
     List(Vec<String>),
     Address(SocketAddr),
     Control(ControlListen),
+    /// The URL of a Redis server, which may hold a password.
+    Server(String),
+    /// Several of those.
+    Servers(Vec<String>),
     Secret(Secret),
 }
 
@@ -51,7 +58,10 @@ pub(crate) enum Kind {
     Control,
     Origins,
     Addresses,
+    /// The URL of one Redis server.
     Redis,
+    /// URLs of several that are on the network.
+    Servers,
     /// A URL that is asked over HTTP.
     Url,
     /// Some of these words.
@@ -79,7 +89,11 @@ impl Kind {
             Kind::Control => raw.word().and_then(control).map(Value::Control),
             Kind::Origins => raw.list()?.into_iter().map(origin).collect::<Option<_>>().map(Value::List),
             Kind::Addresses => raw.list()?.into_iter().map(address).collect::<Option<_>>().map(Value::List),
-            Kind::Redis => raw.word().filter(|url| is_redis_url(url)).map(|url| Value::Text(url.to_owned())),
+            Kind::Redis => raw.word().filter(|url| is_redis_url(url)).map(|url| Value::Server(url.to_owned())),
+            Kind::Servers => {
+                let urls = raw.list()?.into_iter().map(|url| (is_redis_url(url) && !is_unix(url)).then(|| url.to_owned()));
+                urls.collect::<Option<Vec<_>>>().filter(|urls| urls.len() <= SERVERS_MAX).map(Value::Servers)
+            }
             Kind::Url => raw.word().filter(|url| Url::from_str(url).is_ok()).map(|url| Value::Text(url.to_owned())),
             Kind::Choices(words) => {
                 let chosen = raw.list()?.into_iter().map(|word| words.contains(&word).then(|| word.to_owned()));
@@ -102,7 +116,8 @@ impl Kind {
             Kind::Control => "IP:PORT or unix:/PATH".to_owned(),
             Kind::Origins => "a list of origins such as https://app.example.com (no path), or *".to_owned(),
             Kind::Addresses => "a list of IP addresses".to_owned(),
-            Kind::Redis => "redis://HOST[:PORT][/DB], rediss://... or unix:///PATH".to_owned(),
+            Kind::Redis => "redis://[USER:PASSWORD@]HOST[:PORT][/DB], rediss://... or unix:///PATH".to_owned(),
+            Kind::Servers => format!("a list of at most {SERVERS_MAX} redis://[USER:PASSWORD@]HOST[:PORT] or rediss://..."),
             Kind::Url => "http://HOST[:PORT]/PATH or https://..., without a user or password".to_owned(),
             Kind::Choices(words) => format!("a list of {}", words.join(", ")),
             Kind::Secret => "text that is not empty".to_owned(),
@@ -113,7 +128,7 @@ impl Kind {
     /// part of it is the password).
     pub(crate) fn shown(self, raw: Raw<'_>) -> Option<String> {
         match self {
-            Kind::Secret | Kind::Redis | Kind::Url => None,
+            Kind::Secret | Kind::Redis | Kind::Servers | Kind::Url => None,
             _ => Some(raw.shown()),
         }
     }
@@ -180,13 +195,28 @@ impl Value {
             Value::Integer(number) => Some(number.to_string()),
             Value::Boolean(truth) => Some(truth.to_string()),
             Value::Text(text) => Some(toml_text(text)),
-            Value::List(items) => Some(format!("[{}]", items.iter().map(|item| toml_text(item)).collect::<Vec<_>>().join(", "))),
+            Value::List(items) => Some(list(items)),
             Value::Address(address) => Some(toml_text(&address.to_string())),
             Value::Control(ControlListen::Tcp(address)) => Some(toml_text(&address.to_string())),
             Value::Control(ControlListen::Unix(path)) => Some(toml_text(&format!("unix:{}", path.display()))),
+            Value::Server(url) => (!has_credentials(url)).then(|| toml_text(url)),
+            Value::Servers(urls) => (!urls.iter().any(|url| has_credentials(url))).then(|| list(urls)),
             Value::Secret(_) => None,
         }
     }
+
+    /// The value as TOML with what must not be shown left out; `None` where nothing of it can be shown.
+    pub(crate) fn redacted(&self) -> Option<String> {
+        match self {
+            Value::Server(url) => Some(toml_text(&without_credentials(url))),
+            Value::Servers(urls) => Some(list(&urls.iter().map(|url| without_credentials(url)).collect::<Vec<_>>())),
+            _ => self.toml(),
+        }
+    }
+}
+
+fn list(items: &[String]) -> String {
+    format!("[{}]", items.iter().map(|item| toml_text(item)).collect::<Vec<_>>().join(", "))
 }
 
 /// A TOML basic string. Control characters were refused when the value was read.
@@ -260,7 +290,12 @@ fn address(text: &str) -> Option<String> {
     text.parse::<IpAddr>().ok().map(|address| address.to_string())
 }
 
-fn is_redis_url(url: &str) -> bool {
+/// True exactly when it names a Unix socket.
+pub(crate) fn is_unix(url: &str) -> bool {
+    url.starts_with("unix:") || url.starts_with("redis+unix:")
+}
+
+pub(crate) fn is_redis_url(url: &str) -> bool {
     let Some((scheme, rest)) = url.split_once("://") else { return false };
     let before_query = rest.split(['?', '#']).next().unwrap_or_default();
     match scheme {
@@ -272,6 +307,10 @@ fn is_redis_url(url: &str) -> bool {
         "unix" | "redis+unix" => before_query.len() > 1 && before_query.starts_with('/'),
         _ => false,
     }
+}
+
+fn has_credentials(url: &str) -> bool {
+    without_credentials(url) != url
 }
 
 /// A URL with nothing in it that could be a password: not what stands before the last `@`, and no query.
@@ -360,6 +399,11 @@ mod tests {
         assert_eq!(without_credentials("redis+unix:///r?pass=secret"), "redis+unix:///r?...");
         assert_eq!(without_credentials("u:p@host"), "...@host");
         assert_eq!(Kind::Redis.shown(Raw::Text("redis//:pw")), None);
+        assert!(reads(Kind::Servers, "redis://a:1, rediss://u:p@b") && reads(Kind::Servers, ""));
+        assert!(!reads(Kind::Servers, "redis://a,b") && !reads(Kind::Servers, "unix:///r"));
+        assert!(!reads(Kind::Servers, &vec!["redis://a"; SERVERS_MAX + 1].join(",")));
+        assert_eq!(Kind::Servers.shown(Raw::Text("redis//:pw,redis://:pw@a")), None);
+        assert_eq!(Value::Servers(vec!["redis://a".into(), "redis://:pw@b".into()]).toml(), None);
     }
 
     #[test]

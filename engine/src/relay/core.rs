@@ -11,11 +11,15 @@ use rand::{Rng as _, SeedableRng as _};
 use super::channels::{Channels, Heard};
 use super::consults::{Asked, Concluded, Consults};
 use super::format::{Envelope, Message};
+use super::handle::{FleetPort, ToRelay};
+use super::hosts::{HostTag, Hosts, Outcome};
 use super::presence::Presence;
 use super::request::{Call, Kind, Lost, Push, Reply, Request};
 use super::socketio::{Post, SocketIo, TOLD};
 use super::streams::Streams;
 use super::waiting::{OVERHEAD_BYTES, Publication, Waiting};
+use super::words::Hello;
+use crate::Notice;
 use crate::config::{Relay, RelayMode};
 use crate::fault::RelayDrop;
 use crate::ids::{EndpointId, ShardId};
@@ -39,6 +43,8 @@ pub(crate) enum Tag {
     Consulted(u64),
     /// Whether Redis answers; asked then, monotonic nanoseconds.
     Ping(u64),
+    /// For the other hosts.
+    Host(HostTag),
 }
 
 /// What is to be listened to from now on, or no longer.
@@ -57,6 +63,7 @@ pub(crate) struct Core {
     pub(super) channels: Channels,
     presence: Presence,
     consults: Consults,
+    hosts: Hosts,
     random: StdRng,
     /// There in the reliable mode.
     pub(super) streams: Option<Streams>,
@@ -69,6 +76,7 @@ pub(crate) struct Core {
     /// All that is to be listened to, for when a connection is new.
     listened: HashSet<(Kind, String)>,
     parcels: VecDeque<(ShardId, Parcel)>,
+    notices: VecDeque<Notice>,
     ping_due_ms: u64,
 }
 
@@ -76,8 +84,10 @@ pub(crate) struct Core {
 const PING_EVERY_MS: u64 = 1_000;
 
 impl Core {
-    /// `random` seeds its secure random source; `host` is this host's id.
-    pub(crate) fn new(world: Arc<World>, stats: Arc<RelayStats>, settings: &Relay, host: &str, random: [u8; 32]) -> Core {
+    /// `random` seeds its secure random source; `own` is what this host says of itself.
+    pub(crate) fn new(world: Arc<World>, stats: Arc<RelayStats>, settings: &Relay, own: Hello, port: FleetPort, random: [u8; 32]) -> Core {
+        let host = own.host.clone();
+        let host = host.as_str();
         let mut random = StdRng::from_seed(random);
         let socket_io = SocketIo::new(&world.config, &settings.socket_io_key, &mut random);
         let streams = (settings.mode == RelayMode::Streams).then(|| Streams::new(settings, host));
@@ -92,6 +102,7 @@ impl Core {
             channels,
             presence,
             consults,
+            hosts: Hosts::new(own, port, settings),
             random,
             streams,
             is_up: false,
@@ -100,6 +111,7 @@ impl Core {
             listenings: VecDeque::new(),
             listened: HashSet::new(),
             parcels: VecDeque::new(),
+            notices: VecDeque::new(),
             ping_due_ms: 0,
         };
         core.listen_always();
@@ -114,7 +126,7 @@ impl Core {
             self.listened.insert((Kind::Pattern, namespace.channels.pattern()));
             self.listened.extend(namespace.channels.subscribed(&namespace.uid).map(|channel| (Kind::Channel, channel)));
         }
-        for channel in self.channels.fixed().chain(self.consults.channel()) {
+        for channel in self.channels.fixed().chain(self.consults.channel()).chain(self.hosts.channels()) {
             self.listened.insert((Kind::Channel, channel.to_owned()));
         }
     }
@@ -137,6 +149,7 @@ impl Core {
         self.ping_due_ms = now.ms();
         self.consults.set_heard(false);
         self.set_up(now, true);
+        self.hosts.connected(now);
         self.handle_timeouts(now);
     }
 
@@ -145,6 +158,8 @@ impl Core {
         self.set_up(now, false);
         self.requests.clear();
         self.listenings.clear();
+        self.hosts.lost();
+        self.take_outcomes();
         self.consults.set_heard(false);
         self.stats.subscriptions.set(0);
     }
@@ -182,7 +197,38 @@ impl Core {
         match outward {
             Outward::Publish(published) => self.publish(now, &published),
             Outward::Consult(consult) => self.consult(now, shard, consult),
-            Outward::Answer { .. } => {}
+            Outward::Answer { ask, answer } => {
+                self.hosts.answered(ask, answer);
+                self.take_outcomes();
+            }
+        }
+    }
+
+    /// The program that the engine is embedded in wants something of other hosts.
+    pub(crate) fn handle_order(&mut self, now: Now, order: ToRelay) {
+        self.hosts.ordered(now, order);
+        self.take_outcomes();
+    }
+
+    /// Orders of that program, for whoever waits for them.
+    pub(crate) fn port(&mut self) -> &mut FleetPort {
+        self.hosts.port()
+    }
+
+    fn take_outcomes(&mut self) {
+        while let Some(outcome) = self.hosts.poll() {
+            match outcome {
+                // Nobody could be told: who asked has a deadline of his own.
+                Outcome::Request(..) if !self.is_up => {}
+                Outcome::Request(tag, request) => self.requests.push_back((Tag::Host(tag), request)),
+                Outcome::Put(ask, question) => {
+                    let shards = self.world.config.shards.len();
+                    let parcel = |shard| (ShardId(shard as u8), Parcel::Ask { ask, question: question.clone() });
+                    self.parcels.extend((0..shards).map(parcel));
+                    self.hosts.put(ask, shards);
+                }
+                Outcome::Notice(notice) => self.notices.push_back(notice),
+            }
         }
     }
 
@@ -324,6 +370,9 @@ impl Core {
         if self.consults.channel() == Some(&*channel) {
             return self.consults.marked(now.ms(), &payload);
         }
+        if self.hosts.heard(now, &channel, &payload) {
+            return self.take_outcomes();
+        }
         let offset = self.random.next_u64();
         let heard = self
             .channels
@@ -408,6 +457,10 @@ impl Core {
             }
             (Tag::Ping(asked_ns), Ok(_)) if self.is_up => self.stats.round_trip_us.set((now.ns.saturating_sub(asked_ns) / 1_000).max(1)),
             (Tag::Ping(_), _) => {}
+            (Tag::Host(tag), replies) => {
+                self.hosts.replied(now, tag, replies.ok().as_deref());
+                self.take_outcomes();
+            }
         }
     }
 
@@ -427,13 +480,21 @@ impl Core {
                 self.requests.push_back((Tag::Ping(now.ns), Call::new("PING").into()));
             }
         }
+        self.hosts.handle_timeouts(now);
+        self.take_outcomes();
         self.stats.last_turn_ms.set(now.ms());
     }
 
     /// When [`Self::handle_timeouts`] has something to do next, monotonic milliseconds.
     pub(crate) fn poll_timeout(&self) -> u64 {
         let of_streams = self.streams.as_ref().map(Streams::poll_timeout);
-        self.consults.next_ms().into_iter().chain(of_streams).chain([self.ping_due_ms]).min().unwrap_or(self.ping_due_ms)
+        self.consults
+            .next_ms()
+            .into_iter()
+            .chain(of_streams)
+            .chain([self.ping_due_ms, self.hosts.next_ms()])
+            .min()
+            .unwrap_or(self.ping_due_ms)
     }
 
     /// The next request to Redis.
@@ -469,8 +530,14 @@ impl Core {
         self.parcels.pop_front()
     }
 
+    /// The next thing that the program is told.
+    pub(crate) fn poll_notice(&mut self) -> Option<Notice> {
+        self.notices.pop_front()
+    }
+
     /// Gauges, once a turn.
     pub(crate) fn count(&self) {
+        self.stats.hosts.set(self.hosts.count() as u64);
         let (entries, bytes) = self.streams.as_ref().map_or((0, 0), Streams::waiting);
         self.stats.waiting.set((self.waiting.len() + entries) as u64);
         self.stats.waiting_bytes.set((self.waiting.bytes() + bytes) as u64);

@@ -13,6 +13,7 @@ pub mod fleet;
 pub mod format;
 mod guard;
 pub mod handle;
+mod hosts;
 pub(crate) mod lane;
 pub mod link;
 mod presence;

@@ -15,11 +15,13 @@ use rand::{Rng as _, RngExt as _, SeedableRng as _};
 use tokio::sync::mpsc;
 
 use super::core::{Core, Listening, Tag};
+use super::handle::{FleetPort, ToRelay};
 use super::lane::{self, Inlet};
 use super::link::{self, Address, Backoff, Certificates, Link, Servers};
 use super::reader::{Happening, Reader};
 use super::request::{Ended, Lost, Push, Reply, Unheard};
 use super::status::{Status, complaint};
+use super::words::Hello;
 use crate::Notice;
 use crate::config;
 use crate::driver::{Moved, read_clock};
@@ -35,7 +37,8 @@ pub(crate) struct Setup {
     pub(crate) world: Arc<World>,
     pub(crate) settings: config::Relay,
     pub(crate) address: Address,
-    pub(crate) host: String,
+    pub(crate) own: Hello,
+    pub(crate) port: FleetPort,
     pub(crate) stats: Arc<RelayStats>,
     pub(crate) inlet: Inlet,
     pub(crate) ports: Vec<Arc<Port<Moved>>>,
@@ -101,9 +104,9 @@ pub(crate) fn address_of(settings: &config::Relay) -> Result<Address, link::Addr
 
 impl Thread {
     fn new(setup: Setup, notices: crossbeam_channel::Sender<Notice>) -> Thread {
-        let Setup { world, settings, address, host, stats, inlet, ports, epoch, random } = setup;
+        let Setup { world, settings, address, own, port, stats, inlet, ports, epoch, random } = setup;
         let mut seeds = StdRng::from_seed(random);
-        let core = Core::new(world, stats.clone(), &settings, &host, seeds.random());
+        let core = Core::new(world, stats.clone(), &settings, own, port, seeds.random());
         let reader = (settings.mode == config::RelayMode::Streams).then(|| Reader::new(address.clone(), seeds.random()));
         // Its own count: shards need not stop reading their clients because one of them takes nothing from other hosts.
         let outlets = Outlets::new(ports, Arc::<AtomicUsize>::default());
@@ -144,6 +147,7 @@ impl Thread {
                     None => return,
                 },
                 Some((tag, replies)) = self.replies.1.recv() => self.take_reply(tag, replies),
+                Some(order) = next_order(&mut self.core) => self.take_orders(order),
                 Some(attempt) = self.attempts.1.recv() => self.take_attempt(attempt),
                 push = next_push(&mut self.link), if are_sent => self.take_pushes(push),
                 happening = next_happening(&mut self.reader), if are_sent => self.take_happening(happening),
@@ -209,8 +213,20 @@ impl Thread {
         while let Some((to, parcel)) = self.core.poll_parcel() {
             self.outlets.add(to, parcel);
         }
+        while let Some(notice) = self.core.poll_notice() {
+            // Nobody listens, or too slowly: the asker has a deadline of its own.
+            let _ = self.notices.try_send(notice);
+        }
         self.core.count();
         self.outlets.flush(|_, _| {})
+    }
+
+    fn take_orders(&mut self, order: ToRelay) {
+        let now = self.now();
+        self.core.handle_order(now, order);
+        while let Ok(order) = self.core.port().orders.try_recv() {
+            self.core.handle_order(now, order);
+        }
     }
 
     fn take_outwards(&mut self, batch: lane::Batch) {
@@ -320,6 +336,11 @@ impl Thread {
     fn now(&self) -> Now {
         read_clock(self.epoch)
     }
+}
+
+/// The next order of the program; `None` when it has gone.
+async fn next_order(core: &mut Core) -> Option<ToRelay> {
+    core.port().orders.recv().await
 }
 
 /// The next thing that Redis says by itself; never, while there is no connection.
