@@ -72,6 +72,23 @@ fn a_redis_that_is_stopped_for_a_while_costs_nothing() {
     assert_whole("Redis stopped for 4 s", load, healed);
 }
 
+/// So long that hosts give the connection up. What they had sent is still in Redis' sockets, and is done when it goes on: they cannot know, and
+/// send it again.
+#[test]
+fn what_is_done_after_its_sender_has_given_up_is_not_done_twice() {
+    let redis = Redis::start();
+    let hosts = hosts(&redis, 2);
+    let load = load(&hosts);
+    pause(1);
+    redis.freeze();
+    pause(18);
+    redis.thaw();
+    let healed = load.elapsed();
+    connected(&hosts);
+    pause(6);
+    assert_whole("Redis stopped for 18 s", load, healed);
+}
+
 #[test]
 fn a_redis_that_is_killed_and_keeps_its_file_costs_nothing() {
     let mut redis = redis_bed::Setup::default().append_only().start();
