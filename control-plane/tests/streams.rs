@@ -18,7 +18,8 @@ const STREAMS: &str = "[relay]\nmode = \"streams\"\n";
 
 fn hosts(redis: &Redis, count: usize) -> Vec<Server> {
     let url: &'static str = redis.url().leak();
-    let hosts: Vec<Server> = (0..count).map(|_| Server::start(&Setup { redis: Some(url), sections: STREAMS, ..Setup::default() })).collect();
+    let hosts: Vec<Server> =
+        (0..count).map(|_| Server::start(&Setup { redis: Some(url), sections: STREAMS, ..Setup::default() })).collect();
     connected(&hosts);
     hosts
 }

@@ -178,6 +178,31 @@ pub const RELAY_REASON_CHARS_MAX: usize = 240;
 /// Requests with messages that Redis has not confirmed: what is lost with a connection is unknown, so it is kept small.
 pub const RELAY_IN_FLIGHT_MAX: usize = 4;
 
+/// How long Redis may take with a session, in milliseconds: nobody waits for it longer.
+pub const FETCH_MS: u64 = 1_000;
+
+/// When a session that is not there is looked for once more, in milliseconds: its old host may not have noticed yet that it has broken off.
+pub const FETCH_AGAIN_MS: u64 = 300;
+
+/// Bytes of sessions that wait to be written; the oldest goes first.
+pub const SESSIONS_PENDING_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Commands about sessions that wait for Redis; the oldest goes first.
+pub const SESSIONS_LATER_MAX: usize = 16 * 1024;
+
+/// How often shards are told how far the stream has been read, in milliseconds, where that has changed.
+pub const TIDE_MS: u64 = 250;
+
+/// How long a session of another host takes at most to be taken up, in milliseconds, once it has been found.
+pub const RESTORE_MS: u64 = 2_500;
+
+/// Events of a session's tail that other hosts are told of, and how many are looked through for them: what a lively room says in a heartbeat.
+pub const SESSION_EVENTS_MAX: usize = 4_096;
+/// See [`SESSION_EVENTS_MAX`].
+pub const SESSION_SCAN_MAX: u64 = 16_384;
+/// Bytes of those that stand in no stream.
+pub const SESSION_BYTES_MAX: usize = 64 * 1024;
+
 /// Entries of a stream in one request to Redis, which does nothing else meanwhile: about three milliseconds.
 pub const RELAY_BATCH_ENTRIES_MAX: usize = 512;
 

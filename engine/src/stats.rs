@@ -113,6 +113,10 @@ pub struct EndpointStats {
     pub recoverable: Counter,
     /// Connections that were recovered.
     pub recovered: Counter,
+    /// Those of them that came from another host.
+    pub restored: Counter,
+    /// Connections that broke off of which other hosts were not told, because too much was uncertain.
+    pub unshared: Counter,
     /// Wishes to recover that were not granted, by [`RecoveryFault::index`].
     pub unrecovered: [Counter; RecoveryFault::ALL.len()],
     /// Events remembered for those who come back.

@@ -15,6 +15,7 @@ use super::handle::{FleetPort, ToRelay};
 use super::hosts::{HostTag, Hosts, Outcome};
 use super::presence::Presence;
 use super::request::{Call, Kind, Lost, Push, Reply, Request};
+use super::sessions::{SessionTag, Sessions};
 use super::socketio::{Post, SocketIo, TOLD};
 use super::streams::Streams;
 use super::waiting::{OVERHEAD_BYTES, Publication, Waiting};
@@ -39,6 +40,8 @@ pub(crate) enum Tag {
     Published(Vec<Publication>),
     /// Entries were added to the stream of this index.
     Appended(usize),
+    /// About sessions.
+    Session(SessionTag),
     /// The questions of this number.
     Consulted(u64),
     /// Whether Redis answers; asked then, monotonic nanoseconds.
@@ -67,15 +70,17 @@ pub(crate) struct Core {
     random: StdRng,
     /// There in the reliable mode.
     pub(super) streams: Option<Streams>,
-    is_up: bool,
+    /// There in the reliable mode, if connections can be recovered.
+    pub(super) sessions: Option<Sessions>,
+    pub(super) is_up: bool,
     waiting: Waiting,
     /// Requests with messages that Redis has not confirmed.
     in_flight: usize,
-    requests: VecDeque<(Tag, Request)>,
+    pub(super) requests: VecDeque<(Tag, Request)>,
     listenings: VecDeque<Listening>,
     /// All that is to be listened to, for when a connection is new.
     listened: HashSet<(Kind, String)>,
-    parcels: VecDeque<(ShardId, Parcel)>,
+    pub(super) parcels: VecDeque<(ShardId, Parcel)>,
     notices: VecDeque<Notice>,
     ping_due_ms: u64,
 }
@@ -91,6 +96,7 @@ impl Core {
         let mut random = StdRng::from_seed(random);
         let socket_io = SocketIo::new(&world.config, &settings.socket_io_key, &mut random);
         let streams = (settings.mode == RelayMode::Streams).then(|| Streams::new(settings, host));
+        let sessions = streams.as_ref().and_then(|_| Sessions::new(&world.config, settings, host));
         let channels = Channels::new(&world.config, &settings.prefix, host, streams.is_some());
         let presence = Presence::new(&world.config, settings, host);
         let consults = Consults::new(format!("{}#mark#{host}#", settings.prefix), !settings.redis.is_cluster);
@@ -105,6 +111,7 @@ impl Core {
             hosts: Hosts::new(own, port, settings),
             random,
             streams,
+            sessions,
             is_up: false,
             in_flight: 0,
             requests: VecDeque::new(),
@@ -201,11 +208,15 @@ impl Core {
                 self.hosts.answered(ask, answer);
                 self.take_outcomes();
             }
+            outward => self.handle_of_sessions(now, shard, outward),
         }
     }
 
     /// The program that the engine is embedded in wants something of other hosts.
     pub(crate) fn handle_order(&mut self, now: Now, order: ToRelay) {
+        if let ToRelay::Ask(order) = &order {
+            self.append_order(order);
+        }
         self.hosts.ordered(now, order);
         self.take_outcomes();
     }
@@ -385,7 +396,7 @@ impl Core {
         match heard {
             Heard::Arrival(arrival) => {
                 self.stats.received.add(1);
-                self.arrive(*arrival);
+                self.arrive(Arc::new(*arrival));
             }
             Heard::Known => {}
             Heard::Malformed => self.drop_message(RelayDrop::Malformed, 1),
@@ -424,8 +435,7 @@ impl Core {
         }
     }
 
-    fn arrive(&mut self, arrival: Arrival) {
-        let arrival = Arc::new(arrival);
+    pub(super) fn arrive(&mut self, arrival: Arc<Arrival>) {
         match arrival.room() {
             Some(room) => self.parcels.push_back((self.world.home_of(&room), Parcel::Arrival(arrival))),
             None => {
@@ -451,6 +461,7 @@ impl Core {
                 }
             }
             (Tag::Appended(stream), replies) => self.handle_appended(now, stream, replies),
+            (Tag::Session(tag), replies) => self.replied_of_sessions(now, tag, replies),
             (Tag::Consulted(number), replies) => {
                 self.consults.answered(number, replies.ok());
                 self.conclude(now);
@@ -473,6 +484,7 @@ impl Core {
         if let Some(streams) = &mut self.streams {
             streams.handle_timeouts(now);
         }
+        self.go_on_with_sessions(now);
         // Also while there is nobody to ask: this is what the thread wakes for, and a time in the past would wake it for ever.
         if self.ping_due_ms <= now.ms() {
             self.ping_due_ms = now.ms() + PING_EVERY_MS;
@@ -487,7 +499,8 @@ impl Core {
 
     /// When [`Self::handle_timeouts`] has something to do next, monotonic milliseconds.
     pub(crate) fn poll_timeout(&self) -> u64 {
-        let of_streams = self.streams.as_ref().map(Streams::poll_timeout);
+        let of_streams =
+            self.streams.as_ref().map(Streams::poll_timeout).into_iter().chain(self.sessions.as_ref().map(Sessions::poll_timeout));
         self.consults
             .next_ms()
             .into_iter()
@@ -507,6 +520,9 @@ impl Core {
         }
         if let Some(append) = self.streams.as_mut().and_then(|streams| streams.poll_append(now)) {
             return Some(append);
+        }
+        if let Some(request) = self.next_of_sessions(now) {
+            return Some(request);
         }
         if let Some(request) = self.next_consults(now.ms()) {
             return Some(request);

@@ -40,6 +40,8 @@ pub(super) struct Batch {
     pub(super) missing: u64,
     /// Entries that had been read before.
     pub(super) doubles: u64,
+    /// There when the first stream is not what it was: what was read of it up to here and before is worth nothing any more.
+    pub(super) floor: Option<EntryId>,
 }
 
 /// What is asked of Redis now.
@@ -95,6 +97,11 @@ impl Reader {
     pub(super) fn cursor(&self) -> Option<EntryId> {
         let first = self.streams.first()?;
         if first.past.is_some() { None } else { first.cursor }
+    }
+
+    /// The last number read of a host's entries in a stream; 0 for none.
+    pub(super) fn number(&self, stream: usize, host: &str) -> u64 {
+        self.streams.get(stream).and_then(|stream| stream.numbers.get(host)).copied().unwrap_or(0)
     }
 
     pub(super) fn handle_connected(&mut self) {
@@ -202,6 +209,10 @@ impl Reader {
             let Some(cursor) = stream.cursor else {
                 stream.cursor = Some(last.unwrap_or_default());
                 stream.past = last.map(|last| (EntryId::default(), last));
+                if let Some(first) = first.filter(|_| index == 0) {
+                    // What was before it may have been trimmed.
+                    batch.floor = Some(first);
+                }
                 continue;
             };
             if is_there || cursor == EntryId::default() {
@@ -210,12 +221,18 @@ impl Reader {
             if first.is_some_and(|first| first > cursor) {
                 // Trimmed, or lost as a whole: what was between is gone for us. Numbers tell how much of our own kind.
                 batch.missing += 1;
+                if index == 0 {
+                    batch.floor = Some(first.unwrap_or(cursor));
+                }
                 continue;
             }
             // It has gone back. Whatever is after the oldest that is remembered is read again.
             stream.known = stream.recent.iter().copied().collect();
             let oldest = stream.recent.front().copied().unwrap_or(cursor);
             stream.cursor = Some(last.map_or(EntryId::default(), |last| last.min(oldest)));
+            if index == 0 {
+                batch.floor = Some(cursor.max(last.unwrap_or_default()));
+            }
         }
     }
 }
@@ -242,7 +259,12 @@ impl Stream {
             }
         }
         match self.count(&entry) {
-            Some(missing) => batch.missing += missing,
+            Some(missing) => {
+                batch.missing += missing;
+                if missing > 0 && entry.stream == 0 {
+                    batch.floor = Some(entry.id);
+                }
+            }
             None => {
                 batch.doubles += 1;
                 return;

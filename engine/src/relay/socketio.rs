@@ -76,6 +76,27 @@ impl SocketIo {
         streams::encode(&mut self.scratch, &envelope).ok()
     }
 
+    /// The fields of a stream's entry that tells of what the back end says; `None` where other servers could not understand it.
+    pub(crate) fn told(&mut self, emit: &Emit, uid: &str) -> Option<[(&'static str, String); 4]> {
+        let namespace = self.of(emit.to.endpoint)?;
+        let names = |targets: &[Target]| targets.iter().map(name_of).collect::<Option<Vec<String>>>();
+        let (rooms, except) = (names(&emit.to.targets)?, names(&emit.to.except)?);
+        // Everybody is in the room without a name, which has none there.
+        let rooms = if rooms.iter().any(String::is_empty) { Vec::new() } else { rooms };
+        let mut json = String::from("[");
+        json::quote(&mut json, &emit.event);
+        if !emit.args.is_empty() {
+            json.push(',');
+            json.push_str(&emit.args);
+        }
+        json.push(']');
+        let packet = Payload { json, attachments: emit.attachments.clone() };
+        let options = Options { rooms, except, flags: Flags { volatile: emit.volatile, ..Flags::default() } };
+        let message = Message::Broadcast { packet, options, request: None };
+        let envelope = Envelope { uid: uid.to_owned(), nsp: namespace.name.clone(), message };
+        streams::encode(&mut self.scratch, &envelope).ok()
+    }
+
     /// Reads a stream's entry; `None` when it is for none of our namespaces.
     pub(crate) fn read<'f>(
         &mut self,
@@ -120,6 +141,15 @@ impl SocketIo {
         let emit =
             Emit { volatile: options.flags.volatile, attachments: packet.attachments, ..Emit::new(to, &event, &args, offset, unix_ms) };
         Some(Arrival { emit: Emit { is_elsewhere: true, ..emit }, text: None, hidden_from: None })
+    }
+}
+
+/// The room of a target, as other servers know it.
+fn name_of(target: &Target) -> Option<String> {
+    match target {
+        Target::Room(name) => Some(name.to_string()),
+        Target::Connection(sid) => Some(sid.to_string()),
+        Target::Present { .. } => None,
     }
 }
 

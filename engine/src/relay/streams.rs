@@ -10,17 +10,23 @@
 //! The braces put them all where the first is in a cluster. An adapter's id is here the host's, in all namespaces; one that begins with `~` is of
 //! what uringcast hosts have been told in another way.
 
+use std::sync::Arc;
+
 use super::append::Appender;
 use super::channels::Heard;
 use super::core::{Core, Tag};
+use super::format::Message;
+use super::handle::Order;
 use super::read::{Entry, Reader};
 use super::request::{Lost, Reply, Request};
 use super::socketio::{Post, TOLD};
+use super::words::Wish;
 use crate::config::Relay;
 use crate::fault::RelayDrop;
 use crate::shard::outward::Published;
+use crate::shard::parcel::Question;
 use crate::time::Now;
-use crate::wire::sio::Offset;
+use crate::wire::sio::{EntryId, Offset};
 
 /// Index of the stream of Socket.IO endpoints.
 pub(super) const EVENTS: usize = 0;
@@ -45,6 +51,31 @@ impl Streams {
         let appender = |stream: String, numbers: String| Appender::new(stream, numbers, *stream_entries, *buffer_bytes);
         let appenders = [appender(key.clone(), numbers.clone()), appender(plain, format!("{numbers}:plain"))];
         Streams { host: host.to_owned(), appenders, reader }
+    }
+
+    /// A stream's key.
+    pub(super) fn key(&self, stream: usize) -> &str {
+        self.appenders[stream].stream()
+    }
+
+    /// Number of the last of our entries of a stream.
+    pub(super) fn appended(&self, stream: usize) -> u64 {
+        self.appenders[stream].last()
+    }
+
+    /// Number of the last of our entries of a stream that Redis has confirmed.
+    pub(super) fn confirmed(&self, stream: usize) -> u64 {
+        self.appenders[stream].confirmed()
+    }
+
+    /// Number of the last of our events that was read back.
+    pub(super) fn read_back(&self) -> u64 {
+        self.reader.number(EVENTS, &self.host)
+    }
+
+    /// Up to where events were read; `None` before the past was.
+    pub(super) fn cursor(&self) -> Option<EntryId> {
+        self.reader.cursor()
     }
 
     pub(super) fn handle_connected(&mut self) {
@@ -75,7 +106,7 @@ impl Streams {
 impl Core {
     /// Puts a publication into the stream of its endpoint. Programs that know no stream hear of it as ever.
     pub(super) fn append(&mut self, now: Now, published: &Published) {
-        match self.appended(published) {
+        match self.push_entry(published) {
             None => self.drop_message(RelayDrop::Unspeakable, 1),
             Some(has_place) => {
                 self.drop_message(RelayDrop::Overflow, u64::from(!has_place));
@@ -87,7 +118,7 @@ impl Core {
     }
 
     /// Whether there was place for it; `None` where it has no form in a stream.
-    fn appended(&mut self, published: &Published) -> Option<bool> {
+    fn push_entry(&mut self, published: &Published) -> Option<bool> {
         let streams = self.streams.as_mut()?;
         let endpoint = &self.world.config.endpoints[usize::from(published.room.endpoint.0)];
         if endpoint.dialect.is_socket_io() {
@@ -138,18 +169,39 @@ impl Core {
         self.stats.read.add(batch.entries.len() as u64);
         self.stats.gaps.add(batch.missing);
         self.stats.doubles.add(batch.doubles);
+        if let Some(floor) = batch.floor
+            && let Some(sessions) = &mut self.sessions
+        {
+            sessions.journal.begin(floor);
+        }
         for entry in batch.entries {
             self.take_entry(now, &entry);
         }
+        self.go_on_with_sessions(now);
+    }
+
+    /// What the program asks of all hosts, and is an event for clients: other servers are told by the stream.
+    pub(super) fn append_order(&mut self, order: &Order) {
+        let (Wish::Shards(Question::Emit(emit)), None, Some(streams)) = (&order.wish, &order.to, &mut self.streams) else { return };
+        // What is to be acknowledged is no entry, and who is present as something only our own hosts know.
+        if emit.ack_ms.is_some() || emit.is_elsewhere {
+            return;
+        }
+        let Some(fields) = self.socket_io.told(emit, &format!("{TOLD}{}", streams.host)) else { return };
+        let offset = emit.offset.text();
+        let fields = fields.iter().map(|(field, value)| (*field, &**value)).chain([("o", &*offset)]);
+        let has_place = streams.appenders[EVENTS].push(fields);
+        self.drop_message(RelayDrop::Overflow, u64::from(!has_place));
     }
 
     fn take_entry(&mut self, now: Now, entry: &Entry) {
         let uid = entry.text("uid").unwrap_or_default();
         let is_own = self.streams.as_ref().is_some_and(|streams| uid == streams.host);
-        if is_own || entry.is_past {
+        if entry.stream == PLAIN && (is_own || entry.is_past) {
             return;
         }
-        let heard = if entry.stream == PLAIN { self.heard_of_plain(now, entry) } else { self.heard_of_events(now, entry) };
+        let is_known = is_own || entry.is_past || uid.starts_with(TOLD);
+        let heard = if entry.stream == PLAIN { self.heard_of_plain(now, entry) } else { self.heard_of_events(now, entry, is_known) };
         self.take_heard(heard);
     }
 
@@ -159,17 +211,32 @@ impl Core {
         self.channels.heard(channel, text.as_bytes(), true, 0, now.unix_ms).unwrap_or(Heard::Known)
     }
 
-    fn heard_of_events(&mut self, now: Now, entry: &Entry) -> Heard {
+    /// `is_known`: clients here have heard it already.
+    fn heard_of_events(&mut self, now: Now, entry: &Entry, is_known: bool) -> Heard {
+        if is_known && self.sessions.is_none() {
+            return Heard::Known;
+        }
         let fields = entry.fields.iter().map(|(field, value)| (&**field, &**value));
         let (endpoint, envelope) = match self.socket_io.read(fields) {
             None => return Heard::Known,
             Some((_, Err(_))) => return Heard::Malformed,
             Some((endpoint, Ok(envelope))) => (endpoint, envelope),
         };
-        if envelope.uid.starts_with(TOLD) {
+        let offset = entry.text("o").and_then(Offset::parse).unwrap_or(Offset::Entry(entry.id));
+        if is_known && !matches!(envelope.message, Message::Broadcast { request: None, .. }) {
             return Heard::Known;
         }
-        let offset = entry.text("o").and_then(Offset::parse).unwrap_or(Offset::Entry(entry.id));
-        self.heard_of_envelope(now, endpoint, envelope, offset)
+        match self.heard_of_envelope(now, endpoint, envelope, offset) {
+            Heard::Arrival(arrival) if self.sessions.is_some() => {
+                let arrival = Arc::new(*arrival);
+                self.note_event(entry.id, arrival.clone());
+                if !is_known {
+                    self.stats.received.add(1);
+                    self.arrive(arrival);
+                }
+                Heard::Known
+            }
+            heard => heard,
+        }
     }
 }

@@ -85,6 +85,16 @@ impl Backlog {
         self.expire(now_ms);
     }
 
+    /// Remembers an event for one connection more, which others have at another position; where it is.
+    pub(crate) fn push_again(&mut self, event: Event) -> u64 {
+        let position = self.next();
+        self.bytes += event.bytes();
+        let now_ms = event.ms;
+        self.events.push_back(event);
+        self.expire(now_ms);
+        position
+    }
+
     /// Forgets what is too old or too much.
     pub(crate) fn expire(&mut self, now_ms: u64) {
         while let Some(oldest) = self.events.front() {
@@ -93,7 +103,10 @@ impl Backlog {
                 break;
             }
             self.bytes -= oldest.bytes();
-            self.positions.remove(&oldest.offset);
+            let offset = oldest.offset;
+            if self.positions.get(&offset) == Some(&self.first) {
+                self.positions.remove(&offset);
+            }
             self.events.pop_front();
             self.first += 1;
         }
@@ -155,6 +168,18 @@ mod tests {
         backlog.push(event(141, 7, false, 20_000));
         assert_eq!(backlog.usage(), (0, 0), "one that is larger than everything is not kept either");
         assert_eq!((backlog.first(), backlog.since(0).count(), backlog.since(99).count()), (8, 0, 0));
+    }
+
+    #[test]
+    fn an_event_said_again_to_one_stays_where_it_was_for_others() {
+        let mut backlog = Backlog::new(Bounds { age_ms: 100, events: 3, bytes: 10_000 });
+        backlog.push(event(0, 1, false, 1));
+        assert_eq!((backlog.push_again(event(0, 1, false, 1)), backlog.find(Offset::Own(1))), (1, Some(0)));
+        backlog.push(event(0, 2, false, 1));
+        backlog.push(event(0, 3, false, 1));
+        assert_eq!((backlog.find(Offset::Own(1)), backlog.find(Offset::Own(2))), (None, Some(2)));
+        backlog.push(event(0, 1, false, 1));
+        assert_eq!(backlog.find(Offset::Own(1)), Some(4), "what goes is not what is known by its offset now");
     }
 
     #[test]

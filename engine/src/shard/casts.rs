@@ -43,6 +43,10 @@ impl Shard {
             }
             Parcel::Cast(cast) => self.deliver(now, &cast),
             Parcel::Arrival(arrival) => self.arrive_from_elsewhere(now, &arrival),
+            Parcel::Tide { from: None, tide } => self.pass_tide_on(tide),
+            Parcel::Tide { from: Some(from), tide } => self.take_tide(now, from, tide),
+            Parcel::Fetched { ask, fetched } => self.fetched(now, ask, fetched),
+            Parcel::Missed { conn, missed } => self.take_missed(now, conn, missed),
             Parcel::Grant(grant) => self.granted(now, &grant),
             Parcel::Round(round) => self.go_round(round),
             Parcel::Sent(sent) => self.remember_sent(now, *sent),
@@ -350,7 +354,9 @@ impl Shard {
         if waited.is_some() && outcome.is_ok() {
             self.membership.join(room, slot, conn.link, &mut conn.seats);
             self.note_stay(slot, room);
-            self.tell_of_room(now, slot, room, What::RoomJoin);
+            if !self.is_restoring(slot) {
+                self.tell_of_room(now, slot, room, What::RoomJoin);
+            }
         }
         let outcome = outcome.as_ref().map_err(|fault| *fault);
         let (is_granted, is_revoked) = waited.as_ref().map_or((false, false), |waited| (waited.is_granted, waited.is_revoked));
@@ -358,6 +364,10 @@ impl Shard {
         self.answers.extend(waited.into_iter().flat_map(|waited| waited.asks).map(|ask| (ask, Answer::Room(moved.clone()))));
         if is_revoked {
             self.expel(now, slot, room, None);
+        }
+        if self.is_restoring(slot) {
+            self.release(id);
+            return self.entered_again(now, slot, outcome.map(|_| ()));
         }
         if is_granted {
             if outcome.is_err() {

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use super::Shard;
 use super::consult::Consult;
 use super::emits::NOBODY;
+use super::handover::{Found, Session, Wanted};
 use super::parcel::{Answer, Arrival, Origin, Publish, Target};
 use crate::frame::Frame;
-use crate::ids::{Room, Sid};
+use crate::ids::{EndpointId, Room, Sid};
 use crate::limits::OUTWARD_BYTES_MAX;
 use crate::time::Now;
 
@@ -31,6 +32,42 @@ pub enum Outward {
         ask: u64,
         /// This shard's answer.
         answer: Answer,
+    },
+    /// A tide has come by here: whatever was handed over before this was so before it.
+    Tide {
+        /// Its number.
+        number: u64,
+    },
+    /// A connection broke off, and may come back on another host.
+    Session(Box<Session>),
+    /// It has come back here: nobody else may have it.
+    Forget {
+        /// Its endpoint.
+        endpoint: EndpointId,
+        /// Its secret.
+        pid: Sid,
+    },
+    /// Somebody comes back who is not here, or who may be elsewhere as well. Answered by [`super::parcel::Parcel::Fetched`].
+    Fetch {
+        /// The shard's number for it.
+        ask: u64,
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// The secret.
+        pid: Sid,
+        /// True exactly when it is away here.
+        is_away: bool,
+    },
+    /// What was fetched is not wanted after all.
+    PutBack(Box<Found>),
+    /// A connection is in its rooms again and lacks what it has missed. Answered by [`super::parcel::Parcel::Missed`].
+    Wanted(Box<Wanted>),
+    /// Sessions in these rooms that have broken off by now must not be taken up.
+    Revoke {
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// Names of rooms.
+        rooms: Vec<Arc<str>>,
     },
 }
 
@@ -57,7 +94,10 @@ impl Outward {
         128 + match self {
             Outward::Publish(published) => published.frame.bytes().len(),
             Outward::Consult(consult) => consult.bytes(),
-            Outward::Answer { .. } => 0,
+            Outward::Session(session) => session.bytes(),
+            Outward::PutBack(found) => found.raw.len() + found.session.bytes(),
+            Outward::Wanted(wanted) => (wanted.names.len() + wanted.events.len()) * 32,
+            Outward::Answer { .. } | Outward::Tide { .. } | Outward::Forget { .. } | Outward::Fetch { .. } | Outward::Revoke { .. } => 0,
         }
     }
 }
@@ -82,13 +122,15 @@ impl Shard {
     }
 
     /// Queues something for the relay. Beyond its bound, which only a relay that takes nothing any more lets it reach, the newest is dropped and counted.
-    pub(super) fn send_out(&mut self, outward: Outward) {
+    /// False for what was dropped.
+    pub(super) fn send_out(&mut self, outward: Outward) -> bool {
         if self.outwards.bytes >= OUTWARD_BYTES_MAX {
             self.stats.outward_dropped.add(1);
-            return;
+            return false;
         }
         self.outwards.bytes += outward.bytes();
         self.outwards.queue.push_back(outward);
+        true
     }
 
     /// What is to go to the relay, all at once; the driver takes it at the end of a turn.
@@ -121,7 +163,7 @@ impl Shard {
         self.home_publish(now, Publish { room, frame, except, hidden_from, keep, read_ns: now.ns, origin: Origin::Elsewhere });
     }
 
-    fn frame_of_arrival(&mut self, arrival: &Arrival) -> Option<Frame> {
+    pub(super) fn frame_of_arrival(&mut self, arrival: &Arrival) -> Option<Frame> {
         let emit = &arrival.emit;
         match &arrival.text {
             Some(text) => Some(Frame::text(emit.to.endpoint, text)),

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::consult::Findings;
+use super::handover::{Fetched, Missed};
 use super::history::{Past, Range, Ticket};
 use super::inquiry::Ruling;
 use super::luggage::Luggage;
 use super::recollection::Recollection;
 use super::room_calls::{RoomAnswer, RoomCall};
+use super::tides::Tide;
 use crate::auth::Identity;
 use crate::dialect::{Change, EnterFault, Keep, Progress, RoomView};
 use crate::event::Event;
@@ -86,6 +88,27 @@ pub enum Parcel {
     Cast(Box<Cast>),
     /// From another host: to a room's home, or where there is none, to every shard.
     Arrival(Arc<Arrival>),
+    /// From the relay, and on from each shard to all: see [`super::tides`].
+    Tide {
+        /// The shard by way of which it comes; none from the relay.
+        from: Option<ShardId>,
+        /// The tide.
+        tide: Tide,
+    },
+    /// From the relay: what has been found of a session.
+    Fetched {
+        /// The shard's number for it.
+        ask: u64,
+        /// What.
+        fetched: Fetched,
+    },
+    /// From the relay: what a connection that is being restored has missed; nothing where not all of it is known.
+    Missed {
+        /// Who.
+        conn: ConnId,
+        /// What.
+        missed: Option<Box<Missed>>,
+    },
     /// From a user's home: his connections on this shard enter a room, or leave it, by the back end's will.
     Grant(Box<Grant>),
     /// From shard to shard: an answer that is given when they all have handled what they were sent before.
@@ -192,6 +215,9 @@ impl Parcel {
             Parcel::Publish(publish) => publish.frame.bytes().len(),
             Parcel::Cast(cast) => cast.frame.bytes().len(),
             Parcel::Arrival(arrival) => arrival.bytes(),
+            Parcel::Fetched { fetched: Fetched::Session(found), .. } => found.raw.len() + found.session.bytes(),
+            Parcel::Missed { missed, .. } => missed.as_ref().map_or(0, |missed| missed.bytes()),
+            Parcel::Tide { .. } | Parcel::Fetched { .. } => 0,
             Parcel::Poll(poll) => match &poll.call {
                 Call::Say(body) => body.len(),
                 Call::Listen | Call::Fatal(_) | Call::Unknown => 0,
@@ -507,7 +533,7 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.emit.bytes() + self.text.as_ref().map_or(0, |text| text.len())
     }
 }
