@@ -87,6 +87,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 
+#[cfg(test)]
+extern crate self as engine;
+
 pub mod auth;
 mod calls;
 pub mod config;

@@ -214,6 +214,9 @@ pub const RELAY_KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// When Redis is asked again for what it has refused, in milliseconds.
 pub const RELAY_RETRY_MS: u64 = 250;
 
+/// How long the relay goes on when all shards have ended, in milliseconds, to pass on what they have said last.
+pub const RELAY_FINISH_MS: u64 = 2_000;
+
 /// Entries of a stream that are read at once; less where they are large. More would make those of several hosts wait for each other.
 pub const RELAY_READ_ENTRIES_MAX: usize = 500;
 

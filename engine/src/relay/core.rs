@@ -536,6 +536,12 @@ impl Core {
         Some((Tag::Published(told), Request::several(calls)))
     }
 
+    /// True exactly when something waits for Redis to take it.
+    pub(crate) fn has_unsent(&self) -> bool {
+        let entries = self.streams.as_ref().map_or(0, |streams| streams.waiting().0);
+        entries > 0 || self.sessions_pending() > 0 || !self.waiting.is_empty() || self.in_flight > 0
+    }
+
     /// The next change of what is listened to.
     pub(crate) fn poll_listening(&mut self) -> Option<Listening> {
         self.listenings.pop_front()

@@ -9,10 +9,15 @@ mod channels;
 mod cluster;
 mod consults;
 mod core;
+#[cfg(test)]
+mod fake;
 pub mod fleet;
 pub mod format;
 mod guard;
 pub mod handle;
+#[cfg(test)]
+#[path = "../../tests/host/mod.rs"]
+mod host;
 mod hosts;
 mod journal;
 pub(crate) mod lane;
@@ -22,6 +27,8 @@ mod read;
 mod reader;
 pub mod request;
 mod sessions;
+#[cfg(test)]
+mod simulation;
 mod slots;
 mod socketio;
 mod status;

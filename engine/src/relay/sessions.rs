@@ -119,6 +119,8 @@ pub(super) struct Sessions {
     pending_bytes: usize,
     /// Commands for when Redis is there again.
     later: VecDeque<Call>,
+    /// Those that Redis has not answered.
+    writing: usize,
     fetches: HashMap<u64, Fetch>,
     waiting: Vec<Waiting>,
     next: u64,
@@ -141,6 +143,7 @@ impl Sessions {
             pending: VecDeque::new(),
             pending_bytes: 0,
             later: VecDeque::new(),
+            writing: 0,
             fetches: HashMap::new(),
             waiting: Vec::new(),
             next: 0,
@@ -296,7 +299,11 @@ impl Core {
             Outward::Fetch { ask, endpoint, pid, is_away } => {
                 let was_pending = sessions.unpend(pid);
                 if was_pending || !is_up {
-                    let fetched = if is_away { Fetched::Local } else { Fetched::Nothing };
+                    let fetched = match (is_away, was_pending) {
+                        (false, _) => Fetched::Nothing,
+                        (true, true) => Fetched::Local,
+                        (true, false) => Fetched::Unknown,
+                    };
                     self.parcels.push_back((shard, Parcel::Fetched { ask, fetched }));
                 } else {
                     sessions.next += 1;
@@ -359,7 +366,11 @@ impl Core {
                     }
                 }
             }
-            SessionTag::Written => {}
+            SessionTag::Written => {
+                if let Some(sessions) = &mut self.sessions {
+                    sessions.writing = sessions.writing.saturating_sub(1);
+                }
+            }
         }
         self.go_on_with_sessions(now);
     }
@@ -382,7 +393,7 @@ impl Core {
                 Some(Reply::Nil) if !is_second => (fetch.again_ms, fetch.is_second) = (now.ms() + FETCH_AGAIN_MS, true),
                 Some(Reply::Nil) => self.answer_fetch(number, Fetched::Nothing),
                 // What Redis did nobody knows.
-                _ => self.answer_fetch(number, if is_away { Fetched::Local } else { Fetched::Nothing }),
+                _ => self.answer_fetch(number, if is_away { Fetched::Unknown } else { Fetched::Nothing }),
             }
             return;
         };
@@ -415,7 +426,12 @@ impl Core {
 
     fn answer_fetch(&mut self, number: u64, fetched: Fetched) {
         if let Some(Fetch { shard, ask, .. }) = self.sessions.as_mut().and_then(|sessions| sessions.fetches.remove(&number)) {
+            let is_found = matches!(fetched, Fetched::Session(_));
             self.parcels.push_back((shard, Parcel::Fetched { ask, fetched }));
+            if let Some(sessions) = self.sessions.as_mut().filter(|_| is_found) {
+                // The shard may have to know first how far it has been read here.
+                sessions.tides.is_urgent = true;
+            }
         }
     }
 
@@ -451,7 +467,7 @@ impl Core {
             if let Some((session, raw)) = found {
                 self.put_back(now, &session, &raw);
             }
-            self.answer_fetch(number, if is_away { Fetched::Local } else { Fetched::Nothing });
+            self.answer_fetch(number, if is_away { Fetched::Unknown } else { Fetched::Nothing });
         }
         for (number, pid) in again {
             if let Some(fetch) = self.sessions.as_mut().and_then(|sessions| sessions.fetches.get_mut(&number)) {
@@ -495,12 +511,13 @@ impl Core {
         let confirmed = self.streams.as_ref()?.confirmed(EVENTS);
         let sessions = self.sessions.as_mut()?;
         let call = sessions.later.pop_front().or_else(|| sessions.next_written(now, confirmed))?;
+        sessions.writing += 1;
         Some((Tag::Session(SessionTag::Written), call.into()))
     }
 
     /// Sessions that are not written yet.
     pub(super) fn sessions_pending(&self) -> usize {
-        self.sessions.as_ref().map_or(0, |sessions| sessions.pending.len() + sessions.later.len())
+        self.sessions.as_ref().map_or(0, |sessions| sessions.pending.len() + sessions.later.len() + sessions.writing)
     }
 
     /// An event was read in the stream, whoever it is from.
@@ -518,6 +535,10 @@ impl Journal {
             Since::Entry(mark) => mark,
             Since::Event(offset) => self.entry(offset)?,
         };
+        if wanted.heard.and_then(|offset| self.entry(offset)).is_some_and(|heard| heard > mark) {
+            // The client has heard more since than who wrote the session knows.
+            return None;
+        }
         let names: HashSet<&str> = wanted.names.iter().map(|name| &**name).collect();
         let events = wanted.events.iter().map(|offset| self.find(*offset).cloned()).collect::<Option<Vec<_>>>()?;
         Some(Missed { until, events, others: self.since(mark, wanted.endpoint, &names)? })

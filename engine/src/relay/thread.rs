@@ -26,7 +26,7 @@ use crate::Notice;
 use crate::config;
 use crate::driver::{Moved, read_clock};
 use crate::fault::RelayDrop;
-use crate::limits::{RELAY_BATCHES_PER_TURN, RELAY_PUSHES_PER_TURN};
+use crate::limits::{RELAY_BATCHES_PER_TURN, RELAY_FINISH_MS, RELAY_PUSHES_PER_TURN};
 use crate::mesh::{Outlets, Port};
 use crate::shard::World;
 use crate::stats::RelayStats;
@@ -144,7 +144,7 @@ impl Thread {
             tokio::select! {
                 batch = self.inlet.recv() => match batch {
                     Some(batch) => self.take_outwards(batch),
-                    None => return,
+                    None => return self.finish().await,
                 },
                 Some((tag, replies)) = self.replies.1.recv() => self.take_reply(tag, replies),
                 Some(order) = next_order(&mut self.core) => self.take_orders(order),
@@ -157,6 +157,26 @@ impl Thread {
             self.core.handle_timeouts(now);
             self.tell(now);
         }
+    }
+
+    /// All shards have ended: what they have said last goes out, sessions of connections that other hosts will take up among it.
+    async fn finish(mut self) {
+        let all = async {
+            self.send();
+            while self.core.has_unsent() {
+                tokio::select! {
+                    Some((tag, replies)) = self.replies.1.recv() => self.take_reply(tag, replies),
+                    Some(attempt) = self.attempts.1.recv() => self.take_attempt(attempt),
+                    push = next_push(&mut self.link) => self.take_pushes(push),
+                    () = tokio::time::sleep(Duration::from_millis(RETRY_MS)) => {}
+                }
+                let now = self.now();
+                self.core.handle_timeouts(now);
+                self.send();
+            }
+        };
+        // Nobody waits for a Redis that is away.
+        let _ = tokio::time::timeout(Duration::from_millis(RELAY_FINISH_MS), all).await;
     }
 
     /// Tells how the connection does, if that has changed. Where there is no place for it, it is told in a later turn.

@@ -110,6 +110,8 @@ pub enum Fetched {
     Nothing,
     /// What this host has of it counts, and nobody else can have it any more.
     Local,
+    /// Nobody could be asked.
+    Unknown,
     /// This.
     Session(Box<Found>),
 }
@@ -127,6 +129,8 @@ pub struct Wanted {
     pub since: Since,
     /// These of its tail, in this order.
     pub events: Vec<Offset>,
+    /// The last event that its client has heard, if that is not in the tail: then it stands before that.
+    pub heard: Option<Offset>,
 }
 
 /// From where on something is wanted.
@@ -159,6 +163,7 @@ impl Missed {
 pub(crate) struct Fetching {
     /// Number of the fetch.
     ask: u64,
+    offset: Offset,
     packet: Box<str>,
 }
 
@@ -186,6 +191,16 @@ impl fmt::Debug for Restoring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Restoring").field("link", &self.link).field("deadline_ms", &self.deadline_ms).finish_non_exhaustive()
     }
+}
+
+/// A session that was found, and waits until this host has read the stream as far as its client has heard it: what comes here before that must
+/// not be taken for news.
+#[derive(Debug)]
+pub(super) struct Early {
+    ask: u64,
+    mark: EntryId,
+    found: Box<Found>,
+    deadline_ms: u64,
 }
 
 /// What has become of a wish to restore a session.
@@ -285,7 +300,11 @@ impl Shard {
         let (heard, stays) = (recovery.heard(), recovery.stays_by_room());
         let from = heard.min(certain);
         // What is not known from there on is not known exactly.
-        if recovery.is_uncertain(heard) || heard < backlog.first() || certain < backlog.first() || backlog.next() - from > SESSION_SCAN_MAX
+        if !recovery.has_been_in_since(reached.done)
+            || recovery.is_uncertain(heard)
+            || heard < backlog.first()
+            || certain < backlog.first()
+            || backlog.next() - from > SESSION_SCAN_MAX
         {
             return None;
         }
@@ -325,7 +344,15 @@ impl Shard {
     }
 
     /// Has the relay fetch a session; the link waits. `None` when nobody can be asked. `is_away`: it is here, too.
-    pub(super) fn fetch_session(&mut self, link: u32, endpoint: EndpointId, pid: Sid, is_away: bool, packet: &str) -> Option<Verdict> {
+    pub(super) fn fetch_session(
+        &mut self,
+        link: u32,
+        endpoint: EndpointId,
+        comeback: &Comeback,
+        is_away: bool,
+        packet: &str,
+    ) -> Option<Verdict> {
+        let pid = comeback.pid;
         if !self.asks_for_sessions() {
             return None;
         }
@@ -336,7 +363,7 @@ impl Shard {
         }
         let found = self.links.get_mut(link)?;
         let State::SocketIo(socket) = &mut found.state else { return None };
-        socket.fetching = Some(Box::new(Fetching { ask, packet: packet.into() }));
+        socket.fetching = Some(Box::new(Fetching { ask, offset: comeback.offset, packet: packet.into() }));
         found.waiting += 1;
         self.fetching.insert(ask, LinkKey { slot: link, generation: found.generation });
         Some(Verdict::Wait)
@@ -344,7 +371,16 @@ impl Shard {
 
     /// The relay has answered.
     pub(super) fn fetched(&mut self, now: Now, ask: u64, fetched: Fetched) {
-        let Some(key) = self.fetching.remove(&ask) else { return self.put_back(fetched) };
+        let Some(key) = self.fetching.get(&ask).copied() else { return self.put_back(fetched) };
+        let fetched = match fetched {
+            Fetched::Session(found) => match self.heard_elsewhere(key, &found.session) {
+                Some(mark) if self.tides.mark().is_some_and(|reached| reached >= mark) => Fetched::Session(found),
+                Some(mark) => return self.early.push(Early { ask, mark, found, deadline_ms: now.ms() + RESTORE_MS }),
+                None => Fetched::Nothing,
+            },
+            fetched => fetched,
+        };
+        self.fetching.remove(&ask);
         let link = self.links.get_mut_of(key.slot, key.generation);
         let socket = link.and_then(|link| if let State::SocketIo(socket) = &mut link.state { Some(socket) } else { None });
         let Some((socket, fetching)) =
@@ -361,6 +397,33 @@ impl Shard {
             self.put_back(unused);
         }
         self.unwait(key.slot, 1);
+    }
+
+    /// Up to where the client of a session has heard the stream; `None` where that cannot be said.
+    fn heard_elsewhere(&self, link: LinkKey, session: &Session) -> Option<EntryId> {
+        if let Some(past) = &session.past {
+            return Some(past.mark);
+        }
+        let link = self.links.get(link.slot).filter(|found| found.generation == link.generation)?;
+        let State::SocketIo(socket) = &link.state else { return None };
+        match socket.fetching.as_ref()?.offset {
+            Offset::Entry(id) => Some(id),
+            Offset::Own(_) => None,
+        }
+    }
+
+    /// Goes on with sessions for which this host has read the stream far enough, and gives up those that wait too long.
+    fn go_on_with_early(&mut self, now: Now) {
+        let mark = self.tides.mark().unwrap_or_default();
+        let ready: Vec<Early> = self.early.extract_if(.., |early| early.mark <= mark || early.deadline_ms <= now.ms()).collect();
+        for Early { ask, mark: wanted, found, .. } in ready {
+            if wanted <= mark {
+                self.fetched(now, ask, Fetched::Session(found));
+            } else {
+                self.put_back(Fetched::Session(found));
+                self.fetched(now, ask, Fetched::Nothing);
+            }
+        }
     }
 
     /// A WebSocket has taken the place of a session: what that waits for goes here.
@@ -535,15 +598,16 @@ impl Shard {
         restoring.is_asked = true;
         let session = &restoring.session;
         let names = session.rooms.iter().cloned().chain([user, "".into()]).collect();
-        let (since, events) = match &session.past {
-            None => (Since::Event(restoring.offset), Vec::new()),
+        let (since, events, heard) = match &session.past {
+            None => (Since::Event(restoring.offset), Vec::new(), None),
             Some(past) => {
+                let heard = Some(restoring.offset).filter(|heard| past.tail.iter().all(|told| told.offset != *heard));
                 let again = restoring.again(past);
                 let streamed = again.iter().filter(|told| matches!(told.kind, ToldKind::Streamed));
-                (Since::Entry(past.mark), streamed.map(|told| told.offset).collect())
+                (Since::Entry(past.mark), streamed.map(|told| told.offset).collect(), heard)
             }
         };
-        if !self.send_out(Outward::Wanted(Box::new(Wanted { conn: id, endpoint, names, since, events }))) {
+        if !self.send_out(Outward::Wanted(Box::new(Wanted { conn: id, endpoint, names, since, events, heard }))) {
             self.abandon(now, slot, RecoveryFault::Forgotten);
         }
     }
@@ -561,6 +625,7 @@ impl Shard {
 
     /// Takes up whoever has everything now, and gives up whom it took too long.
     pub(super) fn go_on_restoring(&mut self, now: Now) {
+        self.go_on_with_early(now);
         let Some(mark) = self.tides.mark() else { return };
         for slot in self.restoring.clone() {
             let restoring = self.conns.get(slot).and_then(|conn| conn.recovery.as_ref()?.restoring.as_ref());
@@ -579,6 +644,7 @@ impl Shard {
 
     /// Gives up whom it took too long.
     pub(super) fn sweep_restoring(&mut self, now: Now) {
+        self.go_on_with_early(now);
         for slot in self.restoring.clone() {
             let restoring = self.conns.get(slot).and_then(|conn| conn.recovery.as_ref()?.restoring.as_ref());
             match restoring {
@@ -619,6 +685,7 @@ impl Shard {
         self.restoring.retain(|other| *other != slot);
         let Some(conn) = self.conns.get(slot) else { return };
         let (endpoint, id) = (conn.endpoint, self.conn_id(slot, conn));
+        let tide = self.tides.begun();
         let Some(restoring) = self.conns.get_mut(slot).and_then(|conn| conn.recovery.as_mut()?.restoring.take()) else { return };
         // From here on they are events of its own, so that it can come back for them once more.
         let Some(backlog) = self.memory.backlog_mut(endpoint) else { return };
@@ -630,7 +697,7 @@ impl Shard {
         }
         let next = backlog.next();
         if let Some(recovery) = self.conns.get_mut(slot).and_then(|conn| conn.recovery.as_mut()) {
-            recovery.has_been_restored(floor, next, replayed);
+            recovery.has_been_restored(floor, next, replayed, tide);
         }
         let LinkKey { slot: link, generation } = restoring.link;
         let is_there = match self.links.get_mut_of(link, generation).map(|link| &mut link.state) {

@@ -221,6 +221,7 @@ pub struct Shard {
     restoring: Vec<u32>,
     /// Links that wait for the relay to fetch a session, by the numbers of these.
     fetching: HashMap<u64, LinkKey>,
+    early: Vec<handover::Early>,
     fetches: u64,
     tides: Tides,
     guests: HashMap<Sid, u32>,
@@ -295,6 +296,7 @@ impl Shard {
             strangers: HashMap::new(),
             restoring: Vec::new(),
             fetching: HashMap::new(),
+            early: Vec::new(),
             fetches: 0,
             tides: Tides::default(),
             guests: HashMap::new(),

@@ -48,6 +48,8 @@ pub(crate) struct Recovery {
     pinged: u64,
     /// Until when it can come back, monotonic milliseconds; 0 while it is here.
     away_until_ms: u64,
+    /// The backlog's next position when it broke off.
+    left: u64,
     /// Somebody who says that he is this client.
     challenger: Option<Box<Challenger>>,
     /// True exactly when the relay has been told of it, so that another host may have it.
@@ -64,6 +66,8 @@ struct Stay {
     from: u64,
     /// `u64::MAX` while it is in.
     to: u64,
+    /// The last tide that had come before it entered.
+    tide: u64,
 }
 
 /// A link whose CONNECT waits for the old connection's answer to a ping. Its debug form does not show the CONNECT, in which a token may be.
@@ -176,6 +180,7 @@ impl Shard {
             heard: next,
             pinged: next,
             away_until_ms: 0,
+            left: next,
             challenger,
             is_shared: false,
             restoring: None,
@@ -185,11 +190,12 @@ impl Shard {
 
     /// The connection is in a room from now on.
     pub(super) fn note_stay(&mut self, slot: u32, room: &Room) {
+        let tide = self.tides.begun();
         let Some(remembered) = self.memory.of(room.endpoint) else { return };
         let Some(recovery) = self.conns.get_mut(slot).and_then(|conn| conn.recovery.as_mut()) else { return };
         let (first, next) = (remembered.backlog.first(), remembered.backlog.next());
         recovery.stays.retain(|stay| stay.to > first);
-        recovery.stays.push(Stay { room: room.name.clone(), from: next, to: u64::MAX });
+        recovery.stays.push(Stay { room: room.name.clone(), from: next, to: u64::MAX, tide });
         // Whoever goes in and out all the time is not remembered further back than this.
         let past = recovery.stays.iter().filter(|stay| stay.to < u64::MAX).count();
         if past > PAST_STAYS_MAX
@@ -323,10 +329,11 @@ impl Shard {
         let Some(remembered) = self.memory.of(endpoint) else { return };
         let until_ms = now.ms() + remembered.window_ms;
         remembered.away.push_back((until_ms, id));
+        let left = remembered.backlog.next();
         self.step_away(now, slot);
         self.share_session(now, slot);
         let challenger = self.conns.get_mut(slot).and_then(|conn| conn.recovery.as_mut()).and_then(|recovery| {
-            recovery.away_until_ms = until_ms;
+            (recovery.away_until_ms, recovery.left) = (until_ms, left);
             recovery.challenger.take()
         });
         self.give_up_surplus(endpoint);
@@ -485,6 +492,7 @@ impl Shard {
         let is_away = recovery.is_some_and(|recovery| recovery.away_until_ms > 0 && !is_restoring);
         let is_shared = is_away && recovery.is_some_and(|recovery| recovery.is_shared);
         let is_here = recovery.is_some();
+        let is_certain = !is_shared || matches!(fetched, Some(Fetched::Local));
         match fetched {
             Some(Fetched::Session(found)) => {
                 if is_away {
@@ -498,10 +506,10 @@ impl Shard {
                 self.give_up(conn);
                 return self.refuse_comeback(endpoint, RecoveryFault::Unknown);
             }
-            Some(Fetched::Nothing | Fetched::Local) => {}
+            Some(Fetched::Nothing | Fetched::Local | Fetched::Unknown) => {}
             None if is_restoring => return self.come_again(now, conn, link, comeback, packet),
             None if is_shared || !is_here => {
-                if let Some(verdict) = self.fetch_session(link, endpoint, comeback.pid, is_away, packet) {
+                if let Some(verdict) = self.fetch_session(link, endpoint, comeback, is_away, packet) {
                     return verdict;
                 }
             }
@@ -518,6 +526,10 @@ impl Shard {
             return self.challenge(now, conn, link, packet);
         }
         if recovery.away_until_ms <= now.ms() {
+            self.give_up(conn);
+            return self.refuse_comeback(endpoint, RecoveryFault::Unknown);
+        }
+        if !is_certain && !self.has_heard_here(conn, comeback.offset) {
             self.give_up(conn);
             return self.refuse_comeback(endpoint, RecoveryFault::Unknown);
         }
@@ -575,6 +587,15 @@ impl Shard {
         if let Some(challenger) = conn.and_then(|conn| conn.recovery.as_mut()?.challenger.as_mut()) {
             challenger.link = link;
         }
+    }
+
+    /// True exactly when the last event that its client has heard was said to it before it broke off here: then it has heard nothing elsewhere since,
+    /// whatever may have become of it there.
+    fn has_heard_here(&mut self, conn: u32, offset: Offset) -> bool {
+        let Some(conn) = self.conns.get(conn) else { return false };
+        let Some((recovery, backlog)) = conn.recovery.as_ref().zip(self.memory.backlog(conn.endpoint)) else { return false };
+        let position = recovery.replayed.get(&offset).copied().or_else(|| backlog.find(offset));
+        position.is_some_and(|position| position < recovery.left)
     }
 
     /// Where the events begin that the connection's client has not heard.
@@ -714,16 +735,21 @@ impl Recovery {
         from < self.floor
     }
 
+    /// True exactly when it entered all its rooms before this tide came.
+    pub(super) fn has_been_in_since(&self, tide: u64) -> bool {
+        self.stays.iter().all(|stay| stay.to < u64::MAX || stay.tide < tide)
+    }
+
     /// It comes from another host, with its secret.
     pub(super) fn begin_restoring(&mut self, pid: Sid, restoring: Box<Restoring>) {
         (self.pid, self.restoring) = (pid, Some(restoring));
     }
 
     /// What it missed has these positions now, from `floor` on; what is said to its rooms counts from `next` on.
-    pub(super) fn has_been_restored(&mut self, floor: u64, next: u64, replayed: HashMap<Offset, u64, RandomState>) {
+    pub(super) fn has_been_restored(&mut self, floor: u64, next: u64, replayed: HashMap<Offset, u64, RandomState>, tide: u64) {
         (self.floor, self.heard, self.pinged, self.replayed) = (floor, floor, floor, replayed);
         self.stays.retain(|stay| stay.to == u64::MAX);
-        self.stays.iter_mut().for_each(|stay| stay.from = next);
+        self.stays.iter_mut().for_each(|stay| (stay.from, stay.tide) = (next, tide));
     }
 
     /// Its stays, to be asked once for each event of a long backlog.

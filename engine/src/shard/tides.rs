@@ -40,6 +40,8 @@ pub(super) struct Reached {
     pub(super) mark: EntryId,
     /// By endpoint: what the backlog has before this position stands in the stream up to the mark, or does not stand there at all.
     positions: Box<[u64]>,
+    /// Number of the tide that says so: what was said in a room before somebody here entered it, and he entered before this came, too.
+    pub(super) done: u64,
 }
 
 impl Reached {
@@ -62,6 +64,11 @@ impl Tides {
     /// Up to here the stream's events have been delivered here; `None` before the first tide.
     pub(super) fn mark(&self) -> Option<EntryId> {
         self.mark
+    }
+
+    /// Number of the last tide that has come by any way.
+    pub(super) fn begun(&self) -> u64 {
+        self.begun.back().map_or(0, |last| last.tide.number)
     }
 
     /// The same, with what is known of this host's own events; `None` before that is known.
@@ -87,7 +94,7 @@ impl Tides {
             self.begun.pop_front();
         }
         if let Some(first) = self.begun.front().filter(|first| first.tide.number == tide.done) {
-            self.reached = Some(Reached { mark: tide.mark, positions: first.positions.clone() });
+            self.reached = Some(Reached { mark: tide.mark, positions: first.positions.clone(), done: tide.done });
         }
         true
     }
