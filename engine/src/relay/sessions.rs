@@ -51,8 +51,8 @@ pub(crate) enum SessionTag {
     Check(u64),
     /// How far the stream is, for the wish of this number.
     Last(u64),
-    /// It does not matter what is answered.
-    Written,
+    /// This was to be done.
+    Written(Call),
 }
 
 /// A session that is not written yet, because this host's own events before it are not.
@@ -366,9 +366,13 @@ impl Core {
                     }
                 }
             }
-            SessionTag::Written => {
+            SessionTag::Written(call) => {
                 if let Some(sessions) = &mut self.sessions {
                     sessions.writing = sessions.writing.saturating_sub(1);
+                    // What is written twice could be taken twice; what is to go must go.
+                    if replies.is_err() && call.word(0) == b"DEL" {
+                        sessions.do_later(call);
+                    }
                 }
             }
         }
@@ -512,7 +516,7 @@ impl Core {
         let sessions = self.sessions.as_mut()?;
         let call = sessions.later.pop_front().or_else(|| sessions.next_written(now, confirmed))?;
         sessions.writing += 1;
-        Some((Tag::Session(SessionTag::Written), call.into()))
+        Some((Tag::Session(SessionTag::Written(call.clone())), call.into()))
     }
 
     /// Sessions that are not written yet.
@@ -535,8 +539,9 @@ impl Journal {
             Since::Entry(mark) => mark,
             Since::Event(offset) => self.entry(offset)?,
         };
-        if wanted.heard.and_then(|offset| self.entry(offset)).is_some_and(|heard| heard > mark) {
-            // The client has heard more since than who wrote the session knows.
+        if let Some(heard) = wanted.heard
+            && self.entry(heard).is_none_or(|heard| heard > mark)
+        {
             return None;
         }
         let names: HashSet<&str> = wanted.names.iter().map(|name| &**name).collect();

@@ -469,6 +469,8 @@ fn nobody_misses_or_hears_twice_on_whichever_host() {
         let counted = fleet.finish();
         (recovered, moved) = (recovered + counted.0, moved + counted.1);
     }
-    if option_env!("SIM_TRACE").is_some() { eprintln!("{recovered} recovered, {moved} moved"); }
+    if option_env!("SIM_TRACE").is_some() {
+        eprintln!("{recovered} recovered, {moved} moved");
+    }
     assert!(recovered > 2 * seeds && moved > seeds / 2, "{recovered} recoveries, {moved} on another host, in {seeds} runs test little");
 }

@@ -129,7 +129,8 @@ pub struct Wanted {
     pub since: Since,
     /// These of its tail, in this order.
     pub events: Vec<Offset>,
-    /// The last event that its client has heard, if that is not in the tail: then it stands before that.
+    /// The last event that its client has heard, if that is not in the tail: it must stand in the stream before that. Else the client has heard
+    /// more than who wrote the session knows, or nobody knows what.
     pub heard: Option<Offset>,
 }
 
@@ -308,7 +309,8 @@ impl Shard {
         {
             return None;
         }
-        let (mut tail, mut bytes) = (Vec::new(), 0);
+        let anchors = recovery.anchors.iter().flatten().map(|offset| Told { offset: *offset, kind: ToldKind::Known });
+        let (mut tail, mut bytes) = (anchors.collect::<Vec<_>>(), 0);
         for (position, event) in backlog.since(from) {
             let is_for_it = is_entitled(&stays, id, conn, position, event);
             let kind = match (&event.frame, &event.to) {
@@ -690,6 +692,8 @@ impl Shard {
         // From here on they are events of its own, so that it can come back for them once more.
         let Some(backlog) = self.memory.backlog_mut(endpoint) else { return };
         let (floor, mut replayed) = (backlog.next(), HashMap::default());
+        let past = restoring.session.past.as_ref().map_or(&[][..], |past| restoring.again(past));
+        let own = past.iter().rev().find(|told| matches!(told.kind, ToldKind::Own(_))).map(|told| told.offset);
         for frame in &frames {
             if let Some(event) = Event::new(now.ms(), To::Conn(id), frame) {
                 replayed.insert(event.offset, backlog.push_again(event));
@@ -698,6 +702,7 @@ impl Shard {
         let next = backlog.next();
         if let Some(recovery) = self.conns.get_mut(slot).and_then(|conn| conn.recovery.as_mut()) {
             recovery.has_been_restored(floor, next, replayed, tide);
+            recovery.anchors = [own, Some(restoring.offset)];
         }
         let LinkKey { slot: link, generation } = restoring.link;
         let is_there = match self.links.get_mut_of(link, generation).map(|link| &mut link.state) {

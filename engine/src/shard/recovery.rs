@@ -56,6 +56,9 @@ pub(crate) struct Recovery {
     pub(super) is_shared: bool,
     /// There while it comes here from another host.
     pub(super) restoring: Option<Box<Restoring>>,
+    /// Events that stand in no stream and may be the last that its client has heard: the last one said to it alone, and the one it came from
+    /// another host with.
+    pub(super) anchors: [Option<Offset>; 2],
     /// Where events that were said to it again when it had come from another host are in the backlog.
     replayed: HashMap<Offset, u64, RandomState>,
 }
@@ -184,6 +187,7 @@ impl Shard {
             challenger,
             is_shared: false,
             restoring: None,
+            anchors: [None; 2],
             replayed: HashMap::default(),
         }))
     }
@@ -232,6 +236,9 @@ impl Shard {
     pub(super) fn say(&mut self, now: Now, slot: u32, frame: Frame) {
         let Some(conn) = self.conns.get(slot) else { return };
         let (id, link, endpoint) = (self.conn_id(slot, conn), conn.link, conn.endpoint);
+        if let Some(recovery) = self.conns.get_mut(slot).and_then(|conn| conn.recovery.as_mut()) {
+            recovery.anchors[0] = frame.mark().offset.or(recovery.anchors[0]);
+        }
         let frame = std::rc::Rc::new(frame);
         self.remember(now, endpoint, || Event::new(now.ms(), To::Conn(id), &frame));
         self.push_shared(link, frame);
