@@ -51,8 +51,8 @@ pub(crate) enum SessionTag {
     Check(u64),
     /// How far the stream is, for the wish of this number.
     Last(u64),
-    /// This was to be done.
-    Written(Call),
+    /// It does not matter what is answered.
+    Written,
 }
 
 /// A session that is not written yet, because this host's own events before it are not.
@@ -291,11 +291,6 @@ impl Core {
                 }
             }
             Outward::Session(session) => sessions.pend(appended, &session),
-            Outward::Forget { pid, .. } => {
-                if !sessions.unpend(pid) {
-                    sessions.do_later(Call::new("DEL").arg(key(pid)));
-                }
-            }
             Outward::Fetch { ask, endpoint, pid, is_away } => {
                 let was_pending = sessions.unpend(pid);
                 if was_pending || !is_up {
@@ -366,13 +361,10 @@ impl Core {
                     }
                 }
             }
-            SessionTag::Written(call) => {
+            SessionTag::Written => {
                 if let Some(sessions) = &mut self.sessions {
+                    // Never again, also if Redis may not have done it: a session that is written twice could be taken twice.
                     sessions.writing = sessions.writing.saturating_sub(1);
-                    // What is written twice could be taken twice; what is to go must go.
-                    if replies.is_err() && call.word(0) == b"DEL" {
-                        sessions.do_later(call);
-                    }
                 }
             }
         }
@@ -516,7 +508,7 @@ impl Core {
         let sessions = self.sessions.as_mut()?;
         let call = sessions.later.pop_front().or_else(|| sessions.next_written(now, confirmed))?;
         sessions.writing += 1;
-        Some((Tag::Session(SessionTag::Written(call.clone())), call.into()))
+        Some((Tag::Session(SessionTag::Written), call.into()))
     }
 
     /// Sessions that are not written yet.

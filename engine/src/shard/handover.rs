@@ -335,14 +335,11 @@ impl Shard {
         Some(Session { endpoint, sid, pid, rooms, left_unix_ms: now.unix_ms, past })
     }
 
-    /// A connection that is away has come back here; nobody else may have it.
+    /// A connection that was away is back, and nobody else has it.
     pub(super) fn unshare_session(&mut self, slot: u32) {
-        let Some(conn) = self.conns.get_mut(slot) else { return };
-        let endpoint = conn.endpoint;
-        let Some(recovery) = conn.recovery.as_mut().filter(|recovery| recovery.is_shared) else { return };
-        recovery.is_shared = false;
-        let pid = recovery.pid();
-        self.send_out(Outward::Forget { endpoint, pid });
+        if let Some(recovery) = self.conns.get_mut(slot).and_then(|conn| conn.recovery.as_mut()) {
+            recovery.is_shared = false;
+        }
     }
 
     /// Has the relay fetch a session; the link waits. `None` when nobody can be asked. `is_away`: it is here, too.
@@ -355,7 +352,8 @@ impl Shard {
         packet: &str,
     ) -> Option<Verdict> {
         let pid = comeback.pid;
-        if !self.asks_for_sessions() {
+        // Of what is here, too, the relay knows whether another host can have it, also while Redis is away.
+        if !self.asks_for_sessions() && !is_away {
             return None;
         }
         self.fetches += 1;

@@ -40,13 +40,6 @@ pub enum Outward {
     },
     /// A connection broke off, and may come back on another host.
     Session(Box<Session>),
-    /// It has come back here: nobody else may have it.
-    Forget {
-        /// Its endpoint.
-        endpoint: EndpointId,
-        /// Its secret.
-        pid: Sid,
-    },
     /// Somebody comes back who is not here, or who may be elsewhere as well. Answered by [`super::parcel::Parcel::Fetched`].
     Fetch {
         /// The shard's number for it.
@@ -97,7 +90,7 @@ impl Outward {
             Outward::Session(session) => session.bytes(),
             Outward::PutBack(found) => found.raw.len() + found.session.bytes(),
             Outward::Wanted(wanted) => (wanted.names.len() + wanted.events.len()) * 32,
-            Outward::Answer { .. } | Outward::Tide { .. } | Outward::Forget { .. } | Outward::Fetch { .. } | Outward::Revoke { .. } => 0,
+            Outward::Answer { .. } | Outward::Tide { .. } | Outward::Fetch { .. } | Outward::Revoke { .. } => 0,
         }
     }
 }

@@ -48,8 +48,6 @@ pub(crate) struct Recovery {
     pinged: u64,
     /// Until when it can come back, monotonic milliseconds; 0 while it is here.
     away_until_ms: u64,
-    /// The backlog's next position when it broke off.
-    left: u64,
     /// Somebody who says that he is this client.
     challenger: Option<Box<Challenger>>,
     /// True exactly when the relay has been told of it, so that another host may have it.
@@ -183,7 +181,6 @@ impl Shard {
             heard: next,
             pinged: next,
             away_until_ms: 0,
-            left: next,
             challenger,
             is_shared: false,
             restoring: None,
@@ -336,11 +333,10 @@ impl Shard {
         let Some(remembered) = self.memory.of(endpoint) else { return };
         let until_ms = now.ms() + remembered.window_ms;
         remembered.away.push_back((until_ms, id));
-        let left = remembered.backlog.next();
         self.step_away(now, slot);
         self.share_session(now, slot);
         let challenger = self.conns.get_mut(slot).and_then(|conn| conn.recovery.as_mut()).and_then(|recovery| {
-            (recovery.away_until_ms, recovery.left) = (until_ms, left);
+            recovery.away_until_ms = until_ms;
             recovery.challenger.take()
         });
         self.give_up_surplus(endpoint);
@@ -499,7 +495,6 @@ impl Shard {
         let is_away = recovery.is_some_and(|recovery| recovery.away_until_ms > 0 && !is_restoring);
         let is_shared = is_away && recovery.is_some_and(|recovery| recovery.is_shared);
         let is_here = recovery.is_some();
-        let is_certain = !is_shared || matches!(fetched, Some(Fetched::Local));
         match fetched {
             Some(Fetched::Session(found)) => {
                 if is_away {
@@ -508,8 +503,8 @@ impl Shard {
                 }
                 return Verdict::Restore(found);
             }
-            Some(Fetched::Nothing) if is_shared => {
-                // It has been continued elsewhere.
+            Some(Fetched::Nothing | Fetched::Unknown) if is_shared => {
+                // It has been continued elsewhere, or may have been.
                 self.give_up(conn);
                 return self.refuse_comeback(endpoint, RecoveryFault::Unknown);
             }
@@ -533,10 +528,6 @@ impl Shard {
             return self.challenge(now, conn, link, packet);
         }
         if recovery.away_until_ms <= now.ms() {
-            self.give_up(conn);
-            return self.refuse_comeback(endpoint, RecoveryFault::Unknown);
-        }
-        if !is_certain && !self.has_heard_here(conn, comeback.offset) {
             self.give_up(conn);
             return self.refuse_comeback(endpoint, RecoveryFault::Unknown);
         }
@@ -594,15 +585,6 @@ impl Shard {
         if let Some(challenger) = conn.and_then(|conn| conn.recovery.as_mut()?.challenger.as_mut()) {
             challenger.link = link;
         }
-    }
-
-    /// True exactly when the last event that its client has heard was said to it before it broke off here: then it has heard nothing elsewhere since,
-    /// whatever may have become of it there.
-    fn has_heard_here(&mut self, conn: u32, offset: Offset) -> bool {
-        let Some(conn) = self.conns.get(conn) else { return false };
-        let Some((recovery, backlog)) = conn.recovery.as_ref().zip(self.memory.backlog(conn.endpoint)) else { return false };
-        let position = recovery.replayed.get(&offset).copied().or_else(|| backlog.find(offset));
-        position.is_some_and(|position| position < recovery.left)
     }
 
     /// Where the events begin that the connection's client has not heard.
