@@ -66,6 +66,9 @@ pub(crate) struct Core {
     pub(super) channels: Channels,
     presence: Presence,
     consults: Consults,
+    /// Questions of rooms' homes that have come, and those of them that are done with, which is in their order.
+    pub(super) consulted: u64,
+    pub(super) concluded: u64,
     hosts: Hosts,
     random: StdRng,
     /// There in the reliable mode.
@@ -108,6 +111,8 @@ impl Core {
             channels,
             presence,
             consults,
+            consulted: 0,
+            concluded: 0,
             hosts: Hosts::new(own, port, settings),
             random,
             streams,
@@ -172,13 +177,18 @@ impl Core {
     }
 
     /// Nobody can be asked: what waits for an answer gets none, in the order in which it was asked.
-    fn end_consults(&mut self, now: Now) {
+    pub(super) fn end_consults(&mut self, now: Now) {
         let (sent, unsent) = self.consults.end();
         let told = sent.iter().filter(|asked| asked.consult.step.as_ref().is_some_and(|step| step.announcement.is_some())).count();
-        // They may have been delivered or not: to send them again could deliver them twice.
-        self.drop_message(RelayDrop::Unconfirmed, told as u64);
+        // They may have been delivered or not: to send them again could deliver them twice. Where Redis does not tell them, they were not.
+        let tells_itself = self.tells_itself();
+        self.drop_message(RelayDrop::Unconfirmed, if tells_itself { told as u64 } else { 0 });
         for Asked { shard, consult, .. } in sent {
-            self.answer(shard, &consult, Findings::default());
+            if tells_itself {
+                self.answer(shard, &consult, Findings::default());
+            } else {
+                self.answer_unknown(now, shard, consult);
+            }
         }
         for Asked { shard, consult, .. } in unsent {
             self.answer_unknown(now, shard, consult);
@@ -246,6 +256,7 @@ impl Core {
     /// A room's home asks. What has changed is true from now on, whether Redis can be told now or not.
     fn consult(&mut self, now: Now, shard: ShardId, consult: Box<Consult>) {
         self.presence.note(&consult);
+        self.consulted += 1;
         if !self.is_up {
             return self.answer_unknown(now, shard, consult);
         }
@@ -261,6 +272,7 @@ impl Core {
     }
 
     fn answer(&mut self, shard: ShardId, consult: &Consult, findings: Findings) {
+        self.concluded += 1;
         if let Some(ticket) = consult.ticket {
             self.parcels.push_back((shard, Parcel::Consulted { ticket, findings: Box::new(findings) }));
         }

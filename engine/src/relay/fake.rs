@@ -11,6 +11,8 @@ type Words = Vec<Vec<u8>>;
 #[derive(Default)]
 pub(super) struct Fake {
     pub(super) now_ms: u64,
+    /// Channels and what was published there.
+    pub(super) published: Vec<(Vec<u8>, Vec<u8>)>,
     values: HashMap<Vec<u8>, (Vec<u8>, u64)>,
     streams: HashMap<Vec<u8>, Vec<(EntryId, Words)>>,
 }
@@ -49,7 +51,10 @@ impl Fake {
         let number = |at: usize| text(at).parse::<u64>().expect("a number");
         match &*text(0) {
             "PING" => Reply::Text("PONG".into()),
-            "PUBLISH" => Reply::Int(0),
+            "PUBLISH" => {
+                self.published.push((word(1), word(2)));
+                Reply::Int(0)
+            }
             "GET" => self.value(call.word(1)).map_or(Reply::Nil, Reply::Bytes),
             "DEL" => Reply::Int(i64::from(self.values.remove(call.word(1)).is_some())),
             "SET" => {

@@ -58,8 +58,10 @@ pub(crate) enum SessionTag {
 /// A session that is not written yet, because this host's own events before it are not.
 #[derive(Debug)]
 struct Pending {
-    /// When this many of them are.
-    after: u64,
+    /// The tide that has to come back first: what its client has heard may still be on its way from another shard to the relay.
+    tide: u64,
+    /// Number of the last of them, once that is known.
+    after: Option<u64>,
     pid: Sid,
     endpoint: EndpointId,
     left_unix_ms: u64,
@@ -104,6 +106,9 @@ struct Tides {
     done: u64,
     /// True exactly when the next is not to wait.
     is_urgent: bool,
+    /// Those that have come back, and how many questions of rooms' homes had come by then: what is announced with these is said when they are
+    /// done with.
+    ending: VecDeque<(u64, u64)>,
     /// Those that have come back, and the number of our last entry at that time.
     ended: VecDeque<(u64, u64)>,
 }
@@ -170,12 +175,12 @@ impl Sessions {
         self.later.push_back(call);
     }
 
-    fn pend(&mut self, after: u64, session: &Session) {
+    fn pend(&mut self, session: &Session) {
         let Some(value) = self.value_of(session) else { return };
         self.unpend(session.pid);
         self.pending_bytes += value.len();
         let Session { pid, endpoint, left_unix_ms, .. } = *session;
-        self.pending.push_back(Pending { after, pid, endpoint, left_unix_ms, value });
+        self.pending.push_back(Pending { tide: self.tides.number + 1, after: None, pid, endpoint, left_unix_ms, value });
         while self.pending_bytes > SESSIONS_PENDING_BYTES_MAX
             && let Some(oldest) = self.pending.pop_front()
         {
@@ -194,7 +199,7 @@ impl Sessions {
 
     /// The next session that can be written.
     fn next_written(&mut self, now: Now, confirmed: u64) -> Option<Call> {
-        while let Some(pending) = self.pending.pop_front_if(|first| first.after <= confirmed) {
+        while let Some(pending) = self.pending.pop_front_if(|first| first.after.is_some_and(|after| after <= confirmed)) {
             self.pending_bytes -= pending.value.len();
             let call = self.set(now, pending.endpoint, pending.pid, &pending.value, pending.left_unix_ms);
             if call.is_some() {
@@ -275,7 +280,6 @@ fn key(pid: Sid) -> String {
 impl Core {
     /// What shards say of sessions; true when it was that.
     pub(super) fn handle_of_sessions(&mut self, now: Now, shard: ShardId, outward: Outward) {
-        let appended = self.streams.as_ref().map_or(0, |streams| streams.appended(EVENTS));
         let is_up = self.is_up;
         let Some(sessions) = &mut self.sessions else {
             // Nobody remembers anything, so nobody can be waiting.
@@ -287,10 +291,13 @@ impl Core {
                 tides.answered += usize::from(number == tides.number);
                 if tides.is_under_way && tides.answered >= self.world.config.shards.len() {
                     tides.is_under_way = false;
-                    tides.ended.push_back((number, appended));
+                    tides.ending.push_back((number, self.consulted));
                 }
             }
-            Outward::Session(session) => sessions.pend(appended, &session),
+            Outward::Session(session) => {
+                sessions.pend(&session);
+                sessions.tides.is_urgent = true;
+            }
             Outward::Fetch { ask, endpoint, pid, is_away } => {
                 let was_pending = sessions.unpend(pid);
                 if was_pending || !is_up {
@@ -442,7 +449,13 @@ impl Core {
             .collect();
         let again: Vec<(u64, Sid)> =
             sessions.fetches.iter().filter(|(_, fetch)| fetch.again_ms <= now.ms()).map(|(number, fetch)| (*number, fetch.pid)).collect();
-        let (cursor, read) = (streams.cursor(), streams.read_back());
+        let (cursor, read, appended) = (streams.cursor(), streams.read_back(), streams.appended(EVENTS));
+        while let Some((number, _)) = sessions.tides.ending.pop_front_if(|(_, consulted)| *consulted <= self.concluded) {
+            sessions.tides.ended.push_back((number, appended));
+            sessions.pending.iter_mut().filter(|pending| pending.tide <= number).for_each(|pending| {
+                pending.after.get_or_insert(appended);
+            });
+        }
         let done = sessions.done(read);
         let waiting: Vec<Waiting> = sessions
             .waiting
@@ -495,6 +508,7 @@ impl Core {
             mark,
             done,
             is_urgent: false,
+            ending: std::mem::take(&mut tides.ending),
             ended: std::mem::take(&mut tides.ended),
         };
         let tide = Tide { number, mark, done };
@@ -509,6 +523,17 @@ impl Core {
         let call = sessions.later.pop_front().or_else(|| sessions.next_written(now, confirmed))?;
         sessions.writing += 1;
         Some((Tag::Session(SessionTag::Written), call.into()))
+    }
+
+    /// All shards have ended, and have said what they had to say.
+    pub(crate) fn handle_end_of_shards(&mut self, now: Now) {
+        self.end_consults(now);
+        let appended = self.streams.as_ref().map_or(0, |streams| streams.appended(EVENTS));
+        if let Some(sessions) = &mut self.sessions {
+            sessions.pending.iter_mut().for_each(|pending| {
+                pending.after.get_or_insert(appended);
+            });
+        }
     }
 
     /// Sessions that are not written yet.

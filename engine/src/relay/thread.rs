@@ -161,6 +161,8 @@ impl Thread {
 
     /// All shards have ended: what they have said last goes out, sessions of connections that other hosts will take up among it.
     async fn finish(mut self) {
+        let now = self.now();
+        self.core.handle_end_of_shards(now);
         let all = async {
             self.send();
             while self.core.has_unsent() {
