@@ -304,6 +304,8 @@ impl Hooks {
             About::Connect(_) => hooks.connect.as_ref(),
             About::Join { .. } => hooks.join.as_ref(),
             About::Publish(_) => hooks.publish.as_ref(),
+            // The relay knows, or nobody does.
+            About::Blocked { .. } => None,
         }
     }
 
@@ -316,6 +318,7 @@ impl Hooks {
             About::Connect(caller) => self.may_connect(inquiry.endpoint, caller).await,
             About::Join { user, conn, rooms } => self.rule_joins(inquiry.endpoint, user, conn.text().as_str(), rooms).await,
             About::Publish(proposal) => self.may_publish(inquiry.endpoint, proposal).await,
+            About::Blocked { .. } => Ruling::Unavailable,
         }
     }
 

@@ -42,6 +42,8 @@
 //! | `relay_published_total` | counter | | messages that Redis has confirmed |
 //! | `relay_received_total` | counter | | messages of other hosts and programs for clients here |
 //! | `relay_dropped_total` | counter | reason | messages lost on the way to or from Redis: `overflow` (away, and too much was said meanwhile), `age` (away for too long), `unconfirmed` (sent, perhaps delivered), `refused`, `malformed`, `unspeakable`, `shard` (a shard's lane was full), `flood` (Redis sent too fast), `lane` (the relay's own lane was full) |
+//! | `relay_questions_unanswered_total` | counter | | questions about other hosts (who is first, last, in) that were not answered within a second, or not asked because too many were: then this host's own knowledge counted |
+//! | `relay_blocklists_unknown_total` | counter | | times it could not be looked up in Redis whom an author has blocked: then his token counted |
 //! | `relay_waiting_messages` | gauge | | messages that wait for Redis |
 //! | `relay_waiting_bytes` | gauge | | bytes of those |
 //! | `jwks_keys` | gauge | | keys of the key set that verify tokens; 0 where none is configured, here and below |
@@ -235,6 +237,11 @@ impl Metrics {
         let mut measured = labelled(&[]);
         measured.set_gauge(round_trip);
         let (gauge, counter) = (MetricType::GAUGE, MetricType::COUNTER);
+        let shards = |read: fn(&ShardStats) -> u64| self.host.stats().iter().fold(0_u64, |sum, shard| sum.wrapping_add(read(shard)));
+        let unanswered = shards(|shard| shard.consults_unanswered.read().wrapping_add(shard.consults_unasked.read()));
+        let unanswered = sample(counter, &[], unanswered);
+        let unknown = shards(|shard| shard.blocklists_unknown.read());
+        let unknown = sample(counter, &[], unknown.wrapping_add(stats.map_or(0, |stats| stats.blocklists_unknown.read())));
         vec![
             family("relay_connected", gauge, "1 while Redis answers.", vec![sample(gauge, &[], u64::from(is_connected))]),
             one("relay_connects_total", counter, "Connections made to Redis.", |it| it.connects.read()),
@@ -243,6 +250,8 @@ impl Metrics {
             one("relay_published_total", counter, "Messages that Redis has confirmed.", |it| it.published.read()),
             one("relay_received_total", counter, "Messages of others for clients here.", |it| it.received.read()),
             family("relay_dropped_total", counter, "Messages lost on the way to or from Redis.", dropped.collect()),
+            family("relay_questions_unanswered_total", counter, "Questions about other hosts without an answer.", vec![unanswered]),
+            family("relay_blocklists_unknown_total", counter, "Lists of blocked users that could not be read.", vec![unknown]),
             one("relay_waiting_messages", gauge, "Messages that wait for Redis.", |it| it.waiting.read()),
             one("relay_waiting_bytes", gauge, "Bytes of messages that wait for Redis.", |it| it.waiting_bytes.read()),
         ]

@@ -71,7 +71,7 @@ pub async fn keep_log(mut states: mpsc::Receiver<RelayState>) {
 /// The text, and whether it is good news.
 fn line(state: &RelayState) -> (bool, String) {
     match state {
-        RelayState::Up => (true, "relay: Redis is reached, other hosts are heard".to_owned()),
+        RelayState::Up => (true, "relay: Redis is reached".to_owned()),
         RelayState::Down { reason } => (false, format!("relay: {reason}; only this host's clients reach each other until Redis is back")),
         RelayState::Refused { reason } => (false, format!("relay: Redis refuses something that is needed: {reason}")),
     }

@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use engine::auth::Verifier;
-use engine::config::{Config, Io, Relay, SocketIo};
+use engine::config::{Config, Io, Membership, Relay, SocketIo};
 use engine::limits::Limits;
 
 pub use access::Access;
@@ -107,6 +107,9 @@ impl Settings {
         let bundle = bundle(&mut gathered);
         let webhook = events::webhook(&mut gathered, environment);
         let fleet = redis::fleet(&mut gathered, environment);
+        if fleet.is_none() && gathered.endpoints.list.iter().any(|endpoint| endpoint.membership == Membership::Redis) {
+            gathered.complain("redis.url", "must be set: an endpoint has membership = \"redis\"");
+        }
         if !gathered.problems.is_empty() {
             return Err(Problems(gathered.problems));
         }

@@ -85,6 +85,9 @@ impl Config {
             if self.endpoints[..index].iter().any(|other| other.name == endpoint.name) {
                 return Err(ConfigFault::NameTaken(endpoint.name.clone()));
             }
+            if endpoint.membership == Membership::Redis && self.relay.is_none() {
+                return Err(ConfigFault::NoRedis(endpoint.name.clone()));
+            }
             if !endpoint.bind.starts_with('/') || (is_plain && endpoint.bind.starts_with(path)) {
                 return Err(ConfigFault::Bind(endpoint.name.clone()));
             }
@@ -124,6 +127,9 @@ pub enum ConfigFault {
     /// No request comes to where this endpoint is bound.
     #[error("endpoint {0}: bind begins with a slash and is not inside the path of Socket.IO")]
     Bind(String),
+    /// This endpoint's members are kept in Redis, and there is none.
+    #[error("endpoint {0}: membership redis needs a Redis")]
+    NoRedis(String),
     /// This endpoint is bound to where another one is.
     #[error("endpoint {0}: another one has this bind")]
     BindTaken(String),
@@ -266,7 +272,7 @@ pub enum AuthMode {
 /// Who decides which rooms a client may enter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Membership {
-    /// community only: the token's lists when it carries any, else open.
+    /// community only: the token's lists when it carries any, else as [`Membership::Redis`] where there is a relay, else open.
     Auto,
     /// Anyone who is authenticated.
     Open,
@@ -274,6 +280,19 @@ pub enum Membership {
     Claims,
     /// The back end, which is asked each time ([`crate::Notice::Inquiry`]).
     Webhook,
+    /// A set of user ids for each room, `{room}:members` in the relay's Redis, which is looked at each time.
+    Redis,
+}
+
+impl Membership {
+    /// True exactly when a set in Redis decides; `has_lists`: the token carries lists of rooms, `has_relay`: there is a Redis.
+    pub fn is_in_redis(self, has_lists: bool, has_relay: bool) -> bool {
+        match self {
+            Membership::Redis => true,
+            Membership::Auto => has_relay && !has_lists,
+            Membership::Open | Membership::Claims | Membership::Webhook => false,
+        }
+    }
 }
 
 /// Engine.IO and Socket.IO settings.
@@ -331,8 +350,11 @@ pub struct Relay {
     pub buffer_ms: u64,
     /// Entries that a stream is trimmed to, about.
     pub stream_entries: usize,
-    /// Milliseconds after which a host that is not heard of any more counts as gone; it renews this every third.
+    /// Milliseconds after which a host that says nothing more of itself is dead. It says so three times as often, and as often looks after
+    /// the others.
     pub lease_ms: u64,
+    /// What this program calls its release, for whoever looks at the fleet; nothing if it is not said.
+    pub version: String,
 }
 
 impl Relay {
@@ -354,6 +376,7 @@ impl Relay {
             buffer_ms: 30_000,
             stream_entries: 10_000,
             lease_ms: 30_000,
+            version: String::new(),
         }
     }
 }

@@ -23,7 +23,7 @@ pub enum EventType {
     Authenticated,
     /// A user has said of a message that he got it or read it.
     Receipt,
-    /// Another server of the fleet says something to the servers. Nothing says this yet: it comes with the relay.
+    /// Another server of the fleet says something to the servers.
     ServerEvent,
 }
 
@@ -148,6 +148,7 @@ impl Event {
         match &self.what {
             What::Message { message } => message.len(),
             What::Receipt { receipt } => receipt.message.len() + receipt.conversation.len(),
+            What::ServerEvent { call } => call.event.len() + call.args.len(),
             _ => 0,
         }
     }
@@ -179,6 +180,11 @@ pub enum What {
         /// Of which message, and how far it has come. Boxed: there are few, and every event is as large as the largest.
         receipt: Box<Receipted>,
     },
+    /// See [`EventType::ServerEvent`].
+    ServerEvent {
+        /// What it says. Boxed as a receipt is.
+        call: Box<ServerCall>,
+    },
 }
 
 impl What {
@@ -192,8 +198,18 @@ impl What {
             What::RoomLeave => EventType::RoomLeave,
             What::Authenticated => EventType::Authenticated,
             What::Receipt { .. } => EventType::Receipt,
+            What::ServerEvent { .. } => EventType::ServerEvent,
         }
     }
+}
+
+/// What another server says to the servers of its fleet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServerCall {
+    /// Name of its event.
+    pub event: Box<str>,
+    /// A JSON array; binary data in it is spelled out as `JSON.stringify` does.
+    pub args: Box<str>,
 }
 
 /// What a user says of a message.

@@ -183,12 +183,20 @@ labelled! {
         Age = "age",
         /// It was sent, and Redis went away before it confirmed it.
         Unconfirmed = "unconfirmed",
+        /// Redis has it, but fewer hosts listened than there are: one has just come, or is cut off from Redis itself.
+        Unheard = "unheard",
+        /// Another host has sent it, and it was not heard here: this host was cut off, or has just come back.
+        Missed = "missed",
         /// Redis refused it: no memory, no permission.
         Refused = "refused",
         /// Nobody can read it: bytes of another form than their channel has.
         Malformed = "malformed",
         /// It is of a form that other hosts cannot be told.
         Unspeakable = "unspeakable",
+        /// Other servers asked for more at once than is answered.
+        Busy = "busy",
+        /// It would have made an answer to another server too long.
+        Answer = "answer",
         /// For a shard that does not take it.
         Shard = "shard",
         /// Redis sent faster than it could be taken.

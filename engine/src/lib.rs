@@ -87,9 +87,6 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 
-#[cfg(test)]
-extern crate self as engine;
-
 pub mod auth;
 mod calls;
 pub mod config;
@@ -113,6 +110,10 @@ pub mod time;
 // Public for the fuzzers of the parsers and for the control plane, which shares words with it. It promises nothing to others.
 #[doc(hidden)]
 pub mod wire;
+
+// The harness of the tests that run a host without a socket is used by unit tests too.
+#[cfg(test)]
+extern crate self as engine;
 
 use auth::{AuthFault, Identity};
 pub use calls::{Asked, Calls, EngineLost, Gathered};
@@ -310,7 +311,7 @@ pub fn start(config: Config) -> Result<(Engine, Notices), StartError> {
             let (outlet, inlet) = relay::lane::lane();
             let stats = Arc::<RelayStats>::default();
             let endpoints = world.config.endpoints.iter().map(|endpoint| endpoint.name.clone());
-            let own = Hello::new(HostId::new(rand::random()), shards, endpoints);
+            let own = Hello::new(HostId::new(rand::random()), shards, &settings.version, endpoints);
             let (fleet, port) = relay::handle::channel(own.clone());
             let end = RelayEnd { fleet, stats: stats.clone() };
             let (world, ports, random) = (world.clone(), ports.clone(), rand::random());

@@ -135,6 +135,54 @@ pub const LANE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// so that only one that has ended lets it come to this.
 pub const OUTWARD_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// Rooms that one shard tells of in one go when hosts compare which there are: some 100 kB of records.
+pub const ROLL_ROOMS: usize = 256;
+
+/// Ends of rooms that one shard remembers until Redis has been told. A back end that ends more while Redis is away finds the first of them there again.
+pub const ENDS_UNTOLD_MAX: usize = 4 * 1024;
+
+/// How long it is known of a message that several hosts have heard, and that one of them is to keep, that one has: milliseconds. They hear it within
+/// one; what is behind by more than the relay keeps messages back is behind for good.
+pub const HISTORY_TWICE_MS: u64 = 60_000;
+
+/// Entries of a room's history that Redis looks at for one question: some milliseconds in which it does nothing else. Only a stream that
+/// somebody else has filled has so many.
+pub const HISTORY_SCANNED_MAX: u64 = 20_000;
+
+/// Connections that one shard tells another Socket.IO server of in one answer: some 10 ms of its time, and 5 MB.
+pub const PEER_SOCKETS_MAX: usize = 10_000;
+
+/// Bytes of names of rooms that one shard tells another Socket.IO server of in one answer.
+pub const PEER_NAMES_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Connections times rooms that one shard moves for one request of another Socket.IO server: some 100 ms of its time.
+pub const PEER_MOVES_MAX: usize = 100_000;
+
+/// Bytes of one answer to another Socket.IO server. Redis gives up a subscriber for whom 32 MB wait, and several hosts answer at once.
+pub const PEER_ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Requests of other Socket.IO servers under way; an idle one answers each within a millisecond, but acknowledgements are waited for.
+pub const PEER_ERRANDS_MAX: usize = 4_096;
+
+/// Questions to other Socket.IO servers under way: those of calls of the admin API.
+pub const PEER_ASKS_MAX: usize = 4_096;
+
+/// Milliseconds until a request of another Socket.IO server is answered with what there is. Node's servers wait for five seconds.
+pub const PEER_ANSWER_MS: u64 = 1_000;
+
+/// Milliseconds until a question to other Socket.IO servers is answered with what has come: less than whoever calls the admin API waits.
+pub const PEER_ASK_MS: u64 = 900;
+
+/// Milliseconds for which acknowledgements are passed on to a server that does not say how long it waits, and to any at most.
+pub const PEER_ACK_MS: (u64, u64) = (10_000, 600_000);
+
+/// Bytes of acknowledgements that are kept for whoever asked, or that are held back until it is known how many clients were asked.
+pub const PEER_ACK_BYTES_MAX: usize = 1024 * 1024;
+
+/// Bytes of messages of one namespace that are held back while connections enter and leave rooms by another server's will. Beyond, they are
+/// delivered at once: an order that is lost then is better than a message.
+pub const PEER_HELD_BYTES_MAX: usize = 8 * 1024 * 1024;
+
 /// Milliseconds for which a room's home waits for what is beyond this host: a hundred round trips, and no client minds it. After that it goes on with what this host knows.
 pub const CONSULT_MS: u64 = 1_000;
 
@@ -148,9 +196,28 @@ pub const CONSULTS_PER_REQUEST_MAX: usize = 64;
 /// Transactions with questions that Redis has not answered. More than a round trip's worth of them would only wait there instead of here.
 pub const CONSULT_REQUESTS_MAX: usize = 32;
 
+/// Bytes of messages in one read of a room's history, and of all reads that Redis has not answered: it builds an answer in one go, and a link takes
+/// no more than [`REDIS_REPLY_BYTES_MAX`] at once.
+pub const RECALL_BYTES_MAX: usize = 16 * 1024 * 1024;
+
 /// Bytes of what other hosts say that is held back while the answer of a question is awaited that has its place before it. They come by two
 /// connections, a moment apart; beyond this the question is given up.
 pub const HELD_BACK_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Channels that are asked for in one breath: a new connection may have to ask for as many as there are rooms.
+pub const LISTENED_AT_ONCE_MAX: usize = 512;
+
+/// Presences that are told, or taken back, in one request when everything is told anew: a few milliseconds of Redis' time.
+pub const PRESENCES_PER_REQUEST_MAX: usize = 128;
+
+/// Milliseconds that a host which ends waits for Redis to take its leave of the others. What it does not take, the others find out.
+pub const GOODBYE_MS: u64 = 1_000;
+
+/// Milliseconds for which it is not looked up again whom a user has blocked.
+pub const BLOCKLIST_MS: u64 = 1_000;
+
+/// Users of whom a shard, or the relay, remembers that: as many as say something in that time; the oldest are forgotten first.
+pub const BLOCKLISTS_MAX: usize = 16 * 1024;
 
 /// Batches of shards, and messages of Redis, that the relay handles in one turn before it sends what follows from them.
 pub const RELAY_BATCHES_PER_TURN: usize = 256;
@@ -214,9 +281,6 @@ pub const RELAY_KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// When Redis is asked again for what it has refused, in milliseconds.
 pub const RELAY_RETRY_MS: u64 = 250;
 
-/// How long the relay goes on when all shards have ended, in milliseconds, to pass on what they have said last.
-pub const RELAY_FINISH_MS: u64 = 2_000;
-
 /// Entries of a stream that are read at once; less where they are large. More would make those of several hosts wait for each other.
 pub const RELAY_READ_ENTRIES_MAX: usize = 500;
 
@@ -231,6 +295,9 @@ pub const RELAY_HOSTS_MAX: usize = 1_024;
 
 /// Bytes of the stream's last entries that a host keeps in memory for clients that come back to it.
 pub const RELAY_JOURNAL_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Other hosts whose beats are counted, and adapters of each: a fleet has fewer.
+pub const BEATING_HOSTS_MAX: usize = 1_024;
 
 /// Answers and handed-over connections waiting for the control plane.
 pub const NOTICES_MAX: usize = 16 * 1024;

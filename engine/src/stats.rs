@@ -161,6 +161,8 @@ pub struct ShardStats {
     pub consults_unasked: Counter,
     /// Questions about other hosts that were not answered in time.
     pub consults_unanswered: Counter,
+    /// Times it could not be looked up whom a user has blocked.
+    pub blocklists_unknown: Counter,
     /// Time of one turn of the loop.
     pub loop_time: Histogram,
     /// From the read of a message to the last write of its cast on this shard.
@@ -198,10 +200,14 @@ pub struct RelayStats {
     pub read: Counter,
     /// Entries of other hosts that this one will never read: trimmed before it could, or lost by Redis. A gap of unknown size counts one.
     pub gaps: Counter,
+    /// Bytes of the stream's last events, kept for clients that come back.
+    pub journal_bytes: Counter,
     /// Entries that came again, and were left out.
     pub doubles: Counter,
     /// Times Redis refused entries, which are tried again.
     pub refusals: Counter,
+    /// Times it could not be looked up whom the author of a message of another program has blocked.
+    pub blocklists_unknown: Counter,
     /// Other uringcast hosts with a live lease.
     pub hosts: Counter,
     /// Monotonic milliseconds of its last turn: tells whether it responds.
@@ -224,6 +230,7 @@ impl ShardStats {
             outward_dropped: Counter::default(),
             consults_unasked: Counter::default(),
             consults_unanswered: Counter::default(),
+            blocklists_unknown: Counter::default(),
             loop_time: Histogram::default(),
             delivery: Histogram::default(),
             round_trip_us: Counter::default(),

@@ -60,6 +60,7 @@ fn line(event: &Event) -> String {
             line.extend([" ", content.unwrap_or_default().to_string().as_str()]);
         }
         What::Receipt { receipt } => line.extend([" ", &*receipt.message, " ", &*receipt.conversation, " ", receipt.status]),
+        What::ServerEvent { call } => line.extend([" ", &*call.event, " ", &*call.args]),
         What::Connection | What::RoomJoin | What::RoomLeave | What::Authenticated => {}
     }
     line

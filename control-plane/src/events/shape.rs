@@ -36,7 +36,9 @@ pub(crate) fn nested(endpoints: &[Endpoint], id: &str, item: &Item<'_>) -> Strin
             let told = about(head, endpoints, event);
             let data = match event.what {
                 What::Connection | What::RoomJoin | What::RoomLeave | What::Authenticated => None,
-                What::Disconnect { .. } | What::Message { .. } | What::Receipt { .. } => Some(added(Object::new(), &event.what).finish()),
+                What::Disconnect { .. } | What::Message { .. } | What::Receipt { .. } | What::ServerEvent { .. } => {
+                    Some(added(Object::new(), &event.what).finish())
+                }
             };
             told.opt_raw("data", data.as_deref()).finish()
         }
@@ -70,6 +72,7 @@ fn added(object: Object, what: &What) -> Object {
         What::Receipt { receipt } => {
             object.raw("messageId", &receipt.message).raw("conversationId", &receipt.conversation).str("status", receipt.status)
         }
+        What::ServerEvent { call } => object.str("event", &call.event).raw("args", &call.args),
     }
 }
 
@@ -86,7 +89,7 @@ fn time(unix_ms: u64) -> String {
 mod tests {
     use super::*;
     use engine::config::DialectKind;
-    use engine::event::Receipted;
+    use engine::event::{Receipted, ServerCall};
     use engine::ids::{EndpointId, ShardId, Sid};
     use serde_json::{Value, json};
 
@@ -121,6 +124,11 @@ mod tests {
             (What::Authenticated, "authenticated", json!({})),
             (What::Disconnect { reason: "ping timeout" }, "disconnect", json!({"reason": "ping timeout"})),
             (What::Message { message: r#"{"content":"hi"}"#.into() }, "message", json!({"message": {"content": "hi"}})),
+            (
+                What::ServerEvent { call: Box::new(ServerCall { event: "ping".into(), args: "[1,{}]".into() }) },
+                "server:event",
+                json!({"event": "ping", "args": [1, {}]}),
+            ),
             (What::Receipt { receipt: Box::new(receipt) }, "receipt", json!({"messageId": 17, "conversationId": "c", "status": "read"})),
         ] {
             let (flat, nested) = shapes(&event(what));

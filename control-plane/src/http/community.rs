@@ -34,7 +34,7 @@ use super::admin::bearer;
 use super::problem::whole_body;
 use super::public::refusal;
 use super::{App, monotonic_ms, unix_ms};
-use crate::bridge::Gathered;
+use crate::bridge::{ANSWER_WAIT, Gathered};
 
 /// Bytes of a body: a content of as many characters as are allowed, each written as two escapes, and some for the rest.
 const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -177,6 +177,9 @@ async fn called(app: &App, place: &Place, request: Request) -> Result<Response, 
     if method != Method::GET && request.uri().query().is_some_and(|query| !query.is_empty()) {
         return Err(Fault::Invalid("There are no parameters here"));
     }
+    if method != Method::GET {
+        caller = hiding(app, caller).await;
+    }
     match (id, method) {
         (None, Method::POST) => post(app, &caller, &body(request).await?).await,
         (None, _) => list(app, &caller, request.uri()).await,
@@ -237,6 +240,14 @@ fn message_id(text: &str) -> Result<MessageId, Fault> {
 async fn may_enter(app: &App, caller: &Caller, channel: Channel<'_>) -> Result<(), Fault> {
     let endpoint = &app.host.endpoints()[usize::from(caller.endpoint.0)];
     let refused = Fault::Forbidden("Not a member of this channel");
+    if in_redis(app, caller) {
+        let answer = app.host.fleet().map(|fleet| fleet.is_member(channel.room(), caller.identity.user.clone()));
+        return match within(answer).await {
+            Some(true) => Ok(()),
+            Some(false) => Err(refused),
+            None => Err(Fault::Unavailable),
+        };
+    }
     if endpoint.membership != Membership::Webhook {
         return if channel.admits(endpoint, Some(&caller.identity)) { Ok(()) } else { Err(refused) };
     }
@@ -246,6 +257,27 @@ async fn may_enter(app: &App, caller: &Caller, channel: Channel<'_>) -> Result<(
         Ruling::Allowed(_) => Ok(()),
         Ruling::Refused(reason) => Err(reason.map_or(refused, Fault::Denied)),
         Ruling::Unavailable => Err(Fault::Unavailable),
+    }
+}
+
+/// True exactly when a set in Redis says who may enter a channel.
+fn in_redis(app: &App, caller: &Caller) -> bool {
+    let endpoint = &app.host.endpoints()[usize::from(caller.endpoint.0)];
+    let has_lists = caller.identity.rooms.is_some() || caller.identity.groups.is_some();
+    endpoint.membership.is_in_redis(has_lists, app.host.fleet().is_some())
+}
+
+/// What the relay has found; `None` where it does not know, or not in time.
+async fn within<T>(answer: Option<tokio::sync::oneshot::Receiver<T>>) -> Option<T> {
+    tokio::time::timeout(ANSWER_WAIT, answer?).await.ok()?.ok()
+}
+
+/// The caller with all whom he has blocked: by his token, and by what stands in Redis. Where that is not known, his token is what counts.
+async fn hiding(app: &App, caller: Caller) -> Caller {
+    let answer = app.host.fleet().map(|fleet| fleet.blocked_by(caller.identity.user.clone()));
+    match within(answer).await {
+        Some(blocked) if !blocked.is_empty() => Caller { identity: Arc::new(caller.identity.blocking(&blocked)), ..caller },
+        _ => caller,
     }
 }
 

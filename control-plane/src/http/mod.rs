@@ -469,7 +469,7 @@ pub(crate) mod testing {
             let pending = Arc::new(Pending::default());
             let host = FakeHost::new(2).answering(&pending, answer);
             let names = host.endpoints.iter().map(|endpoint| endpoint.name.clone());
-            let (handle, port) = engine::relay::handle::channel(Hello::new(HostId::new(number), 2, names));
+            let (handle, port) = engine::relay::handle::channel(Hello::new(HostId::new(number), 2, env!("CARGO_PKG_VERSION"), names));
             host.fleet.set(handle).expect("the first");
             let (host, (stop, wishes)) = (Arc::new(host), crossbeam_channel::bounded(1));
             let app = Arc::new(App::new(host.clone(), pending.clone(), Terms { stop, ..terms() }));
@@ -508,6 +508,8 @@ pub(crate) mod testing {
                     Some((index, ToRelay::Reply { ask, text })) => joints[index].fleet.handle_reply(ask, text),
                     Some((_, ToRelay::Claim { id, answer, .. })) => shared.claim(&id, answer),
                     Some((_, ToRelay::Release { id })) => shared.claims.lock().expect("no panic before").retain(|claimed| *claimed != id),
+                    // Nobody knows.
+                    Some((_, ToRelay::Member { .. } | ToRelay::Blocked { .. })) => {}
                     None => joints.iter_mut().for_each(|joint| joint.fleet.handle_timeouts(now_ms)),
                 }
                 carry(&mut joints, now_ms);

@@ -265,6 +265,7 @@ impl Draft {
             (Some("auto"), _) => Membership::Auto,
             (Some("claims"), _) => Membership::Claims,
             (Some("webhook"), _) => Membership::Webhook,
+            (Some("redis"), _) => Membership::Redis,
             (Some(_), _) => Membership::Open,
             // Own dialects come in no file.
             (None, DialectKind::Rooms | DialectKind::Chat | DialectKind::Notify | DialectKind::Echo | DialectKind::Own(_)) => {
@@ -341,6 +342,7 @@ pub(crate) fn described(endpoint: &Endpoint, hooks: &Urls) -> Vec<(&'static str,
         Membership::Open => "open",
         Membership::Claims => "claims",
         Membership::Webhook => "webhook",
+        Membership::Redis => "redis",
     };
     // A query may hold a secret, so the whole is one.
     let shown = |url: &Url| if url.has_query() { Secret::new(b"hidden").ok().map(Value::Secret) } else { Some(word(&url.to_string())) };

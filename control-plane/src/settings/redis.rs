@@ -271,6 +271,7 @@ fn relay(gathered: &Gathered, redis: Redis) -> Relay {
     let number = |key| gathered.integer(key).unwrap_or_default();
     let buffer_bytes = if mode == RelayMode::Streams { STREAMS_BUFFER_BYTES } else { BUFFER_BYTES };
     Relay {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
         redis,
         mode,
         adapter,

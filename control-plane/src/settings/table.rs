@@ -572,9 +572,9 @@ pub(crate) fn endpoint_settings() -> Vec<Setting> {
         ),
         Setting::new(
             "endpoint.membership",
-            Kind::Choice(&["auto", "open", "claims", "webhook"]),
+            Kind::Choice(&["auto", "open", "claims", "webhook", "redis"]),
             None,
-            "Who may enter a room (notify: whose presence may be watched, `user:ID` in the list). open: anyone; claims: whom the token's list names; webhook: whom the back end lets in (webhook_join); auto (community only): claims when the token has lists, else open. Default: community auto, collab claims (with --dev open), rooms, chat and notify open.",
+            "Who may enter a room (notify: whose presence may be watched, `user:ID` in the list). open: anyone; claims: whom the token's list names; webhook: whom the back end lets in (webhook_join); redis: whose id is in the set ROOM:members of the Redis that joins hosts; auto (community only): claims when the token has lists, else redis where there is a Redis, else open. Default: community auto, collab claims (with --dev open), rooms, chat and notify open.",
         ),
         Setting::new(
             "endpoint.cookies",

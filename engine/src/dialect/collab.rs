@@ -13,14 +13,14 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::{
-    Act, BadOutgoing, Cx, Dialect, EnterFault, Entry, Hello, Keep, Outgoing, Profile, Publication, Refused, RoomView, Said, UNAVAILABLE,
-    lists,
+    Act, BadOutgoing, Cx, Dialect, EnterFault, Entry, Hello, Keep, Outgoing, Overheard, Profile, Publication, Refused, Remark, RoomView,
+    Said, UNAVAILABLE, lists,
 };
-use crate::config::{AuthMode, Membership};
+use crate::config::{AuthMode, Endpoint, Membership};
 use crate::event::EventType;
 use crate::fault::{CloseReason, DropReason};
 use crate::frame::Frame;
-use crate::ids::checked_name;
+use crate::ids::{Room, checked_name};
 use crate::json::{Object, Scratch, Value, quote};
 use crate::time::Now;
 use crate::wire::http;
@@ -43,7 +43,7 @@ impl Dialect for Collab {
             (AuthMode::Token, Ok(identity)) => Some(identity.clone()),
             (AuthMode::Token, Err(_)) => return Err(Refused::Close { first: None, reason: CloseReason::Unauthorized }),
         };
-        let open = matches!(hello.endpoint.membership, Membership::Open | Membership::Webhook);
+        let open = matches!(hello.endpoint.membership, Membership::Open | Membership::Webhook | Membership::Redis);
         if !open && !lists(identity.as_ref().and_then(|identity| identity.documents.as_ref()), &document) {
             return Err(Refused::Close { first: Some(error_text("Access denied")), reason: CloseReason::Forbidden });
         }
@@ -168,6 +168,15 @@ impl Dialect for Collab {
 
     fn is_bound_to_room(&self) -> bool {
         true
+    }
+
+    fn overheard(&self, _room: &Room, endpoint: &Endpoint, said: Overheard<'_>, scratch: &mut Scratch) -> Option<Remark> {
+        let Overheard::Text(text) = said else { return None };
+        let doc = scratch.parse(text).ok().filter(|_| endpoint.retain > 0)?;
+        doc.root().get("type").and_then(Value::as_str).filter(|kind| is_kept(kind))?;
+        let author = doc.root().get("clientID").and_then(|client| checked_name(client.as_exact_str()?).ok()).unwrap_or_default().into();
+        let messages_max = endpoint.retain;
+        Some(Remark::Keep(Keep { id: None, by_id: false, author, text: text.into(), hidden_from: None, messages_max }))
     }
 
     fn typing_stopped(&self, _cx: &Cx<'_>, _room: &str) -> Option<(Frame, bool)> {

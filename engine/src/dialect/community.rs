@@ -14,8 +14,8 @@
 use std::sync::Arc;
 
 use super::{
-    Act, BackEndMessage, BadOutgoing, Change, Composed, Cx, Dialect, EnterFault, Entry, Hello, Keep, Profile, Publication, Refused,
-    Revised, RoomView, Said, UNAVAILABLE, lists, typed,
+    Act, BackEndMessage, BadOutgoing, Change, Composed, Cx, Dialect, EnterFault, Entry, Hello, Keep, Overheard, Profile, Publication,
+    Refused, Remark, Revised, RoomView, Said, UNAVAILABLE, lists, typed,
 };
 use crate::auth::{AuthFault, Identity};
 use crate::config::{AuthMode, Endpoint, Membership};
@@ -71,12 +71,12 @@ impl<'a> Channel<'a> {
         format!("{prefix}:{}", self.id).into()
     }
 
-    /// Whether the endpoint's membership source lets a user with these claims in, or, where it is a webhook, may let him in: the back end
-    /// decides then.
+    /// Whether the endpoint's membership source lets a user with these claims in, or, where it is a webhook or a set in Redis, may let him in:
+    /// the back end decides then.
     pub fn admits(self, endpoint: &Endpoint, identity: Option<&Identity>) -> bool {
         let (rooms, groups) = identity.map_or((None, None), |i| (i.rooms.as_ref(), i.groups.as_ref()));
         let open = match endpoint.membership {
-            Membership::Open | Membership::Webhook => true,
+            Membership::Open | Membership::Webhook | Membership::Redis => true,
             Membership::Auto => rooms.is_none() && groups.is_none(),
             Membership::Claims => false,
         };
@@ -304,6 +304,25 @@ impl Dialect for Community {
         };
         let told = told.str(channel.key, channel.id).finish();
         Some(Revised { text, frame: Frame::text(room.endpoint, &typed(kind, &told)) })
+    }
+
+    fn overheard(&self, room: &Room, _endpoint: &Endpoint, said: Overheard<'_>, scratch: &mut Scratch) -> Option<Remark> {
+        let Overheard::Text(text) = said else { return None };
+        let doc = scratch.parse(text).ok()?;
+        let payload = doc.root().get("payload")?;
+        Channel::of(Some(payload)).filter(|channel| channel.room() == room.name)?;
+        let id = |key| payload.get(key).and_then(|id| MessageId::try_parse(id.as_str()?).ok());
+        match doc.root().get("type").and_then(Value::as_str)? {
+            "CHAT_MESSAGE" => {
+                content(payload)?;
+                let (id, author) = (id("id"), checked_name(payload.get("authorId")?.as_exact_str()?).ok()?.into());
+                let text = payload.raw().into();
+                Some(Remark::Keep(Keep { id, by_id: id.is_some(), author, text, hidden_from: None, messages_max: KEPT_PER_CHANNEL }))
+            }
+            "MESSAGE_EDIT" => Some(Remark::Change { id: id("messageId")?, change: Change::Edit(content(payload)?.into()) }),
+            "MESSAGE_DELETE" => Some(Remark::Change { id: id("messageId")?, change: Change::Remove }),
+            _ => None,
+        }
     }
 
     fn typing_stopped(&self, cx: &Cx<'_>, room: &str) -> Option<(Frame, bool)> {

@@ -508,6 +508,36 @@ pub enum Change {
     Remove,
 }
 
+/// What another host or another program has said in a room.
+#[derive(Clone, Copy, Debug)]
+pub enum Overheard<'a> {
+    /// A text of a plain WebSocket, as its members hear it.
+    Text(&'a str),
+    /// A Socket.IO event.
+    Event {
+        /// Its name.
+        name: &'a str,
+        /// Its arguments: JSON texts joined by commas.
+        args: &'a str,
+        /// Binary data that placeholders in them number.
+        attachments: &'a [Vec<u8>],
+    },
+}
+
+/// What that is for what a room keeps.
+#[derive(Debug)]
+pub enum Remark {
+    /// A message to be kept. Without an id of its own it gets one that all hosts make of its text.
+    Keep(Keep),
+    /// A kept message changes.
+    Change {
+        /// The message.
+        id: MessageId,
+        /// How.
+        change: Change,
+    },
+}
+
 /// What a kept message becomes.
 #[derive(Debug)]
 pub struct Revised {
@@ -807,6 +837,11 @@ pub trait Dialect: Sync {
     }
     /// What becomes of a kept message by its author's will; `None` where messages stay as they are.
     fn revised(&self, _room: &Room, _id: MessageId, _kept: &str, _change: &Change, _scratch: &mut Scratch) -> Option<Revised> {
+        None
+    }
+    /// What is kept of what another host or program has said in a room; `None` where nothing is. It says itself what it is: nobody here has
+    /// looked at it.
+    fn overheard(&self, _room: &Room, _endpoint: &Endpoint, _said: Overheard<'_>, _scratch: &mut Scratch) -> Option<Remark> {
         None
     }
     /// The client said something.

@@ -16,17 +16,17 @@
 use std::sync::Arc;
 
 use super::{
-    Act, BackEndMessage, BadOutgoing, Composed, Cx, Dialect, EnterFault, Entry, Hello, Keep, Profile, Publication, Refused, RoomView, Said,
-    UNAVAILABLE, acknowledge, event, lists, succeed,
+    Act, BackEndMessage, BadOutgoing, Composed, Cx, Dialect, EnterFault, Entry, Hello, Keep, Overheard, Profile, Publication, Refused,
+    Remark, RoomView, Said, UNAVAILABLE, acknowledge, event, lists, succeed,
 };
 use crate::auth::AuthFault;
 use crate::config::{AuthMode, Endpoint, Membership};
 use crate::fault::{DropReason, Refusal};
 use crate::frame::Frame;
-use crate::ids::checked_name;
+use crate::ids::{MessageId, Room, checked_name};
 use crate::json::{Object, Scratch, Value};
 use crate::time::Now;
-use crate::wire::http;
+use crate::wire::{http, sio};
 
 pub(super) struct Rooms;
 
@@ -151,6 +151,17 @@ impl Dialect for Rooms {
             .str("timestamp", &message.rfc3339())
             .finish();
         Ok(Composed { event: "message", argument, by_id: false, messages_max: usize::MAX })
+    }
+
+    fn overheard(&self, room: &Room, _endpoint: &Endpoint, said: Overheard<'_>, scratch: &mut Scratch) -> Option<Remark> {
+        let Overheard::Event { name: "message", args, attachments } = said else { return None };
+        let doc = scratch.parse(args).ok()?;
+        let message = doc.root();
+        named(Some(message)).filter(|named| **named == *room.name)?;
+        let id = message.get("id").and_then(|id| MessageId::try_parse(id.as_str()?).ok());
+        let author = checked_name(message.get("userId")?.as_exact_str()?).ok()?.into();
+        let text = if attachments.is_empty() { message.raw().into() } else { sio::spelled_out(message, attachments).into() };
+        Some(Remark::Keep(Keep { id, by_id: false, author, text, hidden_from: None, messages_max: usize::MAX }))
     }
 
     fn typing_stopped(&self, cx: &Cx<'_>, room: &str) -> Option<(Frame, bool)> {

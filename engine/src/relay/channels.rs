@@ -1,9 +1,14 @@
 //! Endpoints of plain WebSockets and the channels on which other hosts and other programs speak to their clients: JSON texts as the
 //! contract's pages have them. A host marks what it says with its id (`o`), which readers take out.
 
-use crate::config::{Config, DialectKind};
+use std::sync::Arc;
+
+use crate::auth::Identity;
+use crate::config::{Config, DialectKind, Endpoint};
+use crate::dialect;
+use crate::frame::Mark;
 use crate::ids::{EndpointId, Room, checked_name};
-use crate::json::{Object, Scratch, Value};
+use crate::json::{self, Object, Scratch, Value};
 use crate::shard::outward::Published;
 use crate::shard::parcel::{Arrival, Emit, Selection, Target};
 
@@ -13,12 +18,18 @@ use super::socketio::{Post, TOLD};
 const ORIGIN: &str = "o";
 /// collab: the one client that is meant.
 const TO_CLIENT: &str = "toClientID";
+/// community: users who do not get it; there only where [`ORIGIN`] is.
+const BLOCKED: &str = "b";
+/// community: how the text begins by which somebody types.
+const TYPING: &[u8] = br#"{"type":"TYPING""#;
 
 /// What a message on a channel is for this host.
 #[derive(Debug)]
 pub(crate) enum Heard {
     /// For clients here.
     Arrival(Box<Arrival>),
+    /// The same by a program that does not know whom this author has blocked.
+    Of(String, Box<Arrival>),
     /// Our own words, or what we have been told another way.
     Known,
     /// Nothing that anybody here could read.
@@ -49,9 +60,12 @@ enum Naming {
 
 impl Channels {
     pub(crate) fn new(config: &Config, prefix: &str, host: &str, has_stream: bool) -> Channels {
+        let first = first_community(config);
         let served = config.endpoints.iter().enumerate().filter_map(|(index, endpoint)| {
             let naming = match endpoint.dialect {
-                DialectKind::Community => Naming::Rooms,
+                DialectKind::Community if first == Some(index) => Naming::Rooms,
+                // Names without an endpoint's can be those of one endpoint only.
+                DialectKind::Community => Naming::Own(format!("{prefix}#plain#{}#", endpoint.name)),
                 DialectKind::Collab => Naming::Updates(format!("{}:updates", endpoint.name)),
                 DialectKind::Own(own) if !own.is_socket_io() => Naming::Own(format!("{prefix}#plain#{}#", endpoint.name)),
                 _ => return None,
@@ -75,32 +89,82 @@ impl Channels {
         (matches!(naming, Naming::Rooms) && room.is_public()).then(|| room.name.to_string())
     }
 
-    /// What other hosts are told of a publication; `None` where they are not told of such.
-    pub(crate) fn publication(&mut self, published: &Published) -> Option<Post> {
+    /// What other hosts are told of a publication, in our name or another host's; `None` where they are not told of such.
+    pub(crate) fn publication(&mut self, published: &Published, other: Option<&str>) -> Option<Post> {
+        let host = other.unwrap_or(&self.host);
         let text = std::str::from_utf8(published.frame.payload()).ok()?;
         let room = &published.room;
         match self.naming(room.endpoint)? {
             Naming::Rooms => {
                 let channel = self.channel_of(room)?;
-                Some(Post { channel, payload: marked(text, &self.host)?.into_bytes() })
+                Some(Post::new(channel, marked(text, host, published.hidden_from.as_deref())?.into_bytes()))
             }
-            Naming::Updates(channel) => Some(Post { channel: channel.clone(), payload: marked(text, &self.host)?.into_bytes() }),
+            Naming::Updates(channel) => Some(Post::new(channel.clone(), marked(text, host, None)?.into_bytes())),
             Naming::Own(channel) => {
-                let payload = Object::new().str("room", &room.name).str("text", text).str(ORIGIN, &self.host).finish();
-                Some(Post { channel: channel.clone(), payload: payload.into_bytes() })
+                let payload = Object::new().str("room", &room.name).str("text", text).str(ORIGIN, host);
+                let blocked = published.hidden_from.as_ref().map(|author| list(&author.blocked));
+                let payload = payload.opt_raw(BLOCKED, blocked.as_deref()).finish();
+                Some(Post::new(channel.clone(), payload.into_bytes()))
             }
         }
     }
 
-    /// What a message on a channel says; `None` for a channel that is not one of these. `is_of_stream`: it was not published there, but read in
-    /// the stream of another host's words.
-    pub(crate) fn heard(&mut self, channel: &str, payload: &[u8], is_of_stream: bool, offset: u64, unix_ms: u64) -> Option<Heard> {
+    /// Of a message by which a user says that he types, or no longer does: where, who, and which of the two.
+    pub(crate) fn typing(&mut self, published: &Published) -> Option<(Arc<str>, String, bool)> {
+        let text = published.frame.payload().strip_prefix(TYPING).map(|_| published.frame.payload())?;
+        matches!(self.naming(published.room.endpoint)?, Naming::Rooms).then_some(())?;
+        let doc = self.scratch.parse(std::str::from_utf8(text).ok()?).ok()?;
+        let payload = doc.root().get("payload")?;
+        let (user, on) = (payload.get("userId")?.as_str()?.to_owned(), payload.get("isTyping")?.raw() == "true");
+        Some((published.room.name.clone(), user, on))
+    }
+
+    /// What other programs are told of an event of the back end: uringcast hosts hear of it another way, and pass over it.
+    pub(crate) fn told(&mut self, endpoint: &Endpoint, emit: &Emit) -> Vec<Post> {
+        let host = format!("{TOLD}{}", self.host);
+        let said = dialect::Emission { event: &emit.event, args: &emit.args, attachments: &[], ack: None, mark: Mark::default() };
+        let frame = dialect::emission(emit.to.endpoint, endpoint, &said, &mut self.scratch);
+        let Ok(text) = std::str::from_utf8(frame.payload()) else { return Vec::new() };
+        let posts = emit.to.targets.iter().filter_map(|target| {
+            let (name, client) = match target {
+                Target::Room(name) => (name, None),
+                Target::Present { room, presence } => (room, Some(presence)),
+                Target::Connection(_) => return None,
+            };
+            let room = Room { endpoint: emit.to.endpoint, name: name.clone() };
+            let channel = match self.naming(room.endpoint).filter(|_| room.is_public())? {
+                Naming::Rooms => return Some(Post::new(self.channel_of(&room)?, marked(text, &host, None)?.into_bytes())),
+                Naming::Updates(channel) => channel.clone(),
+                Naming::Own(_) => return None,
+            };
+            // Clients know which document they are in; other programs do not.
+            let about = Object::new().str("documentId", name).opt_str(TO_CLIENT, client.map(|client| &**client)).finish();
+            let rest = text.trim_start().strip_prefix('{')?;
+            let comma = if rest.trim_start().starts_with('}') { "" } else { "," };
+            let text = format!("{}{comma}{rest}", about.strip_suffix('}')?);
+            Some(Post::new(channel, marked(&text, &host, None)?.into_bytes()))
+        });
+        posts.collect()
+    }
+
+    /// Whose channel it is.
+    fn of_channel(&self, channel: &str) -> Option<&(EndpointId, Naming)> {
         let is_updates = |naming: &Naming| matches!(naming, Naming::Updates(own) | Naming::Own(own) if own == channel);
-        let endpoint = self.served.iter().find(|(_, naming)| is_updates(naming)).or_else(|| {
+        self.served.iter().find(|(_, naming)| is_updates(naming)).or_else(|| {
             let is_room = channel.starts_with("room:") || channel.starts_with("group:");
             self.served.iter().find(|(_, naming)| is_room && matches!(naming, Naming::Rooms))
-        });
-        let (endpoint, naming) = endpoint?;
+        })
+    }
+
+    /// True exactly when what is said on a channel is for clients of one of these endpoints.
+    pub(crate) fn serves(&self, channel: &str) -> bool {
+        self.of_channel(channel).is_some()
+    }
+
+    /// What a message on a channel says; `None` for a channel that is not one of these. `is_of_stream`: it was not published there, but read in
+    /// the stream of what hosts of ours say.
+    pub(crate) fn heard(&mut self, channel: &str, payload: &[u8], is_of_stream: bool, offset: u64, unix_ms: u64) -> Option<Heard> {
+        let endpoint = self.of_channel(channel).map(|(endpoint, _)| *endpoint)?;
         let Ok(text) = std::str::from_utf8(payload) else { return Some(Heard::Malformed) };
         let Ok(doc) = self.scratch.parse(text) else { return Some(Heard::Malformed) };
         let message = doc.root();
@@ -108,19 +172,25 @@ impl Channels {
             return Some(Heard::Malformed);
         }
         let origin = message.get(ORIGIN).and_then(Value::as_str);
-        // Where there is a stream, what hosts of ours publish is for others.
-        if !is_of_stream && origin.is_some_and(|origin| self.has_stream || origin == self.host || origin.starts_with(TOLD)) {
+        let is_known = |origin: &str| (self.has_stream && !is_of_stream) || origin == self.host || origin.starts_with(TOLD);
+        if origin.is_some_and(is_known) {
             return Some(Heard::Known);
         }
+        let naming = self.served.iter().find(|(served, _)| *served == endpoint).map(|(_, naming)| naming)?;
         let read = match naming {
             Naming::Rooms => of_community(channel, message),
             Naming::Updates(_) => of_collab(message),
             Naming::Own(_) => of_own(message),
         };
         let Some((target, text)) = read else { return Some(Heard::Malformed) };
-        let to = Selection::of(*endpoint, vec![target]);
+        let to = Selection::of(endpoint, vec![target]);
         let emit = Emit { is_elsewhere: true, ..Emit::new(to, "", "", offset, unix_ms) };
-        Some(Heard::Arrival(Box::new(Arrival { emit, text: Some(text.into()), hidden_from: None })))
+        let hidden_from = origin.and_then(|_| hidden_from(message));
+        let arrival = Box::new(Arrival { emit, text: Some(text.into()), hidden_from, is_foreign: origin.is_none() });
+        match author_of(message).filter(|_| origin.is_none() && matches!(naming, Naming::Rooms)) {
+            Some(author) => Some(Heard::Of(author, arrival)),
+            None => Some(Heard::Arrival(arrival)),
+        }
     }
 
     fn naming(&self, endpoint: EndpointId) -> Option<&Naming> {
@@ -128,11 +198,38 @@ impl Channels {
     }
 }
 
+/// The first endpoint of the community dialect: the channels and keys of the contract's page are its own.
+pub(crate) fn first_community(config: &Config) -> Option<usize> {
+    config.endpoints.iter().position(|endpoint| endpoint.dialect == DialectKind::Community)
+}
+
 /// The text of an object with one member more.
-fn marked(text: &str, host: &str) -> Option<String> {
+fn marked(text: &str, host: &str, hidden_from: Option<&Identity>) -> Option<String> {
     let open = text.trim_end().strip_suffix('}')?;
     let comma = if open.trim_end().ends_with('{') { "" } else { "," };
-    Some(format!("{open}{comma}\"{ORIGIN}\":\"{host}\"}}"))
+    let blocked = hidden_from.map_or_else(String::new, |author| format!(",\"{BLOCKED}\":{}", list(&author.blocked)));
+    Some(format!("{open}{comma}\"{ORIGIN}\":\"{host}\"{blocked}}}"))
+}
+
+/// A JSON list of texts.
+fn list(texts: &[String]) -> String {
+    let mut list = "[".to_owned();
+    for (index, text) in texts.iter().enumerate() {
+        if index > 0 {
+            list.push(',');
+        }
+        json::quote(&mut list, text);
+    }
+    list.push(']');
+    list
+}
+
+/// Whose blocked users do not get a message that a host of our kind has marked.
+fn hidden_from(message: Value<'_>) -> Option<Arc<Identity>> {
+    let mut blocked: Vec<String> = message.get(BLOCKED)?.items().filter_map(|user| Some(user.as_str()?.to_owned())).collect();
+    blocked.sort_unstable();
+    blocked.dedup();
+    (!blocked.is_empty()).then(|| Arc::new(Identity { blocked, ..Identity::default() }))
 }
 
 /// The text of an object without the members of these names.
@@ -144,12 +241,24 @@ fn without(message: Value<'_>, names: &[&str]) -> String {
     out.finish()
 }
 
+/// Whose message it is, where it says so.
+fn author_of(message: Value<'_>) -> Option<String> {
+    let payload = message.get("payload")?;
+    let author = match message.get("type")?.as_str()? {
+        "TYPING" => payload.get("userId"),
+        _ => payload.get("authorId"),
+    };
+    author?.as_exact_str().and_then(|author| checked_name(author).ok()).map(str::to_owned)
+}
+
 fn of_community(channel: &str, message: Value<'_>) -> Option<(Target, String)> {
     message.get("type").and_then(Value::as_str).filter(|kind| !kind.is_empty())?;
     if message.get("payload").is_some_and(|payload| !payload.is_object()) {
         return None;
     }
-    Some((Target::Room(checked_name(channel).ok()?.into()), without(message, &[ORIGIN])))
+    // What a foreign program calls so is its own.
+    let hidden: &[&str] = if message.get(ORIGIN).is_some() { &[ORIGIN, BLOCKED] } else { &[] };
+    Some((Target::Room(checked_name(channel).ok()?.into()), without(message, hidden)))
 }
 
 fn of_collab(message: Value<'_>) -> Option<(Target, String)> {

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use super::request::{Push, Reply};
 use crate::ids::ShardId;
-use crate::limits::{CONSULT_MS, CONSULT_REQUESTS_MAX, CONSULTS_PER_REQUEST_MAX, HELD_BACK_BYTES_MAX};
+use crate::limits::{CONSULT_MS, CONSULT_REQUESTS_MAX, CONSULTS_PER_REQUEST_MAX, HELD_BACK_BYTES_MAX, RECALL_BYTES_MAX};
 use crate::shard::consult::Consult;
 
 /// A question, and who asks.
@@ -41,6 +41,8 @@ struct Batch {
     number: u64,
     sent_ms: u64,
     asked: Vec<Asked>,
+    /// Bytes of messages that the answer may have.
+    bytes: usize,
     /// There when the answer has come; empty inside where there will be none.
     replies: Option<Option<Vec<Reply>>>,
     is_marked: bool,
@@ -96,16 +98,19 @@ impl Consults {
     }
 
     fn is_ready(&self) -> bool {
-        self.is_heard && self.batches.len() < CONSULT_REQUESTS_MAX
+        let bytes = || self.batches.iter().map(|batch| batch.bytes).sum::<usize>();
+        self.is_heard && self.batches.len() < CONSULT_REQUESTS_MAX && bytes() < RECALL_BYTES_MAX
     }
 
     /// The next questions for one transaction, all of whose places have been passed.
     pub(crate) fn take(&mut self, has_passed: impl Fn(u64) -> bool) -> Vec<Asked> {
-        let mut taken = Vec::new();
+        let (mut taken, mut bytes) = (Vec::<Asked>::new(), 0);
         while taken.len() < CONSULTS_PER_REQUEST_MAX
+            && bytes < RECALL_BYTES_MAX
             && self.is_ready()
             && let Some(first) = self.queue.pop_front_if(|first| has_passed(first.place))
         {
+            bytes += first.asked.consult.answer_bytes();
             taken.push(first.asked);
         }
         taken
@@ -114,7 +119,8 @@ impl Consults {
     /// They are sent: the transaction's number, which its mark has to say.
     pub(crate) fn sent(&mut self, now_ms: u64, asked: Vec<Asked>) -> u64 {
         self.next += 1;
-        self.batches.push_back(Batch { number: self.next, sent_ms: now_ms, asked, replies: None, is_marked: !self.is_marked });
+        let bytes = asked.iter().map(|asked| asked.consult.answer_bytes()).sum();
+        self.batches.push_back(Batch { number: self.next, sent_ms: now_ms, asked, bytes, replies: None, is_marked: !self.is_marked });
         self.next
     }
 
@@ -149,13 +155,16 @@ impl Consults {
         self.held_back_until_ms.is_some()
     }
 
-    /// Keeps a push for later. Where that is too much, the answer is not waited for any more.
-    pub(crate) fn hold_back(&mut self, push: Push) {
+    /// Keeps a push for later; false when that is too much: then no answer is waited for any more.
+    #[must_use]
+    pub(crate) fn hold_back(&mut self, push: Push) -> bool {
         self.held_back_bytes += if let Push::Message { channel, payload, .. } = &push { channel.len() + payload.len() + 64 } else { 64 };
         self.held_back.push_back(push);
         if self.held_back_bytes > HELD_BACK_BYTES_MAX {
             self.give_up();
+            return false;
         }
+        true
     }
 
     /// The next push that was held back and need not be any more.
@@ -263,7 +272,7 @@ mod tests {
         assert_eq!(tickets(consults.next_concluded()), Some(vec![1]));
         consults.marked(0, b"2");
         assert!(consults.holds_back());
-        consults.hold_back(push(7));
+        assert!(consults.hold_back(push(7)));
         assert_eq!((consults.next_held_back(), tickets(consults.next_concluded())), (None, None));
         consults.answered(2, None);
         assert_eq!((tickets(consults.next_concluded()), consults.next_held_back()), (Some(vec![2]), Some(push(7))));
@@ -289,7 +298,7 @@ mod tests {
             pattern: None,
             payload: vec![0; HELD_BACK_BYTES_MAX],
         };
-        consults.hold_back(large);
+        assert!(!consults.hold_back(large));
         assert_eq!(tickets(consults.next_concluded()), Some(vec![1]));
         assert!(consults.next_held_back().is_some());
         let taken = consults.take(|place| place <= 20);

@@ -1,7 +1,7 @@
 //! What the relay knows and decides: what shards say becomes requests to Redis, and what Redis brings becomes parcels for shards. Sans-IO:
 //! it has no connection, no clock and no thread, so that several hosts and a Redis of a test's own can run side by side.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -9,29 +9,44 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use super::channels::{Channels, Heard};
-use super::consults::{Asked, Concluded, Consults};
+use super::consults::Consults;
+use super::fleet::HostAnswers;
 use super::format::{Envelope, Message};
-use super::handle::{FleetPort, ToRelay};
+use super::handle::{FleetPort, Order, ToRelay};
+use super::history::Store;
 use super::hosts::{HostTag, Hosts, Outcome};
+use super::peers::{Output, Peers, Setting};
 use super::presence::Presence;
 use super::request::{Call, Kind, Lost, Push, Reply, Request};
+use super::rooms::Rooms;
 use super::sessions::{SessionTag, Sessions};
-use super::socketio::{Post, SocketIo, TOLD};
+use super::socketio::{ENTRY, Place, Post, SocketIo, TOLD, random_uid};
 use super::streams::Streams;
 use super::waiting::{OVERHEAD_BYTES, Publication, Waiting};
-use super::words::Hello;
+use super::words::{Hello, HostId, Wish};
 use crate::Notice;
 use crate::config::{Relay, RelayMode};
 use crate::fault::RelayDrop;
-use crate::ids::{EndpointId, ShardId};
-use crate::limits::{RELAY_BATCH_BYTES_MAX, RELAY_IN_FLIGHT_MAX};
+use crate::ids::{EndpointId, MessageId, Room, ShardId};
+use crate::limits::{LISTENED_AT_ONCE_MAX, PEER_HELD_BYTES_MAX, RELAY_BATCH_BYTES_MAX, RELAY_IN_FLIGHT_MAX, TYPING_MS};
 use crate::shard::World;
-use crate::shard::consult::{Consult, Findings};
-use crate::shard::outward::{Outward, Published};
-use crate::shard::parcel::{Arrival, Parcel};
+use crate::shard::consult::Consult;
+use crate::shard::outward::{Outward, Published, is_of_peer};
+use crate::shard::parcel::{Answer, Arrival, Emit, Parcel, Question};
 use crate::stats::RelayStats;
 use crate::time::Now;
 use crate::wire::sio::Offset;
+
+mod asking;
+#[cfg(test)]
+mod captured;
+mod keeping;
+pub(super) mod looking;
+mod remembering;
+
+use asking::{Hearing, Named};
+use keeping::{Errand, Keeping};
+use looking::{Look, Looking};
 
 /// What a request was for; comes back with its replies.
 #[derive(Debug)]
@@ -44,10 +59,30 @@ pub(crate) enum Tag {
     Session(SessionTag),
     /// The questions of this number.
     Consulted(u64),
+    /// In which room a message is that somebody asks for.
+    RoomFound { shard: ShardId, consult: Box<Consult>, id: MessageId },
+    /// What the message is.
+    MessageFound { shard: ShardId, consult: Box<Consult>, room: Room },
+    /// A step of the roll call of this number.
+    Roll(u64),
+    /// What keeps other hosts' knowledge of this one true, and this one's of them.
+    Kept(Errand),
+    /// Redis does not want these names to be listened to.
+    Unheard(Vec<String>),
+    /// Sets of the back end.
+    Looked(Look),
+    /// It does not matter what is answered.
+    Noted,
     /// Whether Redis answers; asked then, monotonic nanoseconds.
     Ping(u64),
     /// For the other hosts.
     Host(HostTag),
+    /// How many hosts are back.
+    Gathered,
+    /// How many servers these namespaces have.
+    Servers(Vec<EndpointId>),
+    /// How many servers a namespace has, for a request of ours to them.
+    Asked(EndpointId, String),
 }
 
 /// What is to be listened to from now on, or no longer.
@@ -63,19 +98,33 @@ pub(crate) struct Core {
     pub(super) world: Arc<World>,
     pub(super) stats: Arc<RelayStats>,
     pub(super) socket_io: SocketIo,
+    pub(super) peers: Peers,
     pub(super) channels: Channels,
     presence: Presence,
+    store: Store,
+    rooms: Rooms,
     consults: Consults,
-    /// Questions of rooms' homes that have come, and those of them that are done with, which is in their order.
-    pub(super) consulted: u64,
-    pub(super) concluded: u64,
+    /// Counts the questions of rooms' homes; and those with an announcement that is not told yet.
+    pub(super) asked: u64,
+    pub(super) unannounced: BTreeSet<u64>,
+    is_cluster: bool,
     hosts: Hosts,
+    /// Channels of rooms that are not heard yet, and what waits for that.
+    hearings: HashMap<String, Hearing>,
+    named: Named,
+    keeping: Keeping,
+    looking: Looking,
     random: StdRng,
+    /// True exactly when there is a connection, whether Redis answers or not.
+    is_connected: bool,
     /// There in the reliable mode.
     pub(super) streams: Option<Streams>,
     /// There in the reliable mode, if connections can be recovered.
     pub(super) sessions: Option<Sessions>,
     pub(super) is_up: bool,
+    gathering: Option<Gathering>,
+    /// Other hosts that there were when that was last known.
+    known_hosts: usize,
     waiting: Waiting,
     /// Requests with messages that Redis has not confirmed.
     in_flight: usize,
@@ -85,46 +134,87 @@ pub(crate) struct Core {
     listened: HashSet<(Kind, String)>,
     pub(super) parcels: VecDeque<(ShardId, Parcel)>,
     notices: VecDeque<Notice>,
+    /// What has come for a namespace while connections of its were moved, and its bytes, by the namespace.
+    held: HashMap<EndpointId, Held>,
     ping_due_ms: u64,
+    beat_due_ms: u64,
 }
+
+/// Channels and what came there, and their bytes.
+#[derive(Default)]
+struct Held {
+    words: VecDeque<(String, Vec<u8>)>,
+    bytes: usize,
+}
+
+/// While the hosts come back that were there before Redis was away.
+#[derive(Debug)]
+struct Gathering {
+    /// Then it begins without those that are missing, monotonic milliseconds.
+    until_ms: u64,
+    look_ms: u64,
+}
+
+/// Longest wait for them, in milliseconds: about as long as the longest pause between two attempts of theirs.
+const GATHER_MS: u64 = 5_000;
+const GATHER_LOOK_MS: u64 = 100;
 
 /// Milliseconds between two looks at whether Redis answers.
 const PING_EVERY_MS: u64 = 1_000;
 
+/// Names in one command that changes what is listened to.
+const NAMES_PER_LISTENING_MAX: usize = 1_000;
+
 impl Core {
     /// `random` seeds its secure random source; `own` is what this host says of itself.
-    pub(crate) fn new(world: Arc<World>, stats: Arc<RelayStats>, settings: &Relay, own: Hello, port: FleetPort, random: [u8; 32]) -> Core {
+    pub(crate) fn new(world: Arc<World>, stats: Arc<RelayStats>, settings: &Relay, own: &Hello, port: FleetPort, random: [u8; 32]) -> Core {
         let host = own.host.clone();
         let host = host.as_str();
         let mut random = StdRng::from_seed(random);
-        let socket_io = SocketIo::new(&world.config, &settings.socket_io_key, &mut random);
+        let socket_io = SocketIo::new(&world.config, settings, &mut random);
         let streams = (settings.mode == RelayMode::Streams).then(|| Streams::new(settings, host));
         let sessions = streams.as_ref().and_then(|_| Sessions::new(&world.config, settings, host));
         let channels = Channels::new(&world.config, &settings.prefix, host, streams.is_some());
+        // What is kept besides a message is as reliable as that.
+        let age_max_ms = streams.is_none().then_some(settings.buffer_ms);
         let presence = Presence::new(&world.config, settings, host);
         let consults = Consults::new(format!("{}#mark#{host}#", settings.prefix), !settings.redis.is_cluster);
+        let (store, rooms) = (Store::new(&world.config, &settings.prefix), Rooms::new(&world.config, &settings.prefix));
         let mut core = Core {
-            waiting: Waiting::new(settings.buffer_bytes, Some(settings.buffer_ms)),
+            waiting: Waiting::new(settings.buffer_bytes, age_max_ms),
+            peers: Peers::new(world.config.shards.len()),
             world,
             stats,
             socket_io,
             channels,
             presence,
+            store,
+            rooms,
             consults,
-            consulted: 0,
-            concluded: 0,
-            hosts: Hosts::new(own, port, settings),
+            asked: 0,
+            unannounced: BTreeSet::new(),
+            is_cluster: settings.redis.is_cluster,
+            hosts: Hosts::new(own.clone(), port, settings),
+            hearings: HashMap::new(),
+            keeping: Keeping::new(settings, own),
+            named: Named::default(),
+            looking: Looking::default(),
             random,
+            is_connected: false,
             streams,
             sessions,
             is_up: false,
+            gathering: None,
+            known_hosts: 0,
             in_flight: 0,
             requests: VecDeque::new(),
             listenings: VecDeque::new(),
             listened: HashSet::new(),
             parcels: VecDeque::new(),
             notices: VecDeque::new(),
+            held: HashMap::new(),
             ping_due_ms: 0,
+            beat_due_ms: 0,
         };
         core.listen_always();
         core
@@ -132,11 +222,8 @@ impl Core {
 
     /// What is listened to whoever is connected.
     fn listen_always(&mut self) {
-        // Servers that are told of each other by streams do not count those that listen to the classic channels.
-        let namespaces = if self.streams.is_some() { &[][..] } else { &self.socket_io.namespaces };
-        for namespace in namespaces {
-            self.listened.insert((Kind::Pattern, namespace.channels.pattern()));
-            self.listened.extend(namespace.channels.subscribed(&namespace.uid).map(|channel| (Kind::Channel, channel)));
+        for namespace in &self.socket_io.namespaces {
+            self.listened.extend(namespace.listened());
         }
         for channel in self.channels.fixed().chain(self.consults.channel()).chain(self.hosts.channels()) {
             self.listened.insert((Kind::Channel, channel.to_owned()));
@@ -148,64 +235,86 @@ impl Core {
         self.listenings.clear();
         for kind in [Kind::Channel, Kind::Pattern, Kind::Sharded] {
             let names: Vec<String> = self.listened.iter().filter(|(of, _)| *of == kind).map(|(_, name)| name.clone()).collect();
-            if !names.is_empty() {
-                self.listenings.push_back(Listening { kind, names, is_on: true });
+            for names in names.chunks(LISTENED_AT_ONCE_MAX) {
+                self.listenings.push_back(Listening { kind, names: names.to_vec(), is_on: true });
             }
         }
+        self.expect_all_rooms();
+        self.is_connected = true;
         self.stats.connects.add(1);
         self.stats.subscriptions.set(self.listened.len() as u64);
-        if let Some(streams) = &mut self.streams {
-            streams.handle_connected();
-        }
         // At once, so that whoever looks finds a measurement.
         self.ping_due_ms = now.ms();
         self.consults.set_heard(false);
+        if let Some(streams) = &mut self.streams {
+            streams.handle_connected();
+        }
+        // What stands in a stream is heard whenever one comes.
+        if self.known_hosts > 0 && self.streams.is_none() {
+            // They lost it at the same moment, and each comes back at its own time: what waits is told when they can hear it.
+            self.gathering = Some(Gathering { until_ms: now.ms() + GATHER_MS, look_ms: now.ms() });
+            return self.handle_timeouts(now);
+        }
+        self.begin(now);
+    }
+
+    /// From now on everything goes to Redis.
+    fn begin(&mut self, now: Now) {
+        self.gathering = None;
         self.set_up(now, true);
         self.hosts.connected(now);
         self.handle_timeouts(now);
     }
 
+    /// Looks whether as many hosts are back as there were.
+    fn gather(&mut self, now: Now) {
+        let Some(gathering) = &mut self.gathering else { return };
+        if gathering.until_ms <= now.ms() {
+            return self.begin(now);
+        }
+        if gathering.look_ms <= now.ms() {
+            gathering.look_ms = now.ms() + GATHER_LOOK_MS;
+            let [channel, ..] = self.hosts.channels();
+            self.requests.push_back((Tag::Gathered, Call::new("PUBSUB").arg("NUMSUB").arg(channel).into()));
+        }
+    }
+
     /// The connection is gone. What was in flight comes back with [`Self::handle_reply`].
     pub(crate) fn handle_lost(&mut self, now: Now) {
+        self.is_connected = false;
         self.set_up(now, false);
         self.requests.clear();
         self.listenings.clear();
+        self.gathering = None;
+        self.known_hosts = self.known_hosts.max(self.hosts.count());
         self.hosts.lost();
         self.take_outcomes();
         self.consults.set_heard(false);
+        self.peers.lose();
+        self.do_for_peers(now);
         self.stats.subscriptions.set(0);
-    }
-
-    /// Nobody can be asked: what waits for an answer gets none, in the order in which it was asked.
-    pub(super) fn end_consults(&mut self, now: Now) {
-        let (sent, unsent) = self.consults.end();
-        let told = sent.iter().filter(|asked| asked.consult.step.as_ref().is_some_and(|step| step.announcement.is_some())).count();
-        // They may have been delivered or not: to send them again could deliver them twice. Where Redis does not tell them, they were not.
-        let tells_itself = self.tells_itself();
-        self.drop_message(RelayDrop::Unconfirmed, if tells_itself { told as u64 } else { 0 });
-        for Asked { shard, consult, .. } in sent {
-            if tells_itself {
-                self.answer(shard, &consult, Findings::default());
-            } else {
-                self.answer_unknown(now, shard, consult);
-            }
-        }
-        for Asked { shard, consult, .. } in unsent {
-            self.answer_unknown(now, shard, consult);
-        }
     }
 
     /// Redis does not answer, or does so again; the connection is still there.
     pub(crate) fn set_up(&mut self, now: Now, is_up: bool) {
-        self.is_up = is_up;
+        if (is_up && self.gathering.is_some()) || std::mem::replace(&mut self.is_up, is_up) == is_up {
+            return;
+        }
         self.stats.connected.set(u64::from(is_up));
         if !is_up {
             // What was measured before is no measurement of now.
             self.stats.round_trip_us.set(0);
         }
         self.world.is_relayed.store(is_up, Ordering::Relaxed);
-        if !is_up {
+        if is_up {
+            self.keeping.begin(now.ms());
+            let (number, request) = self.rooms.begin(&mut self.random);
+            self.requests.push_back((Tag::Roll(number), request));
+        } else {
             self.end_consults(now);
+            self.end_looks(now, true);
+            self.conclude(now);
+            self.end_searches(now);
         }
     }
 
@@ -213,19 +322,57 @@ impl Core {
     pub(crate) fn handle_outward(&mut self, now: Now, shard: ShardId, outward: Outward) {
         match outward {
             Outward::Publish(published) => self.publish(now, &published),
+            Outward::Told { ask, told } => {
+                self.peers.handle_told(now, &mut self.socket_io, ask, told);
+                self.peers_have_changed(now);
+            }
+            Outward::Answer { ask, answer } if is_of_peer(ask) => {
+                self.peers.handle_answer(now, &mut self.socket_io, ask, &answer);
+                self.peers_have_changed(now);
+            }
             Outward::Consult(consult) => self.consult(now, shard, consult),
+            Outward::Record { room, record } => {
+                let calls = self.store.record(&room, &record);
+                self.enqueue_all(now, calls, None, None);
+            }
+            Outward::Made(made) => {
+                let calls = vec![self.rooms.made(&made)];
+                self.enqueue_all(now, calls, None, Some((shard, made.new.room)));
+            }
+            Outward::Forget { room } => {
+                let calls = vec![self.store.forget(&room), self.rooms.ended(&room)];
+                self.enqueue_all(now, calls, None, Some((shard, room)));
+            }
+            Outward::Called { after } => self.called(shard, after),
+            Outward::Inhabited { room, is_inhabited } => self.listen_to_room(&room, is_inhabited),
+            Outward::Inquiry { number, inquiry } => self.look_for(now, shard, number, &inquiry),
             Outward::Answer { ask, answer } => {
                 self.hosts.answered(ask, answer);
                 self.take_outcomes();
             }
-            outward => self.handle_of_sessions(now, shard, outward),
+            outward @ (Outward::Tide { .. }
+            | Outward::Session(_)
+            | Outward::Fetch { .. }
+            | Outward::PutBack(_)
+            | Outward::Wanted(_)
+            | Outward::Revoke { .. }) => self.handle_of_sessions(now, shard, outward),
         }
     }
 
     /// The program that the engine is embedded in wants something of other hosts.
     pub(crate) fn handle_order(&mut self, now: Now, order: ToRelay) {
-        if let ToRelay::Ask(order) = &order {
-            self.append_order(order);
+        if let ToRelay::Ask(Order { wish: Wish::Shards(Question::Emit(emit)), to: None, .. }) = &order {
+            self.tell_channels(now, emit);
+            self.tell_stream(now, emit);
+        }
+        if let ToRelay::Ask(Order { ask, wish: Wish::Shards(question), to: None, has_peers, .. }) = &order
+            && question.concerns_peers()
+        {
+            let is_asked = self.handle_question(now, *ask, question);
+            if *has_peers && !is_asked {
+                // There are none on that endpoint.
+                self.tell_peers_answer(*ask, Vec::new(), true);
+            }
         }
         self.hosts.ordered(now, order);
         self.take_outcomes();
@@ -234,6 +381,18 @@ impl Core {
     /// Orders of that program, for whoever waits for them.
     pub(crate) fn port(&mut self) -> &mut FleetPort {
         self.hosts.port()
+    }
+
+    /// Other programs hear on a plain endpoint's channels what the back end emits; uringcast hosts are asked.
+    fn tell_channels(&mut self, now: Now, emit: &Emit) {
+        let world = self.world.clone();
+        let Some(endpoint) = world.config.endpoints.get(usize::from(emit.to.endpoint.0)) else { return };
+        if endpoint.dialect.is_socket_io() {
+            return;
+        }
+        for post in self.channels.told(endpoint, emit) {
+            self.enqueue(now, post.call());
+        }
     }
 
     fn take_outcomes(&mut self) {
@@ -248,123 +407,105 @@ impl Core {
                     self.parcels.extend((0..shards).map(parcel));
                     self.hosts.put(ask, shards);
                 }
+                Outcome::Told(ask, answers) => self.told_whose(ask, &answers),
                 Outcome::Notice(notice) => self.notices.push_back(notice),
             }
         }
     }
 
-    /// A room's home asks. What has changed is true from now on, whether Redis can be told now or not.
-    fn consult(&mut self, now: Now, shard: ShardId, consult: Box<Consult>) {
-        self.presence.note(&consult);
-        self.consulted += 1;
-        if !self.is_up {
-            return self.answer_unknown(now, shard, consult);
-        }
-        self.consults.push(shard, consult, self.waiting.place());
-    }
-
-    /// What nobody was asked: the other hosts hear of it as of any message.
-    fn answer_unknown(&mut self, now: Now, shard: ShardId, mut consult: Box<Consult>) {
-        if let Some(published) = consult.step.as_mut().and_then(|step| step.announcement.take()) {
-            self.publish(now, &published);
-        }
-        self.answer(shard, &consult, Findings::default());
-    }
-
-    fn answer(&mut self, shard: ShardId, consult: &Consult, findings: Findings) {
-        self.concluded += 1;
-        if let Some(ticket) = consult.ticket {
-            self.parcels.push_back((shard, Parcel::Consulted { ticket, findings: Box::new(findings) }));
-        }
-    }
-
-    /// The next questions as one request.
-    fn next_consults(&mut self, now_ms: u64) -> Option<(Tag, Request)> {
-        let waiting = &self.waiting;
-        let mut asked = self.consults.take(|place| waiting.has_passed(place));
-        if asked.is_empty() {
-            return None;
-        }
-        let mut calls = Vec::new();
-        for Asked { consult, calls: count, .. } in &mut asked {
-            let composed = self.compose(consult);
-            *count = composed.len();
-            calls.extend(composed);
-        }
-        let number = self.consults.sent(now_ms, asked);
-        let Some(channel) = self.consults.channel() else { return Some((Tag::Consulted(number), Request::several(calls))) };
-        calls.push(Call::new("PUBLISH").arg(channel).number(number));
-        Some((Tag::Consulted(number), Request::atomic(calls)))
-    }
-
-    /// What Redis is asked for one question. Whose part is whose, [`Self::findings`] knows.
-    fn compose(&mut self, consult: &Consult) -> Vec<Call> {
-        let told = consult.step.as_ref().and_then(|step| step.announcement.as_ref()).filter(|_| self.tells_itself());
-        let post = told.and_then(|published| self.post_of(published));
-        self.presence.calls(consult, post.as_ref())
-    }
-
-    /// What Redis has answered to [`Self::compose`].
-    fn findings(&mut self, consult: &Consult, replies: &[Reply]) -> Findings {
-        self.presence.findings(consult, replies)
-    }
-
-    /// Whatever has been answered goes to who asked, and then what was held back meanwhile.
-    fn conclude(&mut self, now: Now) {
-        loop {
-            while let Some(Concluded { asked, replies }) = self.consults.next_concluded() {
-                let mut from = 0;
-                for Asked { shard, mut consult, calls } in asked {
-                    let own = replies.as_ref().and_then(|replies| replies.get(from..from + calls));
-                    from += calls;
-                    let findings = own.map(|replies| self.findings(&consult, replies)).unwrap_or_default();
-                    let told = consult.step.as_mut().and_then(|step| step.announcement.take());
-                    match told {
-                        // Redis could not do it in the same breath.
-                        Some(published) if !self.tells_itself() && findings.is_only != Some(false) => self.publish(now, &published),
-                        Some(_) if own.is_none() => self.drop_message(RelayDrop::Unconfirmed, 1),
-                        _ => {}
-                    }
-                    self.answer(shard, &consult, findings);
-                }
-            }
-            let Some(push) = self.consults.next_held_back() else { return };
-            self.take_push(now, push);
-        }
-    }
-
     /// What other hosts are told of a publication, and where; `None` where they are not told of such.
     fn post_of(&mut self, published: &Published) -> Option<Post> {
-        let endpoint = &self.world.config.endpoints[usize::from(published.room.endpoint.0)];
-        if endpoint.dialect.is_socket_io() { self.socket_io.broadcast(published) } else { self.channels.publication(published) }
+        self.post_as(published, None)
     }
 
-    /// True exactly when Redis tells the others itself of who comes and goes, in the same breath in which it counts them.
-    fn tells_itself(&self) -> bool {
-        self.streams.is_none() && self.presence.tells_itself()
+    /// The same in the name of another host: then this one hears it too.
+    fn post_as(&mut self, published: &Published, other: Option<&str>) -> Option<Post> {
+        let endpoint = &self.world.config.endpoints[usize::from(published.room.endpoint.0)];
+        if endpoint.dialect.is_socket_io() {
+            let uid = other.map(|_| random_uid(&mut self.random));
+            self.socket_io.broadcast(published, uid.as_deref())
+        } else {
+            self.channels.publication(published, other)
+        }
     }
 
     fn publish(&mut self, now: Now, published: &Published) {
-        if self.streams.is_some() {
-            return self.append(now, published);
+        if let Some((room, user, on)) = self.channels.typing(published).filter(|_| self.is_up) {
+            self.requests.push_back((Tag::Noted, Request::several(typing(&room, &user, on, now.unix_ms))));
         }
+        let mut calls = Vec::new();
+        if let Some(record) = &published.record {
+            calls = self.store.record(&published.room, record);
+        }
+        // Last: where the two cannot be done at one moment, what is heard is to be found already.
+        let told = calls.len();
         match self.post_of(published) {
-            Some(post) => self.post(now, &post),
-            None => self.drop_message(RelayDrop::Unspeakable, 1),
+            Some(post) => {
+                calls.push(post.call());
+                self.enqueue_all(now, calls, Some(told), None);
+            }
+            None => {
+                self.drop_message(RelayDrop::Unspeakable, 1);
+                self.enqueue_all(now, calls, None, None);
+            }
         }
     }
 
-    pub(super) fn post(&mut self, now: Now, post: &Post) {
-        let Post { channel, payload } = post;
-        let bytes = channel.len() + payload.len() + OVERHEAD_BYTES;
-        let call = Call::new("PUBLISH").arg(channel).arg(payload);
-        self.enqueue(Publication { call, said_ms: now.ms(), bytes });
+    /// A room's own channel is listened to while somebody is in.
+    fn listen_to_room(&mut self, room: &Room, is_on: bool) {
+        let Some(channel) = self.socket_io.channel_of(room) else { return };
+        let key = (Kind::Sharded, channel);
+        let has_changed = if is_on { self.listened.insert(key.clone()) } else { self.listened.remove(&key) };
+        self.stats.subscriptions.set(self.listened.len() as u64);
+        // Without a connection it is listened to as soon as there is one.
+        if !has_changed || !self.is_connected {
+            return;
+        }
+        match self.listenings.back_mut() {
+            Some(last) if last.kind == Kind::Sharded && last.is_on == is_on && last.names.len() < NAMES_PER_LISTENING_MAX => {
+                last.names.push(key.1);
+            }
+            _ => self.listenings.push_back(Listening { kind: Kind::Sharded, names: vec![key.1], is_on }),
+        }
     }
 
-    fn enqueue(&mut self, publication: Publication) {
-        if !self.waiting.push(publication) {
+    pub(super) fn enqueue(&mut self, now: Now, call: Call) {
+        self.enqueue_all(now, vec![call], Some(0), None);
+    }
+
+    /// What is to be told, all at one moment: the one call by which others hear of it, and who is to know when it is done.
+    fn enqueue_all(&mut self, now: Now, mut calls: Vec<Call>, mut told: Option<usize>, confirmed: Option<(ShardId, Room)>) {
+        if let Some(at) = told.filter(|_| self.streams.is_some()) {
+            // What hosts of ours are to hear goes by way of a stream.
+            let is_entry = self.append(&calls[at]);
+            if is_entry && calls[at].word(0) == ENTRY.as_bytes() {
+                calls.remove(at);
+                told = None;
+            }
+        }
+        if calls.is_empty() {
+            return;
+        }
+        let bytes = calls.iter().map(Call::bytes).sum::<usize>() + OVERHEAD_BYTES;
+        let publish = told.and_then(|told| calls.get(told)).filter(|call| call.word(0) == b"PUBLISH");
+        let is_for_all = publish.is_some_and(|call| self.all_listen_to(call.word(1)));
+        if !self.waiting.push(Publication { calls, told, confirmed, said_ms: now.ms(), bytes, is_for_all }) {
             self.drop_message(RelayDrop::Overflow, 1);
         }
+    }
+
+    /// True exactly when every uringcast host listens to a channel, whoever is connected there.
+    fn all_listen_to(&self, channel: &[u8]) -> bool {
+        let Ok(channel) = std::str::from_utf8(channel) else { return false };
+        self.channels.fixed().any(|fixed| fixed == channel)
+            || self.socket_io.place(channel).is_some_and(|place| !place.is_for_answers && place.is_classic())
+    }
+
+    /// True exactly when it is a broadcast that every host hears whose namespace it is.
+    fn is_broadcast(&self, publication: &Publication) -> bool {
+        let channel = publication.told.and_then(|told| publication.calls.get(told)).map(|call| call.word(1));
+        let place = channel.and_then(|channel| self.socket_io.place(std::str::from_utf8(channel).ok()?));
+        publication.is_for_all && place.is_some_and(|place| place.is_broadcast())
     }
 
     pub(super) fn drop_message(&self, reason: RelayDrop, count: u64) {
@@ -373,8 +514,10 @@ impl Core {
 
     /// Something on a channel that is listened to.
     pub(crate) fn handle_push(&mut self, now: Now, push: Push) {
-        if self.consults.holds_back() {
-            self.consults.hold_back(push);
+        if self.consults.holds_back() || self.looking.holds_back() {
+            if !self.consults.hold_back(push) {
+                self.end_looks(now, true);
+            }
         } else {
             self.take_push(now, push);
         }
@@ -384,9 +527,9 @@ impl Core {
     fn take_push(&mut self, now: Now, push: Push) {
         let (channel, payload) = match push {
             Push::Message { channel, payload, .. } => (channel, payload),
-            Push::Subscribed { name, .. } => return self.heard_of_name(&name, true),
-            Push::Unsubscribed { name, .. } => return self.heard_of_name(&name, false),
-            Push::Interrupted { names, .. } => return names.iter().for_each(|name| self.heard_of_name(name, false)),
+            Push::Subscribed { name, .. } => return self.hear_name(&name),
+            Push::Interrupted { names, .. } => return names.iter().for_each(|name| self.miss_name(name)),
+            Push::Unsubscribed { .. } => return,
             Push::Silent | Push::Answering | Push::Gone(_) => return,
         };
         let Ok(channel) = String::from_utf8(channel) else { return self.drop_message(RelayDrop::Malformed, 1) };
@@ -394,6 +537,8 @@ impl Core {
             return self.consults.marked(now.ms(), &payload);
         }
         if self.hosts.heard(now, &channel, &payload) {
+            let missed = self.hosts.take_missed();
+            self.drop_message(RelayDrop::Missed, missed);
             return self.take_outcomes();
         }
         let offset = self.random.next_u64();
@@ -401,53 +546,118 @@ impl Core {
             .channels
             .heard(&channel, &payload, false, offset, now.unix_ms)
             .unwrap_or_else(|| self.heard_of_socket_io(now, &channel, &payload));
-        self.take_heard(heard);
+        self.take_heard(now, heard);
     }
 
-    pub(super) fn take_heard(&mut self, heard: Heard) {
+    pub(super) fn take_heard(&mut self, now: Now, heard: Heard) {
         match heard {
             Heard::Arrival(arrival) => {
                 self.stats.received.add(1);
-                self.arrive(Arc::new(*arrival));
+                self.arrive(*arrival);
+            }
+            Heard::Of(author, arrival) => {
+                self.stats.received.add(1);
+                self.arrive_of(now, author, arrival);
             }
             Heard::Known => {}
             Heard::Malformed => self.drop_message(RelayDrop::Malformed, 1),
         }
     }
 
-    /// What is published under a name is heard from here on, or no longer.
-    fn heard_of_name(&mut self, name: &[u8], is_heard: bool) {
-        if self.consults.channel().is_some_and(|channel| channel.as_bytes() == name) {
-            self.consults.set_heard(is_heard);
+    fn heard_of_socket_io(&mut self, now: Now, channel: &str, payload: &[u8]) -> Heard {
+        let Some(place) = self.socket_io.place(channel) else { return Heard::Malformed };
+        if !place.is_for_answers && self.peers.is_moving(place.endpoint) {
+            if self.hold(place.endpoint, channel, payload) {
+                return Heard::Known;
+            }
+            self.release_of(now, place.endpoint, true);
         }
+        self.take_word(now, place, payload)
     }
 
-    fn heard_of_socket_io(&mut self, now: Now, channel: &str, payload: &[u8]) -> Heard {
-        let (endpoint, envelope) = match self.socket_io.heard(channel, payload) {
-            Some((endpoint, Ok(envelope))) => (endpoint, envelope),
-            Some((_, Err(_))) | None => return Heard::Malformed,
-        };
-        if envelope.uid.starts_with(TOLD) || self.socket_io.of(endpoint).is_some_and(|namespace| namespace.uid == envelope.uid) {
+    /// Holds back what has come for a namespace; false where that would be too much.
+    fn hold(&mut self, endpoint: EndpointId, channel: &str, payload: &[u8]) -> bool {
+        let Held { words, bytes } = self.held.entry(endpoint).or_default();
+        let size = channel.len() + payload.len() + OVERHEAD_BYTES;
+        if *bytes + size > PEER_HELD_BYTES_MAX {
+            return false;
+        }
+        *bytes += size;
+        words.push_back((channel.to_owned(), payload.to_owned()));
+        true
+    }
+
+    /// Something of another server of a namespace.
+    fn take_word(&mut self, now: Now, place: Place<'_>, payload: &[u8]) -> Heard {
+        let endpoint = place.endpoint;
+        let Ok(envelope) = self.socket_io.read(place, payload) else { return Heard::Malformed };
+        if self.socket_io.is_ours(endpoint, &envelope.uid) {
             return Heard::Known;
         }
-        let offset = self.random.next_u64();
-        self.heard_of_envelope(now, endpoint, envelope, offset.into())
+        if matches!(envelope.message, Message::Broadcast { request: None, .. }) {
+            self.hosts.beats().hear(&envelope.uid);
+        }
+        let offset = Offset::Own(self.random.next_u64());
+        self.take_envelope(now, endpoint, envelope, offset, place.is_for_answers)
     }
 
-    /// What another server says in a namespace, whichever way it came.
-    pub(super) fn heard_of_envelope(&mut self, now: Now, endpoint: EndpointId, envelope: Envelope, offset: Offset) -> Heard {
+    /// What another server of a namespace says, whichever way it came.
+    pub(super) fn take_envelope(&mut self, now: Now, endpoint: EndpointId, envelope: Envelope, offset: Offset, is_answer: bool) -> Heard {
         match envelope.message {
+            Message::Broadcast { request: None, .. } if envelope.uid.starts_with(TOLD) => Heard::Known,
             Message::Broadcast { packet, options, request: None } => {
-                match self.socket_io.arrival(endpoint, packet, &options, offset, now.unix_ms) {
+                match self.socket_io.arrival(endpoint, &envelope.uid, packet, &options, offset, now.unix_ms) {
                     Some(arrival) => Heard::Arrival(Box::new(arrival)),
                     None => Heard::Malformed,
                 }
             }
-            _ => Heard::Known,
+            message => {
+                if is_answer {
+                    self.peers.handle_answered(&mut self.socket_io, message);
+                } else {
+                    let number = self.random.next_u64();
+                    self.peers.handle_request(now, &mut self.socket_io, endpoint, &envelope.uid, message, number);
+                }
+                self.do_for_peers(now);
+                Heard::Known
+            }
         }
     }
 
-    pub(super) fn arrive(&mut self, arrival: Arc<Arrival>) {
+    /// Something has come of what other servers want.
+    fn peers_have_changed(&mut self, now: Now) {
+        self.do_for_peers(now);
+        self.release(now);
+    }
+
+    /// Handles what was held back for namespaces in which nobody is moved any more.
+    fn release(&mut self, now: Now) {
+        if self.held.is_empty() {
+            return;
+        }
+        let free: Vec<EndpointId> = self.held.keys().copied().filter(|endpoint| !self.peers.is_moving(*endpoint)).collect();
+        for endpoint in free {
+            self.release_of(now, endpoint, false);
+        }
+    }
+
+    /// Handles what was held back for a namespace, until somebody is moved again; all of it where there is no more place.
+    fn release_of(&mut self, now: Now, endpoint: EndpointId, is_full: bool) {
+        while is_full || !self.peers.is_moving(endpoint) {
+            let Some(Held { words, bytes }) = self.held.get_mut(&endpoint) else { return };
+            let Some((channel, payload)) = words.pop_front() else {
+                self.held.remove(&endpoint);
+                return;
+            };
+            *bytes -= channel.len() + payload.len() + OVERHEAD_BYTES;
+            let Some(place) = self.socket_io.place(&channel) else { continue };
+            let heard = self.take_word(now, place, &payload);
+            self.take_heard(now, heard);
+        }
+    }
+
+    pub(super) fn arrive(&mut self, arrival: impl Into<Arc<Arrival>>) {
+        let arrival = arrival.into();
         match arrival.room() {
             Some(room) => self.parcels.push_back((self.world.home_of(&room), Parcel::Arrival(arrival))),
             None => {
@@ -463,11 +673,7 @@ impl Core {
             (Tag::Published(told), replies) => {
                 self.in_flight = self.in_flight.saturating_sub(1);
                 match replies {
-                    Ok(replies) => {
-                        let refused = replies.iter().filter(|reply| matches!(reply, Reply::Error(_))).count() as u64;
-                        self.drop_message(RelayDrop::Refused, refused);
-                        self.stats.published.add((replies.len() as u64).saturating_sub(refused));
-                    }
+                    Ok(replies) => self.told(told, &replies),
                     // They may have been delivered or not: to send them again could deliver them twice.
                     Err(_) => self.drop_message(RelayDrop::Unconfirmed, told.len() as u64),
                 }
@@ -478,11 +684,94 @@ impl Core {
                 self.consults.answered(number, replies.ok());
                 self.conclude(now);
             }
+            (Tag::RoomFound { shard, consult, id }, replies) => {
+                self.room_found(now, shard, consult, id, replies.ok().as_ref().and_then(|replies| replies.first()));
+            }
+            (Tag::MessageFound { shard, consult, room }, replies) => {
+                self.message_found(now, shard, &consult, room, replies.ok().as_ref().and_then(|replies| replies.first()));
+            }
+            (Tag::Roll(number), replies) => self.rolled(number, replies.as_deref().ok()),
+            (Tag::Kept(errand), replies) => self.kept(now, errand, replies.ok()),
+            (Tag::Unheard(names), _) => names.iter().for_each(|name| self.hear_name(name.as_bytes())),
+            (Tag::Looked(look), replies) => self.looked(now, &look, replies.ok().as_deref()),
+            (Tag::Noted, _) => {}
             (Tag::Ping(asked_ns), Ok(_)) if self.is_up => self.stats.round_trip_us.set((now.ns.saturating_sub(asked_ns) / 1_000).max(1)),
             (Tag::Ping(_), _) => {}
+            (Tag::Gathered, replies) => {
+                let hosts = replies.ok().and_then(|replies| replies.first()?.list().get(1)?.int());
+                if self.gathering.is_some() && hosts.is_some_and(|hosts| hosts > self.known_hosts as i64) {
+                    self.begin(now);
+                }
+            }
             (Tag::Host(tag), replies) => {
                 self.hosts.replied(now, tag, replies.ok().as_deref());
                 self.take_outcomes();
+            }
+            (Tag::Servers(endpoints), replies) => {
+                for (endpoint, reply) in endpoints.into_iter().zip(replies.unwrap_or_default()) {
+                    self.note_servers(endpoint, &reply);
+                }
+            }
+            (Tag::Asked(endpoint, request), replies) => {
+                let servers = replies.ok().and_then(|replies| self.note_servers(endpoint, replies.first()?));
+                self.peers.counted(&request, servers);
+                self.do_for_peers(now);
+            }
+        }
+    }
+
+    /// Takes `[channel, subscribers]`.
+    fn note_servers(&mut self, endpoint: EndpointId, reply: &Reply) -> Option<u64> {
+        let servers = u64::try_from(reply.list().get(1)?.int()?).ok()?;
+        self.socket_io.of_mut(endpoint)?.servers = servers;
+        let hosts = self.hosts.count() as u64 + 1;
+        let has_peers = self.socket_io.namespaces.iter().any(|namespace| namespace.servers > hosts);
+        self.hosts.port().set_peers(has_peers);
+        Some(servers)
+    }
+
+    /// Asks how many servers there are.
+    fn count_servers(&mut self) {
+        let (endpoints, calls): (Vec<_>, Vec<_>) =
+            self.socket_io.namespaces.iter().map(|namespace| (namespace.endpoint, namespace.count_call())).unzip();
+        if !calls.is_empty() {
+            self.requests.push_back((Tag::Servers(endpoints), Request::several(calls)));
+        }
+    }
+
+    /// A question of the program's: whatever of it concerns servers that are no uringcast hosts is passed on to them. True when their answer
+    /// will come.
+    pub(crate) fn handle_question(&mut self, now: Now, ask: u64, question: &Question) -> bool {
+        let hosts = self.hosts.count() as u64 + 1;
+        let (socket_io, is_up) = (&mut self.socket_io, self.is_up);
+        let peered: Vec<EndpointId> = socket_io.namespaces.iter().filter(|it| is_up && it.servers > hosts).map(|it| it.endpoint).collect();
+        let setting = Setting { config: &self.world.config, peered: &peered, random: &mut self.random };
+        let is_asked = self.peers.ask(now, socket_io, setting, ask, question);
+        self.do_for_peers(now);
+        is_asked
+    }
+
+    /// The program is told what servers answer that are no uringcast hosts.
+    fn tell_peers_answer(&mut self, ask: u64, answers: Vec<Answer>, is_whole: bool) {
+        let answers = HostAnswers { host: HostId::peers(), answers, is_whole };
+        self.notices.push_back(Notice::HostAnswer { ask, answers });
+    }
+
+    /// Does what the bookkeeping of other servers wants done.
+    fn do_for_peers(&mut self, now: Now) {
+        while let Some(output) = self.peers.poll_output() {
+            match output {
+                // What the back end says has gone there already, with its offset.
+                Output::Say(post) if post.fields.iter().any(|field| field.0 == "type" && field.1 == "3") => {}
+                Output::Say(post) => self.enqueue(now, post.call()),
+                Output::Put(shard, parcel) => self.parcels.push_back((shard, parcel)),
+                Output::Count(endpoint, request) => {
+                    if let Some(namespace) = self.socket_io.of(endpoint) {
+                        self.requests.push_back((Tag::Asked(endpoint, request), namespace.count_call().into()));
+                    }
+                }
+                Output::Told { ask, answer, is_whole } => self.tell_peers_answer(ask, vec![answer], is_whole),
+                Output::Dropped(reason, count) => self.drop_message(reason, count),
             }
         }
     }
@@ -490,6 +779,7 @@ impl Core {
     /// What is due.
     pub(crate) fn handle_timeouts(&mut self, now: Now) {
         self.consults.expire(now.ms());
+        self.end_looks(now, false);
         self.conclude(now);
         let old = self.waiting.expire(now.ms());
         self.drop_message(RelayDrop::Age, old);
@@ -502,33 +792,41 @@ impl Core {
             self.ping_due_ms = now.ms() + PING_EVERY_MS;
             if self.is_up {
                 self.requests.push_back((Tag::Ping(now.ns), Call::new("PING").into()));
+                self.count_servers();
             }
+        }
+        self.gather(now);
+        if self.is_up {
+            self.keep(now);
+            self.known_hosts = self.hosts.count().max(if self.hosts.count() == 0 { self.known_hosts } else { 0 });
         }
         self.hosts.handle_timeouts(now);
         self.take_outcomes();
+        self.peers.handle_timeouts(now, &mut self.socket_io);
+        self.peers_have_changed(now);
         self.stats.last_turn_ms.set(now.ms());
     }
 
     /// When [`Self::handle_timeouts`] has something to do next, monotonic milliseconds.
     pub(crate) fn poll_timeout(&self) -> u64 {
+        let kept_ms = if self.is_up { self.keeping.next_ms() } else { u64::MAX };
+        let gathering_ms = self.gathering.as_ref().map_or(u64::MAX, |gathering| gathering.look_ms.min(gathering.until_ms));
+        let due = [gathering_ms, self.ping_due_ms, self.hosts.next_ms(), kept_ms, self.peers.next_ms(), self.looking.next_ms()];
         let of_streams =
             self.streams.as_ref().map(Streams::poll_timeout).into_iter().chain(self.sessions.as_ref().map(Sessions::poll_timeout));
-        self.consults
-            .next_ms()
-            .into_iter()
-            .chain(of_streams)
-            .chain([self.ping_due_ms, self.hosts.next_ms()])
-            .min()
-            .unwrap_or(self.ping_due_ms)
+        self.consults.next_ms().into_iter().chain(of_streams).chain(due).min().unwrap_or(self.ping_due_ms)
     }
 
     /// The next request to Redis.
     pub(crate) fn poll_request(&mut self, now: Now) -> Option<(Tag, Request)> {
-        if !self.is_up {
+        if !self.is_up && self.gathering.is_none() {
             return None;
         }
         if let Some(request) = self.requests.pop_front() {
             return Some(request);
+        }
+        if !self.is_up {
+            return None;
         }
         if let Some(append) = self.streams.as_mut().and_then(|streams| streams.poll_append(now)) {
             return Some(append);
@@ -536,22 +834,30 @@ impl Core {
         if let Some(request) = self.next_of_sessions(now) {
             return Some(request);
         }
-        if let Some(request) = self.next_consults(now.ms()) {
+        if let Some(request) = self.next_consults(now) {
             return Some(request);
+        }
+        let waiting = &self.waiting;
+        if let Some((number, request)) = self.rooms.next_request(|place| waiting.has_passed(place)) {
+            return Some((Tag::Roll(number), request));
+        }
+        if self.beat_due_ms <= now.ms() {
+            // Made now and not when it was due: it stands behind what it counts.
+            self.beat_due_ms = now.ms() + PING_EVERY_MS;
+            let uids = self.socket_io.namespaces.iter().flat_map(|namespace| [&*namespace.uid, &*namespace.told_uid]);
+            return Some((Tag::Noted, self.hosts.beat(uids).into()));
         }
         if self.waiting.is_empty() || self.in_flight >= RELAY_IN_FLIGHT_MAX {
             return None;
         }
         let told = self.waiting.take(RELAY_BATCH_BYTES_MAX, self.consults.place().unwrap_or(u64::MAX));
         self.in_flight += 1;
-        let calls = told.iter().map(|publication| publication.call.clone()).collect();
-        Some((Tag::Published(told), Request::several(calls)))
-    }
-
-    /// True exactly when something waits for Redis to take it.
-    pub(crate) fn has_unsent(&self) -> bool {
-        let entries = self.streams.as_ref().map_or(0, |streams| streams.waiting().0);
-        entries > 0 || self.sessions_pending() > 0 || !self.waiting.is_empty() || self.in_flight > 0
+        let broadcasts = told.iter().filter(|publication| self.is_broadcast(publication)).count();
+        self.hosts.beats().tell(broadcasts as u64);
+        let calls = told.iter().flat_map(|publication| &publication.calls).cloned().collect();
+        // Whoever enters on another host finds a message in the room's past or hears it, and never both.
+        let is_atomic = !self.is_cluster && told.iter().any(|publication| publication.calls.len() > 1);
+        Some((Tag::Published(told), Request { calls, is_atomic }))
     }
 
     /// The next change of what is listened to.
@@ -573,7 +879,20 @@ impl Core {
     pub(crate) fn count(&self) {
         self.stats.hosts.set(self.hosts.count() as u64);
         let (entries, bytes) = self.streams.as_ref().map_or((0, 0), Streams::waiting);
+        self.stats.journal_bytes.set(self.sessions.as_ref().map_or(0, |sessions| sessions.journal.bytes()) as u64);
         self.stats.waiting.set((self.waiting.len() + entries) as u64);
         self.stats.waiting_bytes.set((self.waiting.bytes() + bytes) as u64);
     }
 }
+
+/// Who types in a channel, for programs that look.
+fn typing(channel: &str, user: &str, on: bool, unix_ms: u64) -> Vec<Call> {
+    let key = format!("{channel}:typing");
+    if !on {
+        return vec![Call::new("HDEL").arg(key).arg(user)];
+    }
+    vec![Call::new("HSET").arg(&key).arg(user).number(unix_ms), Call::new("PEXPIRE").arg(&key).number(TYPING_MS)]
+}
+
+#[cfg(test)]
+mod tests;

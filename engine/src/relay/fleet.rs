@@ -2,8 +2,10 @@
 //! bookkeeping of both, has no socket and no clock (times are monotonic milliseconds that are passed in), and what it wants done is taken from
 //! [`Fleet::poll_output`].
 //!
-//!     own order   -> Publish on the ask channel   -> the others' handle_ask -> Put / Note there
-//!     their shards' answers -> handle_shard_answer -> Publish on our answer channel -> handle_answered -> Told
+//! ```text
+//! own order   -> Publish on the ask channel   -> the others' handle_ask -> Put / Note there
+//! their shards' answers -> handle_shard_answer -> Publish on our answer channel -> handle_answered -> Told
+//! ```
 //!
 //! A host that was expected to answer is told of exactly once for each question: when its answer is complete, when its lease is gone, when
 //! the relay is down, or when the time is over. So nobody has to wait who could know better.
@@ -202,7 +204,7 @@ impl Fleet {
 
     /// This host's program asks others.
     pub fn ask(&mut self, now_ms: u64, order: Order) {
-        let Order { ask, wish, to, expected, wait_ms } = order;
+        let Order { ask, wish, to, expected, wait_ms, has_peers: _ } = order;
         let is_full = self.asks.len() >= FLEET_ASKS_MAX || self.asks.contains_key(&ask);
         let text = if is_full { Err(Fault::TooLong) } else { Ask::text(&self.own, ask, wait_ms, to, &wish) };
         let Ok(text) = text else {
@@ -437,7 +439,7 @@ mod tests {
     }
 
     fn hello(number: u64, endpoints: &[&str]) -> Hello {
-        Hello::new(HostId::new(number), 2, endpoints.iter().map(|name| (*name).to_owned()))
+        Hello::new(HostId::new(number), 2, "0.1.0", endpoints.iter().map(|name| (*name).to_owned()))
     }
 
     /// Hosts of two shards each that know each other; their endpoints are not in the same order.
@@ -482,7 +484,7 @@ mod tests {
     fn ask(host: &mut Host, number: u64, wish: Wish, to: Option<HostId>) {
         let expected = host.fleet.others.keys().filter(|id| to.as_ref().is_none_or(|to| to == *id)).cloned().collect();
         let wait_ms = FLEET_ANSWER_MS + wish.wait_ms();
-        host.fleet.ask(0, Order { ask: number, wish, to, expected, wait_ms });
+        host.fleet.ask(0, Order { ask: number, wish, to, expected, has_peers: false, wait_ms });
     }
 
     fn put(host: &mut Host) -> (u64, Question) {
@@ -572,7 +574,7 @@ mod tests {
         assert_eq!((answers.host, answers.is_whole), (HostId::new(3), false));
         assert!(hosts[0].fleet.others().is_empty() && hosts[0].fleet.is_idle());
         // An order that was under way to the relay meanwhile.
-        let order = Order { ask: 9, wish: close("a", None), to: None, expected: [HostId::new(3)].into(), wait_ms: 1 };
+        let order = Order { ask: 9, wish: close("a", None), to: None, expected: [HostId::new(3)].into(), has_peers: false, wait_ms: 1 };
         hosts[0].fleet.ask(0, order);
         let mut outputs = std::iter::from_fn(|| hosts[0].fleet.poll_output());
         assert!(outputs.any(|output| matches!(output, Output::Told { ask: 9, .. })));
@@ -598,7 +600,8 @@ mod tests {
         let envelope = |wish: &str| {
             format!(r#"{{"v":2,"host":"0000000000000001","number":5,"wait_ms":1000,"endpoints":["a"],"new":[1],"wish":{wish}}}"#)
         };
-        let expected = Order { ask: 5, wish: close("a", None), to: None, expected: [HostId::new(2)].into(), wait_ms: 1_000 };
+        let expected =
+            Order { ask: 5, wish: close("a", None), to: None, expected: [HostId::new(2)].into(), has_peers: false, wait_ms: 1_000 };
         hosts[0].fleet.ask(0, expected);
         while hosts[0].fleet.poll_output().is_some() {}
         hosts[1].fleet.handle_ask(0, &envelope(r#"{"Shards":{"Levitate":{"height":3}}}"#));
@@ -610,7 +613,7 @@ mod tests {
         hosts[1].fleet.handle_ask(0, &envelope(r#"{"Shards":{"Connection":{"id":"AAAAAAAAAAAAAAAAAAAA","colour":"red"}}}"#));
         let outputs: Vec<_> = std::iter::from_fn(|| hosts[1].fleet.poll_output()).collect();
         assert!(matches!(outputs[..], [Output::Put { question: Question::Connection { .. }, .. }]), "{outputs:?}");
-        let order = Order { ask: 5, wish: close("a", None), to: None, expected: [HostId::new(2)].into(), wait_ms: 1_000 };
+        let order = Order { ask: 5, wish: close("a", None), to: None, expected: [HostId::new(2)].into(), has_peers: false, wait_ms: 1_000 };
         hosts[0].fleet.ask(0, order);
         while hosts[0].fleet.poll_output().is_some() {}
         let answered =

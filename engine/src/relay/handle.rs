@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
@@ -33,6 +33,22 @@ pub enum ToRelay {
         /// Where the answer goes.
         answer: oneshot::Sender<Claim>,
     },
+    /// Whether a user is in a room's set of members. To drop `answer` says that nobody knows.
+    Member {
+        /// The room's name.
+        room: Arc<str>,
+        /// The user.
+        user: Arc<str>,
+        /// Where the answer goes.
+        answer: oneshot::Sender<bool>,
+    },
+    /// Whom a user has blocked, by the back end's word. To drop `answer` says that nobody knows.
+    Blocked {
+        /// The user.
+        user: Arc<str>,
+        /// Where the answer goes.
+        answer: oneshot::Sender<Vec<String>>,
+    },
     /// An emit whose id was claimed was not sent: `DEL {prefix}:emit:{id}`.
     Release {
         /// The id.
@@ -51,6 +67,8 @@ pub struct Order {
     pub to: Option<HostId>,
     /// Those who are expected to answer.
     pub expected: Arc<[HostId]>,
+    /// True exactly when the servers that are no uringcast hosts are asked as well; their answer comes as one of [`HostId::peers`].
+    pub has_peers: bool,
     /// How long is waited for them, in milliseconds.
     pub wait_ms: u64,
 }
@@ -81,6 +99,7 @@ pub struct FleetHandle {
     own: Arc<Hello>,
     others: Arc<ArcSwap<Vec<Seen>>>,
     orders: mpsc::Sender<ToRelay>,
+    peers: Arc<AtomicBool>,
     lost: Arc<AtomicU64>,
 }
 
@@ -96,9 +115,15 @@ pub struct FleetPort {
     /// What the program wants, in order.
     pub orders: mpsc::Receiver<ToRelay>,
     others: Arc<ArcSwap<Vec<Seen>>>,
+    peers: Arc<AtomicBool>,
 }
 
 impl FleetPort {
+    /// Whether there are servers that are no uringcast hosts.
+    pub fn set_peers(&self, are_there: bool) {
+        self.peers.store(are_there, Relaxed);
+    }
+
     /// The other hosts that live; none while the relay is known to be down.
     pub fn set_hosts(&self, others: Vec<Seen>) {
         self.others.store(Arc::new(others));
@@ -109,8 +134,9 @@ impl FleetPort {
 pub fn channel(own: Hello) -> (FleetHandle, FleetPort) {
     let (sender, orders) = mpsc::channel(FLEET_ORDERS_MAX);
     let others = Arc::new(ArcSwap::default());
-    let handle = FleetHandle { own: Arc::new(own), others: others.clone(), orders: sender, lost: Arc::default() };
-    (handle, FleetPort { orders, others })
+    let peers = Arc::<AtomicBool>::default();
+    let handle = FleetHandle { own: Arc::new(own), others: others.clone(), orders: sender, peers: peers.clone(), lost: Arc::default() };
+    (handle, FleetPort { orders, others, peers })
 }
 
 impl FleetHandle {
@@ -129,12 +155,15 @@ impl FleetHandle {
         let others = self.others();
         let hosts = others.iter().map(|seen| &seen.hello.host).filter(|host| to.is_none_or(|to| to == *host));
         let expected: Arc<[HostId]> = hosts.cloned().collect();
-        let hosts = expected.len();
-        if hosts == 0 {
+        // They are told whether any are known or not: one may have come a moment ago. So are other programs that listen.
+        let concerns_peers = to.is_none() && matches!(&wish, Wish::Shards(question) if question.concerns_peers());
+        let has_peers = concerns_peers && self.peers.load(Relaxed);
+        let hosts = expected.len() + usize::from(has_peers);
+        if hosts == 0 && !concerns_peers {
             return Others::default();
         }
         let wait_ms = FLEET_ANSWER_MS + wish.wait_ms();
-        match self.order(ToRelay::Ask(Order { ask, wish, to: to.cloned(), expected, wait_ms })) {
+        match self.order(ToRelay::Ask(Order { ask, wish, to: to.cloned(), expected, has_peers, wait_ms })) {
             true => Others { asked: hosts, unasked: 0 },
             false => Others { asked: 0, unasked: hosts },
         }
@@ -150,6 +179,20 @@ impl FleetHandle {
     pub fn claim(&self, id: Arc<str>, age_ms: u64) -> oneshot::Receiver<Claim> {
         let (answer, told) = oneshot::channel();
         let _ = self.order(ToRelay::Claim { id, age_ms, answer });
+        told
+    }
+
+    /// Whether a user is in a room's set of members in Redis. Where nothing comes, or the way ends, nobody knows.
+    pub fn is_member(&self, room: Arc<str>, user: Arc<str>) -> oneshot::Receiver<bool> {
+        let (answer, told) = oneshot::channel();
+        let _ = self.order(ToRelay::Member { room, user, answer });
+        told
+    }
+
+    /// Whom a user has blocked by what stands in Redis. Where nothing comes, or the way ends, nobody knows.
+    pub fn blocked_by(&self, user: Arc<str>) -> oneshot::Receiver<Vec<String>> {
+        let (answer, told) = oneshot::channel();
+        let _ = self.order(ToRelay::Blocked { user, answer });
         told
     }
 

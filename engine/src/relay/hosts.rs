@@ -7,15 +7,17 @@
 //! | `:hosts` | set: all that have or had a lease |
 //! | `:emit:ID` | which host has sent the back end's emit of this id |
 //! | `#ask#`, `#answer#HOST#` | channels of questions and answers |
-//! | `#host#` | channel on which a host says that it has come: the others look at the leases |
+//! | `#host#` | channel on which a host says that it has come (its id: the others look at the leases), and its beats |
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::fleet::{Channel, Fleet, Output, Seen};
-use super::handle::{Claim, FleetPort, ToRelay};
+use super::beats::Beats;
+use super::core::looking::{blocked_key, members_key};
+use super::fleet::{Channel, Fleet, HostAnswers, Output, Seen};
+use super::handle::{Claim, FleetPort, Order, ToRelay};
 use super::request::{Call, Reply, Request};
-use super::words::Hello;
+use super::words::{Hello, HostId, Wish};
 use crate::Notice;
 use crate::config::Relay;
 use crate::shard::parcel::{Answer, Question};
@@ -23,18 +25,22 @@ use crate::time::Now;
 
 /// Milliseconds between two looks at questions that have waited long enough.
 const LOOK_EVERY_MS: u64 = 50;
-/// Renewals in the time of a lease: two may fail.
-const RENEWALS: u64 = 3;
+/// Looks at the leases in the time of one.
+const LOOKS: u64 = 3;
 
 /// What a request of this file was for.
 #[derive(Debug)]
 pub(crate) enum HostTag {
-    /// The lease was renewed, and who else has one was asked.
-    Renewed,
+    /// Who has or had a lease.
+    Members,
     /// The leases of these.
     Leases,
     /// An emit's id was claimed, for whoever waits for the answer.
     Claimed(tokio::sync::oneshot::Sender<Claim>),
+    /// Whether somebody is a member, for whoever waits for the answer.
+    Member(tokio::sync::oneshot::Sender<bool>),
+    /// Whom somebody has blocked, for whoever waits for the answer.
+    Blocked(tokio::sync::oneshot::Sender<Vec<String>>),
     /// Nothing follows from the answer.
     Said,
 }
@@ -48,7 +54,12 @@ pub(crate) enum Outcome {
     Put(u64, Question),
     /// The program is told.
     Notice(Notice),
+    /// A host has answered what the relay itself has asked, or will not.
+    Told(u64, HostAnswers),
 }
+
+/// What the relay itself asks has numbers with this bit.
+pub(crate) const OWN_ASK: u64 = 1 << 62;
 
 /// See the module.
 pub(crate) struct Hosts {
@@ -59,10 +70,10 @@ pub(crate) struct Hosts {
     ask_channel: String,
     answer_channel: String,
     host_channel: String,
-    renew_ms: u64,
+    beats: Beats,
+    missed: u64,
+    leases_ms: u64,
     look_ms: u64,
-    /// The others have not been told yet that this host is there.
-    is_new: bool,
     outcomes: VecDeque<Outcome>,
 }
 
@@ -73,13 +84,14 @@ impl Hosts {
             ask_channel: format!("{prefix}#ask#"),
             answer_channel: format!("{prefix}#answer#{}#", own.host),
             host_channel: format!("{prefix}#host#"),
+            beats: Beats::default(),
+            missed: 0,
             fleet: Fleet::new(own),
             port,
             prefix,
             lease_ms: settings.lease_ms,
-            renew_ms: u64::MAX,
+            leases_ms: u64::MAX,
             look_ms: u64::MAX,
-            is_new: false,
             outcomes: VecDeque::new(),
         }
     }
@@ -96,14 +108,13 @@ impl Hosts {
 
     /// Redis is there.
     pub(crate) fn connected(&mut self, now: Now) {
-        self.renew_ms = now.ms();
+        self.leases_ms = now.ms();
         self.look_ms = now.ms();
-        self.is_new = true;
     }
 
     /// Redis is not.
     pub(crate) fn lost(&mut self) {
-        self.renew_ms = u64::MAX;
+        self.leases_ms = u64::MAX;
         self.fleet.lost();
         self.port.set_hosts(Vec::new());
         self.take_outputs();
@@ -112,8 +123,13 @@ impl Hosts {
     /// True exactly when the channel is one of these, and then it was read.
     pub(crate) fn heard(&mut self, now: Now, channel: &str, payload: &[u8]) -> bool {
         if channel == self.host_channel {
-            // Many may come at once: one look is enough for them.
-            self.renew_ms = self.renew_ms.min(now.ms() + LOOK_EVERY_MS);
+            let text = std::str::from_utf8(payload).unwrap_or_default();
+            if !text.contains(' ') {
+                // Many may come at once: one look is enough for them.
+                self.leases_ms = self.leases_ms.min(now.ms() + LOOK_EVERY_MS);
+            } else if !text.starts_with(self.fleet.hello().host.as_str()) {
+                self.missed += self.beats.beat(text);
+            }
             return true;
         }
         let is_ask = channel == self.ask_channel;
@@ -141,12 +157,32 @@ impl Hosts {
                     Call::new("SET").arg(self.emit_key(&id)).arg(self.fleet.hello().host.as_str()).arg("NX").arg("PX").number(age_ms);
                 self.outcomes.push_back(Outcome::Request(HostTag::Claimed(answer), call.into()));
             }
+            ToRelay::Member { room, user, answer } => {
+                let call = Call::new("SISMEMBER").arg(members_key(&room)).arg(&*user);
+                self.outcomes.push_back(Outcome::Request(HostTag::Member(answer), call.into()));
+            }
+            ToRelay::Blocked { user, answer } => {
+                let call = Call::new("SMEMBERS").arg(blocked_key(&user));
+                self.outcomes.push_back(Outcome::Request(HostTag::Blocked(answer), call.into()));
+            }
             ToRelay::Release { id } => {
                 let call = Call::new("DEL").arg(self.emit_key(&id));
                 self.outcomes.push_back(Outcome::Request(HostTag::Said, call.into()));
             }
         }
         self.take_outputs();
+    }
+
+    /// Asks all other hosts' shards something of our own; how many hosts.
+    pub(crate) fn ask_own(&mut self, now: Now, ask: u64, question: Question, wait_ms: u64) -> usize {
+        let expected: Arc<[HostId]> = self.fleet.others().into_iter().map(|seen| seen.hello.host).collect();
+        let hosts = expected.len();
+        if hosts > 0 {
+            self.fleet
+                .ask(now.ms(), Order { ask: ask | OWN_ASK, wish: Wish::Shards(question), to: None, expected, has_peers: false, wait_ms });
+            self.look_ms = self.look_ms.min(now.ms() + LOOK_EVERY_MS);
+        }
+        hosts
     }
 
     fn emit_key(&self, id: &Arc<str>) -> String {
@@ -168,7 +204,7 @@ impl Hosts {
     /// Redis has answered; `None`: it will not.
     pub(crate) fn replied(&mut self, now: Now, tag: HostTag, replies: Option<&[Reply]>) {
         match tag {
-            HostTag::Renewed => {
+            HostTag::Members => {
                 let members = replies.and_then(|replies| replies.last()).map_or(&[][..], Reply::list);
                 let calls: Vec<Call> = members
                     .iter()
@@ -195,26 +231,49 @@ impl Hosts {
                 // Who asked may have given up.
                 let _ = answer.send(claim);
             }
+            HostTag::Member(answer) => {
+                if let Some(is_member) = replies.and_then(|replies| replies.first()).and_then(Reply::int) {
+                    // Who asked may have given up.
+                    let _ = answer.send(is_member == 1);
+                }
+            }
+            HostTag::Blocked(answer) => {
+                if let Some(found) = replies.and_then(|replies| replies.first()).filter(|reply| reply.error().is_none()) {
+                    // Who asked may have given up.
+                    let _ = answer.send(found.list().iter().filter_map(Reply::text).map(str::to_owned).collect());
+                }
+            }
             HostTag::Said => {}
         }
     }
 
+    /// This host has its lease now: the others are told, so that they need not wait until they look.
+    pub(crate) fn announce(&mut self) {
+        let call = Call::new("PUBLISH").arg(&self.host_channel).arg(self.fleet.hello().host.as_str());
+        self.outcomes.push_back(Outcome::Request(HostTag::Said, call.into()));
+    }
+
+    /// What this host has sent, and heard of others.
+    pub(crate) fn beats(&mut self) -> &mut Beats {
+        &mut self.beats
+    }
+
+    /// Broadcasts of others that were missed, since the last call.
+    pub(crate) fn take_missed(&mut self) -> u64 {
+        std::mem::take(&mut self.missed)
+    }
+
+    /// This host's beat, to be published at this place among its words.
+    pub(crate) fn beat<'u>(&self, uids: impl Iterator<Item = &'u str>) -> Call {
+        Call::new("PUBLISH").arg(&self.host_channel).arg(self.beats.text(self.fleet.hello().host.as_str(), uids))
+    }
+
     /// What is due.
     pub(crate) fn handle_timeouts(&mut self, now: Now) {
-        if self.renew_ms <= now.ms() {
-            self.renew_ms = now.ms() + self.lease_ms / RENEWALS;
-            let hello = self.fleet.hello();
-            let (lease, hosts) = (format!("{}:host:{}", self.prefix, hello.host), format!("{}:hosts", self.prefix));
-            let calls = vec![
-                Call::new("SET").arg(lease).arg(hello.text()).arg("PX").number(self.lease_ms),
-                Call::new("SADD").arg(&hosts).arg(hello.host.as_str()),
-                Call::new("SMEMBERS").arg(&hosts),
-            ];
-            self.outcomes.push_back(Outcome::Request(HostTag::Renewed, Request::several(calls)));
-            if std::mem::take(&mut self.is_new) {
-                let call = Call::new("PUBLISH").arg(&self.host_channel).arg(self.fleet.hello().host.as_str());
-                self.outcomes.push_back(Outcome::Request(HostTag::Said, call.into()));
-            }
+        if self.leases_ms <= now.ms() {
+            self.leases_ms = now.ms() + self.lease_ms / LOOKS;
+            let members = Call::new("SMEMBERS").arg(format!("{}:hosts", self.prefix));
+            self.outcomes.push_back(Outcome::Request(HostTag::Members, members.into()));
         }
         if self.look_ms <= now.ms() {
             self.look_ms = now.ms() + LOOK_EVERY_MS;
@@ -225,7 +284,7 @@ impl Hosts {
 
     /// When [`Self::handle_timeouts`] has something to do next, monotonic milliseconds.
     pub(crate) fn next_ms(&self) -> u64 {
-        self.renew_ms.min(if self.fleet.is_idle() { u64::MAX } else { self.look_ms })
+        self.leases_ms.min(if self.fleet.is_idle() { u64::MAX } else { self.look_ms })
     }
 
     /// What is to be done outside.
@@ -250,6 +309,7 @@ impl Hosts {
                 }
                 Output::Put { ask, question } => Outcome::Put(ask, question),
                 Output::Note { ask, text } => Outcome::Notice(Notice::Note { ask, text }),
+                Output::Told { ask, answers } if ask & OWN_ASK != 0 => Outcome::Told(ask, answers),
                 Output::Told { ask, answers } => Outcome::Notice(Notice::HostAnswer { ask, answers }),
             });
         }

@@ -107,7 +107,7 @@ mod tests {
         let except = except.iter().map(|name| Target::Room((*name).into())).collect();
         let to = Selection { except, ..Selection::of(EndpointId(0), vec![Target::Room(room.into())]) };
         let emit = Emit { volatile, ..Emit::new(to, "e", "", number, 0) };
-        Arc::new(Arrival { emit, text: None, hidden_from: None })
+        Arc::new(Arrival { emit, text: None, hidden_from: None, is_foreign: false })
     }
 
     fn id(ms: u64) -> EntryId {

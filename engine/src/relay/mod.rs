@@ -3,8 +3,10 @@
 //!
 //! What hosts of our own kind ask each other goes another way: [`words`] is what they say, [`fleet`] keeps track of who asked whom what, and
 //! [`handle`] is how the program that the engine is embedded in reaches it. None of these three has a connection or a clock either.
+#![allow(rustdoc::private_intra_doc_links, reason = "nothing of the relay is for other programs; it is public for tests only")]
 
 mod append;
+mod beats;
 mod channels;
 mod cluster;
 mod consults;
@@ -15,6 +17,7 @@ pub mod fleet;
 pub mod format;
 mod guard;
 pub mod handle;
+mod history;
 #[cfg(test)]
 #[path = "../../tests/host/mod.rs"]
 mod host;
@@ -22,10 +25,12 @@ mod hosts;
 mod journal;
 pub(crate) mod lane;
 pub mod link;
+mod peers;
 mod presence;
 mod read;
 mod reader;
 pub mod request;
+mod rooms;
 mod sessions;
 #[cfg(test)]
 mod simulation;

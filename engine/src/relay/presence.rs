@@ -13,15 +13,17 @@ use std::collections::{HashMap, HashSet};
 
 use foldhash::fast::RandomState;
 
+use super::channels::first_community;
 use super::request::{Call, Reply};
 use super::socketio::Post;
-use crate::config::{Config, DialectKind, Relay, RelayMode};
+use crate::config::{Adapter, Config, Relay, RelayMode};
 use crate::dialect::Sight;
-use crate::ids::{Room, UserId};
+use crate::ids::{EndpointId, Room, UserId};
 use crate::limits::SEEN_MS;
 use crate::shard::consult::{Consult, Findings, Step};
 
-/// Somebody comes: 1 if no other host has him. Keys: present, seen, at, online; of these `at` and `online` may be missing.
+/// Somebody comes: 1 if no other host has him. Keys: present, seen, at, lease, online; the last two or three may be missing. Arguments: host,
+/// presence, line of the index, channel and what is said there, when he went, for how long that is kept, `strict`, the command that says it.
 const COME: &str = "\
 local first, hosts = 1, ARGV[1]
 for host in string.gmatch(redis.call('HGET', KEYS[1], ARGV[2]) or '', '[^,]+') do
@@ -29,21 +31,29 @@ for host in string.gmatch(redis.call('HGET', KEYS[1], ARGV[2]) or '', '[^,]+') d
 end
 redis.call('HSET', KEYS[1], ARGV[2], hosts)
 if KEYS[3] then redis.call('SADD', KEYS[3], ARGV[3]) end
-if KEYS[4] then redis.call('SADD', KEYS[4], ARGV[2]) end
-if first == 1 and ARGV[4] ~= '' then redis.call('PUBLISH', ARGV[4], ARGV[5]) end
+if KEYS[5] then redis.call('SADD', KEYS[5], ARGV[2]) end
+if first == 1 and ARGV[4] ~= '' then redis.call(ARGV[9], ARGV[4], ARGV[5]) end
 return first";
 
-/// Somebody goes: 1 if no other host has him. Keys as above.
+/// Somebody goes: 1 if no other host has him. Keys and arguments as above. `strict`: -1, and nothing is done, where the host does not have him
+/// or lives.
 const GO: &str = "\
-local last, hosts = 1, ''
+local last, hosts, had = 1, '', false
 for host in string.gmatch(redis.call('HGET', KEYS[1], ARGV[2]) or '', '[^,]+') do
-  if host ~= ARGV[1] then last = 0; hosts = hosts .. (hosts == '' and '' or ',') .. host end
+  if host == ARGV[1] then had = true else last = 0; hosts = hosts .. (hosts == '' and '' or ',') .. host end
+end
+if ARGV[8] == 'strict' then
+  if KEYS[4] and redis.call('EXISTS', KEYS[4]) == 1 then return -1 end
+  if not had then
+    if KEYS[3] then redis.call('SREM', KEYS[3], ARGV[3]) end
+    return -1
+  end
 end
 if last == 1 then
   redis.call('HDEL', KEYS[1], ARGV[2])
-  if KEYS[4] then redis.call('SREM', KEYS[4], ARGV[2]) end
+  if KEYS[5] then redis.call('SREM', KEYS[5], ARGV[2]) end
   if ARGV[6] ~= '' then redis.call('SET', KEYS[2], ARGV[6], 'PX', ARGV[7]) end
-  if ARGV[4] ~= '' then redis.call('PUBLISH', ARGV[4], ARGV[5]) end
+  if ARGV[4] ~= '' then redis.call(ARGV[9], ARGV[4], ARGV[5]) end
 else
   redis.call('HSET', KEYS[1], ARGV[2], hosts)
 end
@@ -63,6 +73,19 @@ pub(crate) struct Presence {
     here: HashMap<Room, HashSet<UserId, RandomState>, RandomState>,
 }
 
+/// A host gets a presence, or loses it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moved<'a> {
+    pub(crate) host: &'a str,
+    pub(crate) room: &'a Room,
+    pub(crate) presence: &'a UserId,
+    pub(crate) comes: bool,
+    /// When, milliseconds since 1970, where that is to be remembered.
+    pub(crate) unix_ms: Option<u64>,
+    /// True exactly when it is nobody's wish, but found out.
+    pub(crate) is_strict: bool,
+}
+
 #[derive(Debug)]
 struct Served {
     name: String,
@@ -72,16 +95,18 @@ struct Served {
 
 impl Presence {
     pub(crate) fn new(config: &Config, settings: &Relay, host: &str) -> Presence {
-        let endpoints = config.endpoints.iter().map(|endpoint| Served {
+        let first = first_community(config);
+        let endpoints = config.endpoints.iter().enumerate().map(|(index, endpoint)| Served {
             name: endpoint.name.clone(),
-            is_community: endpoint.dialect == DialectKind::Community,
+            is_community: first == Some(index),
             is_watched: crate::dialect::of(endpoint.dialect).is_watched(),
         });
         Presence {
             prefix: settings.prefix.clone(),
             host: host.to_owned(),
             is_cluster: settings.redis.is_cluster,
-            tells_itself: !settings.redis.is_cluster && settings.mode == RelayMode::PubSub,
+            // The scripts know `PUBLISH` alone.
+            tells_itself: !settings.redis.is_cluster && settings.mode == RelayMode::PubSub && settings.adapter == Adapter::Classic,
             endpoints: endpoints.collect(),
             here: HashMap::default(),
         }
@@ -141,42 +166,92 @@ impl Presence {
     }
 
     fn step(&self, room: &Room, step: &Step, post: Option<&Post>) -> Vec<Call> {
-        let at = format!("{}:at:{}", self.prefix, self.host);
-        let line = format!("{}\n{}\n{}", self.of(room).name, room.name, step.presence);
-        let online = self.online_key(room);
+        let Step { presence, comes, unix_ms, .. } = step;
+        self.moved(&Moved { host: &self.host, room, presence, comes: *comes, unix_ms: Some(*unix_ms), is_strict: false }, post)
+    }
+
+    /// The commands by which a host gets a presence, or loses it. There are two of them where the index is on another node.
+    pub(crate) fn moved(&self, moved: &Moved<'_>, post: Option<&Post>) -> Vec<Call> {
+        let Moved { host, room, presence, comes, unix_ms, is_strict } = *moved;
+        let at = self.at_key(host);
+        let line = format!("{}\n{}\n{presence}", self.of(room).name, room.name);
         let mut keys = vec![self.key(room, "present"), self.key(room, "seen")];
         if !self.is_cluster {
-            keys.push(at.clone());
-            keys.extend(online.clone());
+            keys.extend([at.clone(), self.lease_key(host)]);
+            keys.extend(self.online_key(room));
         }
-        let mut call = Call::new("EVAL").arg(if step.comes { COME } else { GO }).number(keys.len() as u64);
+        let mut call = Call::new("EVAL").arg(if comes { COME } else { GO }).number(keys.len() as u64);
         keys.iter().for_each(|key| call.push(key));
-        let (channel, payload) = post.map_or(("", &[][..]), |post| (&post.channel, &post.payload));
-        let seen = if self.of(room).is_watched && room.is_user() && !step.comes { step.unix_ms.to_string() } else { String::new() };
-        let call = call.arg(&self.host).arg(&*step.presence).arg(&line).arg(channel).arg(payload).arg(seen).number(SEEN_MS);
+        let (verb, channel, payload) = post.map_or(("", "", &[][..]), |post| (post.verb, &post.channel, &post.payload));
+        let is_seen = self.of(room).is_watched && room.is_user() && !comes;
+        let seen = unix_ms.filter(|_| is_seen).map_or_else(String::new, |unix_ms| unix_ms.to_string());
+        let strict = if is_strict { "strict" } else { "" };
+        let call = call.arg(host).arg(&**presence).arg(&line).arg(channel).arg(payload).arg(seen).number(SEEN_MS).arg(strict).arg(verb);
         if !self.is_cluster {
             return vec![call];
         }
-        // Their keys are on other nodes. The index is never without what is in the others.
-        let index = if step.comes { ("SADD", 0) } else { ("SREM", 1) };
-        let mut calls = vec![call];
-        calls.insert(index.1, Call::new(index.0).arg(at).arg(line));
-        calls
+        // The index is never without what is in the others.
+        let index = Call::new(if comes { "SADD" } else { "SREM" }).arg(at).arg(line);
+        if comes { vec![index, call] } else { vec![call, index] }
+    }
+
+    /// What the script of [`Self::moved`] has answered, and how many answers belong to it.
+    pub(crate) fn outcome(&self, comes: bool, replies: &[Reply]) -> (Option<i64>, usize) {
+        let (at, count) = if self.is_cluster { (usize::from(comes), 2) } else { (0, 1) };
+        (replies.get(at).and_then(Reply::int), count)
+    }
+
+    /// In a cluster the contract's sets are on other nodes: they follow.
+    pub(crate) fn followed(&self, room: &Room, presence: &UserId, comes: bool) -> Option<Call> {
+        let key = self.online_key(room).filter(|_| self.is_cluster)?;
+        Some(Call::new(if comes { "SADD" } else { "SREM" }).arg(key).arg(&**presence))
+    }
+
+    pub(crate) fn at_key(&self, host: &str) -> String {
+        format!("{}:at:{host}", self.prefix)
+    }
+
+    pub(crate) fn lease_key(&self, host: &str) -> String {
+        format!("{}:host:{host}", self.prefix)
+    }
+
+    /// Rooms in which somebody is here.
+    pub(crate) fn rooms(&self) -> impl Iterator<Item = &Room> {
+        self.here.keys()
+    }
+
+    /// True exactly when somebody is in a room here.
+    pub(crate) fn has(&self, room: &Room) -> bool {
+        self.here.contains_key(room)
+    }
+
+    /// True exactly when this host has a presence.
+    pub(crate) fn is_here(&self, room: &Room, presence: &UserId) -> bool {
+        self.here.get(room).is_some_and(|present| present.contains(presence))
+    }
+
+    /// Everything that this host has.
+    pub(crate) fn all(&self) -> Vec<(Room, UserId)> {
+        self.here.iter().flat_map(|(room, present)| present.iter().map(|presence| (room.clone(), presence.clone()))).collect()
+    }
+
+    /// A line of an index; `None` of an endpoint that is not served here.
+    pub(crate) fn read_line(&self, line: &str) -> Option<(Room, UserId)> {
+        let mut parts = line.splitn(3, '\n');
+        let (name, room, presence) = (parts.next()?, parts.next()?, parts.next()?);
+        let endpoint = self.endpoints.iter().position(|served| served.name == name)?;
+        Some((Room { endpoint: EndpointId(endpoint as u8), name: room.into() }, presence.into()))
     }
 
     /// What was found; `replies` are those to [`Self::calls`].
     pub(crate) fn findings(&self, consult: &Consult, replies: &[Reply]) -> Findings {
-        let mut replies = replies.iter();
         let mut findings = Findings::default();
+        let mut from = 0;
         if let Some(step) = &consult.step {
-            if self.is_cluster && step.comes {
-                replies.next();
-            }
-            findings.is_only = replies.next().and_then(Reply::int).map(|only| only == 1);
-            if self.is_cluster && !step.comes {
-                replies.next();
-            }
+            let (outcome, count) = self.outcome(step.comes, replies);
+            (findings.is_only, from) = (outcome.map(|only| only == 1), count);
         }
+        let mut replies = replies.iter().skip(from);
         if consult.online {
             findings.online = replies
                 .next()

@@ -276,10 +276,9 @@ impl Stream {
 
     /// Notes the number that an uringcast host gave to its entry: how many are missing before it, or nothing if it was read before.
     fn count(&mut self, entry: &Entry) -> Option<u64> {
-        let (Some(host), Some(number)) = (entry.text("uid"), entry.text("n").and_then(|number| number.parse::<u64>().ok())) else {
+        let (Some(host), Some(number)) = (entry.text("h"), entry.text("n").and_then(|number| number.parse::<u64>().ok())) else {
             return Some(0);
         };
-        let host = host.strip_prefix(super::socketio::TOLD).unwrap_or(host);
         match self.numbers.get_mut(host) {
             Some(last) if number <= *last => None,
             Some(last) => {
@@ -318,7 +317,7 @@ mod tests {
     }
 
     fn numbered(id: u64, number: u64) -> Reply {
-        entry(id, &[("uid", "h"), ("n", &number.to_string())])
+        entry(id, &[("h", "host"), ("n", &number.to_string())])
     }
 
     fn read(entries: Vec<Reply>) -> Result<Vec<Reply>, Lost> {

@@ -106,8 +106,7 @@ struct Tides {
     done: u64,
     /// True exactly when the next is not to wait.
     is_urgent: bool,
-    /// Those that have come back, and how many questions of rooms' homes had come by then: what is announced with these is said when they are
-    /// done with.
+    /// Those that have come back, and how many questions with an announcement had come by then, which is told when they are done with.
     ending: VecDeque<(u64, u64)>,
     /// Those that have come back, and the number of our last entry at that time.
     ended: VecDeque<(u64, u64)>,
@@ -291,10 +290,13 @@ impl Core {
                 tides.answered += usize::from(number == tides.number);
                 if tides.is_under_way && tides.answered >= self.world.config.shards.len() {
                     tides.is_under_way = false;
-                    tides.ending.push_back((number, self.consulted));
+                    tides.ending.push_back((number, self.asked));
                 }
             }
-            Outward::Session(session) => {
+            Outward::Session(mut session) => {
+                let namespace = self.socket_io.of(session.endpoint);
+                let outside = |name: &Arc<str>| namespace.map_or_else(|| name.clone(), |namespace| namespace.name_outside(name).into());
+                session.rooms = session.rooms.iter().map(outside).collect();
                 sessions.pend(&session);
                 sessions.tides.is_urgent = true;
             }
@@ -316,7 +318,12 @@ impl Core {
                 }
             }
             Outward::PutBack(found) => self.put_back(now, &found.session, &found.raw),
-            Outward::Wanted(wanted) => {
+            Outward::Wanted(mut wanted) => {
+                // Other servers call some of the rooms by another name.
+                if let Some(namespace) = self.socket_io.of(wanted.endpoint) {
+                    let outside: Vec<Arc<str>> = wanted.names.iter().map(|name| namespace.name_outside(name).into()).collect();
+                    wanted.names.extend(outside);
+                }
                 sessions.next += 1;
                 let (number, tide) = (sessions.next, sessions.tides.number + 1);
                 let deadline_ms = now.ms() + FETCH_MS;
@@ -450,7 +457,9 @@ impl Core {
         let again: Vec<(u64, Sid)> =
             sessions.fetches.iter().filter(|(_, fetch)| fetch.again_ms <= now.ms()).map(|(number, fetch)| (*number, fetch.pid)).collect();
         let (cursor, read, appended) = (streams.cursor(), streams.read_back(), streams.appended(EVENTS));
-        while let Some((number, _)) = sessions.tides.ending.pop_front_if(|(_, consulted)| *consulted <= self.concluded) {
+        while let Some((number, _)) =
+            sessions.tides.ending.pop_front_if(|(_, asked)| self.unannounced.first().is_none_or(|first| first > asked))
+        {
             sessions.tides.ended.push_back((number, appended));
             sessions.pending.iter_mut().filter(|pending| pending.tide <= number).for_each(|pending| {
                 pending.after.get_or_insert(appended);

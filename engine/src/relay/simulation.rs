@@ -79,11 +79,11 @@ impl Site {
         let settings = Relay { mode: RelayMode::Streams, ..Relay::new("redis://localhost") };
         let config = crate::config::Config { relay: Some(settings.clone()), ..host::config(SHARDS, vec![rooms]) };
         let host = Host::new(config, seed * 10 + number as u64);
-        let own = Hello::new(HostId::new(seed * 10 + number as u64 + 1), SHARDS, ["rooms".to_owned()]);
+        let own = Hello::new(HostId::new(seed * 10 + number as u64 + 1), SHARDS, "", ["rooms".to_owned()]);
         let (handle, port) = handle::channel(own.clone());
         let mut random = [number as u8 + 1; 32];
         random[..8].copy_from_slice(&seed.to_le_bytes());
-        let core = Core::new(host.world.clone(), Arc::<RelayStats>::default(), &settings, own, port, random);
+        let core = Core::new(host.world.clone(), Arc::<RelayStats>::default(), &settings, &own, port, random);
         Site {
             host,
             core,

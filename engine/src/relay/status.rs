@@ -59,8 +59,8 @@ impl Status {
     pub(super) fn down(&mut self, reason: impl fmt::Display) {
         let reason = short(&reason.to_string());
         let is_new = !self.reasons.contains(&reason) && self.reasons.len() < RELAY_REASONS_MAX;
-        // The first reason counts whatever it is; another one only if it has not been told of this outage.
-        if !matches!(self.now, Some(RelayState::Down { .. })) || is_new {
+        // The first reason counts whatever it is; another one only when that has been told, and if it has not been itself.
+        if !matches!(self.now, Some(RelayState::Down { .. })) || (is_new && self.now == self.told) {
             self.now = Some(RelayState::Down { reason });
         }
     }
@@ -153,9 +153,14 @@ mod tests {
         assert_eq!(take(&mut status, 1_000), None, "it is as it was told");
         status.down("closed");
         assert_eq!(take(&mut status, 1_100), down("closed"));
+        status.up();
+        assert_eq!(take(&mut status, 2_100), Some(RelayState::Up));
+        status.down("closed");
+        status.down("refused");
+        assert_eq!((take(&mut status, 2_200), take(&mut status, 3_100)), (None, down("closed")), "how it began");
         // Somebody has no place for it: it comes again.
         status.up();
-        assert_eq!((status.poll(2_100), status.poll(2_200)), (Some(RelayState::Up), Some(RelayState::Up)));
+        assert_eq!((status.poll(4_100), status.poll(4_200)), (Some(RelayState::Up), Some(RelayState::Up)));
     }
 
     #[test]

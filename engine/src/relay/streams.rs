@@ -3,28 +3,26 @@
 //!
 //! | stream | holds | fields |
 //! |---|---|---|
-//! | `KEY` (`socket.io`) | events of Socket.IO endpoints, as `@socket.io/redis-streams-adapter` 0.3 has them | `uid nsp type data` of the adapter; ours also `o`, the offset, and `n`, its host's number |
-//! | `PREFIX:{KEY}:plain` | texts of other endpoints; the same are published as well, for other programs | `uid`, `channel`, `text`, `n` |
+//! | `KEY` (`socket.io`) | events of Socket.IO endpoints, as `@socket.io/redis-streams-adapter` 0.3 has them | `uid nsp type data` of the adapter; ours also `o`, the offset, `b`, whom its author has blocked, `h`, its host, and `n`, that host's number |
+//! | `PREFIX:{KEY}:plain` | texts of other endpoints; the same are published as well, for other programs | `channel`, `text`, `h`, `n` |
 //! | `PREFIX:{KEY}:n:HOST` | a host's last number in the first of them; with `:plain` in the second | |
 //!
-//! The braces put them all where the first is in a cluster. An adapter's id is here the host's, in all namespaces; one that begins with `~` is of
-//! what uringcast hosts have been told in another way.
+//! The braces put them all where the first is in a cluster. An adapter's id that begins with `~` is of what uringcast hosts have been told in another way.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::append::Appender;
 use super::channels::Heard;
 use super::core::{Core, Tag};
 use super::format::Message;
-use super::handle::Order;
 use super::read::{Entry, Reader};
-use super::request::{Lost, Reply, Request};
-use super::socketio::{Post, TOLD};
-use super::words::Wish;
+use super::request::{Call, Lost, Reply, Request};
+use super::socketio::{ENTRY, TOLD};
+use crate::auth::Identity;
 use crate::config::Relay;
 use crate::fault::RelayDrop;
-use crate::shard::outward::Published;
-use crate::shard::parcel::Question;
+use crate::shard::parcel::{Arrival, Emit};
 use crate::time::Now;
 use crate::wire::sio::{EntryId, Offset};
 
@@ -104,32 +102,34 @@ impl Streams {
 }
 
 impl Core {
-    /// Puts a publication into the stream of its endpoint. Programs that know no stream hear of it as ever.
-    pub(super) fn append(&mut self, now: Now, published: &Published) {
-        match self.push_entry(published) {
-            None => self.drop_message(RelayDrop::Unspeakable, 1),
-            Some(has_place) => {
-                self.drop_message(RelayDrop::Overflow, u64::from(!has_place));
-                let endpoint = &self.world.config.endpoints[usize::from(published.room.endpoint.0)];
-                let post = if endpoint.dialect.is_socket_io() { None } else { self.channels.publication(published) };
-                post.into_iter().for_each(|post| self.post(now, &post));
+    /// Puts what is to be told other hosts into a stream, if it is something that goes there: an entry for the stream of events, or a text for a
+    /// channel of plain endpoints, which is published as well.
+    pub(super) fn append(&mut self, call: &Call) -> bool {
+        let Some(streams) = &mut self.streams else { return false };
+        let words: Vec<Cow<'_, str>> = call.words().map(String::from_utf8_lossy).collect();
+        let host = streams.host.clone();
+        let has_place = match words.as_slice() {
+            [verb, _, fields @ ..] if verb == ENTRY => {
+                let fields = fields.chunks_exact(2).map(|pair| (&*pair[0], &*pair[1]));
+                streams.appenders[EVENTS].push(fields.chain([("h", &*host)]))
             }
-        }
+            [verb, channel, text] if verb == "PUBLISH" && self.channels.serves(channel) => {
+                streams.appenders[PLAIN].push([("channel", &**channel), ("text", &**text), ("h", &*host)])
+            }
+            _ => return false,
+        };
+        self.drop_message(RelayDrop::Overflow, u64::from(!has_place));
+        true
     }
 
-    /// Whether there was place for it; `None` where it has no form in a stream.
-    fn push_entry(&mut self, published: &Published) -> Option<bool> {
-        let streams = self.streams.as_mut()?;
-        let endpoint = &self.world.config.endpoints[usize::from(published.room.endpoint.0)];
-        if endpoint.dialect.is_socket_io() {
-            let fields = self.socket_io.entry(published, &streams.host)?;
-            let offset = published.frame.mark().offset.map(|offset| ("o", offset.text()));
-            let fields = fields.iter().chain(&offset).map(|(field, value)| (*field, &**value));
-            Some(streams.appenders[EVENTS].push(fields))
-        } else {
-            let Post { channel, payload } = self.channels.publication(published)?;
-            let text = std::str::from_utf8(&payload).ok()?;
-            Some(streams.appenders[PLAIN].push([("uid", &*streams.host), ("channel", &*channel), ("text", text)]))
+    /// What the program asks of all hosts, and is an event for clients: other servers are told by the stream.
+    pub(super) fn tell_stream(&mut self, now: Now, emit: &Emit) {
+        // What is to be acknowledged is asked for, and is no entry.
+        if self.streams.is_none() || emit.ack_ms.is_some() || emit.is_elsewhere {
+            return;
+        }
+        if let Some(post) = self.socket_io.told(emit) {
+            self.enqueue(now, post.call());
         }
     }
 
@@ -180,63 +180,50 @@ impl Core {
         self.go_on_with_sessions(now);
     }
 
-    /// What the program asks of all hosts, and is an event for clients: other servers are told by the stream.
-    pub(super) fn append_order(&mut self, order: &Order) {
-        let (Wish::Shards(Question::Emit(emit)), None, Some(streams)) = (&order.wish, &order.to, &mut self.streams) else { return };
-        // What is to be acknowledged is no entry, and who is present as something only our own hosts know.
-        if emit.ack_ms.is_some() || emit.is_elsewhere {
-            return;
-        }
-        let Some(fields) = self.socket_io.told(emit, &format!("{TOLD}{}", streams.host)) else { return };
-        let offset = emit.offset.text();
-        let fields = fields.iter().map(|(field, value)| (*field, &**value)).chain([("o", &*offset)]);
-        let has_place = streams.appenders[EVENTS].push(fields);
-        self.drop_message(RelayDrop::Overflow, u64::from(!has_place));
-    }
-
     fn take_entry(&mut self, now: Now, entry: &Entry) {
-        let uid = entry.text("uid").unwrap_or_default();
-        let is_own = self.streams.as_ref().is_some_and(|streams| uid == streams.host);
-        if entry.stream == PLAIN && (is_own || entry.is_past) {
-            return;
-        }
-        let is_known = is_own || entry.is_past || uid.starts_with(TOLD);
-        let heard = if entry.stream == PLAIN { self.heard_of_plain(now, entry) } else { self.heard_of_events(now, entry, is_known) };
-        self.take_heard(heard);
+        let heard = if entry.stream == PLAIN { self.heard_of_plain(now, entry) } else { self.heard_of_events(now, entry) };
+        self.take_heard(now, heard);
     }
 
     fn heard_of_plain(&mut self, now: Now, entry: &Entry) -> Heard {
+        if entry.is_past {
+            return Heard::Known;
+        }
         let (Some(channel), Some(text)) = (entry.text("channel"), entry.text("text")) else { return Heard::Malformed };
         // An endpoint that is not served here is no fault.
         self.channels.heard(channel, text.as_bytes(), true, 0, now.unix_ms).unwrap_or(Heard::Known)
     }
 
-    /// `is_known`: clients here have heard it already.
-    fn heard_of_events(&mut self, now: Now, entry: &Entry, is_known: bool) -> Heard {
-        if is_known && self.sessions.is_none() {
-            return Heard::Known;
-        }
+    fn heard_of_events(&mut self, now: Now, entry: &Entry) -> Heard {
         let fields = entry.fields.iter().map(|(field, value)| (&**field, &**value));
-        let (endpoint, envelope) = match self.socket_io.read(fields) {
+        let (endpoint, envelope) = match self.socket_io.read_entry(fields) {
             None => return Heard::Known,
             Some((_, Err(_))) => return Heard::Malformed,
             Some((endpoint, Ok(envelope))) => (endpoint, envelope),
         };
+        // Clients here have heard it already.
+        let is_known = entry.is_past || envelope.uid.starts_with(TOLD) || self.socket_io.is_ours(endpoint, &envelope.uid);
         let offset = entry.text("o").and_then(Offset::parse).unwrap_or(Offset::Entry(entry.id));
-        if is_known && !matches!(envelope.message, Message::Broadcast { request: None, .. }) {
+        let Message::Broadcast { packet, options, request: None } = envelope.message else {
+            return if is_known { Heard::Known } else { self.take_envelope(now, endpoint, envelope, offset, false) };
+        };
+        if is_known && self.sessions.is_none() {
             return Heard::Known;
         }
-        match self.heard_of_envelope(now, endpoint, envelope, offset) {
-            Heard::Arrival(arrival) if self.sessions.is_some() => {
-                let arrival = Arc::new(*arrival);
-                self.note_event(entry.id, arrival.clone());
-                if !is_known {
-                    self.stats.received.add(1);
-                    self.arrive(arrival);
-                }
-                Heard::Known
-            }
-            heard => heard,
+        let Some(arrival) = self.socket_io.arrival(endpoint, &envelope.uid, packet, &options, offset, now.unix_ms) else {
+            return Heard::Malformed;
+        };
+        let blocked = entry.text("b").and_then(|list| serde_json::from_str::<Vec<String>>(list).ok());
+        let hidden_from = blocked.map(|mut blocked| {
+            blocked.sort_unstable();
+            Arc::new(Identity { blocked, ..Identity::default() })
+        });
+        let arrival = Arc::new(Arrival { hidden_from, ..arrival });
+        self.note_event(entry.id, arrival.clone());
+        if !is_known {
+            self.stats.received.add(1);
+            self.arrive(arrival);
         }
+        Heard::Known
     }
 }

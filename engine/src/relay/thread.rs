@@ -26,7 +26,7 @@ use crate::Notice;
 use crate::config;
 use crate::driver::{Moved, read_clock};
 use crate::fault::RelayDrop;
-use crate::limits::{RELAY_BATCHES_PER_TURN, RELAY_FINISH_MS, RELAY_PUSHES_PER_TURN};
+use crate::limits::{GOODBYE_MS, RELAY_BATCHES_PER_TURN, RELAY_PUSHES_PER_TURN};
 use crate::mesh::{Outlets, Port};
 use crate::shard::World;
 use crate::stats::RelayStats;
@@ -56,6 +56,9 @@ const REFUSALS_MAX: usize = 16;
 /// What an attempt to connect came to, with what Redis says by itself from then on.
 type Attempt = Result<(Link, link::Pushes), link::LinkFault>;
 
+/// What a request was for, and what came of it.
+type Answered = (Tag, Result<Vec<Reply>, Lost>);
+
 struct Thread {
     core: Core,
     address: Address,
@@ -64,7 +67,7 @@ struct Thread {
     link: Option<(Link, link::Pushes)>,
     attempts: (mpsc::Sender<Attempt>, mpsc::Receiver<Attempt>),
     /// As many as there are requests in flight, which the core bounds.
-    replies: (mpsc::UnboundedSender<(Tag, Result<Vec<Reply>, Lost>)>, mpsc::UnboundedReceiver<(Tag, Result<Vec<Reply>, Lost>)>),
+    replies: (mpsc::UnboundedSender<Answered>, mpsc::UnboundedReceiver<Answered>),
     /// What Redis said to wishes to listen that it refused.
     refusals: (mpsc::Sender<String>, mpsc::Receiver<String>),
     /// There in the reliable mode.
@@ -106,7 +109,7 @@ impl Thread {
     fn new(setup: Setup, notices: crossbeam_channel::Sender<Notice>) -> Thread {
         let Setup { world, settings, address, own, port, stats, inlet, ports, epoch, random } = setup;
         let mut seeds = StdRng::from_seed(random);
-        let core = Core::new(world, stats.clone(), &settings, own, port, seeds.random());
+        let core = Core::new(world, stats.clone(), &settings, &own, port, seeds.random());
         let reader = (settings.mode == config::RelayMode::Streams).then(|| Reader::new(address.clone(), seeds.random()));
         // Its own count: shards need not stop reading their clients because one of them takes nothing from other hosts.
         let outlets = Outlets::new(ports, Arc::<AtomicUsize>::default());
@@ -144,7 +147,7 @@ impl Thread {
             tokio::select! {
                 batch = self.inlet.recv() => match batch {
                     Some(batch) => self.take_outwards(batch),
-                    None => return self.finish().await,
+                    None => return self.take_leave().await,
                 },
                 Some((tag, replies)) = self.replies.1.recv() => self.take_reply(tag, replies),
                 Some(order) = next_order(&mut self.core) => self.take_orders(order),
@@ -159,28 +162,6 @@ impl Thread {
         }
     }
 
-    /// All shards have ended: what they have said last goes out, sessions of connections that other hosts will take up among it.
-    async fn finish(mut self) {
-        let now = self.now();
-        self.core.handle_end_of_shards(now);
-        let all = async {
-            self.send();
-            while self.core.has_unsent() {
-                tokio::select! {
-                    Some((tag, replies)) = self.replies.1.recv() => self.take_reply(tag, replies),
-                    Some(attempt) = self.attempts.1.recv() => self.take_attempt(attempt),
-                    push = next_push(&mut self.link) => self.take_pushes(push),
-                    () = tokio::time::sleep(Duration::from_millis(RETRY_MS)) => {}
-                }
-                let now = self.now();
-                self.core.handle_timeouts(now);
-                self.send();
-            }
-        };
-        // Nobody waits for a Redis that is away.
-        let _ = tokio::time::timeout(Duration::from_millis(RELAY_FINISH_MS), all).await;
-    }
-
     /// Tells how the connection does, if that has changed. Where there is no place for it, it is told in a later turn.
     fn tell(&mut self, now: Now) {
         while let Ok(text) = self.refusals.1.try_recv() {
@@ -191,6 +172,24 @@ impl Thread {
                 return;
             }
             self.status.told(now.ms(), state);
+        }
+    }
+
+    /// All shards have ended: the others are told that nobody is here any more, if Redis takes that within a second.
+    async fn take_leave(mut self) {
+        let now = self.now();
+        self.core.take_leave(now);
+        let end = tokio::time::Instant::now() + Duration::from_millis(GOODBYE_MS);
+        loop {
+            self.send();
+            if self.core.has_left() {
+                return;
+            }
+            tokio::select! {
+                Some((tag, replies)) = self.replies.1.recv() => self.take_reply(tag, replies),
+                push = next_push(&mut self.link) => self.take_pushes(push),
+                () = tokio::time::sleep_until(end) => return,
+            }
         }
     }
 
@@ -222,7 +221,7 @@ impl Thread {
         let now = self.now();
         if let Some((link, _)) = &self.link {
             while let Some(listening) = self.core.poll_listening() {
-                listen(link, listening, self.refusals.0.clone());
+                listen(link, listening, self.refusals.0.clone(), &self.replies.0);
             }
             while let Some((tag, request)) = self.core.poll_request(now) {
                 let (answer, replies) = (link.send(&request), self.replies.0.clone());
@@ -381,20 +380,22 @@ async fn next_happening(reader: &mut Option<Reader>) -> Happening {
     }
 }
 
-/// Changes what is listened to. What Redis refuses is not told with the pushes, and what it says to that goes to `refusals`.
-fn listen(link: &Link, listening: Listening, refusals: mpsc::Sender<String>) {
+/// Changes what is listened to. What Redis refuses nobody has to wait for; what it says to that goes to `refusals`.
+fn listen(link: &Link, listening: Listening, refusals: mpsc::Sender<String>, replies: &mpsc::UnboundedSender<Answered>) {
     let Listening { kind, names, is_on } = listening;
-    let names: Vec<Vec<u8>> = names.into_iter().map(String::into_bytes).collect();
+    let bytes: Vec<Vec<u8>> = names.iter().map(|name| name.clone().into_bytes()).collect();
     if is_on {
-        let confirmed = link.subscribe(kind, &names);
+        let (confirmed, replies) = (link.subscribe(kind, &bytes), replies.clone());
         tokio::spawn(async move {
             if let Err(Unheard::Refused(text)) = confirmed.await {
                 // Where there is no place for it, others wait that say the same.
                 let _ = refusals.try_send(text);
+                // Whoever would take it has ended with the thread.
+                let _ = replies.send((Tag::Unheard(names), Ok(Vec::new())));
             }
         });
     } else {
-        let confirmed = link.unsubscribe(kind, &names);
+        let confirmed = link.unsubscribe(kind, &bytes);
         tokio::spawn(async move { drop(confirmed.await) });
     }
 }

@@ -5,16 +5,23 @@
 use std::collections::VecDeque;
 
 use super::request::Call;
+use crate::ids::{Room, ShardId};
 
 /// One message on its way to Redis.
 #[derive(Debug)]
 pub(crate) struct Publication {
-    /// What Redis is told.
-    pub(crate) call: Call,
+    /// What Redis is told, all at one moment where it can do that.
+    pub(crate) calls: Vec<Call>,
+    /// The one of them by which other hosts are told, if there is one.
+    pub(crate) told: Option<usize>,
+    /// Who is to hear of it when Redis has done it.
+    pub(crate) confirmed: Option<(ShardId, Room)>,
     /// When it was said, monotonic milliseconds.
     pub(crate) said_ms: u64,
     /// Bytes it holds on to.
     pub(crate) bytes: usize,
+    /// True exactly when every host listens to where it goes.
+    pub(crate) is_for_all: bool,
 }
 
 /// Bytes that one waiting message takes besides its own, so that many short ones are bounded too.
@@ -104,7 +111,7 @@ mod tests {
     use super::*;
 
     fn publication(bytes: usize, said_ms: u64) -> Publication {
-        Publication { call: Call::new("PING"), said_ms, bytes }
+        Publication { calls: vec![Call::new("PING")], told: None, confirmed: None, said_ms, bytes, is_for_all: false }
     }
 
     #[test]

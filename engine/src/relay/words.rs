@@ -38,6 +38,11 @@ impl HostId {
         HostId(format!("{random:016x}").into())
     }
 
+    /// What stands for all Socket.IO servers of other programs together, which are no hosts of our kind but answer as one.
+    pub fn peers() -> HostId {
+        HostId::new(0)
+    }
+
     /// Reads the 16 characters; `None` for any other text.
     pub fn parse(text: &str) -> Option<HostId> {
         let is_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
@@ -85,9 +90,9 @@ pub struct Hello {
 }
 
 impl Hello {
-    /// Of a host of this release.
-    pub fn new(host: HostId, shards: usize, endpoints: impl IntoIterator<Item = String>) -> Hello {
-        Hello { v: VERSION, host, shards, version: env!("CARGO_PKG_VERSION").to_owned(), endpoints: endpoints.into_iter().collect() }
+    /// Of a host that speaks these words and is of this release.
+    pub fn new(host: HostId, shards: usize, version: &str, endpoints: impl IntoIterator<Item = String>) -> Hello {
+        Hello { v: VERSION, host, shards, version: version.to_owned(), endpoints: endpoints.into_iter().collect() }
     }
 
     /// The lease's text.

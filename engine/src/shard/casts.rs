@@ -26,11 +26,18 @@ impl Shard {
             Parcel::Publish(publish) => self.home_publish(now, *publish),
             Parcel::Recall { conn, room } => self.home_recall(now, conn, room),
             Parcel::Consulted { ticket, findings } => self.consulted(now, ticket, *findings),
-            Parcel::Recollected { ticket, recollection } => self.recollected(now, ticket, recollection),
+            Parcel::Recollected { ticket, recollection } => self.recollected(now, ticket, Some(recollection)),
             Parcel::Entered { conn, room, again, outcome, note } => self.entered(now, conn, &room, again, &outcome, note.as_deref()),
-            Parcel::Left { conn, room, view, note } => {
+            Parcel::Out { conn, room } => {
                 if let Some(slot) = self.asker(conn) {
                     self.vacate_room(now, slot, &room);
+                }
+            }
+            Parcel::Left { conn, room, is_out, view, note } => {
+                if let Some(slot) = self.asker(conn) {
+                    if !is_out {
+                        self.vacate_room(now, slot, &room);
+                    }
                     self.consult(now, slot, |dialect, cx, _, acts| dialect.left(cx, &room.name, &view, &note, acts));
                     self.release(conn);
                 }
@@ -42,11 +49,19 @@ impl Shard {
                 }
             }
             Parcel::Cast(cast) => self.deliver(now, &cast),
+            Parcel::Roll(roll) => self.roll(*roll),
+            Parcel::Registered { room } => self.homes.registered(&room),
             Parcel::Arrival(arrival) => self.arrive_from_elsewhere(now, &arrival),
             Parcel::Tide { from: None, tide } => self.pass_tide_on(tide),
             Parcel::Tide { from: Some(from), tide } => self.take_tide(now, from, tide),
             Parcel::Fetched { ask, fetched } => self.fetched(now, ask, fetched),
             Parcel::Missed { conn, missed } => self.take_missed(now, conn, missed),
+            Parcel::Inspect { ask, inspection } => self.inspect(now, ask, &inspection),
+            Parcel::Tell(event) => {
+                if self.wants(event.kind()) {
+                    self.tell_event(*event);
+                }
+            }
             Parcel::Grant(grant) => self.granted(now, &grant),
             Parcel::Round(round) => self.go_round(round),
             Parcel::Sent(sent) => self.remember_sent(now, *sent),
@@ -73,6 +88,7 @@ impl Shard {
             Parcel::Forget { sid } => drop(self.moved_away.remove(&sid)),
             Parcel::Ask { ask, question } => self.answer(now, ask, question),
             Parcel::Ruled { number, ruling } => self.ruled(now, number, *ruling),
+            Parcel::Blocked { number, blocked } => self.looked_up(now, number, blocked),
             Parcel::Drain { over_ms } => self.drain = Some(deadlines::Drain::new(now, over_ms, self.links.len())),
         }
     }
@@ -118,18 +134,22 @@ impl Shard {
         if self.world.config.relay.is_none() {
             return self.finish_enter(now, enter, past, is_first, Findings::default());
         }
-        let consult = self.question_of(now, &enter, is_first);
+        let (recall, ticket) = self.ask_newest(now, &enter.room, enter.history).unzip();
+        let mut consult = Consult { recall, ..self.question_of(now, &enter, is_first) };
         let is_shared = self.is_shared(&consult.room);
+        if !is_shared {
+            (consult.step, consult.online, consult.sight) = (None, false, false);
+        }
         // Whoever is not the first hears no earlier that he is in than the first, who may still wait.
         let waits = consult.online || consult.sight || self.consults.concern(&consult.room) || (is_first && enter.is_told());
-        if !is_shared || !waits {
+        if ticket.is_none() && (!is_shared || !waits) {
             if is_shared {
                 self.tell_step(consult);
             }
             return self.finish_enter(now, enter, past, is_first, Findings::default());
         }
-        let comer = is_first.then(|| enter.presence.clone());
-        self.consult_others(now, consult, comer, SetAside::Enter { enter: Box::new(enter), is_first });
+        let comer = (is_first && is_shared).then(|| enter.presence.clone());
+        self.consult_others(now, consult, comer, SetAside::Enter { enter: Box::new(enter), is_first, past: ticket });
     }
 
     /// What other hosts are asked about somebody who wants in.
@@ -147,7 +167,8 @@ impl Shard {
     /// Answers a connection that is counted in, unless its room has ended meanwhile.
     pub(super) fn finish_enter(&mut self, now: Now, enter: Enter, past: Option<Past>, is_first: bool, findings: Findings) {
         let Enter { conn, room, presence, again, announce, history, online, note, .. } = enter;
-        if !self.homes.has(&room) {
+        // Who was in already may have been taken out meanwhile, and the room have ended and be there again.
+        if !self.homes.has(&room) || (again && !self.homes.has_present(&room, &presence)) {
             if !again {
                 self.uncount(now, &room, conn, &presence);
             }
@@ -192,20 +213,23 @@ impl Shard {
         }
         let online = leave.note.is_some() && self.dialect(room.endpoint).shows_who_is_left();
         if !self.is_shared(room) || !(is_last || online) {
-            return self.finish_leave(now, leave, is_last && !is_ending, Findings::default());
+            return self.finish_leave(now, leave, is_last && !is_ending, false, Findings::default());
         }
         let announcement = leave.announce.as_ref().filter(|_| !is_ending);
         let step = is_last.then(|| step(unix_ms, presence, false, announcement));
         let consult = Consult { step, online, ..Consult::about(room.clone()) };
         if announcement.is_none() && leave.note.is_none() {
             self.tell_step(consult);
-            return self.finish_leave(now, leave, false, Findings::default());
+            return self.finish_leave(now, leave, false, false, Findings::default());
+        }
+        if leave.note.is_some() {
+            self.post(Parcel::Out { conn, room: room.clone() });
         }
         self.consult_others(now, consult, None, SetAside::Leave { leave: Box::new(leave), is_last: is_last && !is_ending });
     }
 
     /// Tells of somebody who was counted out, and answers him.
-    pub(super) fn finish_leave(&mut self, now: Now, leave: Leave, is_last: bool, findings: Findings) {
+    pub(super) fn finish_leave(&mut self, now: Now, leave: Leave, is_last: bool, is_out: bool, findings: Findings) {
         let Leave { conn, room, presence, announce, note, .. } = leave;
         if let (true, Some(announcement)) = (is_last && findings.is_only != Some(false), announce) {
             self.announce(now, conn, announcement);
@@ -213,7 +237,7 @@ impl Shard {
         if let Some(note) = note {
             let mut view = self.homes.view(&room, false);
             view.online = self.online_of(&room, &presence, findings.online);
-            self.post(Parcel::Left { conn, room, view, note });
+            self.post(Parcel::Left { conn, room, is_out, view, note });
         }
     }
 
@@ -358,7 +382,10 @@ impl Shard {
                 self.tell_of_room(now, slot, room, What::RoomJoin);
             }
         }
-        let outcome = outcome.as_ref().map_err(|fault| *fault);
+        // Where other hosts were asked meanwhile, the room may have ended, and who was in is out: he is not told that he is in another of its name.
+        let is_out = || self.conns.get(slot).is_some_and(|conn| self.seat_of(conn, room).is_none());
+        let is_late = again && self.world.config.relay.is_some() && is_out();
+        let outcome = outcome.as_ref().map_err(|fault| *fault).and_then(|view| if is_late { Err(EnterFault::NoRoom) } else { Ok(view) });
         let (is_granted, is_revoked) = waited.as_ref().map_or((false, false), |waited| (waited.is_granted, waited.is_revoked));
         let moved = outcome.map_or_else(|fault| RoomAnswer::Refused(fault.into()), |_| RoomAnswer::Done);
         self.answers.extend(waited.into_iter().flat_map(|waited| waited.asks).map(|ask| (ask, Answer::Room(moved.clone()))));
@@ -416,8 +443,9 @@ fn step(unix_ms: u64, presence: &UserId, comes: bool, announcement: Option<&Anno
         addressee: None,
         frame: frame.clone(),
         except: None,
-        is_hidden: false,
+        hidden_from: None,
         unix_ms,
+        record: None,
     });
     Box::new(Step { presence: presence.clone(), comes, unix_ms, announcement })
 }

@@ -9,13 +9,16 @@ use std::sync::Arc;
 
 use super::Shard;
 use super::backlog::{Event, To};
+use super::history::Record;
 use super::links::{Conn, PendingAck};
+use super::outward::{Outward, is_of_peer};
 use super::parcel::{Answer, Cast, Emit, Emitted, Parcel, Selection, Target};
+use super::peers::Told;
 use crate::dialect::{self, Keep, Outgoing};
 use crate::event::{self, EventType, What};
 use crate::fault::{CloseReason, DropReason};
 use crate::frame::{Frame, Mark, Packet};
-use crate::ids::{Room, ShardId};
+use crate::ids::{MessageId, Room, ShardId};
 use crate::limits::{ACK_BYTES_MAX, ACK_BYTES_PER_SHARD_MAX, EMITS_WAITING_MAX, PENDING_ACKS_MAX};
 use crate::time::Now;
 use crate::wire::{sio, ws};
@@ -90,8 +93,7 @@ impl Shard {
     pub(super) fn emit(&mut self, now: Now, ask: u64, emit: &Arc<Emit>) {
         let is_known = usize::from(emit.to.endpoint.0) < self.world.config.endpoints.len();
         let Some((frame, is_kept)) = is_known.then(|| self.frame_of(ask, emit)).flatten() else {
-            self.answers.push_back((ask, Answer::Emitted(Emitted::default())));
-            return;
+            return self.answer_emit(ask, Emitted::default());
         };
         match emit.to.room() {
             // What its home casts comes to this shard too, and then it is answered.
@@ -140,7 +142,11 @@ impl Shard {
             self.counters(room.endpoint).dropped[DropReason::NoRoom.index()].add(1);
             return None;
         }
-        Some(Keep { id: None, by_id: false, author: "".into(), text, hidden_from: None, messages_max })
+        // The same on every host that is asked.
+        let id = self.world.config.relay.is_some().then(|| MessageId::from_u64_pair(emit.unix_ms, emit.offset.number()));
+        let keep = Keep { id, by_id: false, author: "".into(), text, hidden_from: None, messages_max };
+        self.record(room, Record::append(&keep, now.unix_ms, true));
+        Some(keep)
     }
 
     /// An emit from the home of its room.
@@ -205,11 +211,20 @@ impl Shard {
         let emitted = Emitted { recipients, ..Emitted::default() };
         match deadline_ms.filter(|_| recipients > 0) {
             _ if ask == NOBODY => {}
-            Some(deadline_ms) => self.wait_for_acks((deadline_ms, ask), emitted),
-            None => self.answers.push_back((ask, Answer::Emitted(emitted))),
+            // What is acknowledged to another server is passed on as it comes, and nobody waits for the last.
+            Some(deadline_ms) if !is_of_peer(ask) => self.wait_for_acks((deadline_ms, ask), emitted),
+            _ => self.answer_emit(ask, emitted),
         }
         // Only now: who is cut here is one of those that are waited for.
         self.cut_slow(now);
+    }
+
+    fn answer_emit(&mut self, ask: u64, emitted: Emitted) {
+        if is_of_peer(ask) {
+            self.send_out(Outward::Told { ask, told: Told::Recipients(emitted.recipients) });
+        } else {
+            self.answers.push_back((ask, Answer::Emitted(emitted)));
+        }
     }
 
     /// For whom an emit is remembered. Those in one room need no list, which for everybody would take more than all that may be remembered.
@@ -226,7 +241,7 @@ impl Shard {
     }
 
     /// Slots of the connections here that are meant, each once.
-    fn selected(&self, who: &Selection) -> Vec<u32> {
+    pub(super) fn selected(&self, who: &Selection) -> Vec<u32> {
         let slots = |targets: &[Target]| {
             let mut slots = Vec::new();
             for target in targets {

@@ -36,12 +36,16 @@ impl Shard {
             Parcel::Answered { to, .. } => *to,
             Parcel::Sent(sent) => self.home_of(&Room::message(sent.endpoint, &sent.receipt.message)),
             Parcel::Confirm(confirm) => self.home_of(&confirm.message),
-            Parcel::Entered { conn, .. } | Parcel::Left { conn, .. } | Parcel::Recalled { conn, .. } | Parcel::Confirmed { conn, .. } => {
-                conn.shard
-            }
+            Parcel::Entered { conn, .. }
+            | Parcel::Out { conn, .. }
+            | Parcel::Left { conn, .. }
+            | Parcel::Recalled { conn, .. }
+            | Parcel::Confirmed { conn, .. } => conn.shard,
             // These are made by the control plane or sent with an address.
             Parcel::Cast(_)
             | Parcel::Arrival(_)
+            | Parcel::Inspect { .. }
+            | Parcel::Tell(_)
             | Parcel::Grant(_)
             | Parcel::Round(_)
             | Parcel::Dissolve { .. }
@@ -49,10 +53,15 @@ impl Shard {
             | Parcel::Fetched { .. }
             | Parcel::Missed { .. }
             | Parcel::Settle(_)
-            | Parcel::Forget { .. } => self.id,
-            Parcel::Recollected { .. } | Parcel::Consulted { .. } | Parcel::Ruled { .. } | Parcel::Ask { .. } | Parcel::Drain { .. } => {
-                self.id
-            }
+            | Parcel::Forget { .. }
+            | Parcel::Roll(_)
+            | Parcel::Registered { .. } => self.id,
+            Parcel::Recollected { .. }
+            | Parcel::Consulted { .. }
+            | Parcel::Blocked { .. }
+            | Parcel::Ruled { .. }
+            | Parcel::Ask { .. }
+            | Parcel::Drain { .. } => self.id,
         };
         self.post_to(to, parcel);
     }

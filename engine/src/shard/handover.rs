@@ -282,7 +282,7 @@ impl Shard {
             }
             return;
         };
-        let is_told = self.send_out(Outward::Session(Box::new(session)));
+        let is_told = self.try_send_out(Outward::Session(Box::new(session)));
         if let Some(recovery) = self.conns.get_mut(slot).and_then(|conn| conn.recovery.as_mut()) {
             recovery.is_shared = is_told;
         }
@@ -358,7 +358,7 @@ impl Shard {
         }
         self.fetches += 1;
         let ask = self.fetches;
-        if !self.send_out(Outward::Fetch { ask, endpoint, pid, is_away }) {
+        if !self.try_send_out(Outward::Fetch { ask, endpoint, pid, is_away }) {
             return None;
         }
         let found = self.links.get_mut(link)?;
@@ -510,6 +510,8 @@ impl Shard {
         let user = Room::user(endpoint, &profile.user);
         let own = sid.text();
         let mut rooms: Vec<Room> = session.rooms.iter().map(|name| Room { endpoint, name: name.clone() }).collect();
+        rooms.sort_unstable();
+        rooms.dedup();
         rooms.retain(|room| !room.name.is_empty() && *room.name != *own.as_str() && *room != user && !room.is_user());
         let restoring = Restoring {
             link: key,
@@ -607,7 +609,7 @@ impl Shard {
                 (Since::Entry(past.mark), streamed.map(|told| told.offset).collect(), heard)
             }
         };
-        if !self.send_out(Outward::Wanted(Box::new(Wanted { conn: id, endpoint, names, since, events, heard }))) {
+        if !self.try_send_out(Outward::Wanted(Box::new(Wanted { conn: id, endpoint, names, since, events, heard }))) {
             self.abandon(now, slot, RecoveryFault::Forgotten);
         }
     }
@@ -741,7 +743,7 @@ impl Shard {
         before.extend(missed.others.into_iter().filter(|arrival| known.insert(arrival.emit.offset)).map(Ok));
         let (conn, backlog) = (self.conns.get(slot)?, self.memory.backlog(endpoint)?);
         let recovery = conn.recovery.as_ref()?;
-        let stays = recovery.stays_by_room();
+        let (stays, user) = (recovery.stays_by_room(), conn.profile.user.clone());
         for (position, event) in backlog.since(recovery.heard()) {
             if let Some(frame) = event.frame.as_ref().filter(|_| is_entitled(&stays, id, conn, position, event))
                 && known.insert(event.offset)
@@ -753,6 +755,7 @@ impl Shard {
         let (mut frames, mut bytes) = (Vec::new(), 0);
         for event in before {
             let frame = match event {
+                Ok(arrival) if arrival.hidden_from.as_ref().is_some_and(|author| author.has_blocked(&user)) => continue,
                 Ok(arrival) => Rc::new(self.frame_of_arrival(&arrival)?),
                 Err(frame) => frame,
             };

@@ -1,7 +1,7 @@
 //! What is kept of what was said in rooms. A room's home appends to it and reads it, and knows of it only the trait [`History`]: this file's
 //! `Memory` answers at once, a store beyond this process answers later, and the shard waits for neither ([`super::recollection`]).
 //!
-//! It knows no members: whether a room still exists is its home's business.
+//! It knows no members: whether a room still exists is its home's business. Where hosts are joined, `shared` is the store.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -14,6 +14,10 @@ use crate::dialect::Keep;
 use crate::ids::{EndpointId, MessageId, Room, UserId};
 use crate::limits::Limits;
 use crate::stats::ShardStats;
+
+pub(crate) mod shared;
+
+use super::recollection::Recollection;
 
 /// One kept message.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -83,6 +87,71 @@ impl Past {
     }
 }
 
+/// A part of a room's past as a store says it that all hosts share.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Told {
+    /// What it has.
+    pub past: Past,
+    /// There exactly when nothing has ever gone of it: when the first message that it was given was said, milliseconds since 1970; `u64::MAX` where it
+    /// has none. What is older it may have lost.
+    pub whole_since: Option<u64>,
+}
+
+/// A change of what is kept of a room, for a store that all hosts share. Exactly one host hands on each, but for those that
+/// [`Record::Append::is_shared`] says it of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Record {
+    /// Something was said.
+    Append {
+        /// What is kept of it.
+        kept: Kept,
+        /// See [`Keep::by_id`].
+        by_id: bool,
+        /// See [`Keep::messages_max`].
+        messages_max: usize,
+        /// True exactly when several hosts have heard it and each hands it on: the first counts. It has an id then.
+        is_shared: bool,
+    },
+    /// A message has another text now.
+    Edit {
+        /// The message.
+        id: MessageId,
+        /// The text.
+        text: Arc<str>,
+    },
+    /// A message is taken back.
+    Remove {
+        /// The message.
+        id: MessageId,
+    },
+}
+
+impl Record {
+    /// That this is kept, by this host alone or by several.
+    pub fn append(keep: &Keep, unix_ms: u64, is_shared: bool) -> Record {
+        let Keep { id, by_id, author, text, hidden_from, messages_max } = keep.clone();
+        Record::Append { kept: Kept { id, author, unix_ms, text, hidden_from }, by_id, messages_max, is_shared }
+    }
+
+    /// Bytes it holds on to.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Record::Append { kept, .. } => kept.bytes(),
+            Record::Edit { text, .. } => text.len(),
+            Record::Remove { .. } => 0,
+        }
+    }
+}
+
+/// What is asked of a store that all hosts share.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Recall {
+    /// A part of a room's past.
+    Past(Range),
+    /// The message of this id, in whichever room.
+    Found(MessageId),
+}
+
 /// A message that was found by its id, and where.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Found {
@@ -125,6 +194,23 @@ pub trait History: fmt::Debug {
     fn holds(&self, room: &Room, unix_ms: u64) -> bool;
     /// True exactly when something must be forgotten before this is kept as well.
     fn is_full_for(&self, keep: &Keep) -> bool;
+    /// The same as [`Self::read`], of what is kept in this process.
+    fn at_hand(&mut self, room: &Room, range: Range, unix_ms: u64) -> Past {
+        match self.read(room, range, unix_ms) {
+            Reading::Now(past) => past,
+            Reading::Later(_) => Past::default(),
+        }
+    }
+    /// The text of a message that is kept in this process.
+    fn remembered(&self, _room: &Room, _id: MessageId) -> Option<Arc<str>> {
+        None
+    }
+    /// This was handed to a store that all hosts share: what is under way to be read may not have it.
+    fn handed_on(&mut self, _room: &Room, _record: &Record) {}
+    /// A read has been answered, or (`None`) will not be: what the reader gets. `None` where nobody has read.
+    fn settle(&mut self, _ticket: Ticket, found: Option<Recollection>, _unix_ms: u64) -> Option<Recollection> {
+        found
+    }
 }
 
 /// Share of the process-wide bounds that one shard may use.
@@ -146,7 +232,7 @@ impl Bounds {
 }
 
 /// One room's history takes at most this part of what all of a shard may take.
-const ROOM_SHARE: usize = 16;
+pub(crate) const ROOM_SHARE: usize = 16;
 
 /// Bytes that a message takes besides its text, so that many short ones are bounded too.
 const OVERHEAD_BYTES: usize = std::mem::size_of::<Kept>();
@@ -308,6 +394,11 @@ impl History for Memory {
 
     fn is_full_for(&self, keep: &Keep) -> bool {
         self.bytes + size(&keep.text, keep.hidden_from.as_deref()) > self.bounds.bytes
+    }
+
+    fn remembered(&self, room: &Room, id: MessageId) -> Option<Arc<str>> {
+        let diary = self.diaries.get(room)?;
+        diary.position(id).and_then(|at| diary.entries.get(at)).map(|kept| kept.text.clone())
     }
 }
 

@@ -12,6 +12,7 @@ use crate::stats::ShardStats;
 
 mod records;
 
+pub(super) use records::NAMESPACE;
 use records::{Ending, Record};
 
 /// Places in [`Homes::empty`].
@@ -68,6 +69,15 @@ pub(crate) struct Homes {
     ending: HashMap<Room, Ending, RandomState>,
     /// Questions about rooms that have ended.
     ended: Vec<u64>,
+    /// What is said in a room that is there again has greater numbers than before: who has left waits for the answer, and is still a member on
+    /// his shard until it comes.
+    seq_floor: u64,
+    /// Roll calls that have begun.
+    rolls: u64,
+    /// Rooms that have ended without all hosts knowing yet.
+    ends_untold: VecDeque<Room>,
+    /// Rooms that have got their first member or lost their last and of which the relay has not been told; `None` where it need not be.
+    inhabited: Option<HashMap<Room, bool, RandomState>>,
 }
 
 impl Homes {
@@ -85,6 +95,33 @@ impl Homes {
             record_bytes: 0,
             ending: HashMap::default(),
             ended: Vec::new(),
+            seq_floor: 0,
+            rolls: 0,
+            ends_untold: VecDeque::new(),
+            inhabited: None,
+        }
+    }
+
+    /// From now on it is noted which rooms have members, for [`Self::next_inhabited`].
+    pub(crate) fn note_inhabited(&mut self) {
+        self.inhabited = Some(HashMap::default());
+    }
+
+    /// A room that has got its first member (true) or lost its last, those that may come back counted too, since it was told last.
+    pub(crate) fn next_inhabited(&mut self) -> Option<(Room, bool)> {
+        let inhabited = self.inhabited.as_mut()?;
+        let room = inhabited.keys().next().cloned()?;
+        inhabited.remove_entry(&room)
+    }
+
+    /// Notes how it is with a room that has just changed.
+    fn note_change(&mut self, room: &Room) {
+        if self.inhabited.is_none() || !(room.is_public() || room.is_user()) {
+            return;
+        }
+        let count = self.counted(room).map_or(0, |home| home.members + home.away);
+        if let (0 | 1, Some(inhabited)) = (count, &mut self.inhabited) {
+            inhabited.insert(room.clone(), count > 0);
         }
     }
 
@@ -94,7 +131,6 @@ impl Homes {
     }
 
     /// Puts another store in the memory's place.
-    #[cfg(test)]
     pub(crate) fn set_history(&mut self, history: Box<dyn History>) {
         self.history = history;
     }
@@ -113,7 +149,9 @@ impl Homes {
         if let Some(home) = self.rooms.get_mut(room) {
             home.shards[usize::from(shard.0)] += 1;
         }
-        Ok(self.appear(room, presence, stats))
+        let is_first = self.appear(room, presence, stats);
+        self.note_change(room);
+        Ok(is_first)
     }
 
     /// A connection that was away is back; true when it is the first of its presence.
@@ -129,6 +167,7 @@ impl Homes {
         let Some(home) = self.counted(room).filter(counts) else { return };
         home.away -= 1;
         home.shards[usize::from(shard.0)] -= 1;
+        self.note_change(room);
         self.tidy(room, stats);
     }
 
@@ -199,6 +238,7 @@ impl Homes {
         if of_presence && room.is_user() {
             endpoint(stats, room.endpoint).users.sub(1);
         }
+        self.note_change(room);
         self.tidy(room, stats);
         of_presence
     }
@@ -225,6 +265,12 @@ impl Homes {
     /// True exactly when the room exists.
     pub(crate) fn has(&self, room: &Room) -> bool {
         self.rooms.contains_key(room)
+    }
+
+    /// True exactly when somebody is present as this in the room.
+    pub(crate) fn has_present(&self, room: &Room, presence: &UserId) -> bool {
+        let Some(home) = self.rooms.get(room) else { return false };
+        home.public.as_ref().map_or(home.members > 0, |public| public.present.contains_key(presence))
     }
 
     /// True exactly when a room of this name has ended whose members have not all left.
@@ -338,7 +384,7 @@ impl Homes {
             endpoint(stats, room.endpoint).rooms.add(1);
         }
         let (shards, public) = (vec![0; self.shards].into(), room.is_public().then(Box::default));
-        let home = HomeRoom { seq: 0, shards, members: 0, away: 0, active_unix_ms: 0, public };
+        let home = HomeRoom { seq: self.seq_floor, shards, members: 0, away: 0, active_unix_ms: 0, public };
         self.rooms.insert(room.clone(), home);
         Ok(())
     }
@@ -375,6 +421,7 @@ impl Homes {
 
     fn remove(&mut self, room: &Room, stats: &ShardStats) -> Option<HomeRoom> {
         let home = self.rooms.remove(room)?;
+        self.seq_floor = self.seq_floor.max(home.seq);
         if let Some(public) = &home.public {
             self.history.forget(room, stats);
             self.names.remove(room);

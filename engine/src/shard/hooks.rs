@@ -4,12 +4,15 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::Shard;
 use super::inquiry::{About, Inquiry, Ruling};
+use super::links::Conn;
+use super::outward::Outward;
 use super::parcel::Parcel;
 use super::submissions::Held;
-use crate::config::{Config, Membership};
+use crate::config::{Config, DialectKind, Membership};
 use crate::dialect::{EnterFault, Entry, UNAVAILABLE};
 use crate::fault::DropReason;
 use crate::ids::{ConnId, EndpointId, Room, UserId};
@@ -64,15 +67,24 @@ pub(super) enum Wish {
     Watch { users: Vec<UserId>, note: Box<str> },
     /// It has said this.
     Say(Box<Held>),
+    /// It has said this text, and whom its user has blocked is looked up.
+    Hear(Box<str>),
 }
 
 impl Hooks {
     pub(super) fn new(config: &Config) -> Hooks {
         let asks = |endpoint: &crate::config::Endpoint| {
-            [endpoint.connect_hook, endpoint.membership == Membership::Webhook, endpoint.publish_hook]
-                .into_iter()
-                .filter(|asks| *asks)
-                .count()
+            let is_asked = matches!(endpoint.membership, Membership::Webhook | Membership::Redis | Membership::Auto);
+            let hides = config.relay.is_some() && endpoint.dialect == DialectKind::Community;
+            [
+                endpoint.connect_hook,
+                is_asked && (config.relay.is_some() || endpoint.membership == Membership::Webhook),
+                endpoint.publish_hook,
+                hides,
+            ]
+            .into_iter()
+            .filter(|asks| *asks)
+            .count()
         };
         let hooks: usize = config.endpoints.iter().map(asks).sum();
         Hooks {
@@ -135,6 +147,7 @@ impl Shard {
         let auth_bytes = asking.and_then(|asking| asking.auth.as_ref()).map_or(0, |auth| auth.len());
         let (weight, bytes) = match (&about, &wish) {
             (About::Join { rooms, .. }, _) => (rooms.len(), rooms.iter().map(|room| room.len()).sum()),
+            (About::Blocked { .. }, Wish::Hear(text)) => (1, text.len()),
             (About::Publish(proposal), Wish::Say(held)) => (1, proposal.data.len() + held.bytes()),
             // What is told is kept by the connection as well.
             (About::Connect(caller), _) => (1, 2 * caller.bytes() + auth_bytes),
@@ -145,7 +158,17 @@ impl Shard {
         let has_place = self.hooks.has_place(endpoint, kind, weight, bytes);
         let number = self.hooks.keep(Waiting { conn: id, endpoint, kind, weight, bytes, wish });
         self.hold(slot);
-        if has_place {
+        let is_for_relay = match &about {
+            About::Join { .. } => self.world.config.endpoints[usize::from(endpoint.0)].membership != Membership::Webhook,
+            About::Blocked { .. } => true,
+            About::Connect(_) | About::Publish(_) => false,
+        };
+        if is_for_relay && has_place && self.world.is_relayed.load(Ordering::Relaxed) {
+            self.hooks.deadlines.push_back((now.ms() + self.world.config.limits.inquiry_ms, number));
+            self.send_out(Outward::Inquiry { number, inquiry: Box::new(Inquiry { endpoint, about }) });
+        } else if is_for_relay {
+            self.post(Parcel::Ruled { number, ruling: Box::new(Ruling::Unavailable) });
+        } else if has_place {
             self.hooks.deadlines.push_back((now.ms() + self.world.config.limits.inquiry_ms, number));
             self.hooks.outgoing.push_back((number, Inquiry { endpoint, about }));
         } else {
@@ -187,9 +210,18 @@ impl Shard {
                 let refused = Err(EnterFault::Refused);
                 self.consult(now, slot, |dialect, cx, _, acts| dialect.watched(cx, refused, Some(&note), acts));
             }
+            (Wish::Hear(text), _) => self.hear_looked_up(now, slot, &text, None),
             (Wish::Say(held), allowed) => self.say_ruled(now, slot, *held, allowed.as_ref()),
         }
         self.hooks.reason = None;
+        self.release(id);
+    }
+
+    /// It is known whom the user of a connection has blocked that waits with what it has said.
+    pub(super) fn looked_up(&mut self, now: Now, number: u64, blocked: Vec<String>) {
+        let Some(Waiting { conn: id, wish: Wish::Hear(text), .. }) = self.hooks.take(number) else { return };
+        let Some(slot) = self.asker(id) else { return };
+        self.hear_looked_up(now, slot, &text, Some(blocked));
         self.release(id);
     }
 
@@ -199,7 +231,7 @@ impl Shard {
         let Some(conn) = self.conns.get(slot).filter(|conn| conn.waiting == 1) else { return };
         let (id, endpoint) = (self.conn_id(slot, conn), conn.endpoint);
         // As many as wait, and only for who breaks off in such a moment.
-        let is_it = |waiting: &Waiting| waiting.conn == id && matches!(waiting.wish, Wish::Say(_));
+        let is_it = |waiting: &Waiting| waiting.conn == id && matches!(waiting.wish, Wish::Say(_) | Wish::Hear(_));
         let Some(number) = self.hooks.waiting.iter().find(|(_, waiting)| is_it(waiting)).map(|(number, _)| *number) else { return };
         self.hooks.take(number);
         self.counters(endpoint).dropped[DropReason::Unsent.index()].add(1);
@@ -215,9 +247,11 @@ impl Shard {
         }
     }
 
-    /// Whether the back end is asked who enters rooms.
-    pub(super) fn asks_of_rooms(&self, endpoint: EndpointId) -> bool {
-        self.world.config.endpoints[usize::from(endpoint.0)].membership == Membership::Webhook
+    /// Whether the back end is asked whether a connection may enter a room, or a set that it keeps in Redis.
+    pub(super) fn asks_of_rooms(&self, conn: &Conn) -> bool {
+        let membership = self.world.config.endpoints[usize::from(conn.endpoint.0)].membership;
+        let has_lists = conn.profile.identity.as_ref().is_some_and(|identity| identity.rooms.is_some() || identity.groups.is_some());
+        membership == Membership::Webhook || membership.is_in_redis(has_lists, self.world.config.relay.is_some())
     }
 
     /// Asks whether a connection may enter a room.

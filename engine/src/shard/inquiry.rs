@@ -32,6 +32,12 @@ pub enum About {
     },
     /// To say something to others.
     Publish(Box<Proposal>),
+    /// To say something that is not for those whom its user has blocked: who they are. Only the relay is asked this, and answers with
+    /// [`super::parcel::Parcel::Blocked`].
+    Blocked {
+        /// The user.
+        user: UserId,
+    },
 }
 
 /// Who wants to be let in. Its debug form does not show what the client wrote.
@@ -61,7 +67,7 @@ impl Caller {
 
 impl About {
     /// Kinds there are.
-    pub(crate) const KINDS: usize = 3;
+    pub(crate) const KINDS: usize = 4;
 
     /// Which of the kinds it is, from 0.
     pub(crate) fn kind(&self) -> usize {
@@ -69,6 +75,7 @@ impl About {
             About::Connect(_) => 0,
             About::Join { .. } => 1,
             About::Publish(_) => 2,
+            About::Blocked { .. } => 3,
         }
     }
 }

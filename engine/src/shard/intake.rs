@@ -171,6 +171,16 @@ impl Shard {
         }
     }
 
+    /// A message within the rate.
+    pub(super) fn hear_within(&mut self, now: Now, conn: u32, said: Said<'_>) {
+        let Some(endpoint) = self.conns.get(conn).map(|conn| conn.endpoint) else { return };
+        if self.world.config.endpoints[usize::from(endpoint.0)].publish_hook {
+            self.hear_and_ask(now, conn, said);
+        } else {
+            self.consult(now, conn, |dialect, cx, scratch, acts| dialect.message(cx, said, scratch, acts));
+        }
+    }
+
     /// One message of a connection: counted, held against the rate, and given to its dialect.
     pub(super) fn hear(&mut self, now: Now, link: u32, conn: u32, said: Said<'_>, bytes: usize) {
         let Some(heard) = self.conns.get_mut(conn) else { return };
@@ -180,8 +190,8 @@ impl Shard {
         self.counters(endpoint).received.add(1);
         self.counters(endpoint).received_bytes.add(bytes as u64);
         match self.rate(now, link) {
-            Verdict::Within if self.world.config.endpoints[usize::from(endpoint.0)].publish_hook => self.hear_and_ask(now, conn, said),
-            Verdict::Within => self.consult(now, conn, |dialect, cx, scratch, acts| dialect.message(cx, said, scratch, acts)),
+            Verdict::Within if self.hides(endpoint) => self.hear_and_look_up(now, conn, said),
+            Verdict::Within => self.hear_within(now, conn, said),
             verdict => {
                 self.counters(endpoint).rate_limited.add(1);
                 self.counters(endpoint).dropped[crate::fault::DropReason::Rate.index()].add(1);

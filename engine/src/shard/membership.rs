@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use foldhash::fast::RandomState;
 
 use super::table::Table;
-use crate::ids::Room;
+use crate::ids::{EndpointId, Room};
 
 /// A connection in a room: enough to deliver without looking at the connection.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +55,11 @@ impl Membership {
     /// The room of a slot.
     pub(crate) fn room(&self, slot: u32) -> Option<&Room> {
         self.rooms.get(slot).map(|local| &local.room)
+    }
+
+    /// The rooms of an endpoint that have members here, in no order.
+    pub(crate) fn names(&self, endpoint: EndpointId) -> impl Iterator<Item = &Room> {
+        self.by_name.keys().filter(move |room| room.endpoint == endpoint)
     }
 
     pub(crate) fn members(&self, slot: u32) -> &[Member] {

@@ -14,7 +14,7 @@ use std::sync::atomic::AtomicBool;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
-use crate::config::Config;
+use crate::config::{Adapter, Config};
 use crate::dialect::Act;
 use crate::event::Wanted;
 use crate::fault::{CloseReason, Refusal};
@@ -27,6 +27,7 @@ use crate::time::Now;
 pub mod address;
 mod assembly;
 mod backlog;
+mod blocklists;
 mod callers;
 mod casts;
 mod clock;
@@ -48,19 +49,22 @@ mod lifecycle;
 mod links;
 mod luggage;
 mod membership;
+mod obituary;
 mod old_clients;
 mod outbox;
 pub mod outward;
 pub mod parcel;
+pub mod peers;
 mod perform;
 mod polling;
 mod posts;
 mod questions;
 mod rate;
 mod receipts;
-mod recent;
+pub(crate) mod recent;
 pub mod recollection;
 mod recovery;
+mod roll;
 pub mod room_calls;
 pub mod scope;
 mod socket_io;
@@ -72,18 +76,22 @@ mod upgraded;
 mod watching;
 
 use address::Addresses;
+use blocklists::Blocklists;
 use clock::Wheel;
 use consult::Consults;
 use emits::{Emits, NOBODY};
 use grants::Grants;
+use history::shared::Shared;
+use history::{Bounds, Memory};
 use home::Homes;
 use hooks::Hooks;
 use links::{Conn, Link, State};
 pub use luggage::Luggage;
 use membership::Membership;
 pub use outbox::Span;
-use outward::{Outward, Outwards, RELAY_ASK};
+use outward::{Outward, Outwards, RELAY_ASK, is_of_peer};
 use parcel::{Answer, Parcel};
+use peers::Moves;
 use rate::Rate;
 use receipts::Receipts;
 use recollection::Recollections;
@@ -115,7 +123,7 @@ impl World {
     }
 
     /// The shard that is a room's home.
-    pub(crate) fn home_of(&self, room: &Room) -> ShardId {
+    pub fn home_of(&self, room: &Room) -> ShardId {
         let shards = self.config.shards.len();
         match Sid::parse(room.addressee().unwrap_or(&room.name)) {
             // A connection's own room lives with it, which is how its name is known to be taken.
@@ -227,6 +235,7 @@ pub struct Shard {
     guests: HashMap<Sid, u32>,
     emits: Emits,
     hooks: Hooks,
+    blocklists: Blocklists,
     /// Of the users and messages whose home is here.
     grants: Grants,
     absences: Absences,
@@ -245,6 +254,7 @@ pub struct Shard {
     commands: VecDeque<Command>,
     answers: VecDeque<(u64, Answer)>,
     outwards: Outwards,
+    moves: Moves,
     telling: Telling,
     dirty: VecDeque<u32>,
     /// Long-polling sessions that have something to say.
@@ -284,6 +294,15 @@ impl Shard {
     pub fn new(id: ShardId, world: Arc<World>, stats: Arc<ShardStats>, random: [u8; 32], now: Now) -> Shard {
         let shards = world.config.shards.len();
         assert!(usize::from(id.0) < shards && stats.endpoints.len() == world.config.endpoints.len() + 1);
+        let mut homes = Homes::new(&world.config.limits, shards);
+        if world.config.relay.is_some() {
+            let memory = Memory::new(Bounds::new(&world.config.limits, shards));
+            homes.set_history(Box::new(Shared::new(memory, world.clone())));
+        }
+        // Only there a room has a channel of its own, which is listened to while somebody is in.
+        if world.config.relay.as_ref().is_some_and(|relay| relay.adapter == Adapter::Sharded) {
+            homes.note_inhabited();
+        }
         Shard {
             id,
             stats,
@@ -300,11 +319,12 @@ impl Shard {
             fetches: 0,
             tides: Tides::default(),
             guests: HashMap::new(),
-            homes: Homes::new(&world.config.limits, shards),
+            homes,
             recollections: Recollections::default(),
             consults: Consults::default(),
             emits: Emits::default(),
             hooks: Hooks::new(&world.config),
+            blocklists: Blocklists::default(),
             grants: Grants::default(),
             absences: Absences::default(),
             receipts: Receipts::default(),
@@ -319,6 +339,7 @@ impl Shard {
             commands: VecDeque::new(),
             answers: VecDeque::new(),
             outwards: Outwards::default(),
+            moves: Moves::default(),
             telling: Telling::default(),
             dirty: VecDeque::new(),
             polls: Vec::new(),
@@ -469,7 +490,8 @@ impl Shard {
         loop {
             match self.answers.pop_front()? {
                 (NOBODY, _) => {}
-                (ask, answer) if ask & RELAY_ASK != 0 => drop(self.send_out(Outward::Answer { ask, answer })),
+                (ask, Answer::Room(_)) if is_of_peer(ask) => self.has_moved(ask),
+                (ask, answer) if ask & RELAY_ASK != 0 => self.send_out(Outward::Answer { ask, answer }),
                 answer => return Some(answer),
             }
         }

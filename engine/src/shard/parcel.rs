@@ -11,6 +11,8 @@ use super::handover::{Fetched, Missed};
 use super::history::{Past, Range, Ticket};
 use super::inquiry::Ruling;
 use super::luggage::Luggage;
+use super::outward::Made;
+use super::peers::Inspection;
 use super::recollection::Recollection;
 use super::room_calls::{RoomAnswer, RoomCall};
 use super::tides::Tide;
@@ -41,12 +43,22 @@ pub enum Parcel {
     },
     /// To a room's home: a connection is out.
     Leave(Box<Leave>),
+    /// From the home: it is counted out, and [`Parcel::Left`] follows when other hosts have been asked. A room that nobody is counted in may be
+    /// gone, and another of its name begin, before that.
+    Out {
+        /// Who asked.
+        conn: ConnId,
+        /// The room.
+        room: Room,
+    },
     /// From the home: the room after that.
     Left {
         /// Who asked.
         conn: ConnId,
         /// The room.
         room: Room,
+        /// True exactly when [`Parcel::Out`] has come before.
+        is_out: bool,
         /// Who is still in.
         view: RoomView,
         /// From [`Leave::note`].
@@ -109,6 +121,23 @@ pub enum Parcel {
         /// What.
         missed: Option<Box<Missed>>,
     },
+    /// From the relay: which rooms the back end has made is compared with what all hosts know.
+    Roll(Box<Roll>),
+    /// From the relay, to a room's home: all hosts know now that the back end has made it, or that it has ended.
+    Registered {
+        /// The room.
+        room: Room,
+    },
+    /// From the relay: what another Socket.IO server wants of the connections here. It is answered with an
+    /// [`super::outward::Outward`] of this number.
+    Inspect {
+        /// The asker's number.
+        ask: u64,
+        /// What is wanted.
+        inspection: Arc<Inspection>,
+    },
+    /// From the relay: something has happened of which the program is to be told.
+    Tell(Box<Event>),
     /// From a user's home: his connections on this shard enter a room, or leave it, by the back end's will.
     Grant(Box<Grant>),
     /// From shard to shard: an answer that is given when they all have handled what they were sent before.
@@ -190,6 +219,13 @@ pub enum Parcel {
         /// The answer.
         ruling: Box<Ruling>,
     },
+    /// From the relay: the answer to an inquiry of the kind [`super::inquiry::About::Blocked`]. Where there is none, a ruling comes.
+    Blocked {
+        /// The inquiry's number.
+        number: u64,
+        /// The users.
+        blocked: Vec<String>,
+    },
     /// From the control plane: stop accepting, close everybody within so many milliseconds.
     Drain {
         /// The time to spread the closing over, in milliseconds.
@@ -227,7 +263,7 @@ impl Parcel {
             Parcel::PollAnswer { content, .. } => content.1.len(),
             Parcel::Return(returning) => frame(returning.announce.as_ref().map(|a| &a.frame)),
             Parcel::Settle(luggage) => luggage.bytes(),
-            Parcel::PollAborted { .. } | Parcel::GiveUp { .. } | Parcel::Forget { .. } => 0,
+            Parcel::PollAborted { .. } | Parcel::Out { .. } | Parcel::GiveUp { .. } | Parcel::Forget { .. } => 0,
             Parcel::Dissolve { .. } | Parcel::Answered { .. } => 0,
             Parcel::Ask { question: Question::Room(RoomCall::Say(saying)), .. } => saying.message.bytes(),
             Parcel::Ask { question: Question::Emit(emit), .. } => emit.bytes(),
@@ -235,9 +271,38 @@ impl Parcel {
             Parcel::Ask { question: Question::Revise(revision), .. } => revision.bytes(),
             Parcel::Entered { .. } | Parcel::Recall { .. } | Parcel::Ask { .. } | Parcel::Drain { .. } => 0,
             Parcel::Ruled { ruling, .. } => ruling.bytes(),
-            Parcel::Grant(_) | Parcel::Round(_) | Parcel::Confirmed { .. } => 0,
+            Parcel::Roll(roll) => {
+                if let Roll::Room(made) = &**roll {
+                    made.new.bytes()
+                } else {
+                    0
+                }
+            }
+            Parcel::Registered { room } => room.name.len(),
+            Parcel::Blocked { blocked, .. } => blocked.iter().map(|user| 16 + user.len()).sum(),
+            Parcel::Tell(event) => event.bytes(),
+            Parcel::Grant(_) | Parcel::Round(_) | Parcel::Confirmed { .. } | Parcel::Inspect { .. } => 0,
         }
     }
+}
+
+/// The steps by which a host that comes, or comes back, learns which rooms there are, in their order.
+#[derive(Clone, Debug)]
+pub enum Roll {
+    /// Tell of your rooms, some at a time; answered by [`super::outward::Outward::Called`].
+    Call {
+        /// True exactly when all are wanted, because Redis may have lost them; else those that it may not have been told of.
+        all: bool,
+        /// Where to go on; the beginning if there is none.
+        after: Option<Room>,
+    },
+    /// There is this one; to its home.
+    Room(Made),
+    /// That were all. With `is_whole` those that nobody has told of have ended meanwhile.
+    End {
+        /// See above.
+        is_whole: bool,
+    },
 }
 
 /// Something others hear because somebody came or went.
@@ -530,6 +595,8 @@ pub struct Arrival {
     pub text: Option<Box<str>>,
     /// Whose `blocked` users do not get it.
     pub hidden_from: Option<Arc<Identity>>,
+    /// True exactly when no uringcast host has said it: none has kept it then.
+    pub is_foreign: bool,
 }
 
 impl Arrival {

@@ -29,7 +29,13 @@ impl Shard {
             | Act::Confirm(_)
                 if conn.link == NO_LINK => {}
             Act::Send(frame) => self.say(now, slot, frame),
-            Act::Publish(publication) => {
+            Act::Publish(mut publication) => {
+                if self.hides(endpoint) {
+                    publication.hidden_from = self.hidden_from(slot);
+                    if let Some(keep) = &mut publication.keep {
+                        keep.hidden_from = publication.hidden_from.clone();
+                    }
+                }
                 self.tell_of_message(now, slot, &publication);
                 self.publish(endpoint, id, publication);
             }
@@ -42,7 +48,9 @@ impl Shard {
             Act::Typing { room, on } => self.types(now, slot, room, on),
             Act::Refresh(identity) => self.refresh(now, slot, identity),
             Act::Identify { profile, note } => self.identify(now, slot, *profile, note),
-            Act::Watch { users, note } if self.asks_of_rooms(endpoint) => self.inquire_watch(now, slot, users, note),
+            Act::Watch { users, note } if self.conns.get(slot).is_some_and(|conn| self.asks_of_rooms(conn)) => {
+                self.inquire_watch(now, slot, users, note);
+            }
             Act::Watch { users, note } => self.watch(now, slot, &users, note),
             Act::Confirm(confirmation) => self.confirm(slot, *confirmation),
             Act::Heartbeat => {
@@ -86,7 +94,7 @@ impl Shard {
                 dialect.entered(cx, &room.name, Err(EnterFault::TooMany), note.as_deref(), acts);
             });
         }
-        if !again && self.asks_of_rooms(room.endpoint) {
+        if !again && self.asks_of_rooms(conn) {
             return self.inquire_entry(now, slot, Entry { room: room.name, ..entry });
         }
         self.enter_allowed(slot, Entry { room: room.name, ..entry });

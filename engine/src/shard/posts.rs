@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::Shard;
-use super::history::{Found, Past, Range, Reading};
+use super::history::{Found, Past, Range, Reading, Recall, Record};
 use super::parcel::{Answer, NotAuthor, Origin, Parcel, Post, Publish, Question, Revision, Standing};
 use crate::dialect::{EnterFault, Revised};
 use crate::event::{Event, EventType, What};
@@ -35,7 +35,11 @@ impl Shard {
     pub(super) fn revise(&mut self, now: Now, ask: u64, revision: Arc<Revision>) {
         match self.homes.history().find(revision.endpoint, revision.id, now.unix_ms) {
             Reading::Now(found) => self.revise_found(now, ask, &revision, found),
-            Reading::Later(ticket) => self.set_aside(ticket, Parcel::Ask { ask, question: Question::Revise(revision) }),
+            Reading::Later(ticket) => {
+                let (endpoint, id) = (revision.endpoint, revision.id);
+                let parcel = Parcel::Ask { ask, question: Question::Revise(revision) };
+                self.set_aside(now, ticket, parcel, Room::everybody(endpoint), Recall::Found(id));
+            }
         }
     }
 
@@ -62,7 +66,12 @@ impl Shard {
         }
         let hidden_from = (!by.blocked.is_empty()).then(|| by.clone());
         let room = found.room.clone();
-        self.home_publish(now, Publish { room, frame, except: None, hidden_from, keep: None, read_ns: now.ns, origin: Origin::HERE });
+        let mut publish = Publish { room, frame, except: None, hidden_from, keep: None, read_ns: now.ns, origin: Origin::HERE };
+        let record = text.clone().map_or(Record::Remove { id: *id }, |text| Record::Edit { id: *id, text });
+        self.tell_other_hosts_with(now, &publish, None, Some(record));
+        // They have been told.
+        publish.origin = Origin::Elsewhere;
+        self.home_publish(now, publish);
         if text.is_none() {
             // It may have been the last that held the room.
             self.homes.tidy(&found.room, &self.stats);
@@ -77,7 +86,10 @@ impl Shard {
         }
         match self.homes.history().read(&room, range, now.unix_ms) {
             Reading::Now(past) => self.told_past(ask, past),
-            Reading::Later(ticket) => self.set_aside(ticket, Parcel::Ask { ask, question: Question::Past { room, range } }),
+            Reading::Later(ticket) => {
+                let parcel = Parcel::Ask { ask, question: Question::Past { room: room.clone(), range } };
+                self.set_aside(now, ticket, parcel, room, Recall::Past(range));
+            }
         }
     }
 

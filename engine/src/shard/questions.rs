@@ -121,7 +121,8 @@ impl Shard {
         conn.seats.iter().filter_map(|seat| self.membership.room(seat.room)).any(|room| room.is_public() && *room.name == *name)
     }
 
-    fn info(&self, conn: &Conn) -> ConnectionInfo {
+    /// What is told of a connection.
+    pub(super) fn info(&self, conn: &Conn) -> ConnectionInfo {
         let profile = &conn.profile;
         let link = self.links.get(conn.link);
         let mut rooms: Vec<String> = conn

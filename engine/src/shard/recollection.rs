@@ -7,7 +7,8 @@
 use std::collections::HashMap;
 
 use super::Shard;
-use super::history::{Found, Past, Range, Reading, Ticket};
+use super::consult::{Consult, SetAside};
+use super::history::{Found, Past, Range, Reading, Recall, Ticket, Told};
 use super::parcel::{Enter, Parcel, Question};
 use crate::ids::{ConnId, Room};
 use crate::time::Now;
@@ -17,6 +18,8 @@ use crate::time::Now;
 pub enum Recollection {
     /// By [`super::history::History::read`].
     Past(Past),
+    /// The same, before what this shard has handed on meanwhile is in it ([`super::history::History::settle`]).
+    Told(Told),
     /// By [`super::history::History::find`].
     Found(Option<Found>),
 }
@@ -25,7 +28,7 @@ impl Recollection {
     /// Bytes of messages in it.
     pub(crate) fn bytes(&self) -> usize {
         match self {
-            Recollection::Past(past) => past.kept.iter().map(|kept| kept.text.len()).sum(),
+            Recollection::Past(past) | Recollection::Told(Told { past, .. }) => past.kept.iter().map(|kept| kept.text.len()).sum(),
             Recollection::Found(found) => found.as_ref().map_or(0, |found| found.kept.text.len()),
         }
     }
@@ -40,6 +43,10 @@ pub(crate) struct Recollections {
 impl Shard {
     /// A connection wants in, and to know what was said before.
     pub(super) fn home_enter(&mut self, now: Now, enter: Box<Enter>) {
+        if let Some(connection) = self.may_be_theirs(&enter) {
+            let consult = Consult { connection: Some(connection), ..Consult::about(enter.room.clone()) };
+            return self.consult_others(now, consult, None, SetAside::Named(enter));
+        }
         if enter.history == 0 || self.world.config.relay.is_some() {
             // Where other hosts may have to be asked first, the past is looked up after that: it ends where the present begins.
             return self.enter_home(now, *enter, None);
@@ -47,7 +54,10 @@ impl Shard {
         let range = self.newest_range(enter.history);
         match self.homes.history().read(&enter.room, range, now.unix_ms) {
             Reading::Now(past) => self.enter_home(now, *enter, Some(past)),
-            Reading::Later(ticket) => self.set_aside(ticket, Parcel::Enter(enter)),
+            Reading::Later(ticket) => {
+                let room = enter.room.clone();
+                self.set_aside(now, ticket, Parcel::Enter(enter), room, Recall::Past(range));
+            }
         }
     }
 
@@ -62,9 +72,18 @@ impl Shard {
             return Past::default();
         }
         let range = self.newest_range(limit);
+        self.homes.history().at_hand(room, range, now.unix_ms)
+    }
+
+    /// What is to be asked of a store that all hosts share about what a newcomer gets to know, if it has to be asked.
+    pub(super) fn ask_newest(&mut self, now: Now, room: &Room, limit: usize) -> Option<(Recall, Ticket)> {
+        let range = self.newest_range(limit);
+        if limit == 0 {
+            return None;
+        }
         match self.homes.history().read(room, range, now.unix_ms) {
-            Reading::Now(past) => past,
-            Reading::Later(_) => Past::default(),
+            Reading::Now(_) => None,
+            Reading::Later(ticket) => Some((Recall::Past(range), ticket)),
         }
     }
 
@@ -72,17 +91,24 @@ impl Shard {
     pub(super) fn home_recall(&mut self, now: Now, conn: ConnId, room: Room) {
         match self.homes.history().read(&room, Range::ALL, now.unix_ms) {
             Reading::Now(past) => self.post(Parcel::Recalled { conn, room, kept: past.texts() }),
-            Reading::Later(ticket) => self.set_aside(ticket, Parcel::Recall { conn, room }),
+            Reading::Later(ticket) => {
+                self.set_aside(now, ticket, Parcel::Recall { conn, room: room.clone() }, room, Recall::Past(Range::ALL));
+            }
         }
     }
 
-    /// Keeps a parcel until the store has answered.
-    pub(super) fn set_aside(&mut self, ticket: Ticket, parcel: Parcel) {
+    /// Keeps a parcel until the store has answered. One that all hosts share is asked for `recall` by way of the relay.
+    pub(super) fn set_aside(&mut self, now: Now, ticket: Ticket, parcel: Parcel, room: Room, recall: Recall) {
         self.recollections.waiting.insert(ticket, parcel);
+        if self.world.config.relay.is_some() {
+            let consult = Consult { recall: Some(recall), ..Consult::about(room) };
+            self.consult_others(now, consult, None, SetAside::Recall(ticket));
+        }
     }
 
-    /// The store has answered: what was set aside goes on.
-    pub(super) fn recollected(&mut self, now: Now, ticket: Ticket, recollection: Recollection) {
+    /// The store has answered, or (`None`) will not: what was set aside goes on.
+    pub(super) fn recollected(&mut self, now: Now, ticket: Ticket, recollection: Option<Recollection>) {
+        let Some(recollection) = self.homes.history().settle(ticket, recollection, now.unix_ms) else { return };
         match (self.recollections.waiting.remove(&ticket), recollection) {
             (Some(Parcel::Enter(enter)), Recollection::Past(past)) => self.enter_home(now, *enter, Some(past)),
             (Some(Parcel::Recall { conn, room }), Recollection::Past(past)) => {
@@ -107,12 +133,17 @@ mod tests {
     use std::rc::Rc;
     use std::sync::Arc;
 
-    use super::super::history::{History, Kept};
+    use super::super::consult::Findings;
+    use super::super::history::{History, Kept, Record};
+    use super::super::outward::Outward;
     use super::super::tests::shard;
     use super::*;
+    use crate::config::{AuthMode, Config, DialectKind, Endpoint, Relay};
     use crate::dialect::Keep;
     use crate::frame::Frame;
     use crate::ids::{EndpointId, MessageId, ShardId};
+    use crate::shard::World;
+    use crate::shard::address::Addresses;
     use crate::shard::parcel::{Origin, Publish};
     use crate::stats::ShardStats;
 
@@ -215,5 +246,110 @@ mod tests {
         shard.handle_parcel(now, says(now, &room, "c"));
         assert_eq!(heard(&mut shard), ["recalled 3 ab", "entered 2 ab", "c"], "the past ends where the present begins");
         assert_eq!((shard.homes.members(&room), shard.recollections.waiting.len()), (2, 0));
+    }
+
+    /// A shard of a host that others are joined to, and a room that is at home on it.
+    fn relayed(now: Now) -> (Shard, Room) {
+        let endpoint = Endpoint { auth: AuthMode::None, auto_create: true, ..Endpoint::new("rooms", DialectKind::Rooms, "/") };
+        let mut config = Config::new(([127, 0, 0, 1], 0), 2, vec![endpoint]);
+        config.relay = Some(Relay::new("redis://127.0.0.1:1"));
+        let addresses = Addresses::new(&config.limits, 10);
+        let world = Arc::new(World::new(config, addresses, 0));
+        world.is_relayed.store(true, std::sync::atomic::Ordering::Relaxed);
+        let shard = Shard::new(ShardId(0), world, Arc::new(ShardStats::new(1)), [0; 32], now);
+        let room = (0..).map(|n| Room::named(EndpointId(0), &format!("r{n}"))).find(|room| shard.home_of(room) == ShardId(0));
+        let room = room.expect("half of all names are at home here");
+        (shard, room)
+    }
+
+    /// The tickets that were asked under, and what was handed on to be kept.
+    fn outwards(shard: &mut Shard) -> (Vec<u64>, Vec<String>) {
+        let (mut tickets, mut kept) = (Vec::new(), Vec::new());
+        for outward in shard.poll_outward().into_iter().flatten() {
+            match outward {
+                Outward::Consult(consult) => tickets.extend(consult.ticket.filter(|_| consult.recall.is_some())),
+                Outward::Publish(published) => {
+                    let record = published.record.expect("what is said here is kept");
+                    let Record::Append { kept: Kept { id: Some(_), text, .. }, is_shared: false, .. } = record else {
+                        panic!("{record:?}")
+                    };
+                    kept.push(text.to_string());
+                }
+                _ => {}
+            }
+        }
+        (tickets, kept)
+    }
+
+    fn consulted(ticket: u64, texts: Option<&[&str]>) -> Parcel {
+        let kept = |text: &&str| Kept { id: None, author: "a".into(), unix_ms: 0, text: (*text).into(), hidden_from: None };
+        let told = texts.map(|texts| Told { past: Past { kept: texts.iter().map(kept).collect(), total: texts.len() }, whole_since: None });
+        let findings = Findings { recollection: told.map(Recollection::Told), ..Findings::default() };
+        Parcel::Consulted { ticket, findings: Box::new(findings) }
+    }
+
+    /// What the newcomers got to know, with their slots.
+    fn entered(shard: &mut Shard) -> Vec<(u32, String)> {
+        let mut entered = Vec::new();
+        while let Some((_, parcel)) = shard.poll_parcel() {
+            if let Parcel::Entered { conn, outcome: Ok(view), .. } = parcel {
+                entered.push((conn.slot, view.history.join("")));
+            }
+        }
+        entered
+    }
+
+    #[test]
+    fn who_enters_gets_what_all_hosts_keep_and_what_was_said_here_since_he_asked() {
+        let now = Now { ns: 0, unix_ms: 0 };
+        let (mut shard, room) = relayed(now);
+        shard.handle_parcel(now, wants_in(1, &room, 9));
+        let (tickets, _) = outwards(&mut shard);
+        shard.handle_parcel(now, consulted(tickets[0], Some(&["x"])));
+        shard.handle_parcel(now, says(now, &room, "a"));
+        shard.handle_parcel(now, wants_in(2, &room, 9));
+        shard.handle_parcel(now, says(now, &room, "b"));
+        shard.handle_parcel(now, wants_in(3, &room, 2));
+        shard.handle_parcel(now, says(now, &room, "c"));
+        let (tickets, kept) = outwards(&mut shard);
+        assert_eq!((tickets.len(), kept.concat()), (2, "abc".to_owned()));
+        assert_eq!(entered(&mut shard), [(1, "x".to_owned())], "who waits is not told");
+        shard.handle_parcel(now, consulted(tickets[0], Some(&["x", "a", "y"])));
+        shard.handle_parcel(now, says(now, &room, "d"));
+        shard.handle_parcel(now, consulted(tickets[1], Some(&["a", "b"])));
+        shard.handle_parcel(now, consulted(tickets[1], Some(&["z"])));
+        assert_eq!(entered(&mut shard), [(2, "xaybc".to_owned()), (3, "cd".to_owned())]);
+    }
+
+    #[test]
+    fn who_gets_no_answer_gets_what_this_host_keeps() {
+        let mut now = Now { ns: 0, unix_ms: 0 };
+        let (mut shard, room) = relayed(now);
+        shard.handle_parcel(now, wants_in(1, &room, 0));
+        shard.handle_parcel(now, says(now, &room, "a"));
+        let (tickets, _) = outwards(&mut shard);
+        assert!(tickets.is_empty(), "who wants to know nothing of the past does not ask for it");
+        shard.handle_parcel(now, wants_in(2, &room, 9));
+        let (tickets, _) = outwards(&mut shard);
+        shard.handle_parcel(now, consulted(tickets[0], None));
+        shard.handle_parcel(now, wants_in(3, &room, 9));
+        shard.handle_parcel(now, Parcel::Recall { conn: ConnId { shard: ShardId(1), slot: 4, generation: 0 }, room: room.clone() });
+        now.ns += (crate::limits::CONSULT_MS + 1) * 1_000_000;
+        shard.handle_timeouts(now);
+        let mut told = Vec::new();
+        while let Some((_, parcel)) = shard.poll_parcel() {
+            match parcel {
+                Parcel::Entered { conn, outcome: Ok(view), .. } => told.push((conn.slot, view.history.join(""))),
+                Parcel::Recalled { conn, kept, .. } => told.push((conn.slot, kept.concat())),
+                _ => {}
+            }
+        }
+        told.sort_unstable();
+        let all = |slot| (slot, "a".to_owned());
+        assert_eq!(told, [(1, String::new()), all(2), all(3), all(4)]);
+        assert_eq!(outwards(&mut shard).0.len(), 2);
+        shard.world.is_relayed.store(false, std::sync::atomic::Ordering::Relaxed);
+        shard.handle_parcel(now, wants_in(5, &room, 9));
+        assert_eq!((entered(&mut shard), outwards(&mut shard).0), (vec![all(5)], vec![]), "nobody is asked where nobody can be");
     }
 }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::Shard;
-use super::history::{Past, Range, Reading};
+use super::history::{Kept, Past, Range, Reading, Recall};
+use super::home::NAMESPACE;
 use super::parcel::{Answer, Origin, Parcel, Publish, Question};
 use crate::dialect::{self, BackEndMessage, Emission, EnterFault, Keep};
 use crate::event::{Event, EventType, What};
@@ -94,6 +95,13 @@ pub struct NewRoom {
     pub created_by: Option<String>,
     /// A JSON object.
     pub metadata: String,
+}
+
+impl NewRoom {
+    pub(crate) fn bytes(&self) -> usize {
+        let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        self.room.name.len() + self.name.len() + self.metadata.len() + optional(&self.namespace) + optional(&self.created_by)
+    }
 }
 
 /// Something that the back end says in a room.
@@ -217,7 +225,7 @@ impl Shard {
             return Some(Answer::Room(RoomAnswer::Elsewhere));
         }
         let answer = match call {
-            RoomCall::Create(new) => self.create_room(now, new),
+            RoomCall::Create(new) => self.create_room(now, ask, new),
             RoomCall::Show { room } => self.show_room(room),
             RoomCall::List { endpoint, namespace, after, limit } => {
                 let listed = self.homes.list(*endpoint, namespace.as_deref(), after.as_deref(), *limit);
@@ -232,12 +240,18 @@ impl Shard {
                 });
                 RoomAnswer::Members(members.collect())
             }
-            RoomCall::Delete { room } => return self.end_room(ask, room),
+            RoomCall::Delete { room } => {
+                self.unregister(ask, room);
+                return self.end_room(ask, room);
+            }
             RoomCall::Enter { room, connection } => return self.move_in(now, ask, room, *connection),
             RoomCall::Leave { room, connection } => return self.move_out(now, ask, room, *connection),
             RoomCall::Say(saying) => self.say_in_room(now, saying),
             RoomCall::Stats { room } => {
-                return self.consult_history(now, ask, call, room, Range::Newest { skip: 0, limit: 0, bytes_max: 0 });
+                let is_here = self.homes.has(room);
+                // Of a room that is not here nothing is known but what is kept of it, from the first message to the last.
+                let range = if is_here { Range::Newest { skip: 0, limit: 0, bytes_max: 0 } } else { Range::ALL };
+                return self.consult_history(now, ask, call, room, range);
             }
             RoomCall::Messages { room, skip, limit } => {
                 // So that one message always fits, however it is wrapped: an answer without any is the end.
@@ -249,12 +263,15 @@ impl Shard {
         Some(Answer::Room(answer))
     }
 
-    fn create_room(&mut self, now: Now, new: &NewRoom) -> RoomAnswer {
+    fn create_room(&mut self, now: Now, ask: u64, new: &NewRoom) -> RoomAnswer {
         if Sid::parse(&new.room.name).is_some_and(|sid| self.find(sid).is_some()) {
             return RoomAnswer::Refused(RoomFault::IsConnection);
         }
         match self.homes.establish(new, now.unix_ms, &self.stats) {
-            Ok(()) => self.show_room(&new.room),
+            Ok(()) => {
+                self.register(now, ask, new);
+                self.show_room(&new.room)
+            }
             Err(fault) => RoomAnswer::Refused(fault),
         }
     }
@@ -277,7 +294,7 @@ impl Shard {
         conns.map(|conn| conn.sid).take(limit).collect()
     }
 
-    fn end_room(&mut self, ask: u64, room: &Room) -> Option<Answer> {
+    pub(super) fn end_room(&mut self, ask: u64, room: &Room) -> Option<Answer> {
         let Some(shards) = self.homes.end(room, ask, &self.stats) else {
             return Some(Answer::Room(RoomAnswer::Refused(RoomFault::NoRoom)));
         };
@@ -393,7 +410,8 @@ impl Shard {
         match self.homes.history().read(room, range, now.unix_ms) {
             Reading::Now(past) => self.room_call_with(call, past),
             Reading::Later(ticket) => {
-                self.set_aside(ticket, Parcel::Ask { ask, question: Question::Room(call.clone()) });
+                let parcel = Parcel::Ask { ask, question: Question::Room(call.clone()) };
+                self.set_aside(now, ticket, parcel, room.clone(), Recall::Past(range));
                 None
             }
         }
@@ -401,7 +419,10 @@ impl Shard {
 
     /// The answer to what needed a room's past.
     pub(super) fn room_call_with(&self, call: &RoomCall, past: Past) -> Option<Answer> {
-        let info = self.homes.info(call.room()?);
+        let room = call.room()?;
+        // Nobody has been in it on this host, and others keep what was said.
+        let elsewhere = || (past.total > 0).then(|| told_of(room, &past));
+        let info = self.homes.info(room).or_else(elsewhere);
         Some(Answer::Room(match (call, info) {
             (_, None) => RoomAnswer::Refused(RoomFault::NoRoom),
             (RoomCall::Messages { .. }, Some(_)) => {
@@ -411,5 +432,20 @@ impl Shard {
             }
             (_, Some(info)) => RoomAnswer::Stats(Box::new(info), past.total),
         }))
+    }
+}
+
+/// What is known of a room by no more than what is kept of it.
+fn told_of(room: &Room, past: &Past) -> RoomInfo {
+    let unix_ms = |kept: Option<&Kept>| kept.map_or(0, |kept| kept.unix_ms);
+    RoomInfo {
+        id: room.name.clone(),
+        name: room.name.to_string(),
+        namespace: NAMESPACE.to_owned(),
+        created_by: None,
+        metadata: "{}".to_owned(),
+        created_unix_ms: unix_ms(past.kept.first()),
+        active_unix_ms: unix_ms(past.kept.last()),
+        members: 0,
     }
 }

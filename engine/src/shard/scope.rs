@@ -34,6 +34,17 @@ impl Question {
         }
     }
 
+    /// True exactly when it is something to Socket.IO servers of other programs in the fleet as well: they have connections, which are told
+    /// something, put into rooms and taken out, and disconnected.
+    pub fn concerns_peers(&self) -> bool {
+        match self {
+            Question::Emit(_) | Question::Disconnect { .. } | Question::CloseUser { .. } | Question::CloseConnection { .. } => true,
+            Question::Grant { .. } | Question::Revoke { .. } => true,
+            Question::Room(call) => matches!(call, RoomCall::Enter { .. } | RoomCall::Leave { .. } | RoomCall::Delete { .. }),
+            _ => false,
+        }
+    }
+
     /// Milliseconds that shards may take to answer, beyond what an answer takes anyway.
     pub fn wait_ms(&self) -> u64 {
         if let Question::Emit(emit) = self { emit.ack_ms.unwrap_or(0) } else { 0 }

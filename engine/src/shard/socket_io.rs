@@ -11,6 +11,8 @@ use super::handover::Restored;
 use super::intake::new_conn;
 use super::links::{Heartbeat, Link, Opening, SocketIoLink, State, Visitor};
 use super::old_clients::Old;
+use super::outward::{Outward, is_of_peer};
+use super::peers::Told;
 use super::rate::Verdict;
 use super::recovery::{Comeback, Verdict as ComebackVerdict};
 use crate::auth::{AuthFault, Identity};
@@ -338,6 +340,11 @@ impl Shard {
         // An id nobody waits for is no fault: it may have been answered twice, or too late.
         if let Some(waited) = conn.acks.iter().position(|ack| emits::wire_id(ack.ask) == id) {
             let ack = conn.acks.swap_remove(waited);
+            if is_of_peer(ack.ask) {
+                let told = Told::Ack { json: packet.payload.to_owned(), attachments: self.attachments.clone() };
+                self.send_out(Outward::Told { ask: ack.ask, told });
+                return Ok(());
+            }
             let answer =
                 if self.attachments.is_empty() { packet.payload.to_owned() } else { sio::spelled_out(doc.root(), &self.attachments) };
             self.acknowledged(ack, Some(answer));

@@ -260,6 +260,14 @@ pub fn query_values(query: &str, name: &str) -> Vec<String> {
     raw_query_values(query, name).filter_map(decoded).map(Cow::into_owned).collect()
 }
 
+/// Names and values of a query string in their order, decoded, without those that are not UTF-8.
+pub fn query_pairs(query: &str) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+    query.split('&').filter(|pair| !pair.is_empty()).filter_map(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        Some((decoded(name)?, decoded(value)?))
+    })
+}
+
 fn raw_query_values<'q>(query: &'q str, name: &str) -> impl Iterator<Item = &'q str> {
     query.split('&').filter_map(move |pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));

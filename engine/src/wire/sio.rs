@@ -281,6 +281,14 @@ pub enum Offset {
 }
 
 impl Offset {
+    /// A number that few others have.
+    pub fn number(self) -> u64 {
+        match self {
+            Offset::Own(number) => number,
+            Offset::Entry(EntryId { ms, number }) => ms.rotate_left(20) ^ number,
+        }
+    }
+
     /// What stands at the end of the event.
     pub fn text(self) -> String {
         match self {

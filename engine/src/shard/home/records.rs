@@ -5,12 +5,13 @@ use std::ops::Bound;
 
 use super::{HomeRoom, Homes};
 use crate::ids::{EndpointId, Room, ShardId};
-use crate::limits::{ROOM_RECORDS_BYTES_MAX, ROOMS_LISTED_BYTES_MAX, ROOMS_LOOKED_AT_MAX};
+use crate::limits::{ENDS_UNTOLD_MAX, ROLL_ROOMS, ROOM_RECORDS_BYTES_MAX, ROOMS_LISTED_BYTES_MAX, ROOMS_LOOKED_AT_MAX};
+use crate::shard::outward::Made;
 use crate::shard::room_calls::{NewRoom, RoomFault, RoomInfo};
 use crate::stats::ShardStats;
 
 /// Namespace of a room that was given none.
-const NAMESPACE: &str = "default";
+pub(in crate::shard) const NAMESPACE: &str = "default";
 
 /// What the back end said of a room when it made it.
 #[derive(Debug)]
@@ -20,6 +21,10 @@ pub(super) struct Record {
     created_by: Option<Box<str>>,
     /// A JSON object as it came.
     metadata: Box<str>,
+    /// True exactly when hosts that come later learn of it.
+    is_registered: bool,
+    /// The last roll call that it was there for, or made in.
+    seen: u64,
 }
 
 impl Record {
@@ -29,6 +34,19 @@ impl Record {
             namespace: new.namespace.as_deref().unwrap_or(NAMESPACE).into(),
             created_by: new.created_by.as_deref().map(Box::from),
             metadata: new.metadata.as_str().into(),
+            is_registered: false,
+            seen: 0,
+        }
+    }
+
+    /// What was said of the room.
+    fn new_room(&self, room: &Room) -> NewRoom {
+        NewRoom {
+            room: room.clone(),
+            name: self.name.to_string(),
+            namespace: Some(self.namespace.to_string()),
+            created_by: self.created_by.as_deref().map(str::to_owned),
+            metadata: self.metadata.to_string(),
         }
     }
 
@@ -75,17 +93,107 @@ impl Homes {
         if self.rooms.contains_key(room) || self.ending.contains_key(room) {
             return Err(RoomFault::Exists);
         }
-        let record = Box::new(Record::new(new));
+        let record = Box::new(Record { seen: self.rolls, ..Record::new(new) });
         if self.record_bytes + record.bytes() > ROOM_RECORDS_BYTES_MAX {
             return Err(RoomFault::Full);
         }
         self.create(room, stats).map_err(|_| RoomFault::Full)?;
+        // It is no end any more that others have to be told of.
+        self.ends_untold.retain(|ended| ended != room);
         self.record_bytes += record.bytes();
         if let Some(public) = self.rooms.get_mut(room).and_then(|home| home.public.as_mut()) {
             public.record = Some(record);
         }
         self.touch(room, unix_ms);
         Ok(())
+    }
+
+    fn record(&mut self, room: &Room) -> Option<&mut Record> {
+        self.rooms.get_mut(room)?.public.as_mut()?.record.as_deref_mut()
+    }
+
+    /// Hosts that come later learn of the room, or that it is no more.
+    pub(crate) fn registered(&mut self, room: &Room) {
+        match self.record(room) {
+            Some(record) => record.is_registered = true,
+            None => self.ends_untold.retain(|ended| ended != room),
+        }
+    }
+
+    /// Remembers that a room has ended until all hosts know.
+    pub(crate) fn remember_end(&mut self, room: &Room) {
+        if self.ends_untold.len() >= ENDS_UNTOLD_MAX {
+            self.ends_untold.pop_front();
+        }
+        self.ends_untold.push_back(room.clone());
+    }
+
+    /// The rooms that have ended and of which not all hosts know yet.
+    pub(crate) fn ends_untold(&self) -> impl Iterator<Item = &Room> {
+        self.ends_untold.iter()
+    }
+
+    /// A roll call begins.
+    pub(crate) fn begin_roll(&mut self) {
+        self.rolls += 1;
+    }
+
+    /// The next rooms that the back end has made, all of them or those of which not all hosts know; where to go on, if there are more.
+    pub(crate) fn made_after(&self, all: bool, after: Option<&Room>) -> (Vec<Made>, Option<Room>) {
+        let start = after.map_or(Bound::Unbounded, |room| Bound::Excluded(room.clone()));
+        let mut made = Vec::new();
+        let mut looked_at = 0;
+        for room in self.names.range((start, Bound::Unbounded)) {
+            let public = self.rooms.get(room).and_then(|home| home.public.as_deref());
+            let Some((public, record)) = public.and_then(|public| Some((public, public.record.as_deref()?))) else { continue };
+            looked_at += 1;
+            if all || !record.is_registered {
+                made.push(Made { new: record.new_room(room), unix_ms: public.created_unix_ms, is_news: false });
+            }
+            if looked_at == ROLL_ROOMS {
+                return (made, Some(room.clone()));
+            }
+        }
+        (made, None)
+    }
+
+    /// There is a room that the back end has made, on whichever host.
+    pub(crate) fn acknowledge(&mut self, made: &Made, stats: &ShardStats) -> Result<(), RoomFault> {
+        let (room, rolls) = (&made.new.room, self.rolls);
+        if self.ends_untold.contains(room) {
+            // It has ended here and is about to end there.
+            return Ok(());
+        }
+        if self.record(room).is_none() {
+            match self.establish(&made.new, made.unix_ms, stats) {
+                Err(RoomFault::Exists) => self.adopt(&made.new)?,
+                outcome => outcome?,
+            }
+        }
+        if let Some(record) = self.record(room) {
+            (record.is_registered, record.seen) = (true, rolls);
+        }
+        Ok(())
+    }
+
+    /// A room that came into being by being entered turns out to be one that the back end has made.
+    fn adopt(&mut self, new: &NewRoom) -> Result<(), RoomFault> {
+        let record = Box::new(Record::new(new));
+        let bytes = self.record_bytes + record.bytes();
+        let public = self.rooms.get_mut(&new.room).and_then(|home| home.public.as_mut()).ok_or(RoomFault::Exists)?;
+        if bytes > ROOM_RECORDS_BYTES_MAX {
+            return Err(RoomFault::Full);
+        }
+        public.record = Some(record);
+        self.record_bytes = bytes;
+        Ok(())
+    }
+
+    /// The rooms that all hosts knew of once and that were not there for the last roll call.
+    pub(crate) fn absent(&self) -> Vec<Room> {
+        let record = |room: &Room| self.rooms.get(room)?.public.as_deref()?.record.as_deref();
+        let is_absent = |room: &&Room| record(room).is_some_and(|record| record.is_registered && record.seen < self.rolls);
+        self.names.iter().filter(is_absent).cloned().collect()
     }
 
     /// Something happened in a room.
