@@ -2,7 +2,7 @@
 //! passes through.
 
 use engine::RelayState;
-use engine::config::{self, Adapter};
+use engine::config::{self, Adapter, RelayMode};
 use tokio::sync::mpsc;
 
 use crate::bridge::Host;
@@ -50,9 +50,10 @@ impl Relay {
 
 /// What is logged of it at the start; `place` has no password.
 pub fn introduction(place: &str, relay: &config::Relay) -> String {
-    let how = match relay.adapter {
-        Adapter::Classic => "classic adapter",
-        Adapter::Sharded => "sharded adapter",
+    let how = match (relay.mode, relay.adapter) {
+        (RelayMode::Streams, _) => "streams",
+        (RelayMode::PubSub, Adapter::Classic) => "pubsub, classic adapter",
+        (RelayMode::PubSub, Adapter::Sharded) => "pubsub, sharded adapter",
     };
     format!("Redis {place} ({how})")
 }
@@ -107,6 +108,6 @@ mod tests {
         );
         assert!(line(&RelayState::Up).0 && !line(&RelayState::Refused { reason: "NOPERM".into() }).0);
         let relay = config::Relay::new("redis://:HUSH@h");
-        assert_eq!(introduction("redis://...@h", &relay), "Redis redis://...@h (classic adapter)");
+        assert_eq!(introduction("redis://...@h", &relay), "Redis redis://...@h (pubsub, classic adapter)");
     }
 }

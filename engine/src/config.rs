@@ -336,7 +336,9 @@ impl Default for SocketIo {
 pub struct Relay {
     /// Where Redis is.
     pub redis: Redis,
-    /// Whose wire format Socket.IO endpoints speak.
+    /// How messages travel.
+    pub mode: RelayMode,
+    /// Whose wire format Socket.IO endpoints speak in [`RelayMode::PubSub`].
     pub adapter: Adapter,
     /// First word of the channels and keys that only uringcast hosts use.
     pub prefix: String,
@@ -344,8 +346,10 @@ pub struct Relay {
     pub socket_io_key: String,
     /// Bytes of messages kept while Redis is away.
     pub buffer_bytes: usize,
-    /// Milliseconds for which they are kept.
+    /// Milliseconds for which they are kept in [`RelayMode::PubSub`].
     pub buffer_ms: u64,
+    /// Entries that a stream is trimmed to, about.
+    pub stream_entries: usize,
     /// Milliseconds after which a host that says nothing more of itself is dead. It says so three times as often, and as often looks after
     /// the others.
     pub lease_ms: u64,
@@ -364,11 +368,13 @@ impl Relay {
     pub fn new(url: &str) -> Relay {
         Relay {
             redis: Redis { urls: vec![url.to_owned()], ..Redis::default() },
+            mode: RelayMode::PubSub,
             adapter: Adapter::Classic,
             prefix: Relay::PREFIX.to_owned(),
             socket_io_key: Relay::KEY.to_owned(),
             buffer_bytes: 16_000_000,
             buffer_ms: 30_000,
+            stream_entries: 10_000,
             lease_ms: 30_000,
             version: String::new(),
         }
@@ -399,6 +405,15 @@ impl fmt::Debug for Redis {
         let mut shown = f.debug_struct("Redis");
         shown.field("urls", &self.urls.len()).field("master", &self.master).field("is_cluster", &self.is_cluster).finish_non_exhaustive()
     }
+}
+
+/// How messages travel from host to host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RelayMode {
+    /// By PUBLISH: who does not listen at that moment misses them.
+    PubSub,
+    /// By streams: who comes back reads what he has missed, as far as they reach.
+    Streams,
 }
 
 /// Wire formats of Socket.IO's Redis adapters.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::ids::{EndpointId, UserId};
+use crate::wire::sio::Offset;
 use crate::wire::{eio3, ws};
 
 /// Bytes of one whole unfragmented WebSocket frame, header included. Server frames are not masked, so every receiver gets the same bytes.
@@ -34,8 +35,8 @@ pub struct Receipt {
 pub struct Mark {
     /// True exactly when it is rather dropped than made to wait.
     pub volatile: bool,
-    /// The number behind the offset that it ends with, where connections can be recovered: no two events have the same.
-    pub offset: Option<u64>,
+    /// The offset that it ends with, where connections can be recovered.
+    pub offset: Option<Offset>,
 }
 
 /// One Engine.IO packet as polling and older clients need it.

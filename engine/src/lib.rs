@@ -443,7 +443,7 @@ impl Engine {
             args,
             volatile: false,
             ack_ms: None,
-            offset: rand::random(),
+            offset: rand::random::<u64>().into(),
             unix_ms: now.unix_ms,
             attachments: Vec::new(),
             is_elsewhere: false,

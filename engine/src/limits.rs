@@ -245,6 +245,57 @@ pub const RELAY_REASON_CHARS_MAX: usize = 240;
 /// Requests with messages that Redis has not confirmed: what is lost with a connection is unknown, so it is kept small.
 pub const RELAY_IN_FLIGHT_MAX: usize = 4;
 
+/// How long Redis may take with a session, in milliseconds: nobody waits for it longer.
+pub const FETCH_MS: u64 = 1_000;
+
+/// When a session that is not there is looked for once more, in milliseconds: its old host may not have noticed yet that it has broken off.
+pub const FETCH_AGAIN_MS: u64 = 300;
+
+/// Bytes of sessions that wait to be written; the oldest goes first.
+pub const SESSIONS_PENDING_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Commands about sessions that wait for Redis; the oldest goes first.
+pub const SESSIONS_LATER_MAX: usize = 16 * 1024;
+
+/// How often shards are told how far the stream has been read, in milliseconds, where that has changed.
+pub const TIDE_MS: u64 = 250;
+
+/// How long a session of another host takes at most to be taken up, in milliseconds, once it has been found.
+pub const RESTORE_MS: u64 = 2_500;
+
+/// Events of a session's tail that other hosts are told of, and how many are looked through for them: what a lively room says in a heartbeat.
+pub const SESSION_EVENTS_MAX: usize = 4_096;
+/// See [`SESSION_EVENTS_MAX`].
+pub const SESSION_SCAN_MAX: u64 = 16_384;
+/// Bytes of those that stand in no stream.
+pub const SESSION_BYTES_MAX: usize = 64 * 1024;
+
+/// Entries of a stream in one request to Redis, which does nothing else meanwhile: about three milliseconds.
+pub const RELAY_BATCH_ENTRIES_MAX: usize = 512;
+
+/// How long a stream's entries are kept after Redis has confirmed them, in milliseconds: longer than a replica lags behind that takes over.
+pub const RELAY_KEPT_MS: u64 = 10_000;
+/// Bytes of those, at most.
+pub const RELAY_KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// When Redis is asked again for what it has refused, in milliseconds.
+pub const RELAY_RETRY_MS: u64 = 250;
+
+/// Entries of a stream that are read at once; less where they are large. More would make those of several hosts wait for each other.
+pub const RELAY_READ_ENTRIES_MAX: usize = 500;
+
+/// How long Redis waits for new entries before it answers that there are none, in milliseconds: less than after which it counts as silent.
+pub const RELAY_BLOCK_MS: u64 = 400;
+
+/// The last entries read of a stream by whose ids it is known what was read before, after Redis has gone back.
+pub const RELAY_READ_IDS: usize = 4_096;
+
+/// Hosts whose last numbers are remembered.
+pub const RELAY_HOSTS_MAX: usize = 1_024;
+
+/// Bytes of the stream's last entries that a host keeps in memory for clients that come back to it.
+pub const RELAY_JOURNAL_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// Other hosts whose beats are counted, and adapters of each: a fleet has fewer.
 pub const BEATING_HOSTS_MAX: usize = 1_024;
 

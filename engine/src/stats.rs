@@ -113,6 +113,10 @@ pub struct EndpointStats {
     pub recoverable: Counter,
     /// Connections that were recovered.
     pub recovered: Counter,
+    /// Those of them that came from another host.
+    pub restored: Counter,
+    /// Connections that broke off of which other hosts were not told, because too much was uncertain.
+    pub unshared: Counter,
     /// Wishes to recover that were not granted, by [`RecoveryFault::index`].
     pub unrecovered: [Counter; RecoveryFault::ALL.len()],
     /// Events remembered for those who come back.
@@ -192,6 +196,16 @@ pub struct RelayStats {
     pub round_trip_us: Counter,
     /// Channels and patterns subscribed to.
     pub subscriptions: Counter,
+    /// Entries read from streams.
+    pub read: Counter,
+    /// Entries of other hosts that this one will never read: trimmed before it could, or lost by Redis. A gap of unknown size counts one.
+    pub gaps: Counter,
+    /// Bytes of the stream's last events, kept for clients that come back.
+    pub journal_bytes: Counter,
+    /// Entries that came again, and were left out.
+    pub doubles: Counter,
+    /// Times Redis refused entries, which are tried again.
+    pub refusals: Counter,
     /// Times it could not be looked up whom the author of a message of another program has blocked.
     pub blocklists_unknown: Counter,
     /// Other uringcast hosts with a live lease.

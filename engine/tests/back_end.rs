@@ -42,7 +42,7 @@ fn steps(endpoint: u8, target: Target, steps: &str, change_id: &str) -> Question
         args,
         volatile: false,
         ack_ms: None,
-        offset: 0,
+        offset: 0.into(),
         unix_ms: 0,
         attachments: Vec::new(),
         is_elsewhere: false,

@@ -50,7 +50,7 @@ fn to(targets: &[&str]) -> Emit {
         args: "1".into(),
         volatile: false,
         ack_ms: None,
-        offset: 77,
+        offset: 77.into(),
         unix_ms: 0,
         attachments: Vec::new(),
         is_elsewhere: false,

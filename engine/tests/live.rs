@@ -91,7 +91,7 @@ fn acknowledgements_go_both_ways(io: Io) {
         args,
         volatile: false,
         ack_ms: Some(10_000),
-        offset: 0,
+        offset: 0.into(),
         unix_ms: 0,
         attachments: Vec::new(),
         is_elsewhere: false,

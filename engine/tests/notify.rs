@@ -350,7 +350,7 @@ fn who_is_not_known_hears_nothing_also_by_the_name_of_his_connection() {
         args: r#"{"message":{"id":"m"}}"#.into(),
         volatile: false,
         ack_ms: None,
-        offset: 0,
+        offset: 0.into(),
         unix_ms: 0,
         attachments: Vec::new(),
         is_elsewhere: false,

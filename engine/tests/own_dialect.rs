@@ -126,7 +126,7 @@ fn emit(host: &mut Host, endpoint: u8, target: Target) -> u64 {
         args: "{\"n\":1}".into(),
         volatile: false,
         ack_ms: None,
-        offset: 1,
+        offset: 1.into(),
         unix_ms: 0,
         attachments: Vec::new(),
         is_elsewhere: false,

@@ -243,7 +243,7 @@ fn emit(host: &mut Host, endpoint: u8, targets: Vec<Target>, text: &str) -> u64 
         args,
         ack_ms: None,
         volatile: false,
-        offset: host.now.ns + u64::from(endpoint),
+        offset: (host.now.ns + u64::from(endpoint)).into(),
         unix_ms: host.now.unix_ms,
         attachments: Vec::new(),
         is_elsewhere: false,

@@ -174,7 +174,7 @@ impl World {
             args,
             ack_ms: None,
             volatile,
-            offset: self.random.random(),
+            offset: self.random.random::<u64>().into(),
             unix_ms: self.host.now.unix_ms,
             attachments: Vec::new(),
             is_elsewhere: false,

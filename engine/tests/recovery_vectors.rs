@@ -191,7 +191,7 @@ impl Replay {
             args: texts.join(","),
             volatile: false,
             ack_ms: None,
-            offset: self.expected.len() as u64 + 1_000,
+            offset: (self.expected.len() as u64 + 1_000).into(),
             unix_ms: self.host.now.unix_ms,
             attachments: Vec::new(),
             is_elsewhere: false,

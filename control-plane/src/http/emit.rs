@@ -312,7 +312,7 @@ impl Order {
             args,
             volatile,
             ack_ms,
-            offset: rand::random(),
+            offset: rand::random::<u64>().into(),
             unix_ms,
             attachments: Vec::new(),
             is_elsewhere: false,

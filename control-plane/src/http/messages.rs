@@ -110,7 +110,7 @@ pub(super) async fn say(
         unix_ms,
     };
     checked(&app, &room, &message)?;
-    let saying = Arc::new(Saying { room, message, offset: rand::random() });
+    let saying = Arc::new(Saying { room, message, offset: rand::random::<u64>().into() });
     let said = match decided(app.ask(Question::Room(RoomCall::Say(saying.clone()))).await) {
         Err(Undone::Refused(RoomFault::NoRoom)) => say_elsewhere(&app, saying).await,
         said => said,

@@ -87,7 +87,7 @@ pub(super) async fn steps(
         args,
         volatile: false,
         ack_ms: None,
-        offset: rand::random(),
+        offset: rand::random::<u64>().into(),
         unix_ms: unix_ms(),
         attachments: Vec::new(),
         is_elsewhere: false,

@@ -6,7 +6,7 @@ use std::io::Read as _;
 use std::net::IpAddr;
 use std::path::Path;
 
-use engine::config::{Adapter, Redis, Relay};
+use engine::config::{Adapter, Redis, Relay, RelayMode};
 use engine::relay::link::AddressFault;
 
 use super::secret;
@@ -22,6 +22,9 @@ const SENTINEL_PORT: u16 = 26_379;
 
 /// Bytes of messages that wait while Redis is away (contract).
 const BUFFER_BYTES: usize = 16_000_000;
+
+/// The same where nothing of it is to be lost: what a busy host says in minutes.
+const STREAMS_BUFFER_BYTES: usize = 64_000_000;
 
 /// What joins hosts.
 pub(super) struct Fleet {
@@ -55,7 +58,7 @@ pub(super) fn fleet(gathered: &mut Gathered, environment: &Environment) -> Optio
         }
         return None;
     };
-    check_words(gathered);
+    check_modes(gathered);
     let redis = redis(gathered, &servers)?;
     let place = match &servers {
         Servers::Single(url) => without_credentials(url),
@@ -63,7 +66,7 @@ pub(super) fn fleet(gathered: &mut Gathered, environment: &Environment) -> Optio
         Servers::Cluster(nodes) => format!("cluster of {}", shown(nodes)),
     };
     let relay = relay(gathered, redis);
-    warn(gathered, &servers);
+    warn(gathered, &servers, relay.mode);
     (gathered.problems.len() == before).then_some(Fleet { relay, place })
 }
 
@@ -168,7 +171,13 @@ fn expect_nothing(gathered: &mut Gathered) {
     }
 }
 
-fn check_words(gathered: &mut Gathered) {
+fn check_modes(gathered: &mut Gathered) {
+    let is_streams = gathered.text("relay.mode") == Some("streams");
+    for setting in settings().iter().filter(|setting| ["relay.adapter", "relay.buffer_ms"].contains(&setting.path)) {
+        if is_streams && gathered.is_said(setting) {
+            gathered.complain(setting.path, "means nothing with relay.mode = \"streams\"");
+        }
+    }
     for (key, means_something) in [("redis.socket_io_key", "* ? [ ] \\"), ("redis.prefix", "* ? [ ] \\ { }")] {
         if gathered.text(key).is_some_and(|text| means_something.split(' ').any(|sign| text.contains(sign))) {
             gathered.complain(key, format!("must not have any of {means_something}, which mean something to Redis"));
@@ -256,22 +265,26 @@ fn content(gathered: &mut Gathered, key: &str, is_tls: bool) -> Option<Vec<u8>> 
 }
 
 fn relay(gathered: &Gathered, redis: Redis) -> Relay {
+    let mode = if gathered.text("relay.mode") == Some("streams") { RelayMode::Streams } else { RelayMode::PubSub };
     let adapter = if gathered.text("relay.adapter") == Some("sharded") { Adapter::Sharded } else { Adapter::Classic };
     let word = |key| gathered.text(key).unwrap_or_default().to_owned();
     let number = |key| gathered.integer(key).unwrap_or_default();
+    let buffer_bytes = if mode == RelayMode::Streams { STREAMS_BUFFER_BYTES } else { BUFFER_BYTES };
     Relay {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         redis,
+        mode,
         adapter,
         prefix: word("redis.prefix"),
         socket_io_key: word("redis.socket_io_key"),
-        buffer_bytes: gathered.integer("relay.buffer_bytes").map_or(BUFFER_BYTES, |bytes| bytes as usize),
+        buffer_bytes: gathered.integer("relay.buffer_bytes").map_or(buffer_bytes, |bytes| bytes as usize),
         buffer_ms: number("relay.buffer_ms"),
+        stream_entries: number("relay.stream_entries") as usize,
         lease_ms: number("relay.lease_ms"),
     }
 }
 
-fn warn(gathered: &mut Gathered, servers: &Servers) {
+fn warn(gathered: &mut Gathered, servers: &Servers, mode: RelayMode) {
     let exposed = match servers {
         Servers::Single(url) => is_exposed(url, url),
         // Where the master is only the sentinels know, but they are rarely on another network than it.
@@ -280,6 +293,11 @@ fn warn(gathered: &mut Gathered, servers: &Servers) {
     };
     if exposed {
         gathered.warnings.push("the password of Redis goes over the network in the clear: use rediss://".to_owned());
+    }
+    if mode == RelayMode::Streams {
+        let warning = "relay.mode = \"streams\" is as lasting as Redis itself: it needs appendonly yes, or what it forgets when it is restarted \
+                       is lost to hosts that have not read it";
+        gathered.warnings.push(warning.to_owned());
     }
 }
 

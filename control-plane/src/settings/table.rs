@@ -486,7 +486,7 @@ fn redis() -> Vec<Setting> {
             "redis.socket_io_key",
             Kind::Word,
             word(Relay::KEY),
-            "First word of the channels of Socket.IO: the option key of Node's adapters and emitter.",
+            "First word of the channels of Socket.IO: the option key of Node's adapters and emitter, and the name of the stream.",
         ),
         Setting::new(
             "redis.prefix",
@@ -501,19 +501,38 @@ fn relay() -> Vec<Setting> {
     let number = Setting::number;
     vec![
         Setting::new(
+            "relay.mode",
+            Kind::Choice(&["pubsub", "streams"]),
+            word("pubsub"),
+            "How messages travel between hosts. pubsub: at once, and lost for who is cut off from Redis; streams: who comes back reads what he has missed, as far as the streams reach. The same on all hosts.",
+        ),
+        Setting::new(
             "relay.adapter",
             Kind::Choice(&["classic", "sharded"]),
             word("classic"),
-            "Whose format Socket.IO endpoints speak. classic: of Node's createAdapter and emitter; sharded: of createShardedAdapter, which needs Redis 7. The same on all hosts.",
+            "Whose format Socket.IO endpoints speak in pubsub mode. classic: of Node's createAdapter and emitter; sharded: of createShardedAdapter, which needs Redis 7. The same on all hosts.",
         ),
         number(
             "relay.buffer_bytes",
             "bytes",
             (1, 1 << 40),
             None,
-            "Memory for messages that wait for Redis while it is away; what does not fit is counted and gone. Unset: 16000000.",
+            "Memory for messages that wait for Redis while it is away; what does not fit is counted and gone. Unset: 16000000, in streams mode 64000000.",
         ),
-        number("relay.buffer_ms", "milliseconds", (0, HOUR_MS), Some(30_000), "How long they wait; older ones are counted and gone."),
+        number(
+            "relay.buffer_ms",
+            "milliseconds",
+            (0, HOUR_MS),
+            Some(30_000),
+            "How long they wait in pubsub mode; older ones are counted and gone.",
+        ),
+        number(
+            "relay.stream_entries",
+            "entries",
+            (1, 1_000_000_000),
+            Some(10_000),
+            "Entries that a stream keeps, about: what a host can miss and still read.",
+        ),
         number(
             "relay.lease_ms",
             "milliseconds",

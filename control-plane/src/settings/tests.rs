@@ -1,7 +1,7 @@
 //! The settings as a whole: precedence, every kind of problem, `--dev`, and the reference that `print-config` writes. The
 //! environment is a map and the file lies in a directory of its own: no test touches what the process has.
 
-use engine::config::{Adapter, AuthMode, DialectKind, Io, Membership};
+use engine::config::{Adapter, AuthMode, DialectKind, Io, Membership, RelayMode};
 use engine::event::{EventType, EventTypes};
 use engine::limits::Limits;
 
@@ -627,19 +627,23 @@ fn a_redis_is_named_in_one_of_three_ways() {
 fn the_relay_is_as_it_is_said_and_as_the_contract_has_it() {
     let relay =
         |file: &str| load(&format!("redis.url = 'redis://localhost'\n{file}"), &[]).expect("good settings").engine.relay.expect("a relay");
-    let words = |relay: &Relay| (relay.adapter, relay.prefix.clone(), relay.socket_io_key.clone());
-    let numbers = |relay: &Relay| (relay.buffer_bytes, relay.buffer_ms, relay.lease_ms);
+    let words = |relay: &Relay| (relay.mode, relay.adapter, relay.prefix.clone(), relay.socket_io_key.clone());
+    let numbers = |relay: &Relay| (relay.buffer_bytes, relay.buffer_ms, relay.stream_entries, relay.lease_ms);
     let (told, default) = (relay(""), Relay::new("redis://localhost"));
     assert_eq!((words(&told), numbers(&told)), (words(&default), numbers(&default)));
-    assert_eq!(words(&told), (Adapter::Classic, "uringcast".into(), "socket.io".into()));
-    assert_eq!(numbers(&told), (16_000_000, 30_000, 30_000));
+    assert_eq!(words(&told), (RelayMode::PubSub, Adapter::Classic, "uringcast".into(), "socket.io".into()));
+    assert_eq!(numbers(&told), (16_000_000, 30_000, 10_000, 30_000));
     let other = relay(
-        "redis.prefix = 'p'\nredis.socket_io_key = 'k'\n[relay]\nadapter = 'sharded'\nbuffer_bytes = 5\nbuffer_ms = 6\nlease_ms = 8000",
+        "redis.prefix = 'p'\nredis.socket_io_key = 'k'\n[relay]\nadapter = 'sharded'\nbuffer_bytes = 5\nbuffer_ms = 6\nstream_entries = 7\nlease_ms = 8000",
     );
-    assert_eq!(words(&other), (Adapter::Sharded, "p".into(), "k".into()));
-    assert_eq!(numbers(&other), (5, 6, 8_000));
-    let early = load("[relay]\nadapter = 'sharded'", &[]).expect("good settings");
-    assert!(early.engine.relay.is_none() && early.warnings[0].starts_with("relay.adapter means nothing yet"), "{:?}", early.warnings);
+    assert_eq!(words(&other), (RelayMode::PubSub, Adapter::Sharded, "p".into(), "k".into()));
+    assert_eq!(numbers(&other), (5, 6, 7, 8_000));
+    let streams = load("redis.url = 'redis://localhost'\nrelay.mode = 'streams'", &[]).expect("good settings");
+    assert!(streams.warnings.iter().any(|warning| warning.contains("appendonly yes")), "{:?}", streams.warnings);
+    let streams = streams.engine.relay.expect("a relay");
+    assert_eq!((streams.mode, streams.buffer_bytes), (RelayMode::Streams, 64_000_000));
+    let early = load("[relay]\nmode = 'streams'", &[]).expect("good settings");
+    assert!(early.engine.relay.is_none() && early.warnings[0].starts_with("relay.mode means nothing yet"), "{:?}", early.warnings);
 }
 
 #[test]
@@ -675,6 +679,8 @@ fn what_does_not_go_together_about_redis_is_told_without_its_password() {
         ("url = 'redis://:HUSH@h'\nurl_file = '/x'", "redis.url_file", "redis.url is set in the same place"),
         ("url_file = '/nonexistent'", "redis.url_file", "cannot be read"),
         (&format!("url_file = '{certificate}'"), "redis.url_file", "the file does not hold redis://"),
+        ("url = 'redis://h'\n[relay]\nmode = 'streams'\nadapter = 'sharded'", "relay.adapter", "means nothing with relay.mode"),
+        ("url = 'redis://h'\n[relay]\nmode = 'streams'\nbuffer_ms = 1", "relay.buffer_ms", "means nothing with relay.mode"),
         ("url = 'redis://h'\n[relay]\nlease_ms = 10", "relay.lease_ms", "must be a whole number from 3000"),
     ];
     for (file, key, words) in cases {

@@ -18,7 +18,8 @@ use crate::ids::{EndpointId, MessageId, Room, Sid, UserId, checked_name, new_mes
 use crate::json::{Object, Scratch, Value};
 use crate::limits::Limits;
 use crate::time::Now;
-use crate::wire::{http, sio};
+use crate::wire::http;
+use crate::wire::sio::{self, Offset};
 
 mod chat;
 mod collab;
@@ -282,7 +283,7 @@ impl Cx<'_> {
 
     /// What an event is marked with, so that it can be found again.
     fn mark(&self) -> Mark {
-        let offset = (self.endpoint.recovery_ms > 0).then(|| rand::Rng::next_u64(&mut *self.entropy.borrow_mut()));
+        let offset = (self.endpoint.recovery_ms > 0).then(|| Offset::Own(rand::Rng::next_u64(&mut *self.entropy.borrow_mut())));
         Mark { volatile: false, offset }
     }
 
@@ -893,7 +894,7 @@ fn event(cx: &Cx<'_>, name: &str, arguments: &str) -> Frame {
 }
 
 fn event_frame(endpoint_id: EndpointId, endpoint: &Endpoint, said: &Emission<'_>) -> Frame {
-    let offset = said.mark.offset.map(sio::offset_text);
+    let offset = said.mark.offset.map(Offset::text);
     let extras = sio::Extras { attachments: said.attachments.len(), offset: offset.as_deref() };
     let text = sio::event_with(&endpoint.bind, said.ack, said.event, said.args, extras);
     Frame::event(endpoint_id, &text, said.attachments, said.mark)

@@ -42,6 +42,8 @@ pub(crate) struct Channels {
     host: String,
     /// By the endpoint: how its channels are named.
     served: Vec<(EndpointId, Naming)>,
+    /// True exactly when other hosts of ours are heard by way of a stream, and what they publish is for others.
+    has_stream: bool,
     scratch: Scratch,
 }
 
@@ -57,7 +59,7 @@ enum Naming {
 }
 
 impl Channels {
-    pub(crate) fn new(config: &Config, prefix: &str, host: &str) -> Channels {
+    pub(crate) fn new(config: &Config, prefix: &str, host: &str, has_stream: bool) -> Channels {
         let first = first_community(config);
         let served = config.endpoints.iter().enumerate().filter_map(|(index, endpoint)| {
             let naming = match endpoint.dialect {
@@ -70,7 +72,7 @@ impl Channels {
             };
             Some((EndpointId(index as u8), naming))
         });
-        Channels { host: host.to_owned(), served: served.collect(), scratch: Scratch::default() }
+        Channels { host: host.to_owned(), served: served.collect(), has_stream, scratch: Scratch::default() }
     }
 
     /// The channels that are listened to all the time.
@@ -145,14 +147,24 @@ impl Channels {
         posts.collect()
     }
 
-    /// What a message on a channel says; `None` for a channel that is not one of these.
-    pub(crate) fn heard(&mut self, channel: &str, payload: &[u8], offset: u64, unix_ms: u64) -> Option<Heard> {
+    /// Whose channel it is.
+    fn of_channel(&self, channel: &str) -> Option<&(EndpointId, Naming)> {
         let is_updates = |naming: &Naming| matches!(naming, Naming::Updates(own) | Naming::Own(own) if own == channel);
-        let endpoint = self.served.iter().find(|(_, naming)| is_updates(naming)).or_else(|| {
+        self.served.iter().find(|(_, naming)| is_updates(naming)).or_else(|| {
             let is_room = channel.starts_with("room:") || channel.starts_with("group:");
             self.served.iter().find(|(_, naming)| is_room && matches!(naming, Naming::Rooms))
-        });
-        let (endpoint, naming) = endpoint?;
+        })
+    }
+
+    /// True exactly when what is said on a channel is for clients of one of these endpoints.
+    pub(crate) fn serves(&self, channel: &str) -> bool {
+        self.of_channel(channel).is_some()
+    }
+
+    /// What a message on a channel says; `None` for a channel that is not one of these. `is_of_stream`: it was not published there, but read in
+    /// the stream of what hosts of ours say.
+    pub(crate) fn heard(&mut self, channel: &str, payload: &[u8], is_of_stream: bool, offset: u64, unix_ms: u64) -> Option<Heard> {
+        let endpoint = self.of_channel(channel).map(|(endpoint, _)| *endpoint)?;
         let Ok(text) = std::str::from_utf8(payload) else { return Some(Heard::Malformed) };
         let Ok(doc) = self.scratch.parse(text) else { return Some(Heard::Malformed) };
         let message = doc.root();
@@ -160,16 +172,18 @@ impl Channels {
             return Some(Heard::Malformed);
         }
         let origin = message.get(ORIGIN).and_then(Value::as_str);
-        if origin.is_some_and(|origin| origin == self.host || origin.starts_with(TOLD)) {
+        let is_known = |origin: &str| (self.has_stream && !is_of_stream) || origin == self.host || origin.starts_with(TOLD);
+        if origin.is_some_and(is_known) {
             return Some(Heard::Known);
         }
+        let naming = self.served.iter().find(|(served, _)| *served == endpoint).map(|(_, naming)| naming)?;
         let read = match naming {
             Naming::Rooms => of_community(channel, message),
             Naming::Updates(_) => of_collab(message),
             Naming::Own(_) => of_own(message),
         };
         let Some((target, text)) = read else { return Some(Heard::Malformed) };
-        let to = Selection::of(*endpoint, vec![target]);
+        let to = Selection::of(endpoint, vec![target]);
         let emit = Emit { is_elsewhere: true, ..Emit::new(to, "", "", offset, unix_ms) };
         let hidden_from = origin.and_then(|_| hidden_from(message));
         let arrival = Box::new(Arrival { emit, text: Some(text.into()), hidden_from, is_foreign: origin.is_none() });

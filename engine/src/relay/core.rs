@@ -1,7 +1,7 @@
 //! What the relay knows and decides: what shards say becomes requests to Redis, and what Redis brings becomes parcels for shards. Sans-IO:
 //! it has no connection, no clock and no thread, so that several hosts and a Redis of a test's own can run side by side.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -11,7 +11,7 @@ use rand::{Rng as _, SeedableRng as _};
 use super::channels::{Channels, Heard};
 use super::consults::Consults;
 use super::fleet::HostAnswers;
-use super::format::Message;
+use super::format::{Envelope, Message};
 use super::handle::{FleetPort, Order, ToRelay};
 use super::history::Store;
 use super::hosts::{HostTag, Hosts, Outcome};
@@ -19,11 +19,13 @@ use super::peers::{Output, Peers, Setting};
 use super::presence::Presence;
 use super::request::{Call, Kind, Lost, Push, Reply, Request};
 use super::rooms::Rooms;
-use super::socketio::{Place, Post, SocketIo, TOLD, random_uid};
+use super::sessions::{SessionTag, Sessions};
+use super::socketio::{ENTRY, Place, Post, SocketIo, TOLD, random_uid};
+use super::streams::Streams;
 use super::waiting::{OVERHEAD_BYTES, Publication, Waiting};
 use super::words::{Hello, HostId, Wish};
 use crate::Notice;
-use crate::config::Relay;
+use crate::config::{Relay, RelayMode};
 use crate::fault::RelayDrop;
 use crate::ids::{EndpointId, MessageId, Room, ShardId};
 use crate::limits::{LISTENED_AT_ONCE_MAX, PEER_HELD_BYTES_MAX, RELAY_BATCH_BYTES_MAX, RELAY_IN_FLIGHT_MAX, TYPING_MS};
@@ -33,6 +35,7 @@ use crate::shard::outward::{Outward, Published, is_of_peer};
 use crate::shard::parcel::{Answer, Arrival, Emit, Parcel, Question};
 use crate::stats::RelayStats;
 use crate::time::Now;
+use crate::wire::sio::Offset;
 
 mod asking;
 #[cfg(test)]
@@ -50,6 +53,10 @@ use looking::{Look, Looking};
 pub(crate) enum Tag {
     /// These were told.
     Published(Vec<Publication>),
+    /// Entries were added to the stream of this index.
+    Appended(usize),
+    /// About sessions.
+    Session(SessionTag),
     /// The questions of this number.
     Consulted(u64),
     /// In which room a message is that somebody asks for.
@@ -88,15 +95,18 @@ pub(crate) struct Listening {
 
 /// See the module.
 pub(crate) struct Core {
-    world: Arc<World>,
-    stats: Arc<RelayStats>,
-    socket_io: SocketIo,
-    peers: Peers,
-    channels: Channels,
+    pub(super) world: Arc<World>,
+    pub(super) stats: Arc<RelayStats>,
+    pub(super) socket_io: SocketIo,
+    pub(super) peers: Peers,
+    pub(super) channels: Channels,
     presence: Presence,
     store: Store,
     rooms: Rooms,
     consults: Consults,
+    /// Counts the questions of rooms' homes; and those with an announcement that is not told yet.
+    pub(super) asked: u64,
+    pub(super) unannounced: BTreeSet<u64>,
     is_cluster: bool,
     hosts: Hosts,
     /// Channels of rooms that are not heard yet, and what waits for that.
@@ -107,18 +117,22 @@ pub(crate) struct Core {
     random: StdRng,
     /// True exactly when there is a connection, whether Redis answers or not.
     is_connected: bool,
-    is_up: bool,
+    /// There in the reliable mode.
+    pub(super) streams: Option<Streams>,
+    /// There in the reliable mode, if connections can be recovered.
+    pub(super) sessions: Option<Sessions>,
+    pub(super) is_up: bool,
     gathering: Option<Gathering>,
     /// Other hosts that there were when that was last known.
     known_hosts: usize,
     waiting: Waiting,
     /// Requests with messages that Redis has not confirmed.
     in_flight: usize,
-    requests: VecDeque<(Tag, Request)>,
+    pub(super) requests: VecDeque<(Tag, Request)>,
     listenings: VecDeque<Listening>,
     /// All that is to be listened to, for when a connection is new.
     listened: HashSet<(Kind, String)>,
-    parcels: VecDeque<(ShardId, Parcel)>,
+    pub(super) parcels: VecDeque<(ShardId, Parcel)>,
     notices: VecDeque<Notice>,
     /// What has come for a namespace while connections of its were moved, and its bytes, by the namespace.
     held: HashMap<EndpointId, Held>,
@@ -157,13 +171,17 @@ impl Core {
         let host = own.host.clone();
         let host = host.as_str();
         let mut random = StdRng::from_seed(random);
-        let socket_io = SocketIo::new(&world.config, &settings.socket_io_key, settings.adapter, &mut random);
-        let channels = Channels::new(&world.config, &settings.prefix, host);
+        let socket_io = SocketIo::new(&world.config, settings, &mut random);
+        let streams = (settings.mode == RelayMode::Streams).then(|| Streams::new(settings, host));
+        let sessions = streams.as_ref().and_then(|_| Sessions::new(&world.config, settings, host));
+        let channels = Channels::new(&world.config, &settings.prefix, host, streams.is_some());
+        // What is kept besides a message is as reliable as that.
+        let age_max_ms = streams.is_none().then_some(settings.buffer_ms);
         let presence = Presence::new(&world.config, settings, host);
         let consults = Consults::new(format!("{}#mark#{host}#", settings.prefix), !settings.redis.is_cluster);
         let (store, rooms) = (Store::new(&world.config, &settings.prefix), Rooms::new(&world.config, &settings.prefix));
         let mut core = Core {
-            waiting: Waiting::new(settings.buffer_bytes, Some(settings.buffer_ms)),
+            waiting: Waiting::new(settings.buffer_bytes, age_max_ms),
             peers: Peers::new(world.config.shards.len()),
             world,
             stats,
@@ -173,6 +191,8 @@ impl Core {
             store,
             rooms,
             consults,
+            asked: 0,
+            unannounced: BTreeSet::new(),
             is_cluster: settings.redis.is_cluster,
             hosts: Hosts::new(own.clone(), port, settings),
             hearings: HashMap::new(),
@@ -181,6 +201,8 @@ impl Core {
             looking: Looking::default(),
             random,
             is_connected: false,
+            streams,
+            sessions,
             is_up: false,
             gathering: None,
             known_hosts: 0,
@@ -224,7 +246,11 @@ impl Core {
         // At once, so that whoever looks finds a measurement.
         self.ping_due_ms = now.ms();
         self.consults.set_heard(false);
-        if self.known_hosts > 0 {
+        if let Some(streams) = &mut self.streams {
+            streams.handle_connected();
+        }
+        // What stands in a stream is heard whenever one comes.
+        if self.known_hosts > 0 && self.streams.is_none() {
             // They lost it at the same moment, and each comes back at its own time: what waits is told when they can hear it.
             self.gathering = Some(Gathering { until_ms: now.ms() + GATHER_MS, look_ms: now.ms() });
             return self.handle_timeouts(now);
@@ -324,6 +350,12 @@ impl Core {
                 self.hosts.answered(ask, answer);
                 self.take_outcomes();
             }
+            outward @ (Outward::Tide { .. }
+            | Outward::Session(_)
+            | Outward::Fetch { .. }
+            | Outward::PutBack(_)
+            | Outward::Wanted(_)
+            | Outward::Revoke { .. }) => self.handle_of_sessions(now, shard, outward),
         }
     }
 
@@ -331,6 +363,7 @@ impl Core {
     pub(crate) fn handle_order(&mut self, now: Now, order: ToRelay) {
         if let ToRelay::Ask(Order { wish: Wish::Shards(Question::Emit(emit)), to: None, .. }) = &order {
             self.tell_channels(now, emit);
+            self.tell_stream(now, emit);
         }
         if let ToRelay::Ask(Order { ask, wish: Wish::Shards(question), to: None, has_peers, .. }) = &order
             && question.concerns_peers()
@@ -436,12 +469,20 @@ impl Core {
         }
     }
 
-    fn enqueue(&mut self, now: Now, call: Call) {
+    pub(super) fn enqueue(&mut self, now: Now, call: Call) {
         self.enqueue_all(now, vec![call], Some(0), None);
     }
 
     /// What is to be told, all at one moment: the one call by which others hear of it, and who is to know when it is done.
-    fn enqueue_all(&mut self, now: Now, calls: Vec<Call>, told: Option<usize>, confirmed: Option<(ShardId, Room)>) {
+    fn enqueue_all(&mut self, now: Now, mut calls: Vec<Call>, mut told: Option<usize>, confirmed: Option<(ShardId, Room)>) {
+        if let Some(at) = told.filter(|_| self.streams.is_some()) {
+            // What hosts of ours are to hear goes by way of a stream.
+            let is_entry = self.append(&calls[at]);
+            if is_entry && calls[at].word(0) == ENTRY.as_bytes() {
+                calls.remove(at);
+                told = None;
+            }
+        }
         if calls.is_empty() {
             return;
         }
@@ -467,7 +508,7 @@ impl Core {
         publication.is_for_all && place.is_some_and(|place| place.is_broadcast())
     }
 
-    fn drop_message(&self, reason: RelayDrop, count: u64) {
+    pub(super) fn drop_message(&self, reason: RelayDrop, count: u64) {
         self.stats.dropped[reason.index()].add(count);
     }
 
@@ -503,12 +544,12 @@ impl Core {
         let offset = self.random.next_u64();
         let heard = self
             .channels
-            .heard(&channel, &payload, offset, now.unix_ms)
+            .heard(&channel, &payload, false, offset, now.unix_ms)
             .unwrap_or_else(|| self.heard_of_socket_io(now, &channel, &payload));
         self.take_heard(now, heard);
     }
 
-    fn take_heard(&mut self, now: Now, heard: Heard) {
+    pub(super) fn take_heard(&mut self, now: Now, heard: Heard) {
         match heard {
             Heard::Arrival(arrival) => {
                 self.stats.received.add(1);
@@ -556,7 +597,12 @@ impl Core {
         if matches!(envelope.message, Message::Broadcast { request: None, .. }) {
             self.hosts.beats().hear(&envelope.uid);
         }
-        let offset = self.random.next_u64();
+        let offset = Offset::Own(self.random.next_u64());
+        self.take_envelope(now, endpoint, envelope, offset, place.is_for_answers)
+    }
+
+    /// What another server of a namespace says, whichever way it came.
+    pub(super) fn take_envelope(&mut self, now: Now, endpoint: EndpointId, envelope: Envelope, offset: Offset, is_answer: bool) -> Heard {
         match envelope.message {
             Message::Broadcast { request: None, .. } if envelope.uid.starts_with(TOLD) => Heard::Known,
             Message::Broadcast { packet, options, request: None } => {
@@ -566,10 +612,11 @@ impl Core {
                 }
             }
             message => {
-                if place.is_for_answers {
+                if is_answer {
                     self.peers.handle_answered(&mut self.socket_io, message);
                 } else {
-                    self.peers.handle_request(now, &mut self.socket_io, endpoint, &envelope.uid, message, offset);
+                    let number = self.random.next_u64();
+                    self.peers.handle_request(now, &mut self.socket_io, endpoint, &envelope.uid, message, number);
                 }
                 self.do_for_peers(now);
                 Heard::Known
@@ -609,8 +656,8 @@ impl Core {
         }
     }
 
-    fn arrive(&mut self, arrival: Arrival) {
-        let arrival = Arc::new(arrival);
+    pub(super) fn arrive(&mut self, arrival: impl Into<Arc<Arrival>>) {
+        let arrival = arrival.into();
         match arrival.room() {
             Some(room) => self.parcels.push_back((self.world.home_of(&room), Parcel::Arrival(arrival))),
             None => {
@@ -631,6 +678,8 @@ impl Core {
                     Err(_) => self.drop_message(RelayDrop::Unconfirmed, told.len() as u64),
                 }
             }
+            (Tag::Appended(stream), replies) => self.handle_appended(now, stream, replies),
+            (Tag::Session(tag), replies) => self.replied_of_sessions(now, tag, replies),
             (Tag::Consulted(number), replies) => {
                 self.consults.answered(number, replies.ok());
                 self.conclude(now);
@@ -712,6 +761,8 @@ impl Core {
     fn do_for_peers(&mut self, now: Now) {
         while let Some(output) = self.peers.poll_output() {
             match output {
+                // What the back end says has gone there already, with its offset.
+                Output::Say(post) if post.fields.iter().any(|field| field.0 == "type" && field.1 == "3") => {}
                 Output::Say(post) => self.enqueue(now, post.call()),
                 Output::Put(shard, parcel) => self.parcels.push_back((shard, parcel)),
                 Output::Count(endpoint, request) => {
@@ -732,6 +783,10 @@ impl Core {
         self.conclude(now);
         let old = self.waiting.expire(now.ms());
         self.drop_message(RelayDrop::Age, old);
+        if let Some(streams) = &mut self.streams {
+            streams.handle_timeouts(now);
+        }
+        self.go_on_with_sessions(now);
         // Also while there is nobody to ask: this is what the thread wakes for, and a time in the past would wake it for ever.
         if self.ping_due_ms <= now.ms() {
             self.ping_due_ms = now.ms() + PING_EVERY_MS;
@@ -757,7 +812,9 @@ impl Core {
         let kept_ms = if self.is_up { self.keeping.next_ms() } else { u64::MAX };
         let gathering_ms = self.gathering.as_ref().map_or(u64::MAX, |gathering| gathering.look_ms.min(gathering.until_ms));
         let due = [gathering_ms, self.ping_due_ms, self.hosts.next_ms(), kept_ms, self.peers.next_ms(), self.looking.next_ms()];
-        self.consults.next_ms().into_iter().chain(due).min().unwrap_or(self.ping_due_ms)
+        let of_streams =
+            self.streams.as_ref().map(Streams::poll_timeout).into_iter().chain(self.sessions.as_ref().map(Sessions::poll_timeout));
+        self.consults.next_ms().into_iter().chain(of_streams).chain(due).min().unwrap_or(self.ping_due_ms)
     }
 
     /// The next request to Redis.
@@ -770,6 +827,12 @@ impl Core {
         }
         if !self.is_up {
             return None;
+        }
+        if let Some(append) = self.streams.as_mut().and_then(|streams| streams.poll_append(now)) {
+            return Some(append);
+        }
+        if let Some(request) = self.next_of_sessions(now) {
+            return Some(request);
         }
         if let Some(request) = self.next_consults(now) {
             return Some(request);
@@ -815,8 +878,10 @@ impl Core {
     /// Gauges, once a turn.
     pub(crate) fn count(&self) {
         self.stats.hosts.set(self.hosts.count() as u64);
-        self.stats.waiting.set(self.waiting.len() as u64);
-        self.stats.waiting_bytes.set(self.waiting.bytes() as u64);
+        let (entries, bytes) = self.streams.as_ref().map_or((0, 0), Streams::waiting);
+        self.stats.journal_bytes.set(self.sessions.as_ref().map_or(0, |sessions| sessions.journal.bytes()) as u64);
+        self.stats.waiting.set((self.waiting.len() + entries) as u64);
+        self.stats.waiting_bytes.set((self.waiting.bytes() + bytes) as u64);
     }
 }
 

@@ -671,7 +671,7 @@ mod tests {
         settle(&mut hosts, 0);
         let (number, question) = put(&mut hosts[1]);
         assert!(
-            matches!(&question, Question::Emit(emit) if emit.offset == u64::MAX && emit.args == "1" && emit.is_elsewhere),
+            matches!(&question, Question::Emit(emit) if emit.offset == u64::MAX.into() && emit.args == "1" && emit.is_elsewhere),
             "{question:?}"
         );
         // Acknowledgements that are too long are counted all the same; what is only long comes in parts.

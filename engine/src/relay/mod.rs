@@ -5,26 +5,39 @@
 //! [`handle`] is how the program that the engine is embedded in reaches it. None of these three has a connection or a clock either.
 #![allow(rustdoc::private_intra_doc_links, reason = "nothing of the relay is for other programs; it is public for tests only")]
 
+mod append;
 mod beats;
 mod channels;
 mod cluster;
 mod consults;
 mod core;
+#[cfg(test)]
+mod fake;
 pub mod fleet;
 pub mod format;
 mod guard;
 pub mod handle;
 mod history;
+#[cfg(test)]
+#[path = "../../tests/host/mod.rs"]
+mod host;
 mod hosts;
+mod journal;
 pub(crate) mod lane;
 pub mod link;
 mod peers;
 mod presence;
+mod read;
+mod reader;
 pub mod request;
 mod rooms;
+mod sessions;
+#[cfg(test)]
+mod simulation;
 mod slots;
 mod socketio;
 mod status;
+mod streams;
 mod thread;
 mod waiting;
 pub mod words;

@@ -720,7 +720,7 @@ mod tests {
     use rand::SeedableRng as _;
 
     use super::*;
-    use crate::config::{Adapter, DialectKind, Endpoint};
+    use crate::config::{DialectKind, Endpoint};
 
     const ROOT: EndpointId = EndpointId(0);
 
@@ -733,7 +733,7 @@ mod tests {
     }
 
     fn socket_io() -> SocketIo {
-        SocketIo::new(&config(), "socket.io", Adapter::Classic, &mut StdRng::from_seed([1; 32]))
+        SocketIo::new(&config(), &crate::config::Relay::new("redis://localhost"), &mut StdRng::from_seed([1; 32]))
     }
 
     /// What is said, as text, and what is put to shards, by their numbers.

@@ -16,7 +16,7 @@ use foldhash::fast::RandomState;
 use super::channels::first_community;
 use super::request::{Call, Reply};
 use super::socketio::Post;
-use crate::config::{Adapter, Config, Relay};
+use crate::config::{Adapter, Config, Relay, RelayMode};
 use crate::dialect::Sight;
 use crate::ids::{EndpointId, Room, UserId};
 use crate::limits::SEEN_MS;
@@ -106,7 +106,7 @@ impl Presence {
             host: host.to_owned(),
             is_cluster: settings.redis.is_cluster,
             // The scripts know `PUBLISH` alone.
-            tells_itself: !settings.redis.is_cluster && settings.adapter == Adapter::Classic,
+            tells_itself: !settings.redis.is_cluster && settings.mode == RelayMode::PubSub && settings.adapter == Adapter::Classic,
             endpoints: endpoints.collect(),
             here: HashMap::default(),
         }

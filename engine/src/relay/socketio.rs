@@ -7,9 +7,9 @@ use std::borrow::Cow;
 use rand::rngs::StdRng;
 use rand::{Rng as _, RngExt as _};
 
-use super::format::{self, Envelope, Fault, Flags, Message, Options, Payload, RemoteSocket, classic, sharded};
+use super::format::{self, Envelope, Fault, Flags, Message, Options, Payload, RemoteSocket, classic, sharded, streams};
 use super::request::{Call, Kind};
-use crate::config::{Adapter, Config, DialectKind};
+use crate::config::{Adapter, Config, DialectKind, Relay, RelayMode};
 use crate::dialect;
 use crate::frame::{Frame, Packet};
 use crate::ids::{EndpointId, Room};
@@ -17,7 +17,8 @@ use crate::json::{self, Object, Scratch, Value};
 use crate::shard::outward::Published;
 use crate::shard::parcel::{Arrival, Emit, Selection, Target};
 use crate::shard::peers::Socket;
-use crate::wire::{http, sio};
+use crate::wire::http;
+use crate::wire::sio::{self, Offset};
 
 /// Characters of an adapter's id, and of a request's.
 const UID_CHARS: usize = 6;
@@ -31,6 +32,9 @@ pub(crate) const OURS: char = '-';
 
 /// Which rooms have channels of their own where the sharded adapter is spoken: its default.
 const SUBSCRIPTION: sharded::Subscription = sharded::Subscription::Dynamic;
+
+/// What says that something is an entry of a stream: the stream, fields and values follow.
+pub(crate) const ENTRY: &str = "XADD";
 
 /// One namespace.
 #[derive(Debug)]
@@ -52,6 +56,8 @@ pub(crate) struct Namespace {
 enum Wire {
     Classic(classic::Channels),
     Sharded(sharded::Channels),
+    /// Of the reliable mode: requests and answers on channels, everything else in the stream of that name.
+    Streams(sharded::Channels, String),
 }
 
 /// A message for a channel.
@@ -61,15 +67,22 @@ pub(crate) struct Post {
     pub(crate) verb: &'static str,
     pub(crate) channel: String,
     pub(crate) payload: Vec<u8>,
+    /// Of an entry of a stream, whose name is the channel: its fields.
+    pub(crate) fields: Vec<(&'static str, String)>,
 }
 
 impl Post {
     /// For a channel that all nodes know.
     pub(crate) fn new(channel: String, payload: Vec<u8>) -> Post {
-        Post { verb: "PUBLISH", channel, payload }
+        Post { verb: "PUBLISH", channel, payload, fields: Vec::new() }
     }
 
+    /// What says it. An entry of a stream is numbered before it goes out: [`super::append`].
     pub(crate) fn call(&self) -> Call {
+        if !self.fields.is_empty() {
+            let call = Call::new(ENTRY).arg(&self.channel);
+            return self.fields.iter().fold(call, |call, (field, value)| call.arg(field).arg(value));
+        }
         Call::new(self.verb).arg(&self.channel).arg(&self.payload)
     }
 }
@@ -117,10 +130,19 @@ pub(crate) struct SocketIo {
 }
 
 impl Namespace {
-    fn new(endpoint: EndpointId, name: &str, dialect: DialectKind, adapter: Adapter, key: &str, random: &mut StdRng) -> Namespace {
-        let (uid, wire) = match adapter {
-            Adapter::Classic => (random_uid(random), Wire::Classic(classic::Channels::new(key, name))),
-            Adapter::Sharded => (format!("{OURS}{:015x}", random.next_u64() >> 4), Wire::Sharded(sharded::Channels::new(key, name))),
+    fn new(endpoint: EndpointId, name: &str, dialect: DialectKind, settings: &Relay, random: &mut StdRng) -> Namespace {
+        let key = &*settings.socket_io_key;
+        let sharded = |random: &mut StdRng| (format!("{OURS}{:015x}", random.next_u64() >> 4), sharded::Channels::new(key, name));
+        let (uid, wire) = match (settings.mode, settings.adapter) {
+            (RelayMode::Streams, _) => {
+                let (uid, channels) = sharded(random);
+                (uid, Wire::Streams(channels, key.to_owned()))
+            }
+            (RelayMode::PubSub, Adapter::Classic) => (random_uid(random), Wire::Classic(classic::Channels::new(key, name))),
+            (RelayMode::PubSub, Adapter::Sharded) => {
+                let (uid, channels) = sharded(random);
+                (uid, Wire::Sharded(channels))
+            }
         };
         let told_uid = format!("{TOLD}{}", &uid[1..]);
         Namespace { endpoint, name: name.to_owned(), uid, told_uid, servers: 0, dialect, wire }
@@ -138,9 +160,10 @@ impl Namespace {
                 }
                 listened
             }
-            Wire::Sharded(channels) => {
+            Wire::Sharded(channels) | Wire::Streams(channels, _) => {
+                let kind = if matches!(self.wire, Wire::Sharded(_)) { Kind::Sharded } else { Kind::Channel };
                 let own = [channels.common().to_owned(), channels.own(&self.uid), channels.own(&self.told_uid)];
-                own.into_iter().map(|channel| (Kind::Sharded, channel)).collect()
+                own.into_iter().map(|channel| (kind, channel)).collect()
             }
         }
     }
@@ -150,6 +173,7 @@ impl Namespace {
         match &self.wire {
             Wire::Classic(channels) => Call::new("PUBSUB").arg("NUMSUB").arg(channels.request()),
             Wire::Sharded(channels) => Call::new("PUBSUB").arg("SHARDNUMSUB").arg(channels.common()),
+            Wire::Streams(channels, _) => Call::new("PUBSUB").arg("NUMSUB").arg(channels.common()),
         }
     }
 
@@ -187,10 +211,10 @@ impl Namespace {
 }
 
 impl SocketIo {
-    pub(crate) fn new(config: &Config, key: &str, adapter: Adapter, random: &mut StdRng) -> SocketIo {
+    pub(crate) fn new(config: &Config, settings: &Relay, random: &mut StdRng) -> SocketIo {
         let served = config.endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.dialect.is_socket_io());
         let namespaces =
-            served.map(|(index, served)| Namespace::new(EndpointId(index as u8), &served.bind, served.dialect, adapter, key, random));
+            served.map(|(index, served)| Namespace::new(EndpointId(index as u8), &served.bind, served.dialect, settings, random));
         SocketIo { namespaces: namespaces.collect(), path: config.socket_io.path.clone(), scratch: format::scratch() }
     }
 
@@ -222,6 +246,15 @@ impl SocketIo {
         };
         let envelope = Envelope { uid: uid.to_owned(), nsp: namespace.name.clone(), message };
         let (verb, channel, payload) = match &namespace.wire {
+            Wire::Streams(channels, _) if streams::is_published(&envelope.message) => {
+                // Static: no room has a channel of its own.
+                let channel = channels.of(&envelope.message, sharded::Subscription::Static, asker);
+                ("PUBLISH", channel, streams::encode_published(&mut self.scratch, &envelope).ok()?)
+            }
+            Wire::Streams(_, stream) => {
+                let fields = streams::encode(&mut self.scratch, &envelope).ok()?.to_vec();
+                return Some(Post { fields, ..Post::new(stream.clone(), Vec::new()) });
+            }
             Wire::Classic(channels) => {
                 ("PUBLISH", channels.of(&envelope.message, asker), classic::encode(&mut self.scratch, &envelope).ok()?)
             }
@@ -230,7 +263,7 @@ impl SocketIo {
                 ("SPUBLISH", channel, sharded::encode(&mut self.scratch, &envelope).ok()?)
             }
         };
-        Some(Post { verb, channel, payload })
+        Some(Post { verb, channel, payload, fields: Vec::new() })
     }
 
     /// What the adapters of other hosts are told of a publication, by us or an adapter of another id; `None` where it is not one of this
@@ -244,7 +277,45 @@ impl SocketIo {
         let rooms: Vec<String> = addressee.chain(room).collect();
         let flags = Flags { volatile: published.frame.mark().volatile, ..Flags::default() };
         let options = Options { rooms, except: published.except.iter().map(|sid| sid.to_string()).collect(), flags };
-        self.say(endpoint, uid.map_or(As::Ourselves, As::Another), Message::Broadcast { packet, options, request: None }, None)
+        let message = Message::Broadcast { packet, options, request: None };
+        let mut post = self.say(endpoint, uid.map_or(As::Ourselves, As::Another), message, None)?;
+        if !post.fields.is_empty() {
+            post.fields.extend(published.frame.mark().offset.map(|offset| ("o", offset.text())));
+            let blocked = published.hidden_from.as_ref().map(|author| &author.blocked);
+            post.fields.extend(blocked.and_then(|blocked| Some(("b", serde_json::to_string(blocked).ok()?))));
+        }
+        Some(post)
+    }
+
+    /// An entry that tells other servers what the back end says; `None` where they could not understand it.
+    pub(crate) fn told(&mut self, emit: &Emit) -> Option<Post> {
+        let options = self.of(emit.to.endpoint)?.options_of(&emit.to)?;
+        let options = Options { flags: Flags { volatile: emit.volatile, ..Flags::default() }, ..options };
+        let mut json = String::from("[");
+        json::quote(&mut json, &emit.event);
+        if !emit.args.is_empty() {
+            json.push(',');
+            json.push_str(&emit.args);
+        }
+        json.push(']');
+        let packet = Payload { json, attachments: emit.attachments.clone() };
+        let message = Message::Broadcast { packet, options, request: None };
+        let mut post = self.say(emit.to.endpoint, As::Told, message, None)?;
+        post.fields.push(("o", emit.offset.text()));
+        Some(post)
+    }
+
+    /// Reads a stream's entry; `None` when it is for none of our namespaces.
+    pub(crate) fn read_entry<'f>(
+        &mut self,
+        fields: impl IntoIterator<Item = (&'f [u8], &'f [u8])>,
+    ) -> Option<(EndpointId, Result<Envelope, Fault>)> {
+        let envelope = match streams::decode(&mut self.scratch, fields) {
+            Ok(envelope) => envelope,
+            Err(fault) => return Some((EndpointId(0), Err(fault))),
+        };
+        let namespace = self.namespaces.iter().find(|namespace| namespace.name == envelope.nsp)?;
+        Some((namespace.endpoint, Ok(envelope)))
     }
 
     /// What a channel is; `None` when it is the channel of none of our namespaces.
@@ -255,7 +326,9 @@ impl SocketIo {
                     let kind = channels.kind(channel.as_bytes())?;
                     (matches!(kind, classic::Kind::Response { .. }), Some(kind))
                 }
-                Wire::Sharded(channels) => (channels.owner(channel.as_bytes())?.is_some_and(|name| namespace.is_ours(name)), None),
+                Wire::Sharded(channels) | Wire::Streams(channels, _) => {
+                    (channels.owner(channel.as_bytes())?.is_some_and(|name| namespace.is_ours(name)), None)
+                }
             };
             Some(Place { endpoint: namespace.endpoint, is_for_answers, namespace: index, classic })
         })
@@ -288,7 +361,7 @@ impl SocketIo {
         uid: &str,
         packet: Payload,
         options: &Options,
-        offset: u64,
+        offset: impl Into<Offset>,
         unix_ms: u64,
     ) -> Option<Arrival> {
         let (event, args) = split_event(&packet.json, &mut self.scratch)?;
@@ -427,7 +500,7 @@ fn event_of(frame: &Frame) -> Option<Payload> {
     let mut json = packet.payload.to_owned();
     if let Some(offset) = frame.mark().offset {
         let mut ending = ",".to_owned();
-        json::quote(&mut ending, &sio::offset_text(offset));
+        json::quote(&mut ending, &offset.text());
         ending.push(']');
         json.truncate(json.strip_suffix(&ending)?.len());
         json.push(']');

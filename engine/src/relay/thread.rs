@@ -18,6 +18,7 @@ use super::core::{Core, Listening, Tag};
 use super::handle::{FleetPort, ToRelay};
 use super::lane::{self, Inlet};
 use super::link::{self, Address, Backoff, Certificates, Link, Servers};
+use super::reader::{Happening, Reader};
 use super::request::{Ended, Lost, Push, Reply, Unheard};
 use super::status::{Status, complaint};
 use super::words::Hello;
@@ -69,6 +70,8 @@ struct Thread {
     replies: (mpsc::UnboundedSender<Answered>, mpsc::UnboundedReceiver<Answered>),
     /// What Redis said to wishes to listen that it refused.
     refusals: (mpsc::Sender<String>, mpsc::Receiver<String>),
+    /// There in the reliable mode.
+    reader: Option<Reader>,
     status: Status,
     notices: crossbeam_channel::Sender<Notice>,
     inlet: Inlet,
@@ -107,6 +110,7 @@ impl Thread {
         let Setup { world, settings, address, own, port, stats, inlet, ports, epoch, random } = setup;
         let mut seeds = StdRng::from_seed(random);
         let core = Core::new(world, stats.clone(), &settings, &own, port, seeds.random());
+        let reader = (settings.mode == config::RelayMode::Streams).then(|| Reader::new(address.clone(), seeds.random()));
         // Its own count: shards need not stop reading their clients because one of them takes nothing from other hosts.
         let outlets = Outlets::new(ports, Arc::<AtomicUsize>::default());
         Thread {
@@ -118,6 +122,7 @@ impl Thread {
             attempts: mpsc::channel(1),
             replies: mpsc::unbounded_channel(),
             refusals: mpsc::channel(REFUSALS_MAX),
+            reader,
             status: Status::default(),
             notices,
             inlet,
@@ -129,8 +134,14 @@ impl Thread {
 
     async fn live(mut self) {
         self.connect_after(Duration::ZERO);
+        if let Some(reader) = &mut self.reader {
+            reader.connect_after(Duration::ZERO);
+        }
         loop {
             let are_sent = self.send();
+            if are_sent {
+                self.read();
+            }
             let due_ms = self.core.poll_timeout().saturating_sub(self.now().ms()).max(1);
             let wait = Duration::from_millis(if are_sent { due_ms } else { RETRY_MS });
             tokio::select! {
@@ -142,6 +153,7 @@ impl Thread {
                 Some(order) = next_order(&mut self.core) => self.take_orders(order),
                 Some(attempt) = self.attempts.1.recv() => self.take_attempt(attempt),
                 push = next_push(&mut self.link), if are_sent => self.take_pushes(push),
+                happening = next_happening(&mut self.reader), if are_sent => self.take_happening(happening),
                 () = tokio::time::sleep(wait) => {}
             }
             let now = self.now();
@@ -177,6 +189,29 @@ impl Thread {
                 Some((tag, replies)) = self.replies.1.recv() => self.take_reply(tag, replies),
                 push = next_push(&mut self.link) => self.take_pushes(push),
                 () = tokio::time::sleep_until(end) => return,
+            }
+        }
+    }
+
+    /// Asks for what is to be read.
+    fn read(&mut self) {
+        let now = self.now();
+        let Some(reader) = &self.reader else { return };
+        if let Some(request) = self.core.poll_read(now) {
+            reader.ask(&request);
+        }
+    }
+
+    fn take_happening(&mut self, happening: Happening) {
+        let now = self.now();
+        match happening {
+            Happening::Connected => self.core.handle_reader_connected(),
+            Happening::Lost => self.core.handle_reader_lost(),
+            Happening::Replied(replies) => {
+                for text in replies.iter().flatten().filter_map(complaint) {
+                    self.status.refused(now.ms(), text);
+                }
+                self.core.handle_read(now, replies);
             }
         }
     }
@@ -333,6 +368,14 @@ async fn next_order(core: &mut Core) -> Option<ToRelay> {
 async fn next_push(link: &mut Option<(Link, link::Pushes)>) -> Option<Push> {
     match link {
         Some((_, pushes)) => pushes.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What happens to the connection for reading; nothing, where there is none.
+async fn next_happening(reader: &mut Option<Reader>) -> Happening {
+    match reader {
+        Some(reader) => reader.next().await,
         None => std::future::pending().await,
     }
 }

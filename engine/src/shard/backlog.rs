@@ -10,6 +10,7 @@ use foldhash::fast::RandomState;
 use crate::auth::Identity;
 use crate::frame::Frame;
 use crate::ids::ConnId;
+use crate::wire::sio::Offset;
 
 /// What one shard keeps of one endpoint.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +43,7 @@ pub(crate) struct Event {
     /// Whose `blocked` users did not get it.
     pub(crate) hidden_from: Option<Arc<Identity>>,
     pub(crate) ms: u64,
-    pub(crate) offset: u64,
+    pub(crate) offset: Offset,
 }
 
 impl Event {
@@ -66,7 +67,7 @@ pub(crate) struct Backlog {
     events: VecDeque<Event>,
     /// Position of the first event.
     first: u64,
-    positions: HashMap<u64, u64, RandomState>,
+    positions: HashMap<Offset, u64, RandomState>,
     bytes: usize,
 }
 
@@ -84,6 +85,16 @@ impl Backlog {
         self.expire(now_ms);
     }
 
+    /// Remembers an event for one connection more, which others have at another position; where it is.
+    pub(crate) fn push_again(&mut self, event: Event) -> u64 {
+        let position = self.next();
+        self.bytes += event.bytes();
+        let now_ms = event.ms;
+        self.events.push_back(event);
+        self.expire(now_ms);
+        position
+    }
+
     /// Forgets what is too old or too much.
     pub(crate) fn expire(&mut self, now_ms: u64) {
         while let Some(oldest) = self.events.front() {
@@ -92,7 +103,10 @@ impl Backlog {
                 break;
             }
             self.bytes -= oldest.bytes();
-            self.positions.remove(&oldest.offset);
+            let offset = oldest.offset;
+            if self.positions.get(&offset) == Some(&self.first) {
+                self.positions.remove(&offset);
+            }
             self.events.pop_front();
             self.first += 1;
         }
@@ -109,7 +123,7 @@ impl Backlog {
     }
 
     /// Position of the event with this offset.
-    pub(crate) fn find(&self, offset: u64) -> Option<u64> {
+    pub(crate) fn find(&self, offset: Offset) -> Option<u64> {
         self.positions.get(&offset).copied()
     }
 
@@ -132,7 +146,7 @@ mod tests {
     use crate::ids::EndpointId;
 
     fn event(ms: u64, offset: u64, volatile: bool, bytes: usize) -> Event {
-        let mark = Mark { volatile, offset: Some(offset) };
+        let mark = Mark { volatile, offset: Some(Offset::Own(offset)) };
         let frame = Rc::new(Frame::event(EndpointId(0), &"x".repeat(bytes), &[], mark));
         Event::new(ms, To::Room("r".into()), &frame).expect("it has an offset")
     }
@@ -143,13 +157,13 @@ mod tests {
         for offset in 0..5 {
             backlog.push(event(offset * 10, offset, false, 10));
         }
-        assert_eq!((backlog.find(1), backlog.find(2), backlog.next()), (None, Some(2), 5));
+        assert_eq!((backlog.find(Offset::Own(1)), backlog.find(Offset::Own(2)), backlog.next()), (None, Some(2), 5));
         assert_eq!(backlog.since(3).map(|(position, _)| position).collect::<Vec<_>>(), [3, 4]);
         backlog.push(event(130, 5, false, 10));
         assert_eq!(backlog.usage().0, 3);
         backlog.expire(135);
-        assert_eq!((backlog.find(3), backlog.find(4)), (None, Some(4)));
-        backlog.push(event(140, 6, false, 9_900));
+        assert_eq!((backlog.find(Offset::Own(3)), backlog.find(Offset::Own(4))), (None, Some(4)));
+        backlog.push(event(140, 6, false, 9_870));
         assert_eq!(backlog.usage().0, 1, "one large event pushes all others out");
         backlog.push(event(141, 7, false, 20_000));
         assert_eq!(backlog.usage(), (0, 0), "one that is larger than everything is not kept either");
@@ -157,10 +171,22 @@ mod tests {
     }
 
     #[test]
+    fn an_event_said_again_to_one_stays_where_it_was_for_others() {
+        let mut backlog = Backlog::new(Bounds { age_ms: 100, events: 3, bytes: 10_000 });
+        backlog.push(event(0, 1, false, 1));
+        assert_eq!((backlog.push_again(event(0, 1, false, 1)), backlog.find(Offset::Own(1))), (1, Some(0)));
+        backlog.push(event(0, 2, false, 1));
+        backlog.push(event(0, 3, false, 1));
+        assert_eq!((backlog.find(Offset::Own(1)), backlog.find(Offset::Own(2))), (None, Some(2)));
+        backlog.push(event(0, 1, false, 1));
+        assert_eq!(backlog.find(Offset::Own(1)), Some(4), "what goes is not what is known by its offset now");
+    }
+
+    #[test]
     fn a_volatile_event_marks_its_place_only() {
         let mut backlog = Backlog::new(Bounds { age_ms: 100, events: 3, bytes: 10_000 });
         backlog.push(event(0, 9, true, 1_000));
-        assert!(backlog.find(9) == Some(0) && backlog.since(0).all(|(_, event)| event.frame.is_none()));
+        assert!(backlog.find(Offset::Own(9)) == Some(0) && backlog.since(0).all(|(_, event)| event.frame.is_none()));
         assert!(backlog.usage().1 < 1_000);
         let plain = Rc::new(Frame::text(EndpointId(0), "no offset"));
         assert!(Event::new(0, To::Room("r".into()), &plain).is_none());

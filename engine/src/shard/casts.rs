@@ -52,6 +52,10 @@ impl Shard {
             Parcel::Roll(roll) => self.roll(*roll),
             Parcel::Registered { room } => self.homes.registered(&room),
             Parcel::Arrival(arrival) => self.arrive_from_elsewhere(now, &arrival),
+            Parcel::Tide { from: None, tide } => self.pass_tide_on(tide),
+            Parcel::Tide { from: Some(from), tide } => self.take_tide(now, from, tide),
+            Parcel::Fetched { ask, fetched } => self.fetched(now, ask, fetched),
+            Parcel::Missed { conn, missed } => self.take_missed(now, conn, missed),
             Parcel::Inspect { ask, inspection } => self.inspect(now, ask, &inspection),
             Parcel::Tell(event) => {
                 if self.wants(event.kind()) {
@@ -374,7 +378,9 @@ impl Shard {
         if waited.is_some() && outcome.is_ok() {
             self.membership.join(room, slot, conn.link, &mut conn.seats);
             self.note_stay(slot, room);
-            self.tell_of_room(now, slot, room, What::RoomJoin);
+            if !self.is_restoring(slot) {
+                self.tell_of_room(now, slot, room, What::RoomJoin);
+            }
         }
         // Where other hosts were asked meanwhile, the room may have ended, and who was in is out: he is not told that he is in another of its name.
         let is_out = || self.conns.get(slot).is_some_and(|conn| self.seat_of(conn, room).is_none());
@@ -385,6 +391,10 @@ impl Shard {
         self.answers.extend(waited.into_iter().flat_map(|waited| waited.asks).map(|ask| (ask, Answer::Room(moved.clone()))));
         if is_revoked {
             self.expel(now, slot, room, None);
+        }
+        if self.is_restoring(slot) {
+            self.release(id);
+            return self.entered_again(now, slot, outcome.map(|_| ()));
         }
         if is_granted {
             if outcome.is_err() {

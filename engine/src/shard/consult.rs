@@ -24,6 +24,8 @@ use crate::time::Now;
 pub struct Consult {
     /// Comes back with the answer; `None` where nobody waits for one.
     pub ticket: Option<u64>,
+    /// The relay's own number for it.
+    pub number: u64,
     /// What it is about. To learn how a user is, his own room.
     pub room: Room,
     /// Who has come, or gone.
@@ -54,7 +56,7 @@ pub struct Step {
 impl Consult {
     /// A question about a room that asks nothing yet.
     pub fn about(room: Room) -> Consult {
-        Consult { ticket: None, room, step: None, online: false, sight: false, recall: None, connection: None }
+        Consult { ticket: None, number: 0, room, step: None, online: false, sight: false, recall: None, connection: None }
     }
 
     /// Bytes of messages it holds on to.

@@ -143,7 +143,7 @@ impl Shard {
             return None;
         }
         // The same on every host that is asked.
-        let id = self.world.config.relay.is_some().then(|| MessageId::from_u64_pair(emit.unix_ms, emit.offset));
+        let id = self.world.config.relay.is_some().then(|| MessageId::from_u64_pair(emit.unix_ms, emit.offset.number()));
         let keep = Keep { id, by_id: false, author: "".into(), text, hidden_from: None, messages_max };
         self.record(room, Record::append(&keep, now.unix_ms, true));
         Some(keep)

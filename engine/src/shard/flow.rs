@@ -12,8 +12,9 @@ use crate::time::Now;
 impl Shard {
     /// The live connection of a public id.
     pub(super) fn find(&self, id: Sid) -> Option<u32> {
-        let slot = id.slot();
-        (id.shard() == self.id && self.conns.get(slot).is_some_and(|conn| conn.sid == id)).then_some(slot)
+        // What another host made keeps its id.
+        let slot = self.strangers.get(&id).copied().unwrap_or(id.slot());
+        (self.shard_of_past(id) == self.id && self.conns.get(slot).is_some_and(|conn| conn.sid == id)).then_some(slot)
     }
 
     pub(super) fn home_of(&self, room: &Room) -> ShardId {
@@ -48,6 +49,9 @@ impl Shard {
             | Parcel::Grant(_)
             | Parcel::Round(_)
             | Parcel::Dissolve { .. }
+            | Parcel::Tide { .. }
+            | Parcel::Fetched { .. }
+            | Parcel::Missed { .. }
             | Parcel::Settle(_)
             | Parcel::Forget { .. }
             | Parcel::Roll(_)

@@ -376,7 +376,7 @@ impl Shard {
     }
 
     /// Takes a connection out of everything it is in.
-    fn remove_conn(&mut self, now: Now, slot: u32) {
+    pub(super) fn remove_conn(&mut self, now: Now, slot: u32) {
         let rooms = self.rooms_of(slot);
         while let Some(last) = self.conns.get(slot).and_then(|conn| conn.seats.len().checked_sub(1)) {
             self.vacate(slot, last);
@@ -391,6 +391,7 @@ impl Shard {
             self.acknowledged(ack, None);
         }
         self.unlist(&conn, slot);
+        self.forget_stranger(&conn);
         let recovery = conn.recovery.take();
         self.keep_ghost(id, conn);
         self.dismiss(now, recovery);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::address::Ticket;
 use super::assembly::Assembly;
 use super::engine_http::{Post, Reply};
+use super::handover::{Fetched, Fetching};
 use super::membership::Seat;
 use super::old_clients::Old;
 use super::outbox::Outbox;
@@ -108,6 +109,12 @@ pub(crate) struct SocketIoLink {
     pub(crate) may_recover: bool,
     /// The connection whose answer its CONNECT waits for.
     pub(crate) challenged: Option<ConnId>,
+    /// There while its CONNECT waits for the relay.
+    pub(crate) fetching: Option<Box<Fetching>>,
+    /// The connection of another host that its CONNECT waits for.
+    pub(crate) restored: Option<ConnId>,
+    /// What the relay has answered, for the next CONNECT.
+    pub(crate) fetched: Option<Fetched>,
     /// What the token of the request's header or query said.
     pub(crate) token: Result<Arc<Identity>, AuthFault>,
     /// What the session cookie said, for endpoints that look at cookies.

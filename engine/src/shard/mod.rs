@@ -38,6 +38,7 @@ mod emits;
 mod engine_http;
 mod flow;
 mod grants;
+pub mod handover;
 pub mod history;
 mod home;
 mod hooks;
@@ -70,6 +71,7 @@ mod socket_io;
 mod submissions;
 mod table;
 mod telling;
+pub mod tides;
 mod upgraded;
 mod watching;
 
@@ -95,6 +97,7 @@ use receipts::Receipts;
 use recollection::Recollections;
 use table::Table;
 use telling::Telling;
+use tides::Tides;
 use upgraded::Upgraded;
 use watching::Absences;
 
@@ -124,7 +127,8 @@ impl World {
         let shards = self.config.shards.len();
         match Sid::parse(room.addressee().unwrap_or(&room.name)) {
             // A connection's own room lives with it, which is how its name is known to be taken.
-            Some(sid) if usize::from(sid.shard().0) < shards => sid.shard(),
+            // What another host made lives by the same rule, if it comes here.
+            Some(sid) => ShardId((usize::from(sid.shard().0) % shards) as u8),
             _ if room.addressee().is_some() => self.home_of(&room.resolved(false)),
             _ if let Some(user) = room.watched() => self.home_of(&Room::user(room.endpoint, user)),
             _ => {
@@ -219,6 +223,15 @@ pub struct Shard {
     memory: recovery::Memory,
     /// Long-polling sessions that live on another shard than their id says: where; and those that live here, with their slots.
     moved_away: HashMap<Sid, ShardId>,
+    /// Slots of connections that another host made, by their ids and by their secrets.
+    strangers: HashMap<Sid, u32>,
+    /// Slots of those that are coming from another host.
+    restoring: Vec<u32>,
+    /// Links that wait for the relay to fetch a session, by the numbers of these.
+    fetching: HashMap<u64, LinkKey>,
+    early: Vec<handover::Early>,
+    fetches: u64,
+    tides: Tides,
     guests: HashMap<Sid, u32>,
     emits: Emits,
     hooks: Hooks,
@@ -299,6 +312,12 @@ impl Shard {
             membership: Membership::new(),
             memory: recovery::Memory::new(&world.config),
             moved_away: HashMap::new(),
+            strangers: HashMap::new(),
+            restoring: Vec::new(),
+            fetching: HashMap::new(),
+            early: Vec::new(),
+            fetches: 0,
+            tides: Tides::default(),
             guests: HashMap::new(),
             homes,
             recollections: Recollections::default(),

@@ -12,6 +12,7 @@ use rand::RngExt as _;
 use super::Shard;
 use super::consult::Consult;
 use super::emits::NOBODY;
+use super::handover::{Found, Session, Wanted};
 use super::history::{Kept, Record};
 use super::inquiry::Inquiry;
 use super::parcel::{Answer, Arrival, Origin, Publish, Target};
@@ -20,7 +21,7 @@ use super::room_calls::NewRoom;
 use crate::auth::Identity;
 use crate::dialect::{Keep, Overheard, Remark, Revised};
 use crate::frame::Frame;
-use crate::ids::{MessageId, Room, Sid};
+use crate::ids::{EndpointId, MessageId, Room, Sid};
 use crate::limits::OUTWARD_BYTES_MAX;
 use crate::time::Now;
 
@@ -75,6 +76,35 @@ pub enum Outward {
         ask: u64,
         /// This shard's answer.
         answer: Answer,
+    },
+    /// A tide has come by here: whatever was handed over before this was so before it.
+    Tide {
+        /// Its number.
+        number: u64,
+    },
+    /// A connection broke off, and may come back on another host.
+    Session(Box<Session>),
+    /// Somebody comes back who is not here, or who may be elsewhere as well. Answered by [`super::parcel::Parcel::Fetched`].
+    Fetch {
+        /// The shard's number for it.
+        ask: u64,
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// The secret.
+        pid: Sid,
+        /// True exactly when it is away here.
+        is_away: bool,
+    },
+    /// What was fetched is not wanted after all.
+    PutBack(Box<Found>),
+    /// A connection is in its rooms again and lacks what it has missed. Answered by [`super::parcel::Parcel::Missed`].
+    Wanted(Box<Wanted>),
+    /// Sessions in these rooms that have broken off by now must not be taken up.
+    Revoke {
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// Names of rooms.
+        rooms: Vec<Arc<str>>,
     },
     /// The answer to what another Socket.IO server wants to know, or a part of it.
     Told {
@@ -135,7 +165,15 @@ impl Outward {
             Outward::Called { .. } => 0,
             Outward::Told { told, .. } => told.bytes(),
             Outward::Consult(consult) => consult.bytes(),
-            Outward::Answer { .. } | Outward::Inhabited { .. } | Outward::Inquiry { .. } => 0,
+            Outward::Session(session) => session.bytes(),
+            Outward::PutBack(found) => found.raw.len() + found.session.bytes(),
+            Outward::Wanted(wanted) => (wanted.names.len() + wanted.events.len()) * 32,
+            Outward::Answer { .. }
+            | Outward::Tide { .. }
+            | Outward::Fetch { .. }
+            | Outward::Revoke { .. }
+            | Outward::Inhabited { .. }
+            | Outward::Inquiry { .. } => 0,
         }
     }
 }
@@ -185,12 +223,19 @@ impl Shard {
 
     /// Queues something for the relay. Beyond its bound, which only a relay that takes nothing any more lets it reach, the newest is dropped and counted.
     pub(super) fn send_out(&mut self, outward: Outward) {
+        // Whoever waits for an answer uses the other.
+        let _ = self.try_send_out(outward);
+    }
+
+    /// The same; false for what was dropped.
+    pub(super) fn try_send_out(&mut self, outward: Outward) -> bool {
         if self.outwards.bytes >= OUTWARD_BYTES_MAX {
             self.stats.outward_dropped.add(1);
-            return;
+            return false;
         }
         self.outwards.bytes += outward.bytes();
         self.outwards.queue.push_back(outward);
+        true
     }
 
     /// What is to go to the relay, all at once; the driver takes it at the end of a turn.
@@ -272,7 +317,7 @@ impl Shard {
         }
     }
 
-    fn frame_of_arrival(&mut self, arrival: &Arrival) -> Option<Frame> {
+    pub(super) fn frame_of_arrival(&mut self, arrival: &Arrival) -> Option<Frame> {
         let emit = &arrival.emit;
         match &arrival.text {
             Some(text) => Some(Frame::text(emit.to.endpoint, text)),

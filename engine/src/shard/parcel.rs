@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::consult::Findings;
+use super::handover::{Fetched, Missed};
 use super::history::{Past, Range, Ticket};
 use super::inquiry::Ruling;
 use super::luggage::Luggage;
@@ -14,11 +15,13 @@ use super::outward::Made;
 use super::peers::Inspection;
 use super::recollection::Recollection;
 use super::room_calls::{RoomAnswer, RoomCall};
+use super::tides::Tide;
 use crate::auth::Identity;
 use crate::dialect::{Change, EnterFault, Keep, Progress, RoomView};
 use crate::event::Event;
 use crate::frame::{Frame, Receipt};
 use crate::ids::{ConnId, EndpointId, LinkKey, MessageId, Room, ShardId, Sid, UserId};
+use crate::wire::sio::Offset;
 
 /// A message to another shard.
 #[derive(Debug)]
@@ -97,6 +100,27 @@ pub enum Parcel {
     Cast(Box<Cast>),
     /// From another host: to a room's home, or where there is none, to every shard.
     Arrival(Arc<Arrival>),
+    /// From the relay, and on from each shard to all: see [`super::tides`].
+    Tide {
+        /// The shard by way of which it comes; none from the relay.
+        from: Option<ShardId>,
+        /// The tide.
+        tide: Tide,
+    },
+    /// From the relay: what has been found of a session.
+    Fetched {
+        /// The shard's number for it.
+        ask: u64,
+        /// What.
+        fetched: Fetched,
+    },
+    /// From the relay: what a connection that is being restored has missed; nothing where not all of it is known.
+    Missed {
+        /// Who.
+        conn: ConnId,
+        /// What.
+        missed: Option<Box<Missed>>,
+    },
     /// From the relay: which rooms the back end has made is compared with what all hosts know.
     Roll(Box<Roll>),
     /// From the relay, to a room's home: all hosts know now that the back end has made it, or that it has ended.
@@ -227,6 +251,9 @@ impl Parcel {
             Parcel::Publish(publish) => publish.frame.bytes().len(),
             Parcel::Cast(cast) => cast.frame.bytes().len(),
             Parcel::Arrival(arrival) => arrival.bytes(),
+            Parcel::Fetched { fetched: Fetched::Session(found), .. } => found.raw.len() + found.session.bytes(),
+            Parcel::Missed { missed, .. } => missed.as_ref().map_or(0, |missed| missed.bytes()),
+            Parcel::Tide { .. } | Parcel::Fetched { .. } => 0,
             Parcel::Poll(poll) => match &poll.call {
                 Call::Say(body) => body.len(),
                 Call::Listen | Call::Fatal(_) | Call::Unknown => 0,
@@ -532,8 +559,8 @@ pub struct Emit {
     pub volatile: bool,
     /// Milliseconds to wait for acknowledgements; `None` where none are asked for.
     pub ack_ms: Option<u64>,
-    /// A random number, by which connections that can be recovered find it again.
-    pub offset: u64,
+    /// By what connections that can be recovered find it again.
+    pub offset: Offset,
     /// When it was asked for, milliseconds since 1970.
     pub unix_ms: u64,
     /// Binary data that placeholders in the arguments number; dialects of plain WebSockets have none.
@@ -546,8 +573,9 @@ pub struct Emit {
 
 impl Emit {
     /// An event that asks for nothing beyond its delivery. `args` are raw JSON texts joined by commas.
-    pub fn new(to: Selection, event: &str, args: &str, offset: u64, unix_ms: u64) -> Emit {
+    pub fn new(to: Selection, event: &str, args: &str, offset: impl Into<Offset>, unix_ms: u64) -> Emit {
         let (event, args, attachments) = (event.to_owned(), args.to_owned(), Vec::new());
+        let offset = offset.into();
         Emit { to, event, args, volatile: false, ack_ms: None, offset, unix_ms, attachments, is_elsewhere: false }
     }
 
@@ -572,7 +600,7 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.emit.bytes() + self.text.as_ref().map_or(0, |text| text.len())
     }
 }

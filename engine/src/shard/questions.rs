@@ -24,6 +24,7 @@ impl Shard {
                 Answer::Connections(conn.map(|conn| self.info(conn)).into_iter().collect())
             }
             Question::CloseConnection { id, reason } => {
+                self.revoke_elsewhere(None, &[id.text().as_str()]);
                 let found = self.find(id);
                 // Whoever is away is not disconnected, but will not come back either.
                 let is_connected = found.and_then(|slot| self.conns.get(slot)).is_some_and(|conn| conn.link != NO_LINK);
@@ -32,7 +33,10 @@ impl Shard {
                 }
                 Answer::Closed(u64::from(is_connected))
             }
-            Question::CloseUser { endpoint, user, reason } => Answer::Closed(self.close_user(now, endpoint, &user, reason.as_deref())),
+            Question::CloseUser { endpoint, user, reason } => {
+                self.revoke_elsewhere(endpoint, &[&Room::user(EndpointId(0), &user).name]);
+                Answer::Closed(self.close_user(now, endpoint, &user, reason.as_deref()))
+            }
             Question::CloseInactive { endpoint, inactive_ms, limit } => {
                 let is_inactive = |conn: &Conn| {
                     conn.is_here() && endpoint.is_none_or(|wanted| wanted == conn.endpoint) && conn.inactive_ms(now) >= inactive_ms
@@ -49,7 +53,10 @@ impl Shard {
             Question::Past { room, range } => return self.tell_past(now, ask, room, range),
             // It is answered when it has been delivered here, or acknowledged.
             Question::Emit(emit) => return self.emit(now, ask, &emit),
-            Question::Disconnect { from, transport } => Answer::Closed(self.disconnect_selected(now, &from, transport)),
+            Question::Disconnect { from, transport } => {
+                self.revoke_selected(&from);
+                Answer::Closed(self.disconnect_selected(now, &from, transport))
+            }
             // What has to happen first is answered for then.
             Question::Room(call) => match self.room_call(now, ask, &call) {
                 Some(answer) => answer,

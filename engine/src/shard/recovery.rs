@@ -14,6 +14,7 @@ use foldhash::fast::RandomState;
 
 use super::Shard;
 use super::backlog::{Backlog, Bounds, Event, To};
+use super::handover::{Fetched, Found, Restoring};
 use super::links::{Conn, Link, Stage, State};
 use super::parcel::{Announcement, Leave, Parcel, Return};
 use super::table::Table;
@@ -24,7 +25,7 @@ use crate::frame::Frame;
 use crate::ids::{ConnId, EndpointId, LinkKey, Room, Sid};
 use crate::limits::{PAST_STAYS_MAX, TAKEOVER_MS};
 use crate::time::Now;
-use crate::wire::sio;
+use crate::wire::sio::{self, Offset};
 
 /// Slot of no link: where the connections are that are away.
 pub(super) const NO_LINK: u32 = u32::MAX;
@@ -49,6 +50,15 @@ pub(crate) struct Recovery {
     away_until_ms: u64,
     /// Somebody who says that he is this client.
     challenger: Option<Box<Challenger>>,
+    /// True exactly when the relay has been told of it, so that another host may have it.
+    pub(super) is_shared: bool,
+    /// There while it comes here from another host.
+    pub(super) restoring: Option<Box<Restoring>>,
+    /// Events that stand in no stream and may be the last that its client has heard: the last one said to it alone, and the one it came from
+    /// another host with.
+    pub(super) anchors: [Option<Offset>; 2],
+    /// Where events that were said to it again when it had come from another host are in the backlog.
+    replayed: HashMap<Offset, u64, RandomState>,
 }
 
 #[derive(Debug)]
@@ -57,6 +67,8 @@ struct Stay {
     from: u64,
     /// `u64::MAX` while it is in.
     to: u64,
+    /// The last tide that had come before it entered.
+    tide: u64,
 }
 
 /// A link whose CONNECT waits for the old connection's answer to a ping. Its debug form does not show the CONNECT, in which a token may be.
@@ -109,6 +121,19 @@ impl Memory {
         Memory { endpoints: config.endpoints.iter().map(of_endpoint).collect() }
     }
 
+    /// By endpoint: the backlog's next position; 0 where nothing is recovered.
+    pub(super) fn positions(&self) -> Box<[u64]> {
+        self.endpoints.iter().map(|remembered| remembered.as_ref().map_or(0, |remembered| remembered.backlog.next())).collect()
+    }
+
+    pub(super) fn backlog(&self, endpoint: EndpointId) -> Option<&Backlog> {
+        self.endpoints[usize::from(endpoint.0)].as_ref().map(|remembered| &remembered.backlog)
+    }
+
+    pub(super) fn backlog_mut(&mut self, endpoint: EndpointId) -> Option<&mut Backlog> {
+        self.of(endpoint).map(|remembered| &mut remembered.backlog)
+    }
+
     fn of(&mut self, endpoint: EndpointId) -> Option<&mut Remembered> {
         self.endpoints[usize::from(endpoint.0)].as_mut()
     }
@@ -117,7 +142,7 @@ impl Memory {
 /// What a client asks that comes back.
 pub(super) struct Comeback {
     pub(super) pid: Sid,
-    pub(super) offset: u64,
+    pub(super) offset: Offset,
 }
 
 impl Comeback {
@@ -125,7 +150,7 @@ impl Comeback {
     pub(super) fn asked(auth: Option<crate::json::Value<'_>>) -> Option<Comeback> {
         let auth = auth?;
         let pid = Sid::parse(auth.get("pid")?.as_str()?)?;
-        Some(Comeback { pid, offset: sio::offset_of(auth.get("offset")?.as_str()?)? })
+        Some(Comeback { pid, offset: Offset::parse(auth.get("offset")?.as_str()?)? })
     }
 }
 
@@ -133,8 +158,10 @@ impl Comeback {
 pub(super) enum Verdict {
     /// This connection is taken up again, from this position of the backlog on.
     Granted { conn: u32, from: u64 },
-    /// The old connection is asked first.
+    /// Somebody else is asked first: the old connection, or the relay.
     Wait,
+    /// This session of another host is restored here.
+    Restore(Box<Found>),
     /// The link goes to the shard that remembers.
     Moving,
     /// It starts anew.
@@ -147,16 +174,29 @@ impl Shard {
         let next = self.memory.of(endpoint)?.backlog.next();
         let pid = Sid::new(self.id, slot, self.random_id());
         let (stays, challenger) = (Vec::new(), None);
-        Some(Box::new(Recovery { pid, stays, floor: next, heard: next, pinged: next, away_until_ms: 0, challenger }))
+        Some(Box::new(Recovery {
+            pid,
+            stays,
+            floor: next,
+            heard: next,
+            pinged: next,
+            away_until_ms: 0,
+            challenger,
+            is_shared: false,
+            restoring: None,
+            anchors: [None; 2],
+            replayed: HashMap::default(),
+        }))
     }
 
     /// The connection is in a room from now on.
     pub(super) fn note_stay(&mut self, slot: u32, room: &Room) {
+        let tide = self.tides.begun();
         let Some(remembered) = self.memory.of(room.endpoint) else { return };
         let Some(recovery) = self.conns.get_mut(slot).and_then(|conn| conn.recovery.as_mut()) else { return };
         let (first, next) = (remembered.backlog.first(), remembered.backlog.next());
         recovery.stays.retain(|stay| stay.to > first);
-        recovery.stays.push(Stay { room: room.name.clone(), from: next, to: u64::MAX });
+        recovery.stays.push(Stay { room: room.name.clone(), from: next, to: u64::MAX, tide });
         // Whoever goes in and out all the time is not remembered further back than this.
         let past = recovery.stays.iter().filter(|stay| stay.to < u64::MAX).count();
         if past > PAST_STAYS_MAX
@@ -193,6 +233,9 @@ impl Shard {
     pub(super) fn say(&mut self, now: Now, slot: u32, frame: Frame) {
         let Some(conn) = self.conns.get(slot) else { return };
         let (id, link, endpoint) = (self.conn_id(slot, conn), conn.link, conn.endpoint);
+        if let Some(recovery) = self.conns.get_mut(slot).and_then(|conn| conn.recovery.as_mut()) {
+            recovery.anchors[0] = frame.mark().offset.or(recovery.anchors[0]);
+        }
         let frame = std::rc::Rc::new(frame);
         self.remember(now, endpoint, || Event::new(now.ms(), To::Conn(id), &frame));
         self.push_shared(link, frame);
@@ -213,6 +256,9 @@ impl Shard {
         for slot in self.conns_of(link) {
             let Some(recovery) = self.conns.get_mut(slot).and_then(|conn| conn.recovery.as_mut()) else { continue };
             recovery.heard = recovery.pinged;
+            if !recovery.replayed.is_empty() && recovery.replayed.values().all(|position| *position < recovery.heard) {
+                recovery.replayed = HashMap::default();
+            }
             if let Some(challenger) = recovery.challenger.take() {
                 self.answer_challenger(now, *challenger, false);
             }
@@ -252,22 +298,43 @@ impl Shard {
     pub(super) fn keep_away(&mut self, now: Now, slot: u32, reason: CloseReason) -> bool {
         let is_cut = matches!(reason, CloseReason::Transport | CloseReason::Client | CloseReason::Heartbeat | CloseReason::SlowReader);
         let Some(conn) = self.conns.get(slot) else { return false };
-        if is_cut && conn.recovery.is_some() && conn.link != NO_LINK {
+        let goes_elsewhere = matches!(reason, CloseReason::Shutdown);
+        if (is_cut || goes_elsewhere) && conn.recovery.is_some() && conn.link != NO_LINK {
             self.drop_saying(slot);
         }
         let Some(conn) = self.conns.get(slot) else { return false };
         let is_known = conn.opening.is_none() && matches!(conn.stage, Stage::Known);
         let is_settled = is_known && conn.waiting == 0 && conn.entering.is_empty() && conn.leaving.is_none();
+        if goes_elsewhere && is_settled && conn.recovery.is_some() && conn.link != NO_LINK {
+            self.share_session(now, slot);
+            return false;
+        }
         if !is_cut || !is_settled || conn.recovery.is_none() || conn.link == NO_LINK {
             return false;
         }
+        let endpoint = conn.endpoint;
+        self.one_more_away(endpoint);
+        self.stay_away(now, slot);
+        true
+    }
+
+    /// One connection more is away.
+    pub(super) fn one_more_away(&mut self, endpoint: EndpointId) {
+        if let Some(remembered) = self.memory.of(endpoint) {
+            remembered.sessions += 1;
+        }
+        self.counters(endpoint).recoverable.add(1);
+    }
+
+    /// A connection that is counted among those that are away is so from now on.
+    pub(super) fn stay_away(&mut self, now: Now, slot: u32) {
+        let Some(conn) = self.conns.get(slot) else { return };
         let (endpoint, id) = (conn.endpoint, self.conn_id(slot, conn));
-        let Some(remembered) = self.memory.of(endpoint) else { return false };
+        let Some(remembered) = self.memory.of(endpoint) else { return };
         let until_ms = now.ms() + remembered.window_ms;
         remembered.away.push_back((until_ms, id));
-        remembered.sessions += 1;
-        self.counters(endpoint).recoverable.add(1);
         self.step_away(now, slot);
+        self.share_session(now, slot);
         let challenger = self.conns.get_mut(slot).and_then(|conn| conn.recovery.as_mut()).and_then(|recovery| {
             recovery.away_until_ms = until_ms;
             recovery.challenger.take()
@@ -277,7 +344,6 @@ impl Shard {
         if let Some(challenger) = challenger {
             self.answer_challenger(now, *challenger, true);
         }
-        true
     }
 
     /// The connection leaves its rooms for everybody to see, but keeps its places.
@@ -319,6 +385,7 @@ impl Shard {
 
     /// Gives up the connections that were away too long, and events that nobody needs any more.
     pub(super) fn sweep_memory(&mut self, now: Now) {
+        self.sweep_restoring(now);
         for index in 0..self.memory.endpoints.len() {
             while let Some((until_ms, id)) = self.memory.endpoints[index].as_mut().and_then(|remembered| {
                 remembered.backlog.expire(now.ms());
@@ -377,6 +444,9 @@ impl Shard {
     pub(super) fn give_up(&mut self, slot: u32) {
         let Some(conn) = self.conns.get(slot).filter(|conn| conn.link == NO_LINK) else { return };
         let endpoint = conn.endpoint;
+        if self.is_restoring(slot) {
+            return self.spoil(slot);
+        }
         let rooms = self.rooms_of(slot);
         while let Some(last) = self.conns.get(slot).and_then(|conn| conn.seats.len().checked_sub(1)) {
             self.vacate(slot, last);
@@ -384,11 +454,13 @@ impl Shard {
         for room in rooms {
             self.post(Parcel::GiveUp { room, shard: self.id });
         }
-        self.conns.remove(slot);
+        if let Some(conn) = self.conns.remove(slot) {
+            self.forget_stranger(&conn);
+        }
         self.no_longer_away(endpoint);
     }
 
-    fn no_longer_away(&mut self, endpoint: EndpointId) {
+    pub(super) fn no_longer_away(&mut self, endpoint: EndpointId) {
         if let Some(remembered) = self.memory.of(endpoint) {
             remembered.sessions -= 1;
         }
@@ -400,14 +472,14 @@ impl Shard {
         let Some(Link { state: State::SocketIo(socket), .. }) = self.links.get_mut(link) else { return Verdict::Refused };
         // An answer counts once.
         let may_recover = std::mem::replace(&mut socket.may_recover, true);
-        let (is_free, has_moved) = (socket.conns.is_empty(), socket.has_moved);
-        let shard = comeback.pid.shard();
+        let (is_free, has_moved, fetched) = (socket.conns.is_empty(), socket.has_moved, socket.fetched.take());
+        let shard = self.shard_of_past(comeback.pid);
         if !may_recover {
             return self.refuse_comeback(endpoint, RecoveryFault::InUse);
         }
         if shard != self.id {
             // The link can go there as long as nothing else is on it.
-            if !is_free || has_moved || usize::from(shard.0) >= self.world.config.shards.len() {
+            if !is_free || has_moved {
                 return self.refuse_comeback(endpoint, RecoveryFault::Elsewhere);
             }
             return if self.send_link(link, shard, packet) {
@@ -416,11 +488,42 @@ impl Shard {
                 self.refuse_comeback(endpoint, RecoveryFault::Elsewhere)
             };
         }
-        let conn = comeback.pid.slot();
+        let conn = self.slot_of_past(comeback.pid);
+        let found = self.conns.get(conn).filter(|conn| conn.endpoint == endpoint);
+        let recovery = found.and_then(|conn| conn.recovery.as_ref()).filter(|recovery| recovery.pid == comeback.pid);
+        let is_restoring = recovery.is_some_and(|recovery| recovery.restoring.is_some());
+        let is_away = recovery.is_some_and(|recovery| recovery.away_until_ms > 0 && !is_restoring);
+        let is_shared = is_away && recovery.is_some_and(|recovery| recovery.is_shared);
+        let is_here = recovery.is_some();
+        match fetched {
+            Some(Fetched::Session(found)) => {
+                if is_away {
+                    // What is here is older.
+                    self.give_up(conn);
+                }
+                return Verdict::Restore(found);
+            }
+            Some(Fetched::Nothing | Fetched::Unknown) if is_shared => {
+                // It has been continued elsewhere, or may have been.
+                self.give_up(conn);
+                return self.refuse_comeback(endpoint, RecoveryFault::Unknown);
+            }
+            Some(Fetched::Nothing | Fetched::Local | Fetched::Unknown) => {}
+            None if is_restoring => return self.come_again(now, conn, link, comeback, packet),
+            None if is_shared || !is_here => {
+                if let Some(verdict) = self.fetch_session(link, endpoint, comeback, is_away, packet) {
+                    return verdict;
+                }
+            }
+            None => {}
+        }
         let found = self.conns.get(conn).filter(|conn| conn.endpoint == endpoint);
         let Some(recovery) = found.and_then(|conn| conn.recovery.as_ref()).filter(|recovery| recovery.pid == comeback.pid) else {
             return self.refuse_comeback(endpoint, RecoveryFault::Unknown);
         };
+        if is_restoring {
+            return self.refuse_comeback(endpoint, RecoveryFault::InUse);
+        }
         if recovery.away_until_ms == 0 {
             return self.challenge(now, conn, link, packet);
         }
@@ -475,6 +578,7 @@ impl Shard {
 
     /// A WebSocket has taken the place of a session: if that waits for the answer of an old connection, the answer goes here.
     pub(super) fn take_challenge_over(&mut self, slot: u32) {
+        self.take_waits_over(slot);
         let Some(Link { state: State::SocketIo(socket), generation, .. }) = self.links.get(slot) else { return };
         let (link, challenged) = (LinkKey { slot, generation: *generation }, socket.challenged);
         let conn = challenged.and_then(|id| self.conns.get_mut_of(id.slot, id.generation));
@@ -484,20 +588,38 @@ impl Shard {
     }
 
     /// Where the events begin that the connection's client has not heard.
-    fn position_of(&mut self, conn: u32, offset: u64) -> Option<u64> {
+    fn position_of(&mut self, conn: u32, offset: Offset) -> Option<u64> {
         let conn = self.conns.get(conn)?;
         let (recovery, backlog) = (conn.recovery.as_ref()?, &self.memory.of(conn.endpoint)?.backlog);
         // Whatever was heard after the last answered ping is in the backlog; so an event that is not there was heard before that.
         // And whoever names an event from before that has it from an earlier connection, or has heard more than he says.
-        let from = backlog.find(offset).map_or(0, |heard| heard + 1).max(recovery.heard);
+        let position = recovery.replayed.get(&offset).copied().or_else(|| backlog.find(offset));
+        let from = position.map_or(0, |heard| heard + 1).max(recovery.heard);
         (from >= recovery.floor && from >= backlog.first()).then_some(from)
     }
 
     /// Takes the connection up on a link: what it missed, its CONNECT, and from now on everything as it comes. `None` when that would be
     /// more than may wait for a connection.
     pub(super) fn take_up(&mut self, now: Now, link: u32, slot: u32, from: u64, profile: Profile) -> Option<()> {
+        let missed = self.missed(link, slot, from)?;
+        self.unshare_session(slot);
+        self.take_up_with(now, link, slot, from, profile, missed, false)
+    }
+
+    /// The same with what it missed; one that `is_restored` is in its rooms already.
+    #[expect(clippy::too_many_arguments, reason = "it is what makes one connection of another")]
+    pub(super) fn take_up_with(
+        &mut self,
+        now: Now,
+        link: u32,
+        slot: u32,
+        from: u64,
+        profile: Profile,
+        missed: Vec<std::rc::Rc<Frame>>,
+        is_restored: bool,
+    ) -> Option<()> {
         let conn = self.conns.get(slot)?;
-        let (endpoint, sid, missed) = (conn.endpoint, conn.sid, self.missed(link, slot, from)?);
+        let (endpoint, sid) = (conn.endpoint, conn.sid);
         let is_polling = self.links.get(link)?.is_polling();
         let conn = self.conns.get_mut(slot)?;
         (conn.link, conn.profile, conn.is_polling) = (link, profile, is_polling);
@@ -530,7 +652,9 @@ impl Shard {
         let namespace = &self.world.config.endpoints[usize::from(endpoint.0)].bind;
         let connected = sio::connect(namespace, sid.text().as_str(), Some(pid.text().as_str()));
         self.push_shared(link, std::rc::Rc::new(Frame::control_text(&connected)));
-        self.return_to_rooms(now, slot);
+        if !is_restored {
+            self.return_to_rooms(now, slot);
+        }
         self.tell(now, slot, None, What::Connection);
         self.tell_of_rooms(now, slot, &What::RoomJoin);
         self.arm_next(now, link);
@@ -590,8 +714,35 @@ impl Recovery {
         self.pid
     }
 
+    /// The client has everything before this position.
+    pub(super) fn heard(&self) -> u64 {
+        self.heard
+    }
+
+    /// True exactly when it is not known any more what it was entitled to from this position on.
+    pub(super) fn is_uncertain(&self, from: u64) -> bool {
+        from < self.floor
+    }
+
+    /// True exactly when it entered all its rooms before this tide came.
+    pub(super) fn has_been_in_since(&self, tide: u64) -> bool {
+        self.stays.iter().all(|stay| stay.to < u64::MAX || stay.tide < tide)
+    }
+
+    /// It comes from another host, with its secret.
+    pub(super) fn begin_restoring(&mut self, pid: Sid, restoring: Box<Restoring>) {
+        (self.pid, self.restoring) = (pid, Some(restoring));
+    }
+
+    /// What it missed has these positions now, from `floor` on; what is said to its rooms counts from `next` on.
+    pub(super) fn has_been_restored(&mut self, floor: u64, next: u64, replayed: HashMap<Offset, u64, RandomState>, tide: u64) {
+        (self.floor, self.heard, self.pinged, self.replayed) = (floor, floor, floor, replayed);
+        self.stays.retain(|stay| stay.to == u64::MAX);
+        self.stays.iter_mut().for_each(|stay| (stay.from, stay.tide) = (next, tide));
+    }
+
     /// Its stays, to be asked once for each event of a long backlog.
-    fn stays_by_room(&self) -> Stays<'_> {
+    pub(super) fn stays_by_room(&self) -> Stays<'_> {
         let mut stays = Stays::default();
         for stay in &self.stays {
             stays.entry(&stay.room).or_default().push((stay.from, stay.to));
@@ -607,10 +758,10 @@ fn is_away(conns: &Table<Conn>, id: ConnId, until_ms: u64) -> bool {
 }
 
 /// From where to where a connection was in which room.
-type Stays<'a> = HashMap<&'a str, Vec<(u64, u64)>, RandomState>;
+pub(super) type Stays<'a> = HashMap<&'a str, Vec<(u64, u64)>, RandomState>;
 
 /// Whether the connection got the event, or would have.
-fn is_entitled(stays: &Stays<'_>, id: ConnId, conn: &Conn, position: u64, event: &Event) -> bool {
+pub(super) fn is_entitled(stays: &Stays<'_>, id: ConnId, conn: &Conn, position: u64, event: &Event) -> bool {
     let is_for_it = match &event.to {
         To::Conn(only) => *only == id,
         To::These(list) => list.binary_search(&id).is_ok(),

@@ -17,6 +17,7 @@ use crate::frame::Mark;
 use crate::ids::{EndpointId, Room, Sid};
 use crate::limits::{LIST_MEMBERS_SHOWN_MAX, MESSAGES_SHOWN_BYTES_MAX, ROOM_MEMBERS_SHOWN_MAX};
 use crate::time::Now;
+use crate::wire::sio::Offset;
 
 /// What is asked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -111,7 +112,7 @@ pub struct Saying {
     /// What.
     pub message: BackEndMessage,
     /// A random number, by which connections that can be recovered find it again.
-    pub offset: u64,
+    pub offset: Offset,
 }
 
 /// One shard's answer.
@@ -329,10 +330,8 @@ impl Shard {
 
     /// The connection of an id, if it is one that the back end can put into rooms.
     fn movable(&self, room: &Room, id: Sid) -> Result<u32, RoomAnswer> {
-        if id.shard() != self.id {
-            // A shard that this process does not have has no connections either.
-            let is_nowhere = usize::from(id.shard().0) >= self.world.config.shards.len();
-            return Err(if is_nowhere { RoomAnswer::Refused(RoomFault::NoConnection) } else { RoomAnswer::Elsewhere });
+        if self.shard_of_past(id) != self.id {
+            return Err(RoomAnswer::Elsewhere);
         }
         let slot = self.find(id).ok_or(RoomAnswer::Refused(RoomFault::NoConnection))?;
         match self.conns.get(slot).filter(|conn| conn.endpoint == room.endpoint && conn.is_here()) {

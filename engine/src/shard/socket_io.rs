@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::Shard;
 use super::emits;
 use super::engine_http::version;
+use super::handover::Restored;
 use super::intake::new_conn;
 use super::links::{Heartbeat, Link, Opening, SocketIoLink, State, Visitor};
 use super::old_clients::Old;
@@ -67,6 +68,9 @@ impl Shard {
             has_moved: false,
             may_recover: true,
             challenged: None,
+            fetching: None,
+            restored: None,
+            fetched: None,
             assembly: None,
             has_tried: false,
             old: (version(request) == 3).then(Old::default),
@@ -170,9 +174,15 @@ impl Shard {
             return Ok(());
         };
         if let Some(comeback) = Comeback::asked(auth).filter(|_| !is_old && self.remembers(endpoint)) {
-            match self.may_come_back(now, slot, endpoint, &comeback, &format!("4{text}")) {
+            let packet = format!("4{text}");
+            match self.may_come_back(now, slot, endpoint, &comeback, &packet) {
                 ComebackVerdict::Granted { conn, from } if self.come_back(now, slot, endpoint, auth, conn, from) => return Ok(()),
                 ComebackVerdict::Wait | ComebackVerdict::Moving => return Ok(()),
+                ComebackVerdict::Restore(found) => {
+                    if self.restore(now, slot, endpoint, auth, &comeback, found, &packet) == Restored::Done {
+                        return Ok(());
+                    }
+                }
                 ComebackVerdict::Granted { .. } | ComebackVerdict::Refused => {}
             }
         }
@@ -198,7 +208,7 @@ impl Shard {
     }
 
     /// Who a client would be under this id.
-    fn admit(
+    pub(super) fn admit(
         &self,
         now: Now,
         endpoint_id: EndpointId,
@@ -220,7 +230,7 @@ impl Shard {
     }
 
     /// What became of the token that the client of a link has brought, and the query of its request.
-    fn presented(&self, now: Now, slot: u32, endpoint_id: EndpointId, auth: Option<Value<'_>>) -> (Token, String) {
+    pub(super) fn presented(&self, now: Now, slot: u32, endpoint_id: EndpointId, auth: Option<Value<'_>>) -> (Token, String) {
         let endpoint = &self.world.config.endpoints[usize::from(endpoint_id.0)];
         let socket = match self.links.get(slot).map(|link| &link.state) {
             Some(State::SocketIo(socket)) => Some(socket),

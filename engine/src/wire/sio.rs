@@ -1,15 +1,19 @@
 //! Socket.IO protocol 5: what stands after Engine.IO's `4`. Reading looks at structure only, `TYPE [N-] [/NAMESPACE,] [ID] [JSON]`; the JSON is
 //! the caller's to parse. The encoders give whole Engine.IO texts, starting with `4`, byte for byte as Node writes them.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
 
 use crate::json::{self, Value};
 
 /// Binary attachments one packet may announce (`socket.io-parser` since 4.2.6).
 pub const ATTACHMENTS_MAX: usize = 10;
+
+/// Characters of [`Offset::Own`].
+const OWN_OFFSET_CHARS: usize = 11;
 
 /// Events that only the library itself emits.
 pub const RESERVED_EVENTS: [&str; 6] = ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"];
@@ -243,14 +247,70 @@ fn push_buffer(out: &mut String, data: &[u8]) {
     out.push_str("]}");
 }
 
-/// The text of an event's offset.
-pub fn offset_text(offset: u64) -> String {
-    URL_SAFE_NO_PAD.encode(offset.to_be_bytes())
+/// Where an entry stands in a stream of Redis: milliseconds and a number within them. Later entries are greater.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Serialize, Deserialize)]
+pub struct EntryId {
+    /// Milliseconds since 1970, by the clock of Redis.
+    pub ms: u64,
+    /// Counts within them.
+    pub number: u64,
 }
 
-/// The offset that a client gives back; `None` for a text that is none of ours.
-pub fn offset_of(text: &str) -> Option<u64> {
-    URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok().map(u64::from_be_bytes)
+impl EntryId {
+    /// Reads `MS-NUMBER`, as Redis writes it; `None` for any other text.
+    pub fn parse(text: &str) -> Option<EntryId> {
+        let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+        let (ms, count) = text.split_once('-')?;
+        Some(EntryId { ms: number(ms)?, number: number(count)? })
+    }
+}
+
+impl fmt::Display for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.ms, self.number)
+    }
+}
+
+/// What names an event for those who come back, so that no two events have the same.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub enum Offset {
+    /// An event of an uringcast host: a random number, on the wire its eight bytes in URL-safe base64.
+    Own(u64),
+    /// An event of a Node server: the stream's entry that brought it.
+    Entry(EntryId),
+}
+
+impl Offset {
+    /// A number that few others have.
+    pub fn number(self) -> u64 {
+        match self {
+            Offset::Own(number) => number,
+            Offset::Entry(EntryId { ms, number }) => ms.rotate_left(20) ^ number,
+        }
+    }
+
+    /// What stands at the end of the event.
+    pub fn text(self) -> String {
+        match self {
+            Offset::Own(number) => URL_SAFE_NO_PAD.encode(number.to_be_bytes()),
+            Offset::Entry(id) => id.to_string(),
+        }
+    }
+
+    /// What a client gives back; `None` for a text that is none of these.
+    pub fn parse(text: &str) -> Option<Offset> {
+        // Our own have eleven characters, which an entry's id has had in 1970 for the last time.
+        if text.len() != OWN_OFFSET_CHARS {
+            return EntryId::parse(text).map(Offset::Entry);
+        }
+        URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok().map(u64::from_be_bytes).map(Offset::Own)
+    }
+}
+
+impl From<u64> for Offset {
+    fn from(number: u64) -> Offset {
+        Offset::Own(number)
+    }
 }
 
 /// The server takes the client out of a namespace.
@@ -265,6 +325,22 @@ mod tests {
     /// A packet of the main namespace without id and attachments.
     fn plain(kind: Kind, payload: &str) -> Packet<'_> {
         Packet { kind, namespace: "/", id: None, id_text: "", attachments: 0, payload }
+    }
+
+    #[test]
+    fn both_kinds_of_offsets_are_told_apart() {
+        let entry = |ms, number| Offset::Entry(EntryId { ms, number });
+        for offset in [Offset::Own(0), Offset::Own(u64::MAX), entry(1_700_000_000_000, 0), entry(1_700_000_000_000, u64::MAX)] {
+            assert_eq!(Offset::parse(&offset.text()), Some(offset));
+        }
+        // Eleven characters of base64 that look like an entry's id.
+        let digits = Offset::parse("12345-67890").expect("ours");
+        assert!(matches!(digits, Offset::Own(_)) || Offset::parse("12345-67890").is_none());
+        for text in ["", "-", "1-", "-1", "+1700000000-1", "1700000000000-0-0", "1700000000000", "99999999999999999999999-0", "__________"]
+        {
+            assert_eq!(Offset::parse(text), None, "{text}");
+        }
+        assert!(EntryId { ms: 2, number: 0 } > EntryId { ms: 1, number: 9 });
     }
 
     /// What Node was seen to take, after Engine.IO's `4`; the last four it takes here and refuses one step later, by the payload or the state.

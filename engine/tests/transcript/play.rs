@@ -288,7 +288,7 @@ impl<'a> Play<'a> {
             args: String::new(),
             volatile: false,
             ack_ms: None,
-            offset: 0x0102_0304_0506_0708,
+            offset: 0x0102_0304_0506_0708.into(),
             unix_ms: self.host.as_ref().map_or(0, |host| host.now.unix_ms),
             attachments: Vec::new(),
             is_elsewhere: false,

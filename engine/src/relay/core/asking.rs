@@ -44,11 +44,16 @@ struct NamedAsk {
 
 impl Core {
     /// A room's home asks. What has changed is true from now on, whether Redis can be told now or not.
-    pub(super) fn consult(&mut self, now: Now, shard: ShardId, consult: Box<Consult>) {
+    pub(super) fn consult(&mut self, now: Now, shard: ShardId, mut consult: Box<Consult>) {
         if let Some(connection) = consult.connection {
             return self.ask_whose(now, shard, consult, connection);
         }
         self.presence.note(&consult);
+        if consult.step.as_ref().is_some_and(|step| step.announcement.is_some()) {
+            self.asked += 1;
+            consult.number = self.asked;
+            self.unannounced.insert(consult.number);
+        }
         let channel = self.listen_for(&consult);
         if !self.is_up {
             return self.answer_unknown(now, shard, consult);
@@ -105,6 +110,7 @@ impl Core {
     }
 
     pub(super) fn answer(&mut self, shard: ShardId, consult: &Consult, findings: Findings) {
+        self.unannounced.remove(&consult.number);
         if let Some(ticket) = consult.ticket {
             self.parcels.push_back((shard, Parcel::Consulted { ticket, findings: Box::new(findings) }));
         }
@@ -180,13 +186,19 @@ impl Core {
     }
 
     /// Nobody can be asked: what waits for an answer gets none, in the order in which it was asked.
-    pub(super) fn end_consults(&mut self, now: Now) {
+    pub(in crate::relay) fn end_consults(&mut self, now: Now) {
         let (sent, unsent) = self.consults.end();
         let told = sent.iter().filter(|asked| asked.consult.step.as_ref().is_some_and(|step| step.announcement.is_some())).count();
         // They may have been delivered or not: to send them again could deliver them twice.
-        self.drop_message(RelayDrop::Unconfirmed, told as u64);
+        // Where Redis does not tell them itself, they were not.
+        let tells_itself = self.presence.tells_itself();
+        self.drop_message(RelayDrop::Unconfirmed, if tells_itself { told as u64 } else { 0 });
         for Asked { shard, consult, .. } in sent {
-            self.answer(shard, &consult, Findings::default());
+            if tells_itself {
+                self.answer(shard, &consult, Findings::default());
+            } else {
+                self.answer_unknown(now, shard, consult);
+            }
         }
         for NamedAsk { shard, consult, .. } in std::mem::take(&mut self.named.asks).into_values() {
             self.answer(shard, &consult, Findings::default());

@@ -344,6 +344,7 @@ impl Core {
     /// All shards have ended. Nobody is here any more, and the others are told.
     pub(crate) fn take_leave(&mut self, now: Now) {
         self.keeping.is_leaving = true;
+        self.handle_end_of_shards(now);
         if !self.is_up {
             return;
         }
@@ -381,7 +382,8 @@ impl Core {
 
     /// True exactly when nothing is left to be told.
     pub(crate) fn has_left(&self) -> bool {
-        let is_told = self.waiting.is_empty() && self.in_flight == 0 && self.consults.is_idle() && self.requests.is_empty();
+        let has_entries = self.streams.as_ref().is_some_and(|streams| streams.waiting().0 > 0) || self.sessions_pending() > 0;
+        let is_told = !has_entries && self.waiting.is_empty() && self.in_flight == 0 && self.consults.is_idle() && self.requests.is_empty();
         !self.is_up || (self.keeping.farewells == 0 && is_told)
     }
 }

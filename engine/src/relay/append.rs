@@ -1,0 +1,313 @@
+//! Entries of one stream on their way into it, each exactly once: they are numbered as they come, and a script in Redis that keeps the last
+//! number adds only what is new. So whatever became of a request whose answer was lost, it can be made again. It knows what an entry's
+//! words are worth in bytes and nothing else of them.
+//!
+//! Redis may also have gone back: a replica takes over that had not got everything yet, or a file that was not written to its end. So entries
+//! are kept for a while after Redis has confirmed them, and are added again where it does not have their numbers any more; who has read them
+//! before knows them by their numbers.
+
+use std::collections::VecDeque;
+
+use super::request::{Call, Lost, Reply};
+use super::waiting::OVERHEAD_BYTES;
+use crate::limits::{RELAY_BATCH_BYTES_MAX, RELAY_BATCH_ENTRIES_MAX, RELAY_KEPT_BYTES_MAX, RELAY_KEPT_MS, RELAY_RETRY_MS};
+
+/// `KEYS`: the stream, and where this host's last number is. `ARGV`: the first number, 1 where a hole before it is known of, about how many
+/// entries the stream has at most, milliseconds for which the number is kept; then for each entry how many words it has, and the words.
+/// Answers the last number that is in the stream, which is less than the first given where nothing was added because of a hole.
+const SCRIPT: &str = "\
+local last = tonumber(redis.call('GET', KEYS[2]) or '0')
+local number, at = tonumber(ARGV[1]), 5
+if last < number - 1 and ARGV[2] ~= '1' then return last end
+local top = last
+while at <= #ARGV do
+  local words = tonumber(ARGV[at])
+  if number > last then
+    redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[3], '*', unpack(ARGV, at + 1, at + words))
+    top = number
+  end
+  number, at = number + 1, at + 1 + words
+end
+if number - 1 > top then top = number - 1 end
+if top > last then redis.call('SET', KEYS[2], string.format('%.0f', top), 'PX', ARGV[4]) end
+return top";
+
+/// Milliseconds for which Redis keeps the number of a host that says nothing.
+const NUMBER_KEPT_MS: u64 = 24 * 3_600_000;
+
+#[derive(Debug)]
+struct Entry {
+    number: u64,
+    /// How many words follow, and they.
+    words: Call,
+    bytes: usize,
+    confirmed_ms: u64,
+}
+
+/// What an answer of Redis came to.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) struct Confirmed {
+    /// Entries that are in the stream now and were not known to be.
+    pub(super) entries: u64,
+    /// True exactly when Redis has lost entries that are not kept any more.
+    pub(super) has_hole: bool,
+    /// True exactly when Redis refused, and is asked again.
+    pub(super) is_refused: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Appender {
+    stream: String,
+    numbers: String,
+    /// About how many entries the stream has at most.
+    entries_max: usize,
+    /// Number of the next entry that comes.
+    next: u64,
+    /// Not confirmed, in the order of their numbers, without a hole.
+    queue: VecDeque<Entry>,
+    bytes: usize,
+    bytes_max: usize,
+    /// Confirmed lately; their numbers end where the queue's begin.
+    kept: VecDeque<Entry>,
+    kept_bytes: usize,
+    is_in_flight: bool,
+    /// True exactly when what Redis has of it is not known, because the connection is new.
+    is_unsure: bool,
+    has_hole: bool,
+    retry_ms: u64,
+}
+
+impl Appender {
+    /// An appender to `stream`; `numbers` is the key of this host's last number.
+    pub(super) fn new(stream: String, numbers: String, entries_max: usize, bytes_max: usize) -> Appender {
+        Appender {
+            stream,
+            numbers,
+            entries_max,
+            next: 1,
+            queue: VecDeque::new(),
+            bytes: 0,
+            bytes_max,
+            kept: VecDeque::new(),
+            kept_bytes: 0,
+            is_in_flight: false,
+            is_unsure: false,
+            has_hole: false,
+            retry_ms: 0,
+        }
+    }
+
+    /// Its stream's key.
+    pub(super) fn stream(&self) -> &str {
+        &self.stream
+    }
+
+    /// Number of the entry that came last; 0 before the first.
+    pub(super) fn last(&self) -> u64 {
+        self.next - 1
+    }
+
+    /// Number of the last entry that Redis has confirmed.
+    pub(super) fn confirmed(&self) -> u64 {
+        self.queue.front().map_or(self.next, |first| first.number) - 1
+    }
+
+    /// Entries that are not confirmed, and their bytes.
+    pub(super) fn waiting(&self) -> (usize, usize) {
+        (self.queue.len(), self.bytes)
+    }
+
+    /// Takes an entry, which also gets its number as field `n`; false when there is no place for it. One alone always has place.
+    #[must_use]
+    pub(super) fn push<'f>(&mut self, fields: impl IntoIterator<Item = (&'f str, &'f str)>) -> bool {
+        let number = self.next;
+        let fields: Vec<(&str, &str)> = fields.into_iter().collect();
+        let mut words = Call::new(&(2 * fields.len() + 2).to_string());
+        for (field, value) in fields {
+            words.push(field);
+            words.push(value);
+        }
+        words = words.arg("n").number(number);
+        let bytes = words.bytes() + OVERHEAD_BYTES;
+        if self.bytes + bytes > self.bytes_max && !self.queue.is_empty() {
+            return false;
+        }
+        self.next += 1;
+        self.bytes += bytes;
+        self.queue.push_back(Entry { number, words, bytes, confirmed_ms: 0 });
+        true
+    }
+
+    /// The connection is new: what was under way may have been done or not, and what was done may be gone.
+    pub(super) fn handle_connected(&mut self) {
+        (self.is_in_flight, self.is_unsure, self.retry_ms) = (false, self.next > 1, 0);
+    }
+
+    /// When a refused batch is tried again; `u64::MAX` where none was.
+    pub(super) fn retry_ms(&self) -> u64 {
+        if self.retry_ms == 0 { u64::MAX } else { self.retry_ms }
+    }
+
+    /// The next command, if one is due. There is one at a time: a later one that is done where an earlier one was refused would make a hole.
+    pub(super) fn poll(&mut self, now_ms: u64) -> Option<Call> {
+        if self.is_in_flight || now_ms < self.retry_ms || (self.queue.is_empty() && !self.is_unsure) {
+            return None;
+        }
+        self.retry_ms = 0;
+        let first = self.queue.front().map_or(self.next, |first| first.number);
+        let mut call = Call::new("EVAL").arg(SCRIPT).number(2).arg(&self.stream).arg(&self.numbers);
+        call = call
+            .number(first as i128)
+            .number(i128::from(u8::from(self.has_hole)))
+            .number(self.entries_max as i128)
+            .number(NUMBER_KEPT_MS as i128);
+        let (mut bytes, mut entries) = (0, 0);
+        for entry in &self.queue {
+            if entries > 0 && (bytes + entry.bytes > RELAY_BATCH_BYTES_MAX || entries >= RELAY_BATCH_ENTRIES_MAX) {
+                break;
+            }
+            entry.words.words().for_each(|word| call.push(word));
+            (bytes, entries) = (bytes + entry.bytes, entries + 1);
+        }
+        self.is_in_flight = true;
+        Some(call)
+    }
+
+    /// Redis has answered, or never will.
+    pub(super) fn handle_reply(&mut self, now_ms: u64, reply: Result<&Reply, Lost>) -> Confirmed {
+        self.is_in_flight = false;
+        let mut confirmed = Confirmed::default();
+        let last = match reply {
+            // It is made again when there is a connection.
+            Err(_) => return confirmed,
+            Ok(reply) => reply.int().and_then(|last| u64::try_from(last).ok()),
+        };
+        let Some(last) = last else {
+            self.retry_ms = now_ms + RELAY_RETRY_MS;
+            return Confirmed { is_refused: true, ..confirmed };
+        };
+        (self.is_unsure, self.has_hole) = (false, false);
+        if last < self.confirmed() {
+            confirmed.has_hole = self.go_back(last);
+            return confirmed;
+        }
+        while let Some(mut entry) = self.queue.pop_front_if(|first| first.number <= last) {
+            confirmed.entries += 1;
+            entry.confirmed_ms = now_ms;
+            self.bytes -= entry.bytes;
+            self.kept_bytes += entry.bytes;
+            self.kept.push_back(entry);
+        }
+        self.forget(now_ms);
+        confirmed
+    }
+
+    /// Forgets what is kept for too long or is too much.
+    pub(super) fn forget(&mut self, now_ms: u64) {
+        let is_over =
+            |bytes: usize, first: &Entry| bytes > RELAY_KEPT_BYTES_MAX || now_ms.saturating_sub(first.confirmed_ms) > RELAY_KEPT_MS;
+        let mut bytes = self.kept_bytes;
+        while let Some(first) = self.kept.pop_front_if(|first| is_over(bytes, first)) {
+            bytes -= first.bytes;
+        }
+        self.kept_bytes = bytes;
+    }
+
+    /// Redis has nothing after `last` any more: what is kept of that comes again. True when that is not all.
+    fn go_back(&mut self, last: u64) -> bool {
+        while let Some(entry) = self.kept.pop_back_if(|entry| entry.number > last) {
+            self.kept_bytes -= entry.bytes;
+            self.bytes += entry.bytes;
+            self.queue.push_front(entry);
+        }
+        self.is_unsure = true;
+        self.has_hole = self.confirmed() > last;
+        // A number that Redis has forgotten because nothing was said for so long is no loss; nobody can tell the one from the other.
+        self.has_hole && last > 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn appender(bytes_max: usize) -> Appender {
+        Appender::new("s".into(), "n".into(), 100, bytes_max)
+    }
+
+    fn push(appender: &mut Appender, count: usize) {
+        for _ in 0..count {
+            assert!(appender.push([("data", "x")]));
+        }
+    }
+
+    /// First number and number of entries of a command.
+    fn batch(call: &Call) -> (u64, usize) {
+        let words: Vec<&[u8]> = call.words().collect();
+        let first = std::str::from_utf8(words[5]).expect("text").parse().expect("a number");
+        (first, (words.len() - 9) / 5)
+    }
+
+    #[test]
+    fn what_was_not_confirmed_is_sent_again_and_what_was_is_not() {
+        let mut appender = appender(usize::MAX);
+        assert!(appender.poll(0).is_none(), "nothing to add");
+        push(&mut appender, 3);
+        assert_eq!(appender.poll(0).map(|call| batch(&call)), Some((1, 3)));
+        push(&mut appender, 1);
+        assert!(appender.poll(0).is_none(), "one at a time");
+        assert_eq!(appender.handle_reply(0, Err(Lost::Connection)), Confirmed::default());
+        appender.handle_connected();
+        assert_eq!(appender.poll(0).map(|call| batch(&call)), Some((1, 4)));
+        assert_eq!(appender.handle_reply(0, Ok(&Reply::Int(4))).entries, 4);
+        assert_eq!((appender.poll(0).is_none(), appender.waiting(), appender.confirmed(), appender.last()), (true, (0, 0), 4, 4));
+    }
+
+    #[test]
+    fn a_refused_batch_waits_and_comes_again() {
+        let mut appender = appender(usize::MAX);
+        push(&mut appender, 1);
+        assert!(appender.poll(0).is_some());
+        let refused = appender.handle_reply(10, Ok(&Reply::Error("OOM command not allowed".into())));
+        assert!(refused.is_refused && appender.poll(10).is_none() && appender.retry_ms() == 10 + RELAY_RETRY_MS);
+        assert_eq!(appender.poll(10 + RELAY_RETRY_MS).map(|call| batch(&call)), Some((1, 1)));
+    }
+
+    #[test]
+    fn a_redis_that_went_back_gets_again_what_is_kept() {
+        let mut appender = appender(usize::MAX);
+        push(&mut appender, 5);
+        assert!(appender.poll(0).is_some());
+        assert_eq!(appender.handle_reply(0, Ok(&Reply::Int(5))).entries, 5);
+        appender.handle_connected();
+        assert_eq!(appender.poll(0).map(|call| batch(&call)), Some((6, 0)), "it asks what Redis has");
+        assert!(!appender.handle_reply(0, Ok(&Reply::Int(3))).has_hole);
+        assert_eq!(appender.poll(0).map(|call| batch(&call)), Some((4, 2)));
+        assert_eq!(appender.handle_reply(0, Ok(&Reply::Int(5))).entries, 2);
+        appender.forget(RELAY_KEPT_MS + 1);
+        appender.handle_connected();
+        push(&mut appender, 1);
+        assert!(appender.poll(0).is_some());
+        assert!(appender.handle_reply(0, Ok(&Reply::Int(3))).has_hole, "4 and 5 are not kept any more");
+        let forced = appender.poll(0).expect("it goes on all the same");
+        assert_eq!((batch(&forced), forced.word(6)), ((6, 1), &b"1"[..]));
+    }
+
+    #[test]
+    fn there_is_no_more_than_may_wait() {
+        let mut appender = appender(2 * (OVERHEAD_BYTES + 20));
+        push(&mut appender, 2);
+        assert!(!appender.push([("data", "x")]));
+        assert_eq!(appender.last(), 2, "what is dropped takes no number");
+        let mut appender = self::appender(1);
+        push(&mut appender, 1);
+    }
+
+    #[test]
+    fn batches_are_bounded() {
+        let mut appender = appender(usize::MAX);
+        push(&mut appender, RELAY_BATCH_ENTRIES_MAX + 1);
+        assert_eq!(appender.poll(0).map(|call| batch(&call)), Some((1, RELAY_BATCH_ENTRIES_MAX)));
+    }
+}
