@@ -15,6 +15,8 @@
 //! | `rate_limited_total` | counter | endpoint | messages, and calls of users over HTTP, refused for the rate |
 //! | `recoverable_connections` | gauge | endpoint | connections that broke off and can be recovered |
 //! | `recoveries_total` | counter | endpoint | connections that were recovered |
+//! | `recoveries_restored_total` | counter | endpoint | those of them that had broken off on another host |
+//! | `recoveries_unshared_total` | counter | endpoint | connections that broke off and could come back here only, because too much was uncertain to tell other hosts |
 //! | `recoveries_refused_total` | counter | endpoint, reason | wishes to recover that were not granted |
 //! | `recovery_events` | gauge | endpoint | events remembered for those who come back |
 //! | `recovery_bytes` | gauge | endpoint | bytes of those |
@@ -41,11 +43,16 @@
 //! | `relay_hosts` | gauge | | other uringcast hosts of the fleet that are alive |
 //! | `relay_published_total` | counter | | messages that Redis has confirmed |
 //! | `relay_received_total` | counter | | messages of other hosts and programs for clients here |
-//! | `relay_dropped_total` | counter | reason | messages lost on the way to or from Redis: `overflow` (away, and too much was said meanwhile), `age` (away for too long), `unconfirmed` (sent, perhaps delivered), `refused`, `malformed`, `unspeakable`, `shard` (a shard's lane was full), `flood` (Redis sent too fast), `lane` (the relay's own lane was full) |
+//! | `relay_dropped_total` | counter | reason | messages lost on the way to or from Redis: `overflow` (away, and too much was said meanwhile), `age` (away for too long), `unconfirmed` (sent, perhaps delivered), `unheard` (fewer hosts listened than there are), `missed` (another host sent it and it did not come), `refused`, `malformed`, `unspeakable`, `shard` (a shard's lane was full), `flood` (Redis sent too fast), `lane` (the relay's own lane was full) |
 //! | `relay_questions_unanswered_total` | counter | | questions about other hosts (who is first, last, in) that were not answered within a second, or not asked because too many were: then this host's own knowledge counted |
 //! | `relay_blocklists_unknown_total` | counter | | times it could not be looked up in Redis whom an author has blocked: then his token counted |
 //! | `relay_waiting_messages` | gauge | | messages that wait for Redis |
 //! | `relay_waiting_bytes` | gauge | | bytes of those |
+//! | `relay_stream_read_total` | counter | | entries read from streams; 0 without the reliable mode, here and below |
+//! | `relay_stream_missed_total` | counter | | entries of other hosts that this one will never read: trimmed before it could, or lost by Redis; a gap of unknown size counts one |
+//! | `relay_stream_doubled_total` | counter | | entries that came again, and were left out |
+//! | `relay_stream_refusals_total` | counter | | times that Redis refused entries, which are tried again |
+//! | `relay_journal_bytes` | gauge | | bytes of the stream's last events, kept for clients that come back |
 //! | `jwks_keys` | gauge | | keys of the key set that verify tokens; 0 where none is configured, here and below |
 //! | `jwks_age_seconds` | gauge | | since the key set was last found in order |
 //! | `jwks_failures_total` | counter | | times that its file or URL gave none |
@@ -142,6 +149,12 @@ impl Metrics {
                 it.recoverable.read()
             }),
             self.by_endpoint("recoveries_total", MetricType::COUNTER, "Connections that were recovered.", |it| it.recovered.read()),
+            self.by_endpoint("recoveries_restored_total", MetricType::COUNTER, "Those that had broken off on another host.", |it| {
+                it.restored.read()
+            }),
+            self.by_endpoint("recoveries_unshared_total", MetricType::COUNTER, "Broken off, and unknown to other hosts.", |it| {
+                it.unshared.read()
+            }),
             self.by_reason(
                 "recoveries_refused_total",
                 "Wishes to recover that were not granted.",
@@ -254,6 +267,11 @@ impl Metrics {
             family("relay_blocklists_unknown_total", counter, "Lists of blocked users that could not be read.", vec![unknown]),
             one("relay_waiting_messages", gauge, "Messages that wait for Redis.", |it| it.waiting.read()),
             one("relay_waiting_bytes", gauge, "Bytes of messages that wait for Redis.", |it| it.waiting_bytes.read()),
+            one("relay_stream_read_total", counter, "Entries read from streams.", |it| it.read.read()),
+            one("relay_stream_missed_total", counter, "Entries that will never be read.", |it| it.gaps.read()),
+            one("relay_stream_doubled_total", counter, "Entries that came again, and were left out.", |it| it.doubles.read()),
+            one("relay_stream_refusals_total", counter, "Times that Redis refused entries.", |it| it.refusals.read()),
+            one("relay_journal_bytes", gauge, "Bytes kept of the stream's last events.", |it| it.journal_bytes.read()),
         ]
     }
 

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each of the test programs uses a part of it")]
 
 pub(crate) mod load;
+pub(crate) mod network;
 pub(crate) mod programs;
 pub(crate) mod raw;
 
