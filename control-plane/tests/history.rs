@@ -16,10 +16,15 @@ use support::{ADMIN_TOKEN, SECRET, Server, Setup, get};
 
 const LIMITS: &str = "rate_messages = 1000000\nhandshakes_per_address = 1000000\n";
 
-fn host(redis: &Redis, limits: &'static str) -> Server {
+/// Variables that hosts find, for each mode of the relay.
+const MODES: [&[(&str, &str)]; 2] = [
+    &[("URINGCAST_ENDPOINT_COMMUNITY_MEMBERSHIP", "open"), ("URINGCAST_RELAY_MODE", "pubsub")],
+    &[("URINGCAST_ENDPOINT_COMMUNITY_MEMBERSHIP", "open"), ("URINGCAST_RELAY_MODE", "streams")],
+];
+
+fn host(redis: &Redis, limits: &'static str, variables: &'static [(&'static str, &'static str)]) -> Server {
     // A few bytes, for as long as the test runs.
     let url: &'static str = redis.url().leak();
-    let variables = &[("URINGCAST_ENDPOINT_COMMUNITY_MEMBERSHIP", "open")];
     let host = Server::start(&Setup { limits, redis: Some(url), variables, ..Setup::default() });
     connected(&host);
     host
@@ -70,11 +75,17 @@ fn part(node: &Path, name: &str, one: &Server, other: &Server, redis: &Redis) {
 #[test]
 fn what_is_said_on_one_host_is_found_on_the_other_whatever_comes_and_goes() {
     let Some(node) = node() else { return };
+    for variables in MODES {
+        is_found_whatever_comes_and_goes(&node, variables);
+    }
+}
+
+fn is_found_whatever_comes_and_goes(node: &Path, variables: &'static [(&'static str, &'static str)]) {
     let mut redis = Redis::start();
-    let one = host(&redis, LIMITS);
-    let mut other = host(&redis, LIMITS);
-    part(&node, "load", &one, &other, &redis);
-    part(&node, "rest", &one, &other, &redis);
+    let one = host(&redis, LIMITS, variables);
+    let mut other = host(&redis, LIMITS, variables);
+    part(node, "load", &one, &other, &redis);
+    part(node, "rest", &one, &other, &redis);
 
     // What somebody else puts there is no message, and no reason to stop.
     let key = "uringcast:{rooms/load}:history";
@@ -88,14 +99,14 @@ fn what_is_said_on_one_host_is_found_on_the_other_whatever_comes_and_goes() {
     ] {
         redis.cli(&[&["XADD", key, "*"], fields].concat());
     }
-    part(&node, "garbage", &one, &other, &redis);
+    part(node, "garbage", &one, &other, &redis);
     let malformed = get(one.control, "/metrics").1;
     assert!(malformed.lines().any(|line| line.contains(r#"malformed"#) && !line.ends_with(" 0")), "it is counted");
 
     // A host that starts anew.
     drop(other);
-    other = host(&redis, LIMITS);
-    part(&node, "restarted", &one, &other, &redis);
+    other = host(&redis, LIMITS, variables);
+    part(node, "restarted", &one, &other, &redis);
 
     // A Redis that has lost everything.
     redis.restart();
@@ -105,24 +116,24 @@ fn what_is_said_on_one_host_is_found_on_the_other_whatever_comes_and_goes() {
     redis_bed::until("the rooms that were made are there again", || {
         redis.cli(&["HEXISTS", "uringcast:rooms:fixed", "made"]) == "1" && redis.cli(&["HLEN", "uringcast:rooms:fixed"]) == "1"
     });
-    part(&node, "lost", &one, &other, &redis);
+    part(node, "lost", &one, &other, &redis);
 
     // A room that ends while the other host does not hear of it.
     other.signal(Signal::STOP);
     redis.drop_clients("normal");
     redis.drop_clients("pubsub");
     redis_bed::until("the one that runs is back", || redis.clients().len() >= 2 && is_relay(&one, "connected"));
-    part(&node, "ended", &one, &one, &redis);
+    part(node, "ended", &one, &one, &redis);
     other.signal(Signal::CONT);
     redis_bed::until("both are back", || redis.clients().len() >= 4 && is_relay(&other, "connected"));
-    part(&node, "forgotten", &one, &other, &redis);
+    part(node, "forgotten", &one, &other, &redis);
 
     // Without Redis everybody knows what was said here, and at once.
     redis.kill();
     for host in [&one, &other] {
         redis_bed::until("it is seen that Redis is gone", || !is_relay(host, "connected"));
     }
-    part(&node, "down", &one, &other, &redis);
+    part(node, "down", &one, &other, &redis);
 }
 
 #[test]
@@ -130,7 +141,7 @@ fn the_bounds_of_a_room_hold_for_all_hosts_together() {
     let Some(node) = node() else { return };
     let redis = Redis::start();
     let limits = "rate_messages = 1000000\nhistory_messages = 100\nhistory_age_ms = 4000\n";
-    let (one, other) = (host(&redis, limits), host(&redis, limits));
+    let (one, other) = (host(&redis, limits, MODES[0]), host(&redis, limits, MODES[0]));
     part(&node, "bounds", &one, &other, &redis);
     redis_bed::until("nothing of it is left", || {
         !redis.cli(&["KEYS", "*"]).lines().any(|key| key.contains(":history") || key.contains(":edits") || key.contains(":by:"))

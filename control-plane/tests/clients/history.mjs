@@ -161,6 +161,8 @@ parts.rest = () => {
       like(updates.map(({ update }) => update).sort((a, b) => a - b), [...Array(10).keys(), ...[...Array(10).keys()].map((number) => 100 + number)]);
       for (const client of ["c1", "c2"]) like(updates.filter(({ clientID }) => clientID === client).map(({ update }) => update % 100), [...Array(10).keys()]);
       await late.end();
+      // What is said of that is over before the next one comes.
+      for (const peer of [one, other]) await peer.expect({ type: "awareness", documentId: "doc", clientID: "late", awareness: null });
     }
     await one.end();
     await other.end();

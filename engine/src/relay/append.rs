@@ -13,24 +13,45 @@ use super::waiting::OVERHEAD_BYTES;
 use crate::limits::{RELAY_BATCH_BYTES_MAX, RELAY_BATCH_ENTRIES_MAX, RELAY_KEPT_BYTES_MAX, RELAY_KEPT_MS, RELAY_RETRY_MS};
 
 /// `KEYS`: the stream, and where this host's last number is. `ARGV`: the first number, 1 where a hole before it is known of, about how many
-/// entries the stream has at most, milliseconds for which the number is kept; then for each entry how many words it has, and the words.
-/// Answers the last number that is in the stream, which is less than the first given where nothing was added because of a hole.
+/// entries the stream has at most, milliseconds for which the number is kept; then for each entry of how many parts it is, and for each part how
+/// many words it has, and the words: first the entry's fields, then commands that are done at the same moment and just as often, once.
+/// A script cannot run another with EVAL, so it makes a function of it. What fails of commands makes nothing else fail.
+/// Answers the last number that is in the stream, which is less than the first given where nothing was added because of a hole; and how many
+/// commands failed.
 const SCRIPT: &str = "\
+local made = {}
+local function run(words)
+  if words[1] ~= 'EVAL' then return redis.call(unpack(words)) end
+  made[words[2]] = made[words[2]] or loadstring('local KEYS, ARGV = ... ' .. words[2])
+  local keys, argv, last = {}, {}, 3 + tonumber(words[3])
+  for at = 4, #words do
+    if at <= last then keys[#keys + 1] = words[at] else argv[#argv + 1] = words[at] end
+  end
+  return made[words[2]](keys, argv)
+end
+local failed = 0
 local last = tonumber(redis.call('GET', KEYS[2]) or '0')
 local number, at = tonumber(ARGV[1]), 5
-if last < number - 1 and ARGV[2] ~= '1' then return last end
+if last < number - 1 and ARGV[2] ~= '1' then return {last, 0} end
 local top = last
 while at <= #ARGV do
-  local words = tonumber(ARGV[at])
-  if number > last then
-    redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[3], '*', unpack(ARGV, at + 1, at + words))
-    top = number
+  local parts = tonumber(ARGV[at])
+  at = at + 1
+  for part = 1, parts do
+    local words = tonumber(ARGV[at])
+    if number > last and part == 1 then
+      redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[3], '*', unpack(ARGV, at + 1, at + words))
+      top = number
+    elseif number > last and not pcall(run, {unpack(ARGV, at + 1, at + words)}) then
+      failed = failed + 1
+    end
+    at = at + 1 + words
   end
-  number, at = number + 1, at + 1 + words
+  number = number + 1
 end
 if number - 1 > top then top = number - 1 end
 if top > last then redis.call('SET', KEYS[2], string.format('%.0f', top), 'PX', ARGV[4]) end
-return top";
+return {top, failed}";
 
 /// Milliseconds for which Redis keeps the number of a host that says nothing.
 const NUMBER_KEPT_MS: u64 = 24 * 3_600_000;
@@ -38,7 +59,7 @@ const NUMBER_KEPT_MS: u64 = 24 * 3_600_000;
 #[derive(Debug)]
 struct Entry {
     number: u64,
-    /// How many words follow, and they.
+    /// Its part of `ARGV`.
     words: Call,
     bytes: usize,
     confirmed_ms: u64,
@@ -49,6 +70,8 @@ struct Entry {
 pub(super) struct Confirmed {
     /// Entries that are in the stream now and were not known to be.
     pub(super) entries: u64,
+    /// Commands besides that failed.
+    pub(super) failed: u64,
     /// True exactly when Redis has lost entries that are not kept any more.
     pub(super) has_hole: bool,
     /// True exactly when Redis refused, and is asked again.
@@ -72,6 +95,8 @@ pub(super) struct Appender {
     kept: VecDeque<Entry>,
     kept_bytes: usize,
     is_in_flight: bool,
+    /// Number of the last entry that Redis was sent, or has.
+    sent: u64,
     /// True exactly when what Redis has of it is not known, because the connection is new.
     is_unsure: bool,
     has_hole: bool,
@@ -92,6 +117,7 @@ impl Appender {
             kept: VecDeque::new(),
             kept_bytes: 0,
             is_in_flight: false,
+            sent: 0,
             is_unsure: false,
             has_hole: false,
             retry_ms: 0,
@@ -118,17 +144,28 @@ impl Appender {
         (self.queue.len(), self.bytes)
     }
 
-    /// Takes an entry, which also gets its number as field `n`; false when there is no place for it. One alone always has place.
+    /// True exactly when the entry of this number is in Redis, or is before everything that Redis is sent from now on. While Redis refuses, nobody
+    /// waits for that.
+    pub(super) fn has_passed(&self, number: u64) -> bool {
+        self.sent >= number || self.retry_ms > 0
+    }
+
+    /// Takes an entry, which also gets its number as field `n`, and what is to be done besides; false when there is no place for it. One alone
+    /// always has place.
     #[must_use]
-    pub(super) fn push<'f>(&mut self, fields: impl IntoIterator<Item = (&'f str, &'f str)>) -> bool {
+    pub(super) fn push<'f>(&mut self, fields: impl IntoIterator<Item = (&'f str, &'f str)>, besides: &[Call]) -> bool {
         let number = self.next;
         let fields: Vec<(&str, &str)> = fields.into_iter().collect();
-        let mut words = Call::new(&(2 * fields.len() + 2).to_string());
+        let mut words = Call::new(&(1 + besides.len()).to_string()).arg((2 * fields.len() + 2).to_string());
         for (field, value) in fields {
             words.push(field);
             words.push(value);
         }
         words = words.arg("n").number(number);
+        for call in besides {
+            words.push(call.words().len().to_string());
+            call.words().for_each(|word| words.push(word));
+        }
         let bytes = words.bytes() + OVERHEAD_BYTES;
         if self.bytes + bytes > self.bytes_max && !self.queue.is_empty() {
             return false;
@@ -141,7 +178,7 @@ impl Appender {
 
     /// The connection is new: what was under way may have been done or not, and what was done may be gone.
     pub(super) fn handle_connected(&mut self) {
-        (self.is_in_flight, self.is_unsure, self.retry_ms) = (false, self.next > 1, 0);
+        (self.is_in_flight, self.is_unsure, self.retry_ms, self.sent) = (false, self.next > 1, 0, self.confirmed());
     }
 
     /// When a refused batch is tried again; `u64::MAX` where none was.
@@ -149,9 +186,11 @@ impl Appender {
         if self.retry_ms == 0 { u64::MAX } else { self.retry_ms }
     }
 
-    /// The next command, if one is due. There is one at a time: a later one that is done where an earlier one was refused would make a hole.
-    pub(super) fn poll(&mut self, now_ms: u64) -> Option<Call> {
-        if self.is_in_flight || now_ms < self.retry_ms || (self.queue.is_empty() && !self.is_unsure) {
+    /// The next command, if one is due, with no entry beyond the number `until`. There is one at a time: a later one that is done where an
+    /// earlier one was refused would make a hole.
+    pub(super) fn poll(&mut self, now_ms: u64, until: u64) -> Option<Call> {
+        let is_wanted = self.is_unsure || self.queue.front().is_some_and(|first| first.number <= until);
+        if self.is_in_flight || now_ms < self.retry_ms || !is_wanted {
             return None;
         }
         self.retry_ms = 0;
@@ -163,14 +202,14 @@ impl Appender {
             .number(self.entries_max as i128)
             .number(NUMBER_KEPT_MS as i128);
         let (mut bytes, mut entries) = (0, 0);
-        for entry in &self.queue {
+        for entry in self.queue.iter().take_while(|entry| entry.number <= until) {
             if entries > 0 && (bytes + entry.bytes > RELAY_BATCH_BYTES_MAX || entries >= RELAY_BATCH_ENTRIES_MAX) {
                 break;
             }
             entry.words.words().for_each(|word| call.push(word));
             (bytes, entries) = (bytes + entry.bytes, entries + 1);
         }
-        self.is_in_flight = true;
+        (self.is_in_flight, self.sent) = (true, first + entries as u64 - 1);
         Some(call)
     }
 
@@ -181,12 +220,13 @@ impl Appender {
         let last = match reply {
             // It is made again when there is a connection.
             Err(_) => return confirmed,
-            Ok(reply) => reply.int().and_then(|last| u64::try_from(last).ok()),
+            Ok(reply) => reply.list().first().and_then(Reply::int).and_then(|last| u64::try_from(last).ok()),
         };
         let Some(last) = last else {
-            self.retry_ms = now_ms + RELAY_RETRY_MS;
+            (self.retry_ms, self.sent) = (now_ms + RELAY_RETRY_MS, self.confirmed());
             return Confirmed { is_refused: true, ..confirmed };
         };
+        confirmed.failed = reply.ok().and_then(|reply| reply.list().get(1)?.int()).map_or(0, i64::unsigned_abs);
         (self.is_unsure, self.has_hole) = (false, false);
         if last < self.confirmed() {
             confirmed.has_hole = self.go_back(last);
@@ -199,6 +239,7 @@ impl Appender {
             self.kept_bytes += entry.bytes;
             self.kept.push_back(entry);
         }
+        self.sent = self.sent.max(self.confirmed());
         self.forget(now_ms);
         confirmed
     }
@@ -223,6 +264,7 @@ impl Appender {
         }
         self.is_unsure = true;
         self.has_hole = self.confirmed() > last;
+        self.sent = self.confirmed();
         // A number that Redis has forgotten because nothing was said for so long is no loss; nobody can tell the one from the other.
         self.has_hole && last > 0
     }
@@ -236,9 +278,13 @@ mod tests {
         Appender::new("s".into(), "n".into(), 100, bytes_max)
     }
 
+    fn added(last: i64) -> Reply {
+        Reply::List(vec![Reply::Int(last), Reply::Int(0)])
+    }
+
     fn push(appender: &mut Appender, count: usize) {
         for _ in 0..count {
-            assert!(appender.push([("data", "x")]));
+            assert!(appender.push([("data", "x")], &[]));
         }
     }
 
@@ -246,51 +292,51 @@ mod tests {
     fn batch(call: &Call) -> (u64, usize) {
         let words: Vec<&[u8]> = call.words().collect();
         let first = std::str::from_utf8(words[5]).expect("text").parse().expect("a number");
-        (first, (words.len() - 9) / 5)
+        (first, (words.len() - 9) / 6)
     }
 
     #[test]
     fn what_was_not_confirmed_is_sent_again_and_what_was_is_not() {
         let mut appender = appender(usize::MAX);
-        assert!(appender.poll(0).is_none(), "nothing to add");
+        assert!(appender.poll(0, u64::MAX).is_none(), "nothing to add");
         push(&mut appender, 3);
-        assert_eq!(appender.poll(0).map(|call| batch(&call)), Some((1, 3)));
+        assert_eq!(appender.poll(0, u64::MAX).map(|call| batch(&call)), Some((1, 3)));
         push(&mut appender, 1);
-        assert!(appender.poll(0).is_none(), "one at a time");
+        assert!(appender.poll(0, u64::MAX).is_none(), "one at a time");
         assert_eq!(appender.handle_reply(0, Err(Lost::Connection)), Confirmed::default());
         appender.handle_connected();
-        assert_eq!(appender.poll(0).map(|call| batch(&call)), Some((1, 4)));
-        assert_eq!(appender.handle_reply(0, Ok(&Reply::Int(4))).entries, 4);
-        assert_eq!((appender.poll(0).is_none(), appender.waiting(), appender.confirmed(), appender.last()), (true, (0, 0), 4, 4));
+        assert_eq!(appender.poll(0, u64::MAX).map(|call| batch(&call)), Some((1, 4)));
+        assert_eq!(appender.handle_reply(0, Ok(&added(4))).entries, 4);
+        assert_eq!((appender.poll(0, u64::MAX).is_none(), appender.waiting(), appender.confirmed(), appender.last()), (true, (0, 0), 4, 4));
     }
 
     #[test]
     fn a_refused_batch_waits_and_comes_again() {
         let mut appender = appender(usize::MAX);
         push(&mut appender, 1);
-        assert!(appender.poll(0).is_some());
+        assert!(appender.poll(0, u64::MAX).is_some());
         let refused = appender.handle_reply(10, Ok(&Reply::Error("OOM command not allowed".into())));
-        assert!(refused.is_refused && appender.poll(10).is_none() && appender.retry_ms() == 10 + RELAY_RETRY_MS);
-        assert_eq!(appender.poll(10 + RELAY_RETRY_MS).map(|call| batch(&call)), Some((1, 1)));
+        assert!(refused.is_refused && appender.poll(10, u64::MAX).is_none() && appender.retry_ms() == 10 + RELAY_RETRY_MS);
+        assert_eq!(appender.poll(10 + RELAY_RETRY_MS, u64::MAX).map(|call| batch(&call)), Some((1, 1)));
     }
 
     #[test]
     fn a_redis_that_went_back_gets_again_what_is_kept() {
         let mut appender = appender(usize::MAX);
         push(&mut appender, 5);
-        assert!(appender.poll(0).is_some());
-        assert_eq!(appender.handle_reply(0, Ok(&Reply::Int(5))).entries, 5);
+        assert!(appender.poll(0, u64::MAX).is_some());
+        assert_eq!(appender.handle_reply(0, Ok(&added(5))).entries, 5);
         appender.handle_connected();
-        assert_eq!(appender.poll(0).map(|call| batch(&call)), Some((6, 0)), "it asks what Redis has");
-        assert!(!appender.handle_reply(0, Ok(&Reply::Int(3))).has_hole);
-        assert_eq!(appender.poll(0).map(|call| batch(&call)), Some((4, 2)));
-        assert_eq!(appender.handle_reply(0, Ok(&Reply::Int(5))).entries, 2);
+        assert_eq!(appender.poll(0, u64::MAX).map(|call| batch(&call)), Some((6, 0)), "it asks what Redis has");
+        assert!(!appender.handle_reply(0, Ok(&added(3))).has_hole);
+        assert_eq!(appender.poll(0, u64::MAX).map(|call| batch(&call)), Some((4, 2)));
+        assert_eq!(appender.handle_reply(0, Ok(&added(5))).entries, 2);
         appender.forget(RELAY_KEPT_MS + 1);
         appender.handle_connected();
         push(&mut appender, 1);
-        assert!(appender.poll(0).is_some());
-        assert!(appender.handle_reply(0, Ok(&Reply::Int(3))).has_hole, "4 and 5 are not kept any more");
-        let forced = appender.poll(0).expect("it goes on all the same");
+        assert!(appender.poll(0, u64::MAX).is_some());
+        assert!(appender.handle_reply(0, Ok(&added(3))).has_hole, "4 and 5 are not kept any more");
+        let forced = appender.poll(0, u64::MAX).expect("it goes on all the same");
         assert_eq!((batch(&forced), forced.word(6)), ((6, 1), &b"1"[..]));
     }
 
@@ -298,16 +344,46 @@ mod tests {
     fn there_is_no_more_than_may_wait() {
         let mut appender = appender(2 * (OVERHEAD_BYTES + 20));
         push(&mut appender, 2);
-        assert!(!appender.push([("data", "x")]));
+        assert!(!appender.push([("data", "x")], &[]));
         assert_eq!(appender.last(), 2, "what is dropped takes no number");
         let mut appender = self::appender(1);
         push(&mut appender, 1);
     }
 
     #[test]
+    fn no_more_is_sent_than_may_be_and_that_is_known_at_once() {
+        let mut appender = appender(usize::MAX);
+        push(&mut appender, 3);
+        assert!(appender.poll(0, 0).is_none() && !appender.has_passed(1));
+        assert_eq!(appender.poll(0, 2).map(|call| batch(&call)), Some((1, 2)));
+        assert!(appender.has_passed(2) && !appender.has_passed(3) && appender.confirmed() == 0);
+        let _ = appender.handle_reply(0, Err(Lost::Connection));
+        appender.handle_connected();
+        assert!(!appender.has_passed(1), "nobody knows");
+        assert!(appender.poll(0, 0).is_some_and(|call| batch(&call) == (1, 0)), "it asks");
+        let _ = appender.handle_reply(0, Ok(&added(1)));
+        assert!(appender.has_passed(1) && !appender.has_passed(2));
+        assert!(appender.poll(0, 3).is_some());
+        let _ = appender.handle_reply(0, Ok(&Reply::Error("OOM".into())));
+        assert!(appender.has_passed(3), "nobody waits while Redis refuses");
+    }
+
+    #[test]
+    fn what_is_done_besides_goes_with_the_entry() {
+        let mut appender = appender(usize::MAX);
+        let besides = [Call::new("SET").arg("k").arg("v"), Call::new("DEL").arg("d")];
+        assert!(appender.push([("data", "x")], &besides));
+        let call = appender.poll(0, u64::MAX).expect("it is due");
+        let words: Vec<_> = call.words().skip(9).map(String::from_utf8_lossy).collect();
+        assert_eq!(words.join(" "), "3 4 data x n 1 3 SET k v 2 DEL d");
+        let failed = Reply::List(vec![Reply::Int(1), Reply::Int(2)]);
+        assert_eq!(appender.handle_reply(0, Ok(&failed)), Confirmed { entries: 1, failed: 2, ..Confirmed::default() });
+    }
+
+    #[test]
     fn batches_are_bounded() {
         let mut appender = appender(usize::MAX);
         push(&mut appender, RELAY_BATCH_ENTRIES_MAX + 1);
-        assert_eq!(appender.poll(0).map(|call| batch(&call)), Some((1, RELAY_BATCH_ENTRIES_MAX)));
+        assert_eq!(appender.poll(0, u64::MAX).map(|call| batch(&call)), Some((1, RELAY_BATCH_ENTRIES_MAX)));
     }
 }

@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use super::channels::{Channels, Heard};
-use super::consults::Consults;
+use super::consults::{Consults, Marking};
 use super::fleet::HostAnswers;
 use super::format::{Envelope, Message};
 use super::handle::{FleetPort, Order, ToRelay};
@@ -103,7 +103,7 @@ pub(crate) struct Core {
     presence: Presence,
     store: Store,
     rooms: Rooms,
-    consults: Consults,
+    pub(super) consults: Consults,
     /// Counts the questions of rooms' homes; and those with an announcement that is not told yet.
     pub(super) asked: u64,
     pub(super) unannounced: BTreeSet<u64>,
@@ -178,7 +178,12 @@ impl Core {
         // What is kept besides a message is as reliable as that.
         let age_max_ms = streams.is_none().then_some(settings.buffer_ms);
         let presence = Presence::new(&world.config, settings, host);
-        let consults = Consults::new(format!("{}#mark#{host}#", settings.prefix), !settings.redis.is_cluster);
+        let marking = match &streams {
+            _ if settings.redis.is_cluster => Marking::None,
+            Some(streams) => Marking::Streams(streams.keys()),
+            None => Marking::Channel(format!("{}#mark#{host}#", settings.prefix)),
+        };
+        let consults = Consults::new(marking);
         let (store, rooms) = (Store::new(&world.config, &settings.prefix), Rooms::new(&world.config, &settings.prefix));
         let mut core = Core {
             waiting: Waiting::new(settings.buffer_bytes, age_max_ms),
@@ -475,13 +480,20 @@ impl Core {
 
     /// What is to be told, all at one moment: the one call by which others hear of it, and who is to know when it is done.
     fn enqueue_all(&mut self, now: Now, mut calls: Vec<Call>, mut told: Option<usize>, confirmed: Option<(ShardId, Room)>) {
+        // What others are not told has its place among the entries, too: a room's past ends behind the last message.
+        let after = (self.streams.is_some() && told.is_none()).then(|| self.last_entries());
         if let Some(at) = told.filter(|_| self.streams.is_some()) {
-            // What hosts of ours are to hear goes by way of a stream.
-            let is_entry = self.append(&calls[at]);
-            if is_entry && calls[at].word(0) == ENTRY.as_bytes() {
-                calls.remove(at);
-                told = None;
+            // What hosts of ours are to hear goes by way of a stream, and at the same moment what is kept of it, where that is possible.
+            let told_call = calls.remove(at);
+            let besides = if self.is_cluster { Vec::new() } else { std::mem::take(&mut calls) };
+            let is_entry = self.append(&told_call, &besides);
+            if !is_entry {
+                calls.extend(besides);
             }
+            told = (!is_entry || told_call.word(0) != ENTRY.as_bytes()).then(|| {
+                calls.push(told_call);
+                calls.len() - 1
+            });
         }
         if calls.is_empty() {
             return;
@@ -489,7 +501,7 @@ impl Core {
         let bytes = calls.iter().map(Call::bytes).sum::<usize>() + OVERHEAD_BYTES;
         let publish = told.and_then(|told| calls.get(told)).filter(|call| call.word(0) == b"PUBLISH");
         let is_for_all = publish.is_some_and(|call| self.all_listen_to(call.word(1)));
-        if !self.waiting.push(Publication { calls, told, confirmed, said_ms: now.ms(), bytes, is_for_all }) {
+        if !self.waiting.push(Publication { calls, told, confirmed, after, said_ms: now.ms(), bytes, is_for_all }) {
             self.drop_message(RelayDrop::Overflow, 1);
         }
     }
@@ -828,7 +840,9 @@ impl Core {
         if !self.is_up {
             return None;
         }
-        if let Some(append) = self.streams.as_mut().and_then(|streams| streams.poll_append(now)) {
+        let before = self.consults.entries().into_iter().chain(self.waiting.entries());
+        let until = before.reduce(|one, other| [one[0].min(other[0]), one[1].min(other[1])]).unwrap_or([u64::MAX; 2]);
+        if let Some(append) = self.streams.as_mut().and_then(|streams| streams.poll_append(now, until)) {
             return Some(append);
         }
         if let Some(request) = self.next_of_sessions(now) {
@@ -850,7 +864,12 @@ impl Core {
         if self.waiting.is_empty() || self.in_flight >= RELAY_IN_FLIGHT_MAX {
             return None;
         }
-        let told = self.waiting.take(RELAY_BATCH_BYTES_MAX, self.consults.place().unwrap_or(u64::MAX));
+        let streams = &self.streams;
+        let has_passed = |after| streams.as_ref().is_none_or(|streams| streams.has_passed(after));
+        let told = self.waiting.take(RELAY_BATCH_BYTES_MAX, self.consults.place().unwrap_or(u64::MAX), has_passed);
+        if told.is_empty() {
+            return None;
+        }
         self.in_flight += 1;
         let broadcasts = told.iter().filter(|publication| self.is_broadcast(publication)).count();
         self.hosts.beats().tell(broadcasts as u64);

@@ -105,19 +105,24 @@ impl Fake {
         let (stream, key, mut next, is_forced) = (words[3].clone(), words[4].clone(), number(5), number(6) == 1);
         let last = self.value(&key).map_or(0, |value| String::from_utf8_lossy(&value).parse::<u64>().expect("a number"));
         if last + 1 < next && !is_forced {
-            return Reply::Int(last as i64);
+            return Reply::List(vec![Reply::Int(last as i64), Reply::Int(0)]);
         }
         let mut at = 9;
         while at < words.len() {
-            let count = number(at) as usize;
-            if next > last {
-                self.append(&stream, words[at + 1..=at + count].to_vec());
+            let parts = number(at);
+            at += 1;
+            for part in 0..parts {
+                let count = number(at) as usize;
+                if next > last && part == 0 {
+                    self.append(&stream, words[at + 1..=at + count].to_vec());
+                }
+                at += 1 + count;
             }
-            (next, at) = (next + 1, at + 1 + count);
+            next += 1;
         }
         let last = last.max(next - 1);
         self.values.insert(key, (last.to_string().into_bytes(), u64::MAX));
-        Reply::Int(last as i64)
+        Reply::List(vec![Reply::Int(last as i64), Reply::Int(0)])
     }
 }
 

@@ -12,6 +12,9 @@ use super::request::{Call, Lost, Reply, Request};
 use crate::limits::{RELAY_BLOCK_MS, RELAY_HOSTS_MAX, RELAY_READ_ENTRIES_MAX, RELAY_READ_IDS, RELAY_RETRY_MS};
 use crate::wire::sio::EntryId;
 
+/// Bytes that an entry, or a field of one, takes besides its own.
+const ENTRY_BYTES: usize = 48;
+
 /// One entry of a stream.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Entry {
@@ -25,6 +28,11 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// Bytes it holds on to.
+    pub(super) fn bytes(&self) -> usize {
+        ENTRY_BYTES + self.fields.iter().map(|(field, value)| ENTRY_BYTES + field.len() + value.len()).sum::<usize>()
+    }
+
     /// The value of a field, if it is text.
     pub(super) fn text(&self, name: &str) -> Option<&str> {
         let (_, value) = self.fields.iter().find(|(field, _)| field == name.as_bytes())?;
@@ -93,10 +101,10 @@ impl Reader {
         Reader { streams, is_connected: false, has_looked: false, asked: Asked::Nothing, count: RELAY_READ_ENTRIES_MAX, retry_ms: 0 }
     }
 
-    /// Up to where the first stream was read; `None` while its past is not.
-    pub(super) fn cursor(&self) -> Option<EntryId> {
-        let first = self.streams.first()?;
-        if first.past.is_some() { None } else { first.cursor }
+    /// Up to where a stream was read; `None` while its past is not.
+    pub(super) fn cursor(&self, stream: usize) -> Option<EntryId> {
+        let stream = self.streams.get(stream)?;
+        if stream.past.is_some() { None } else { stream.cursor }
     }
 
     /// The last number read of a host's entries in a stream; 0 for none.
@@ -364,7 +372,7 @@ mod tests {
         reader.handle_connected();
         assert!(reader.poll(1).is_some());
         let _ = reader.handle_reply(1, look(&[3, 7], false));
-        assert_eq!(reader.cursor(), None);
+        assert_eq!(reader.cursor(0), None);
         assert!(reader.poll(1).is_some_and(|request| request.calls[0].word(0) == b"XRANGE"));
         let past = reader.handle_reply(1, Ok(vec![Reply::List(vec![numbered(3, 1), numbered(7, 2)])]));
         assert!(ids(&past) == [3, 7] && past.entries.iter().all(|entry| entry.is_past));
@@ -374,7 +382,7 @@ mod tests {
         assert!(ids(&next) == [8] && !next.entries[0].is_past && next.missing == 0);
         assert_eq!(cursor_asked(&mut reader), "8-0");
         assert!(reader.handle_reply(1, Ok(vec![Reply::Nil])).entries.is_empty());
-        assert_eq!(reader.cursor(), Some(EntryId { ms: 8, number: 0 }));
+        assert_eq!(reader.cursor(0), Some(EntryId { ms: 8, number: 0 }));
     }
 
     #[test]

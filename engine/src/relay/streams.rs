@@ -10,6 +10,7 @@
 //! The braces put them all where the first is in a cluster. An adapter's id that begins with `~` is of what uringcast hosts have been told in another way.
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::append::Appender;
@@ -19,9 +20,11 @@ use super::format::Message;
 use super::read::{Entry, Reader};
 use super::request::{Call, Lost, Reply, Request};
 use super::socketio::{ENTRY, TOLD};
+use super::waiting::Entries;
 use crate::auth::Identity;
 use crate::config::Relay;
 use crate::fault::RelayDrop;
+use crate::limits::HELD_BACK_BYTES_MAX;
 use crate::shard::parcel::{Arrival, Emit};
 use crate::time::Now;
 use crate::wire::sio::{EntryId, Offset};
@@ -37,6 +40,11 @@ pub(super) struct Streams {
     host: String,
     appenders: [Appender; 2],
     reader: Reader,
+    /// By stream: what was read and has to wait, with [`super::consults::Consults::last_sent`] of that moment.
+    held: [VecDeque<(Entry, u64)>; 2],
+    held_bytes: usize,
+    /// By stream: the last entry that waits no longer.
+    taken: [Option<EntryId>; 2],
 }
 
 impl Streams {
@@ -48,7 +56,12 @@ impl Streams {
         let reader = Reader::new(vec![key.clone(), plain.clone()]);
         let appender = |stream: String, numbers: String| Appender::new(stream, numbers, *stream_entries, *buffer_bytes);
         let appenders = [appender(key.clone(), numbers.clone()), appender(plain, format!("{numbers}:plain"))];
-        Streams { host: host.to_owned(), appenders, reader }
+        Streams { host: host.to_owned(), appenders, reader, held: Default::default(), held_bytes: 0, taken: [None; 2] }
+    }
+
+    /// The streams' keys.
+    pub(super) fn keys(&self) -> [String; 2] {
+        self.appenders.each_ref().map(|appender| appender.stream().to_owned())
     }
 
     /// A stream's key.
@@ -66,14 +79,58 @@ impl Streams {
         self.appenders[stream].confirmed()
     }
 
-    /// Number of the last of our events that was read back.
-    pub(super) fn read_back(&self) -> u64 {
-        self.reader.number(EVENTS, &self.host)
+    /// Numbers of the last of our entries.
+    pub(super) fn last(&self) -> Entries {
+        self.appenders.each_ref().map(Appender::last)
     }
 
-    /// Up to where events were read; `None` before the past was.
+    /// True exactly when what Redis is sent from now on comes after these entries of ours.
+    pub(super) fn has_passed(&self, entries: Entries) -> bool {
+        self.appenders.iter().zip(entries).all(|(appender, number)| appender.has_passed(number))
+    }
+
+    /// Number of the last of our events that was taken back.
+    pub(super) fn read_back(&self) -> u64 {
+        let number = |(entry, _): &(Entry, u64)| entry.text("n").filter(|_| entry.text("h") == Some(&self.host))?.parse::<u64>().ok();
+        let held = self.held[EVENTS].iter().find_map(number);
+        held.map_or_else(|| self.reader.number(EVENTS, &self.host), |number| number.saturating_sub(1))
+    }
+
+    /// Up to where events were taken; `None` before the past was.
     pub(super) fn cursor(&self) -> Option<EntryId> {
-        self.reader.cursor()
+        let read = self.reader.cursor(EVENTS)?;
+        if self.held[EVENTS].is_empty() { Some(read) } else { self.taken[EVENTS] }
+    }
+
+    /// Up to where all was taken, by stream; `None` before the past was.
+    pub(super) fn taken(&self) -> Option<[EntryId; 2]> {
+        let of = |stream: usize| {
+            let read = self.reader.cursor(stream)?;
+            Some(if self.held[stream].is_empty() { read } else { self.taken[stream].unwrap_or_default() })
+        };
+        Some([of(EVENTS)?, of(PLAIN)?])
+    }
+
+    /// Entries were read; false when too much waits.
+    #[must_use]
+    fn hold(&mut self, entries: Vec<Entry>, sent: u64) -> bool {
+        for entry in entries {
+            self.held_bytes += entry.bytes();
+            self.held[entry.stream].push_back((entry, sent));
+        }
+        self.held_bytes <= HELD_BACK_BYTES_MAX
+    }
+
+    /// The next entry that waits no longer.
+    fn next_held(&mut self, lets_pass: impl Fn(usize, EntryId, u64) -> bool) -> Option<Entry> {
+        for (stream, held) in self.held.iter_mut().enumerate() {
+            if let Some((entry, _)) = held.pop_front_if(|(entry, sent)| lets_pass(stream, entry.id, *sent)) {
+                self.held_bytes -= entry.bytes();
+                self.taken[stream] = Some(entry.id);
+                return Some(entry);
+            }
+        }
+        None
     }
 
     pub(super) fn handle_connected(&mut self) {
@@ -89,8 +146,10 @@ impl Streams {
         self.appenders.iter().map(Appender::retry_ms).min().unwrap_or(u64::MAX).min(self.reader.retry_ms())
     }
 
-    pub(super) fn poll_append(&mut self, now: Now) -> Option<(Tag, Request)> {
-        let calls = self.appenders.iter_mut().enumerate().find_map(|(stream, appender)| Some((stream, appender.poll(now.ms())?)));
+    /// The next request to add entries, none beyond these.
+    pub(super) fn poll_append(&mut self, now: Now, until: Entries) -> Option<(Tag, Request)> {
+        let mut appenders = self.appenders.iter_mut().zip(until).enumerate();
+        let calls = appenders.find_map(|(stream, (appender, until))| Some((stream, appender.poll(now.ms(), until)?)));
         calls.map(|(stream, call)| (Tag::Appended(stream), call.into()))
     }
 
@@ -103,18 +162,18 @@ impl Streams {
 
 impl Core {
     /// Puts what is to be told other hosts into a stream, if it is something that goes there: an entry for the stream of events, or a text for a
-    /// channel of plain endpoints, which is published as well.
-    pub(super) fn append(&mut self, call: &Call) -> bool {
+    /// channel of plain endpoints, which is published as well. What is done besides is done at the same moment.
+    pub(super) fn append(&mut self, call: &Call, besides: &[Call]) -> bool {
         let Some(streams) = &mut self.streams else { return false };
         let words: Vec<Cow<'_, str>> = call.words().map(String::from_utf8_lossy).collect();
         let host = streams.host.clone();
         let has_place = match words.as_slice() {
             [verb, _, fields @ ..] if verb == ENTRY => {
                 let fields = fields.chunks_exact(2).map(|pair| (&*pair[0], &*pair[1]));
-                streams.appenders[EVENTS].push(fields.chain([("h", &*host)]))
+                streams.appenders[EVENTS].push(fields.chain([("h", &*host)]), besides)
             }
             [verb, channel, text] if verb == "PUBLISH" && self.channels.serves(channel) => {
-                streams.appenders[PLAIN].push([("channel", &**channel), ("text", &**text), ("h", &*host)])
+                streams.appenders[PLAIN].push([("channel", &**channel), ("text", &**text), ("h", &*host)], besides)
             }
             _ => return false,
         };
@@ -141,6 +200,7 @@ impl Core {
         self.stats.published.add(confirmed.entries);
         self.stats.refusals.add(u64::from(confirmed.is_refused));
         self.stats.gaps.add(u64::from(confirmed.has_hole));
+        self.drop_message(RelayDrop::Refused, confirmed.failed);
     }
 
     /// The connection for reading is new.
@@ -174,10 +234,23 @@ impl Core {
         {
             sessions.journal.begin(floor);
         }
-        for entry in batch.entries {
-            self.take_entry(now, &entry);
+        if let Some(streams) = &mut self.streams
+            && !streams.hold(batch.entries, self.consults.last_sent())
+        {
+            self.consults.let_all_pass();
         }
+        self.conclude(now);
         self.go_on_with_sessions(now);
+    }
+
+    /// Takes the next entry that has to wait for no answer; false when there is none.
+    pub(super) fn take_next_entry(&mut self, now: Now) -> bool {
+        let consults = &self.consults;
+        let entry = self.streams.as_mut().and_then(|streams| streams.next_held(|stream, id, sent| consults.lets_pass(stream, id, sent)));
+        if let Some(entry) = &entry {
+            self.take_entry(now, entry);
+        }
+        entry.is_some()
     }
 
     fn take_entry(&mut self, now: Now, entry: &Entry) {

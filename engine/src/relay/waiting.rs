@@ -16,6 +16,8 @@ pub(crate) struct Publication {
     pub(crate) told: Option<usize>,
     /// Who is to hear of it when Redis has done it.
     pub(crate) confirmed: Option<(ShardId, Room)>,
+    /// There where it must not be done before the entries up to these numbers, by stream, or after later ones.
+    pub(crate) after: Option<Entries>,
     /// When it was said, monotonic milliseconds.
     pub(crate) said_ms: u64,
     /// Bytes it holds on to.
@@ -27,10 +29,15 @@ pub(crate) struct Publication {
 /// Bytes that one waiting message takes besides its own, so that many short ones are bounded too.
 pub(crate) const OVERHEAD_BYTES: usize = 128;
 
+/// Numbers of entries, by stream.
+pub(crate) type Entries = [u64; 2];
+
 /// Messages that wait. See the module.
 #[derive(Debug)]
 pub(crate) struct Waiting {
     queue: VecDeque<Publication>,
+    /// [`Publication::after`] of those that have it.
+    after: VecDeque<Entries>,
     bytes: usize,
     bytes_max: usize,
     /// Milliseconds; `None`: however old.
@@ -42,7 +49,7 @@ pub(crate) struct Waiting {
 
 impl Waiting {
     pub(crate) fn new(bytes_max: usize, age_max_ms: Option<u64>) -> Waiting {
-        Waiting { queue: VecDeque::new(), bytes: 0, bytes_max, age_max_ms, came: 0, gone: 0 }
+        Waiting { queue: VecDeque::new(), after: VecDeque::new(), bytes: 0, bytes_max, age_max_ms, came: 0, gone: 0 }
     }
 
     /// Keeps a message; false when there is no place for it. One alone always has place.
@@ -53,6 +60,7 @@ impl Waiting {
         }
         self.bytes += publication.bytes;
         self.came += 1;
+        self.after.extend(publication.after);
         self.queue.push_back(publication);
         true
     }
@@ -64,23 +72,37 @@ impl Waiting {
         while let Some(first) = self.queue.pop_front_if(|first| now_ms.saturating_sub(first.said_ms) > age_max_ms) {
             self.bytes -= first.bytes;
             gone += 1;
+            if first.after.is_some() {
+                self.after.pop_front();
+            }
         }
         self.gone += gone;
         gone
     }
 
-    /// The next messages, of at most so many bytes together, but none beyond a place in their order; at least one if there is one.
-    pub(crate) fn take(&mut self, bytes_max: usize, until: u64) -> Vec<Publication> {
+    /// The next messages, of at most so many bytes together, but none beyond a place in their order, and none before entries that come first; at
+    /// least one if there is one.
+    pub(crate) fn take(&mut self, bytes_max: usize, until: u64, has_passed: impl Fn(Entries) -> bool) -> Vec<Publication> {
         let (mut taken, mut bytes) = (Vec::new(), 0);
         while self.gone < until
-            && let Some(first) = self.queue.pop_front_if(|first| taken.is_empty() || bytes + first.bytes <= bytes_max)
+            && let Some(first) = self
+                .queue
+                .pop_front_if(|first| (taken.is_empty() || bytes + first.bytes <= bytes_max) && first.after.is_none_or(&has_passed))
         {
             self.gone += 1;
+            if first.after.is_some() {
+                self.after.pop_front();
+            }
             bytes += first.bytes;
             self.bytes -= first.bytes;
             taken.push(first);
         }
         taken
+    }
+
+    /// No entry after these may be done before what waits; `None` where none has to wait.
+    pub(crate) fn entries(&self) -> Option<Entries> {
+        self.after.front().copied()
     }
 
     /// The place in the order behind all that waits now.
@@ -111,7 +133,7 @@ mod tests {
     use super::*;
 
     fn publication(bytes: usize, said_ms: u64) -> Publication {
-        Publication { calls: vec![Call::new("PING")], told: None, confirmed: None, said_ms, bytes, is_for_all: false }
+        Publication { calls: vec![Call::new("PING")], told: None, confirmed: None, after: None, said_ms, bytes, is_for_all: false }
     }
 
     #[test]
@@ -124,10 +146,21 @@ mod tests {
             assert!(waiting.push(publication(10, at)));
         }
         assert!(!waiting.push(publication(1, 10)));
-        assert_eq!(waiting.take(35, u64::MAX).len(), 3);
-        assert_eq!(waiting.take(1, u64::MAX).len(), 1, "never nothing");
+        assert_eq!(waiting.take(35, u64::MAX, |_| true).len(), 3);
+        assert_eq!(waiting.take(1, u64::MAX, |_| true).len(), 1, "never nothing");
         assert_eq!(waiting.expire(1_005), 1);
-        assert!(!waiting.has_passed(waiting.place()) && waiting.take(9_999, 0).is_empty());
+        assert!(!waiting.has_passed(waiting.place()) && waiting.take(9_999, 0, |_| true).is_empty());
         assert_eq!((waiting.len(), waiting.bytes(), waiting.is_empty()), (5, 50, false));
+    }
+
+    #[test]
+    fn what_has_its_place_among_entries_waits_for_them_and_they_for_it() {
+        let mut waiting = Waiting::new(usize::MAX, None);
+        assert!(waiting.push(publication(1, 0)) && waiting.entries().is_none());
+        assert!(waiting.push(Publication { after: Some([3, 0]), ..publication(1, 0) }));
+        assert!(waiting.push(Publication { after: Some([5, 0]), ..publication(1, 0) }));
+        assert_eq!((waiting.entries(), waiting.take(99, u64::MAX, |after| after[0] <= 2).len()), (Some([3, 0]), 1));
+        assert_eq!((waiting.take(99, u64::MAX, |after| after[0] <= 4).len(), waiting.entries()), (1, Some([5, 0])));
+        assert_eq!((waiting.take(99, u64::MAX, |_| true).len(), waiting.entries()), (1, None));
     }
 }

@@ -7,6 +7,8 @@ use super::super::consults::{Asked, Concluded};
 use super::super::fleet::HostAnswers;
 use super::super::hosts::OWN_ASK;
 use super::super::request::{Call, Kind, Reply, Request};
+use super::super::streams::Streams;
+use super::super::waiting::Entries;
 use super::{Core, Listening, Tag};
 use crate::fault::RelayDrop;
 use crate::ids::{ShardId, Sid};
@@ -63,7 +65,7 @@ impl Core {
         }
         match channel.and_then(|channel| self.hearings.get_mut(&channel)) {
             Some(hearing) => hearing.waiting.push((shard, consult)),
-            None => self.consults.push(shard, consult, self.waiting.place()),
+            None => self.consults.push(shard, consult, self.waiting.place(), self.last_entries()),
         }
     }
 
@@ -118,8 +120,9 @@ impl Core {
 
     /// The next questions as one request.
     pub(super) fn next_consults(&mut self, now: Now) -> Option<(Tag, Request)> {
-        let waiting = &self.waiting;
-        let mut asked = self.consults.take(|place| waiting.has_passed(place));
+        let (waiting, streams) = (&self.waiting, &self.streams);
+        let has_passed = |after| streams.as_ref().is_none_or(|streams| streams.has_passed(after));
+        let mut asked = self.consults.take(|place, after| waiting.has_passed(place) && has_passed(after));
         if asked.is_empty() {
             return None;
         }
@@ -130,9 +133,10 @@ impl Core {
             calls.extend(composed);
         }
         let number = self.consults.sent(now.ms(), asked);
-        let Some(channel) = self.consults.channel() else { return Some((Tag::Consulted(number), Request::several(calls))) };
-        calls.push(Call::new("PUBLISH").arg(channel).number(number));
-        Some((Tag::Consulted(number), Request::atomic(calls)))
+        let mark = self.consults.mark(number);
+        let is_atomic = !mark.is_empty();
+        calls.extend(mark);
+        Some((Tag::Consulted(number), Request { calls, is_atomic }))
     }
 
     /// What Redis is asked for one question. Whose part is whose, [`Self::findings`] knows.
@@ -153,9 +157,19 @@ impl Core {
         Findings { recollection, ..findings }
     }
 
+    /// Numbers of our last entries, behind which something has its place.
+    pub(super) fn last_entries(&self) -> Entries {
+        self.streams.as_ref().map(Streams::last).unwrap_or_default()
+    }
+
     /// Whatever has been answered goes to who asked, and then what was held back meanwhile.
-    pub(super) fn conclude(&mut self, now: Now) {
+    pub(in crate::relay) fn conclude(&mut self, now: Now) {
         loop {
+            if let Some(streams) = &self.streams {
+                let taken = streams.taken();
+                self.consults.set_heard(taken.is_some());
+                self.consults.reach(taken.unwrap_or_default());
+            }
             while let Some(Concluded { asked, replies }) = self.consults.next_concluded() {
                 let mut from = 0;
                 for Asked { shard, mut consult, calls } in asked {
@@ -176,6 +190,9 @@ impl Core {
                     }
                     self.answer(shard, &consult, findings);
                 }
+            }
+            if self.take_next_entry(now) {
+                continue;
             }
             if self.looking.holds_back() {
                 return;
@@ -250,9 +267,9 @@ impl Core {
         let Some(hearing) = self.hearings.get_mut(channel) else { return };
         hearing.confirmations = hearing.confirmations.saturating_sub(1);
         if hearing.confirmations == 0 {
-            let place = self.waiting.place();
+            let (place, after) = (self.waiting.place(), self.last_entries());
             for (shard, consult) in self.hearings.remove(channel).into_iter().flat_map(|hearing| hearing.waiting) {
-                self.consults.push(shard, consult, place);
+                self.consults.push(shard, consult, place, after);
             }
         }
     }
