@@ -162,8 +162,8 @@ impl Core {
                     let own = replies.as_ref().and_then(|replies| replies.get(from..from + calls));
                     from += calls;
                     let findings = own.map(|replies| self.findings(&consult, replies, now.unix_ms)).unwrap_or_default();
-                    if let Some(step) = consult.step.as_deref().filter(|step| step.comes || findings.is_only == Some(true)) {
-                        self.follow(&consult.room, &step.presence, step.comes);
+                    if let Some(step) = consult.step.as_deref() {
+                        self.follow(&consult.room, &step.presence, step.comes, findings.is_only);
                     }
                     let told = consult.step.as_mut().and_then(|step| step.announcement.take());
                     match told {
