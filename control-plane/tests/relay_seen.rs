@@ -1,11 +1,15 @@
 //! What an operator sees of the Redis that joins hosts: the built binary beside a real one that comes, goes and refuses, and the ACL rule of the
 //! README.
 
+#[path = "support/across.rs"]
+mod across;
 #[path = "../../engine/tests/redis_bed/mod.rs"]
 mod redis_bed;
 mod support;
 
-use redis_bed::until;
+use std::path::{Path, PathBuf};
+
+use redis_bed::{Redis, until};
 use serde_json::{Value, json};
 use support::raw::Raw;
 use support::{Server, Setup, get};
@@ -96,4 +100,79 @@ fn the_readmes_user_may_do_what_hosts_do_and_one_who_may_not_is_told() {
     let deaf = Server::start(&Setup { redis: Some(url("deaf")), ..Setup::default() });
     until("it is told what is refused", || lines(&deaf, "relay: Redis refuses something that is needed: NOPERM") > 0);
     assert!(!deaf.said().contains(PASSWORD), "{}", deaf.said());
+}
+
+/// A folder with what a host needs to speak TLS with a Redis, and the sections of the README that name it.
+struct Papers(PathBuf);
+
+impl Papers {
+    fn new(redis: &Redis, name: &str) -> Papers {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("papers-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("the target folder can be written");
+        let (certificate, key) = redis.client();
+        for (file, text) in [("ca.pem", &redis.authority()), ("client.pem", &certificate), ("client.key", &key)] {
+            std::fs::write(folder.join(file), text).expect("the folder is ours");
+        }
+        Papers(folder)
+    }
+
+    /// Sections for a user, with further lines of `[redis]`'s and then of others.
+    fn sections(&self, redis: &Redis, user: &str, rest: &str) -> &'static str {
+        let file = |name: &str| self.0.join(name).display().to_string();
+        let url = file(&format!("{}.url", user.replace(':', "-")));
+        std::fs::write(&url, redis.url_as(&format!("{user}@"))).expect("the folder is ours");
+        let (ca, certificate, key) = (file("ca.pem"), file("client.pem"), file("client.key"));
+        let sections =
+            format!("[redis]\nurl_file = {url:?}\nca_file = {ca:?}\ncertificate_file = {certificate:?}\nkey_file = {key:?}\n{rest}");
+        // A few bytes, for as long as the test runs.
+        sections.leak()
+    }
+}
+
+impl Drop for Papers {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Everything goes from host to host over TLS, as the README's user and with nothing refused. `section` is that of the relay.
+fn over_tls(section: &str) {
+    let hidden = format!("on >{PASSWORD} +@all -xadd -publish -spublish ~* &*");
+    let redis = redis_bed::Setup::default().tls().user("uringcast", &rule()).user("dumb", &hidden).start();
+    let papers = Papers::new(&redis, &section.replace(|letter: char| !letter.is_alphanumeric(), ""));
+    let start = |user: &str| {
+        let sections = papers.sections(&redis, user, section);
+        Server::start(&Setup { sections, limits: across::LIMITS, variables: across::VARIABLES, ..Setup::default() })
+    };
+    let hosts = [(); 2].map(|()| start(&format!("uringcast:{PASSWORD}")));
+    across::connected(&hosts);
+    across::everything(&hosts, "tls", &|words| redis.cli(words));
+    assert_eq!(redis.cli(&["ACL", "LOG"]), "", "Redis refused something");
+    for host in &hosts {
+        assert_eq!(lines(host, "refuses"), 0, "{}", host.said());
+        assert!(relay(host) == "ready connected" && !host.said().contains(PASSWORD), "{}", host.said());
+    }
+
+    let stranger = start(&format!("uringcast:{PASSWORD}-not"));
+    until("the wrong password is told", || lines(&stranger, "relay: Redis refuses us: WRONGPASS") == 1);
+    assert_eq!(relay(&stranger), "degraded down");
+    let dumb = start(&format!("dumb:{PASSWORD}"));
+    until("it reaches Redis", || relay(&dumb) == "ready connected");
+    let mut client = Raw::open(&dumb, "/ws/open?documentId=d&clientID=c");
+    client.say(r#"{"type":"update","documentId":"d"}"#);
+    until("it is told what is refused", || lines(&dumb, "relay: Redis refuses something that is needed: NOPERM") > 0);
+    dumb.until_metric("uringcast_relay_dropped_total", &[("reason", "refused")], |count| count > 0.0);
+    for host in [&stranger, &dumb] {
+        assert!(!host.said().contains(PASSWORD) && !get(host.control, "/readyz").1.contains(PASSWORD), "{}", host.said());
+    }
+}
+
+#[test]
+fn everything_goes_over_tls_as_the_readmes_user() {
+    over_tls("");
+}
+
+#[test]
+fn everything_goes_over_tls_in_the_reliable_mode_as_well() {
+    over_tls("[relay]\nmode = \"streams\"\n");
 }

@@ -36,7 +36,10 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
-        let _ = std::process::Command::new("ip").args(["netns", "del", NAMESPACE]).stderr(std::process::Stdio::null()).status();
+        // The kernel takes the links of a namespace away some time after it; asked for by name they are gone at once.
+        for words in [["link", "del", "ucr0"], ["link", "del", "ucc0"], ["netns", "del", NAMESPACE]] {
+            let _ = std::process::Command::new("ip").args(words).stderr(std::process::Stdio::null()).status();
+        }
     }
 }
 

@@ -181,7 +181,12 @@ impl Appender {
         (self.is_in_flight, self.is_unsure, self.retry_ms, self.sent) = (false, self.next > 1, 0, self.confirmed());
     }
 
-    /// When a refused batch is tried again; `u64::MAX` where none was.
+    /// What Redis has is not known any more, though the connection goes on.
+    pub(super) fn handle_replaced(&mut self) {
+        self.is_unsure = self.next > 1;
+    }
+
+    /// When a batch that was refused or lost is tried again; `u64::MAX` where none was.
     pub(super) fn retry_ms(&self) -> u64 {
         if self.retry_ms == 0 { u64::MAX } else { self.retry_ms }
     }
@@ -218,8 +223,11 @@ impl Appender {
         self.is_in_flight = false;
         let mut confirmed = Confirmed::default();
         let last = match reply {
-            // It is made again when there is a connection.
-            Err(_) => return confirmed,
+            // It is made again when there is a connection; in a cluster there may be one all the time.
+            Err(_) => {
+                (self.is_unsure, self.retry_ms, self.sent) = (self.next > 1, now_ms + RELAY_RETRY_MS, self.confirmed());
+                return confirmed;
+            }
             Ok(reply) => reply.list().first().and_then(Reply::int).and_then(|last| u64::try_from(last).ok()),
         };
         let Some(last) = last else {

@@ -25,6 +25,9 @@ use crate::limits::{REDIS_LOOK_MS, REDIS_REDIRECT_MS, REDIS_REDIRECTS_MAX, REDIS
 
 type Replies = Result<Vec<Reply>, Lost>;
 
+/// A node, which calls it was sent, and where their answers come.
+type SentAgain = (NodeAddress, Vec<Option<usize>>, oneshot::Receiver<Replies>);
+
 /// Where commands go.
 #[derive(Debug)]
 struct Map {
@@ -152,42 +155,58 @@ impl Cluster {
                 answers[at].push(reply);
             }
         }
-        let mut replies = Vec::with_capacity(calls.len());
-        // One after the other, so that those that moved together stay in order.
-        for (call, answers) in calls.iter().zip(answers) {
-            let reply = together(answers);
-            replies.push(match Redirect::of(&reply, &map.target(call).0) {
-                Some(redirect) if route(call) != Route::All => self.chased(call, redirect, reply).await?,
-                _ => reply,
-            });
+        let mut replies: Vec<Reply> = answers.into_iter().map(together).collect();
+        let redirect = |at: usize, reply: &Reply, asked: &str| {
+            let redirect = Redirect::of(reply, asked).filter(|_| route(&calls[at]) != Route::All)?;
+            Some((at, redirect))
+        };
+        let mut wrong: Vec<_> =
+            replies.iter().enumerate().filter_map(|(at, reply)| redirect(at, reply, &map.target(&calls[at]).0)).collect();
+        for attempt in 1..=REDIS_REDIRECTS_MAX {
+            if wrong.is_empty() {
+                break;
+            }
+            self.look();
+            if wrong.iter().any(|(_, redirect)| *redirect == Redirect::Again) {
+                sleep(Duration::from_millis(REDIS_REDIRECT_MS * attempt)).await;
+            }
+            // All of them together, so that those that moved together stay in order and none waits for another's delay.
+            for (to, again, receiver) in self.sent_again(&calls, std::mem::take(&mut wrong)) {
+                for (at, reply) in again.into_iter().zip(receiver.await.unwrap_or(Err(Lost::Connection))?) {
+                    let Some(at) = at else { continue };
+                    wrong.extend(redirect(at, &reply, &to.0));
+                    replies[at] = reply;
+                }
+            }
+            wrong.sort_unstable_by_key(|(at, _)| *at);
         }
         Ok(replies)
     }
 
-    /// The answer of the node that a call belongs to, as far as it can be found.
-    async fn chased(&self, call: &Call, mut redirect: Redirect, mut reply: Reply) -> Result<Reply, Lost> {
-        for attempt in 1..=REDIS_REDIRECTS_MAX {
-            let call = std::slice::from_ref(call);
-            let (to, packed) = match redirect {
-                Redirect::Moved(to) => {
-                    self.look();
-                    (to, Packed::of(call, false))
-                }
-                Redirect::Ask(to) => (to, Packed::of(&[Call::new("ASKING"), call[0].clone()], false)),
-                Redirect::Again => {
-                    self.look();
-                    sleep(Duration::from_millis(REDIS_REDIRECT_MS * attempt)).await;
-                    (self.map.load().target(&call[0]).clone(), Packed::of(call, false))
-                }
+    /// Sends these calls to where they were said to belong; which went together (none of them is the word before one that is asked), and
+    /// where their answers come.
+    fn sent_again(&self, calls: &[Call], wrong: Vec<(usize, Redirect)>) -> Vec<SentAgain> {
+        let map = self.map.load_full();
+        let mut nodes: Vec<(NodeAddress, Vec<Option<usize>>)> = Vec::new();
+        for (at, redirect) in wrong {
+            let (to, is_asked) = match redirect {
+                Redirect::Moved(to) => (to, false),
+                Redirect::Ask(to) => (to, true),
+                Redirect::Again => (map.target(&calls[at]).clone(), false),
             };
-            let replies = self.sent(&to, packed).await.unwrap_or(Err(Lost::Connection))?;
-            reply = replies.into_iter().next_back().ok_or(Lost::Connection)?;
-            match Redirect::of(&reply, &to.0) {
-                Some(next) => redirect = next,
-                None => break,
-            }
+            let at_node = nodes.iter().position(|(node, _)| *node == to).unwrap_or_else(|| {
+                nodes.push((to, Vec::new()));
+                nodes.len() - 1
+            });
+            nodes[at_node].1.extend(is_asked.then_some(None).into_iter().chain([Some(at)]));
         }
-        Ok(reply)
+        let sent = nodes.into_iter().map(|(node, again)| {
+            let asking = Call::new("ASKING");
+            let calls: Vec<_> = again.iter().map(|at| at.map_or(&asking, |at| &calls[at]).clone()).collect();
+            let receiver = self.sent(&node, Packed::of(&calls, false));
+            (node, again, receiver)
+        });
+        sent.collect()
     }
 
     /// The answers of a transaction, which is sent again as a whole when its node was the wrong one: nothing of it was done.
@@ -338,6 +357,8 @@ struct Nodes {
     batches: HashMap<u64, Batch>,
     /// True exactly when some of `wanted` may be nowhere.
     has_unplaced: bool,
+    /// Nodes whose connection for commands was lost and is not there again: they may come back with less than they had.
+    lost: HashSet<NodeAddress>,
     events: mpsc::UnboundedSender<Event>,
     tasks: JoinSet<()>,
     /// Connections and batches are counted together.
@@ -364,6 +385,7 @@ impl Nodes {
             wanted: HashMap::new(),
             batches: HashMap::new(),
             has_unplaced: false,
+            lost: HashSet::new(),
             events,
             tasks: JoinSet::new(),
             number: 0,
@@ -431,6 +453,8 @@ impl Nodes {
                     peer.wire = Some(wire);
                     if id.role == Role::Subscriptions {
                         self.ask_waiting(&id.node);
+                    } else if self.lost.remove(&id.node) {
+                        self.funnel.tell(Push::Replaced);
                     }
                 }
             }
@@ -513,13 +537,14 @@ impl Nodes {
 
     /// A connection is no more, or could not be made; false when it was not in use anyway.
     fn lose(&mut self, id: &LineId) -> bool {
-        if self.current(id).is_none() {
-            return false;
-        }
+        let Some(peer) = self.current(id) else { return false };
+        let was_there = peer.wire.is_some();
         self.peers.remove(&(id.role, id.node.clone()));
         self.must_look = true;
         if id.role == Role::Subscriptions {
             self.displace(&id.node);
+        } else if was_there {
+            self.lost.insert(id.node.clone());
         }
         self.weigh_silence();
         true
@@ -583,6 +608,10 @@ impl Nodes {
         if self.must_look || is_time || self.peers.values().any(|peer| peer.is_silent) {
             self.ask_for_slots();
         }
+        // Also where there is nothing to say to it.
+        for node in self.lost.clone() {
+            self.peer(Role::Commands, &node);
+        }
         self.place();
     }
 
@@ -623,6 +652,9 @@ impl Nodes {
                     left.insert(at.clone());
                 }
             }
+            self.lost.retain(|node| slots.masters().contains(node));
+            // Before anything goes to the new ones.
+            self.funnel.tell(Push::Replaced);
             self.map.store(Arc::new(Map { slots, home }));
             left.iter().for_each(|node| self.close_subscriptions(node));
             self.weigh_silence();

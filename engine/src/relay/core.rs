@@ -300,6 +300,23 @@ impl Core {
         self.stats.subscriptions.set(0);
     }
 
+    /// A part of a cluster is another node's now, or was away: what this host has told it is told again.
+    pub(crate) fn handle_replaced(&mut self, now: Now) {
+        if let Some(streams) = &mut self.streams {
+            streams.handle_replaced();
+        }
+        // Whoever is not there yet begins with it.
+        if self.is_up {
+            self.begin_anew(now);
+        }
+    }
+
+    fn begin_anew(&mut self, now: Now) {
+        self.keeping.begin(now.ms());
+        let (number, request) = self.rooms.begin(&mut self.random);
+        self.requests.push_back((Tag::Roll(number), request));
+    }
+
     /// Redis does not answer, or does so again; the connection is still there.
     pub(crate) fn set_up(&mut self, now: Now, is_up: bool) {
         if (is_up && self.gathering.is_some()) || std::mem::replace(&mut self.is_up, is_up) == is_up {
@@ -312,9 +329,7 @@ impl Core {
         }
         self.world.is_relayed.store(is_up, Ordering::Relaxed);
         if is_up {
-            self.keeping.begin(now.ms());
-            let (number, request) = self.rooms.begin(&mut self.random);
-            self.requests.push_back((Tag::Roll(number), request));
+            self.begin_anew(now);
         } else {
             self.end_consults(now);
             self.end_looks(now, true);
@@ -540,9 +555,9 @@ impl Core {
         let (channel, payload) = match push {
             Push::Message { channel, payload, .. } => (channel, payload),
             Push::Subscribed { name, .. } => return self.hear_name(&name),
-            Push::Interrupted { names, .. } => return names.iter().for_each(|name| self.miss_name(name)),
+            Push::Interrupted { kind, names } => return names.iter().for_each(|name| self.miss_name(kind, name)),
             Push::Unsubscribed { .. } => return,
-            Push::Silent | Push::Answering | Push::Gone(_) => return,
+            Push::Replaced | Push::Silent | Push::Answering | Push::Gone(_) => return,
         };
         let Ok(channel) = String::from_utf8(channel) else { return self.drop_message(RelayDrop::Malformed, 1) };
         if self.consults.channel() == Some(&*channel) {
@@ -825,7 +840,7 @@ impl Core {
         let gathering_ms = self.gathering.as_ref().map_or(u64::MAX, |gathering| gathering.look_ms.min(gathering.until_ms));
         let due = [gathering_ms, self.ping_due_ms, self.hosts.next_ms(), kept_ms, self.peers.next_ms(), self.looking.next_ms()];
         let of_streams =
-            self.streams.as_ref().map(Streams::poll_timeout).into_iter().chain(self.sessions.as_ref().map(Sessions::poll_timeout));
+            self.streams.as_ref().map(|streams| streams.poll_timeout(self.is_up)).into_iter().chain(self.sessions.as_ref().map(Sessions::poll_timeout));
         self.consults.next_ms().into_iter().chain(of_streams).chain(due).min().unwrap_or(self.ping_due_ms)
     }
 
@@ -861,7 +876,9 @@ impl Core {
             let uids = self.socket_io.namespaces.iter().flat_map(|namespace| [&*namespace.uid, &*namespace.told_uid]);
             return Some((Tag::Noted, self.hosts.beat(uids).into()));
         }
-        if self.waiting.is_empty() || self.in_flight >= RELAY_IN_FLIGHT_MAX {
+        // What a cluster's node refuses because it is the wrong one is sent again: nothing may overtake it.
+        let in_flight_max = if self.is_cluster { 1 } else { RELAY_IN_FLIGHT_MAX };
+        if self.waiting.is_empty() || self.in_flight >= in_flight_max {
             return None;
         }
         let streams = &self.streams;

@@ -170,7 +170,8 @@ impl Presence {
         self.moved(&Moved { host: &self.host, room, presence, comes: *comes, unix_ms: Some(*unix_ms), is_strict: false }, post)
     }
 
-    /// The commands by which a host gets a presence, or loses it. There are two of them where the index is on another node.
+    /// The commands by which a host gets a presence, or loses it. Where the index is on another node, it comes before what is in the others, and
+    /// what goes from it goes when that is done ([`Self::unlisted`]): whatever is lost between the two, the index has it.
     pub(crate) fn moved(&self, moved: &Moved<'_>, post: Option<&Post>) -> Vec<Call> {
         let Moved { host, room, presence, comes, unix_ms, is_strict } = *moved;
         let at = self.at_key(host);
@@ -190,14 +191,18 @@ impl Presence {
         if !self.is_cluster {
             return vec![call];
         }
-        // The index is never without what is in the others.
-        let index = Call::new(if comes { "SADD" } else { "SREM" }).arg(at).arg(line);
-        if comes { vec![index, call] } else { vec![call, index] }
+        if comes { vec![Call::new("SADD").arg(at).arg(line), call] } else { vec![call] }
+    }
+
+    /// In a cluster: what takes somebody who has gone out of his host's index.
+    pub(crate) fn unlisted(&self, host: &str, room: &Room, presence: &UserId) -> Option<Call> {
+        let line = format!("{}\n{}\n{presence}", self.of(room).name, room.name);
+        self.is_cluster.then(|| Call::new("SREM").arg(self.at_key(host)).arg(line))
     }
 
     /// What the script of [`Self::moved`] has answered, and how many answers belong to it.
     pub(crate) fn outcome(&self, comes: bool, replies: &[Reply]) -> (Option<i64>, usize) {
-        let (at, count) = if self.is_cluster { (usize::from(comes), 2) } else { (0, 1) };
+        let (at, count) = if self.is_cluster && comes { (1, 2) } else { (0, 1) };
         (replies.get(at).and_then(Reply::int), count)
     }
 

@@ -89,7 +89,7 @@ pub(super) struct Reader {
     asked: Asked,
     /// Entries that are asked for at once.
     count: usize,
-    /// Not before then, because Redis has refused.
+    /// Not before then, because Redis has refused, or was lost.
     retry_ms: u64,
 }
 
@@ -120,7 +120,12 @@ impl Reader {
         self.is_connected = false;
     }
 
-    /// When what Redis has refused is asked again; `u64::MAX` where it has not.
+    /// The connection goes on, but what Redis has may be less than it was.
+    pub(super) fn handle_replaced(&mut self) {
+        self.has_looked = false;
+    }
+
+    /// When what Redis has refused or not answered is asked again; `u64::MAX` where there is none.
     pub(super) fn retry_ms(&self) -> u64 {
         if self.retry_ms == 0 || !self.is_connected { u64::MAX } else { self.retry_ms }
     }
@@ -174,8 +179,8 @@ impl Reader {
                 return batch;
             }
             Err(_) => {
-                // It may have been too much at once.
-                (self.count, self.is_connected) = ((self.count / 2).max(1), false);
+                // It may have been too much at once. In a cluster the connection goes on all the same.
+                (self.count, self.has_looked, self.retry_ms) = ((self.count / 2).max(1), false, now_ms + RELAY_RETRY_MS);
                 return batch;
             }
         };

@@ -15,6 +15,8 @@ use super::request::{Lost, Push, Reply, Request};
 pub(super) enum Happening {
     Connected,
     Lost,
+    /// It goes on, but what Redis has may be less than it was.
+    Replaced,
     /// The answer to what was asked.
     Replied(Result<Vec<Reply>, Lost>),
 }
@@ -78,10 +80,14 @@ impl Reader {
                     }
                     Err(_) => self.connect_soon(),
                 },
-                push = push => if let None | Some(Push::Gone(_)) = push {
-                    self.link = None;
-                    self.connect_soon();
-                    return Happening::Lost;
+                push = push => match push {
+                    None | Some(Push::Gone(_)) => {
+                        self.link = None;
+                        self.connect_soon();
+                        return Happening::Lost;
+                    }
+                    Some(Push::Replaced) => return Happening::Replaced,
+                    Some(_) => {}
                 },
             }
         }

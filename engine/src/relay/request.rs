@@ -232,6 +232,8 @@ pub enum Push {
         /// The names.
         names: Vec<Vec<u8>>,
     },
+    /// In a cluster a node has slots that another had, or is back: what it did not get or did not keep is gone, and what was under way is lost.
+    Replaced,
     /// Redis does not answer, but the connection is still there; what was asked may still be done.
     Silent,
     /// It answers again.

@@ -100,21 +100,26 @@ pub(super) struct Slots {
 impl Slots {
     /// Of the answer to `CLUSTER SLOTS`; `asked` is who gave it, who may not know its own name. `None` when it is no such answer, or nobody has a slot.
     pub(super) fn of(answer: &Reply, asked: &str) -> Option<Self> {
-        let mut slots = Self::default();
+        let mut found = Vec::new();
         for range in answer.list() {
             let [start, end, master, ..] = range.list() else { return None };
             let [host, port, ..] = master.list() else { return None };
             let host = host.text().filter(|host| !host.is_empty()).unwrap_or(asked).to_owned();
             let address = (host, u16::try_from(port.int()?).ok()?);
+            let [start, end] = [start, end].map(|slot| slot.int().and_then(|slot| u16::try_from(slot).ok()));
+            found.push((start?, end?, address));
+        }
+        // Nodes tell the same in orders of their own.
+        found.sort_unstable();
+        let mut slots = Self::default();
+        for (start, end, address) in found {
             let known = slots.masters.iter().position(|master| *master == address);
             let master = known.unwrap_or_else(|| {
                 slots.masters.push(address);
                 slots.masters.len() - 1
             });
-            let [start, end] = [start, end].map(|slot| slot.int().and_then(|slot| u16::try_from(slot).ok()));
-            slots.ranges.push((start?, end?, master));
+            slots.ranges.push((start, end, master));
         }
-        slots.ranges.sort_unstable();
         (!slots.ranges.is_empty()).then_some(slots)
     }
 

@@ -137,13 +137,20 @@ impl Streams {
         self.appenders.iter_mut().for_each(Appender::handle_connected);
     }
 
+    /// What Redis has is not known any more, though the connection goes on.
+    pub(super) fn handle_replaced(&mut self) {
+        self.appenders.iter_mut().for_each(Appender::handle_replaced);
+    }
+
     /// Forgets what is kept for too long.
     pub(super) fn handle_timeouts(&mut self, now: Now) {
         self.appenders.iter_mut().for_each(|appender| appender.forget(now.ms()));
     }
 
-    pub(super) fn poll_timeout(&self) -> u64 {
-        self.appenders.iter().map(Appender::retry_ms).min().unwrap_or(u64::MAX).min(self.reader.retry_ms())
+    /// When something is due; what is to be added is not while there is no connection (`is_up`).
+    pub(super) fn poll_timeout(&self, is_up: bool) -> u64 {
+        let appended = self.appenders.iter().filter(|_| is_up).map(Appender::retry_ms).min();
+        appended.unwrap_or(u64::MAX).min(self.reader.retry_ms())
     }
 
     /// The next request to add entries, none beyond these.
@@ -214,6 +221,13 @@ impl Core {
     pub(crate) fn handle_reader_lost(&mut self) {
         if let Some(streams) = &mut self.streams {
             streams.reader.handle_lost();
+        }
+    }
+
+    /// It goes on, but what Redis has may be less than it was.
+    pub(crate) fn handle_reader_replaced(&mut self) {
+        if let Some(streams) = &mut self.streams {
+            streams.reader.handle_replaced();
         }
     }
 

@@ -207,6 +207,7 @@ impl Thread {
         match happening {
             Happening::Connected => self.core.handle_reader_connected(),
             Happening::Lost => self.core.handle_reader_lost(),
+            Happening::Replaced => self.core.handle_reader_replaced(),
             Happening::Replied(replies) => {
                 for text in replies.iter().flatten().filter_map(complaint) {
                     self.status.refused(now.ms(), text);
@@ -307,6 +308,7 @@ impl Thread {
                 self.core.set_up(now, true);
                 self.status.up();
             }
+            Some(Push::Replaced) => self.core.handle_replaced(now),
             Some(push) => self.core.handle_push(now, push),
         }
         self.link.is_some()

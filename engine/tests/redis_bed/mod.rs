@@ -266,6 +266,11 @@ impl Redis {
         until("a killed server starts on its old port", || self.spawn());
     }
 
+    /// True exactly when it was not killed.
+    pub(crate) fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
     /// Stops its process: it keeps its connections and answers nothing.
     pub(crate) fn freeze(&self) {
         self.signal("STOP");
@@ -358,7 +363,12 @@ impl Cluster {
 
     /// The index of the master that has a slot, as the node at `asked` sees it.
     pub(crate) fn owner(&self, asked: usize, slot: u16) -> usize {
-        let nodes = self.nodes[asked].cli(&["CLUSTER", "NODES"]);
+        self.owner_for(&self.nodes[asked], slot)
+    }
+
+    /// The same, as one of its nodes sees it.
+    pub(crate) fn owner_for(&self, node: &Redis, slot: u16) -> usize {
+        let nodes = node.cli(&["CLUSTER", "NODES"]);
         let has = |part: &str| {
             let (start, end) = part.split_once('-').unwrap_or((part, part));
             matches!((start.parse::<u16>(), end.parse::<u16>()), (Ok(start), Ok(end)) if (start..=end).contains(&slot))

@@ -176,8 +176,8 @@ impl Core {
                     let own = replies.as_ref().and_then(|replies| replies.get(from..from + calls));
                     from += calls;
                     let findings = own.map(|replies| self.findings(&consult, replies, now.unix_ms)).unwrap_or_default();
-                    if let Some(step) = consult.step.as_deref().filter(|step| step.comes || findings.is_only == Some(true)) {
-                        self.follow(&consult.room, &step.presence, step.comes);
+                    if let Some(step) = consult.step.as_deref() {
+                        self.follow(&consult.room, &step.presence, step.comes, findings.is_only);
                     }
                     let told = consult.step.as_mut().and_then(|step| step.announcement.take());
                     match told {
@@ -274,10 +274,15 @@ impl Core {
         }
     }
 
-    /// What is published under a name may be missed for now.
-    pub(super) fn miss_name(&mut self, name: &[u8]) {
+    /// What is published under a name may be missed for now. How much nobody knows, so it counts as one message; of the classic form's
+    /// broadcasts beats tell. What stands in a stream is not missed.
+    pub(super) fn miss_name(&mut self, kind: Kind, name: &[u8]) {
         if self.consults.channel().is_some_and(|channel| channel.as_bytes() == name) {
             self.consults.set_heard(false);
+        }
+        let is_served = std::str::from_utf8(name).is_ok_and(|name| self.channels.serves(name));
+        if self.streams.is_none() && (kind == Kind::Sharded || is_served) {
+            self.drop_message(RelayDrop::Missed, 1);
         }
     }
 }

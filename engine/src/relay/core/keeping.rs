@@ -39,6 +39,18 @@ pub(crate) enum Errand {
     Compared(Vec<(Room, UserId)>),
     /// A part of our leave, and of whom it is.
     Goodbye(Vec<(Room, UserId)>),
+    /// A set of the contract's has followed; who has gone is not in it any more, and may leave his host's index.
+    Followed(Option<Box<Left>>),
+    /// Somebody has left an index.
+    Unlisted,
+}
+
+/// Somebody whom a host has not any more.
+#[derive(Debug)]
+pub(crate) struct Left {
+    host: String,
+    room: Room,
+    presence: UserId,
 }
 
 /// Somebody whom a host had that is dead.
@@ -109,8 +121,14 @@ impl Keeping {
         match errand {
             Errand::Estate(_) | Errand::Reaped(..) => self.reaping = None,
             Errand::Index | Errand::Compared(_) | Errand::Told | Errand::Begin => (self.telling, self.is_unsure) = (None, true),
+            Errand::Followed(_) | Errand::Unlisted => self.is_unsure = true,
             Errand::Renew | Errand::Hosts | Errand::Leases(_) | Errand::Claim(_) | Errand::Goodbye(_) => {}
         }
+    }
+
+    /// Something of what Redis is told was lost, though the connection goes on: all of it is told again with the next renewal.
+    pub(super) fn doubt(&mut self) {
+        self.is_unsure = true;
     }
 
     fn hosts_key(&self) -> String {
@@ -183,7 +201,12 @@ impl Core {
                 self.hosts.announce();
                 self.take_outcomes();
             }
-            Errand::Renew | Errand::Claim(_) | Errand::Goodbye(_) => {}
+            // What is not allowed will not be the next time either.
+            Errand::Followed(_) | Errand::Unlisted if first.is_some_and(|reply| reply.error().is_some() && !reply.is_error("NOPERM")) => {
+                self.keeping.doubt();
+            }
+            Errand::Followed(Some(left)) => self.unlist(*left),
+            Errand::Renew | Errand::Claim(_) | Errand::Goodbye(_) | Errand::Followed(None) | Errand::Unlisted => {}
         }
     }
 
@@ -224,8 +247,9 @@ impl Core {
         for (room, presence) in gone {
             let (outcome, count) = self.presence.outcome(false, replies.get(from..).unwrap_or_default());
             from += count;
-            if outcome == Some(1) {
-                self.follow(room, presence, false);
+            if let Some(outcome) = outcome {
+                let left = Left { host: self.keeping.host.clone(), room: room.clone(), presence: presence.clone() };
+                self.follow_left(left, outcome == 1);
             }
         }
     }
@@ -323,10 +347,11 @@ impl Core {
         for Gone { room, presence, post } in gone {
             let (outcome, count) = self.presence.outcome(false, replies.get(from..).unwrap_or_default());
             from += count;
-            if outcome != Some(1) {
+            let Some(outcome) = outcome else { continue };
+            self.follow_left(Left { host: dead.clone(), room, presence }, outcome == 1);
+            if outcome != 1 {
                 continue;
             }
-            self.follow(&room, &presence, false);
             if let Some(post) = post {
                 self.enqueue(now, post.call());
             }
@@ -334,11 +359,46 @@ impl Core {
         self.open_estate(dead);
     }
 
-    /// What could not be changed in the same breath.
-    pub(super) fn follow(&mut self, room: &Room, presence: &UserId, comes: bool) {
-        if let Some(call) = self.presence.followed(room, presence, comes) {
-            self.requests.push_back((Tag::Noted, call.into()));
+    /// What could not be changed in the same breath when somebody came or went here, as Redis has found (`is_only`: nobody else has him).
+    pub(super) fn follow(&mut self, room: &Room, presence: &UserId, comes: bool, is_only: Option<bool>) {
+        if is_only.is_none() && self.is_cluster {
+            self.keeping.doubt();
         }
+        if comes {
+            if let Some(call) = self.presence.followed(room, presence, true) {
+                self.run(Errand::Followed(None), vec![call]);
+            }
+        } else if let Some(is_only) = is_only {
+            self.follow_left(Left { host: self.keeping.host.clone(), room: room.clone(), presence: presence.clone() }, is_only);
+        }
+    }
+
+    /// Somebody has gone: first the contract's set follows, then the index.
+    fn follow_left(&mut self, left: Left, is_only: bool) {
+        if self.is_back(&left) {
+            return;
+        }
+        let call = self.presence.followed(&left.room, &left.presence, false).filter(|_| is_only);
+        match call {
+            Some(call) if self.keeping.is_leaving => self.farewell(Vec::new(), vec![call]),
+            Some(call) => self.run(Errand::Followed(Some(Box::new(left))), vec![call]),
+            None => self.unlist(left),
+        }
+    }
+
+    fn unlist(&mut self, left: Left) {
+        // Whose host leaves, leaves with its index.
+        if self.is_back(&left) || self.keeping.is_leaving {
+            return;
+        }
+        if let Some(call) = self.presence.unlisted(&left.host, &left.room, &left.presence) {
+            self.run(Errand::Unlisted, vec![call]);
+        }
+    }
+
+    /// True exactly when he is here again, and what is still to be said of his going would come after his coming.
+    fn is_back(&self, left: &Left) -> bool {
+        left.host == self.keeping.host && !self.keeping.is_leaving && self.presence.is_here(&left.room, &left.presence)
     }
 
     /// All shards have ended. Nobody is here any more, and the others are told.
@@ -376,7 +436,8 @@ impl Core {
         self.follow_gone(gone, replies.unwrap_or_default());
         if self.keeping.farewells == 0 && !self.keeping.is_unsure && !std::mem::replace(&mut self.keeping.is_signed_off, true) {
             let hosts = Call::new("SREM").arg(self.keeping.hosts_key()).arg(&self.keeping.host);
-            self.farewell(Vec::new(), vec![hosts]);
+            let index = Call::new("DEL").arg(self.presence.at_key(&self.keeping.host));
+            self.farewell(Vec::new(), vec![index, hosts]);
         }
     }
 

@@ -102,7 +102,8 @@ impl Core {
                     None | Some(Reply::Error(_)) => refused += 1,
                     Some(heard) if told == Some(at) => {
                         self.stats.published.add(1);
-                        let is_short = is_for_all && heard.int().is_some_and(|heard| heard < hosts);
+                        // A cluster's node counts its own listeners only.
+                        let is_short = is_for_all && !self.is_cluster && heard.int().is_some_and(|heard| heard < hosts);
                         self.drop_message(RelayDrop::Unheard, u64::from(is_short));
                     }
                     Some(_) => {}
