@@ -14,14 +14,8 @@ use support::programs::{assert_success, in_path, outcome, skip, target_folder};
 use support::{ADMIN_TOKEN, SECRET, Server, Setup, get};
 
 /// What the script needs of npm.
-const PACKAGES: [&str; 6] = [
-    "socket.io",
-    "@socket.io/redis-adapter",
-    "@socket.io/redis-emitter",
-    "@socket.io/redis-streams-adapter",
-    "redis",
-    "socket.io-client",
-];
+const PACKAGES: [&str; 6] =
+    ["socket.io", "@socket.io/redis-adapter", "@socket.io/redis-emitter", "@socket.io/redis-streams-adapter", "redis", "socket.io-client"];
 
 fn fleet(adapter: &str, sections: &'static str) {
     let name = format!("fleet.mjs ({adapter})");

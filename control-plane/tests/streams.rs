@@ -5,12 +5,16 @@
 mod redis_bed;
 mod support;
 
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use redis_bed::{Redis, until};
 use rustix::process::Signal;
 use support::load::{Book, Load, Plan};
-use support::{Server, Setup, aloud, get};
+use support::programs::{assert_success, in_path, outcome, skip, target_folder};
+use support::{ADMIN_TOKEN, SECRET, Server, Setup, aloud, get};
 
 /// Clients, over all hosts.
 const CLIENTS: usize = 100;
@@ -150,4 +154,42 @@ fn a_host_that_is_stopped_reads_on_where_it_was() {
     let healed = load.elapsed();
     pause(3);
     assert_whole("a host stopped for 5 s", load, healed);
+}
+
+/// `clients/streams.mjs`: clients that break off on one host and come back on another, or on a server of Node.
+#[test]
+fn clients_come_back_on_whichever_host() {
+    let packages = target_folder().join("clients/node_modules");
+    let Some(node) = in_path("node") else { return skip("streams.mjs", "node") };
+    for package in ["socket.io", "@socket.io/redis-streams-adapter", "redis", "socket.io-client"] {
+        if !packages.join(package).exists() {
+            return skip("streams.mjs", &format!("{package} in target/clients/node_modules"));
+        }
+    }
+    let redis = Redis::start();
+    let mut hosts = hosts(&redis, 2);
+    let of = |of: fn(&Server) -> String| hosts.iter().map(of).collect::<Vec<_>>().join(",");
+    let (public, control) = (of(|host| host.public.port().to_string()), of(|host| host.control.port().to_string()));
+    let log = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("streams.log");
+    let file = std::fs::File::create(&log).expect("the target folder can be written");
+    let mut script = Command::new(node)
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/streams.mjs"))
+        .env("PORT", hosts[0].public.port().to_string())
+        .env("CONTROL", hosts[0].control.port().to_string())
+        .env("PORTS", public)
+        .env("CONTROLS", control)
+        .env("PIDS", of(|host| host.pid().to_string()))
+        .env("REDIS_URL", redis.url())
+        .env("SECRET", SECRET)
+        .env("ADMIN_TOKEN", ADMIN_TOKEN)
+        .env("CLIENT_MODULES", target_folder().join("clients"))
+        .stdin(Stdio::null())
+        .stdout(file.try_clone().expect("one more descriptor"))
+        .stderr(file)
+        .process_group(0)
+        .spawn()
+        .expect("the interpreter is there");
+    assert_success("streams.mjs", outcome(&mut script), &log);
+    assert!(hosts[0].exit(redis_bed::PATIENCE).success(), "it was told to stop: {}", hosts[0].said());
+    hosts[1].assert_well();
 }
