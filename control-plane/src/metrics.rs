@@ -15,6 +15,8 @@
 //! | `rate_limited_total` | counter | endpoint | messages, and calls of users over HTTP, refused for the rate |
 //! | `recoverable_connections` | gauge | endpoint | connections that broke off and can be recovered |
 //! | `recoveries_total` | counter | endpoint | connections that were recovered |
+//! | `recoveries_moved_total` | counter | endpoint | those of them whose connection broke off on another host |
+//! | `recoveries_local_total` | counter | endpoint | connections that broke off and can be recovered on this host only, because too much had been said lately |
 //! | `recoveries_refused_total` | counter | endpoint, reason | wishes to recover that were not granted |
 //! | `recovery_events` | gauge | endpoint | events remembered for those who come back |
 //! | `recovery_bytes` | gauge | endpoint | bytes of those |
@@ -44,6 +46,11 @@
 //! | `relay_dropped_total` | counter | reason | messages lost on the way to or from Redis: `overflow` (away, and too much was said meanwhile), `age` (away for too long), `unconfirmed` (sent, perhaps delivered), `refused`, `malformed`, `unspeakable`, `shard` (a shard's lane was full), `flood` (Redis sent too fast), `lane` (the relay's own lane was full) |
 //! | `relay_questions_unanswered_total` | counter | | questions about other hosts (who is first, last, in) that were not answered within a second, or not asked because too many were: then this host's own knowledge counted |
 //! | `relay_blocklists_unknown_total` | counter | | times it could not be looked up in Redis whom an author has blocked: then his token counted |
+//! | `relay_read_total` | counter | | entries read from streams, where `relay.mode` is `streams`, as in what follows |
+//! | `relay_gaps_total` | counter | | entries of other hosts that this one will never read: trimmed, or lost by Redis; a gap of unknown size counts one |
+//! | `relay_doubles_total` | counter | | entries that came again, and were left out |
+//! | `relay_refusals_total` | counter | | times that Redis refused entries; they are tried again |
+//! | `relay_journal_bytes` | gauge | | bytes of the stream's last events, kept for clients that come back |
 //! | `relay_waiting_messages` | gauge | | messages that wait for Redis |
 //! | `relay_waiting_bytes` | gauge | | bytes of those |
 //! | `jwks_keys` | gauge | | keys of the key set that verify tokens; 0 where none is configured, here and below |
@@ -142,6 +149,10 @@ impl Metrics {
                 it.recoverable.read()
             }),
             self.by_endpoint("recoveries_total", MetricType::COUNTER, "Connections that were recovered.", |it| it.recovered.read()),
+            self.by_endpoint("recoveries_moved_total", MetricType::COUNTER, "Those from another host.", |it| it.restored.read()),
+            self.by_endpoint("recoveries_local_total", MetricType::COUNTER, "Connections that can be recovered here only.", |it| {
+                it.unshared.read()
+            }),
             self.by_reason(
                 "recoveries_refused_total",
                 "Wishes to recover that were not granted.",
@@ -252,6 +263,11 @@ impl Metrics {
             family("relay_dropped_total", counter, "Messages lost on the way to or from Redis.", dropped.collect()),
             family("relay_questions_unanswered_total", counter, "Questions about other hosts without an answer.", vec![unanswered]),
             family("relay_blocklists_unknown_total", counter, "Lists of blocked users that could not be read.", vec![unknown]),
+            one("relay_read_total", counter, "Entries read from streams.", |it| it.read.read()),
+            one("relay_gaps_total", counter, "Entries that will never be read.", |it| it.gaps.read()),
+            one("relay_doubles_total", counter, "Entries that came again.", |it| it.doubles.read()),
+            one("relay_refusals_total", counter, "Times that Redis refused entries.", |it| it.refusals.read()),
+            one("relay_journal_bytes", gauge, "Bytes of the stream's last events.", |it| it.journal_bytes.read()),
             one("relay_waiting_messages", gauge, "Messages that wait for Redis.", |it| it.waiting.read()),
             one("relay_waiting_bytes", gauge, "Bytes of messages that wait for Redis.", |it| it.waiting_bytes.read()),
         ]

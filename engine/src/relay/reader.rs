@@ -20,6 +20,7 @@ pub(super) enum Happening {
 }
 
 type Attempt = Result<(Link, Pushes), LinkFault>;
+type Answered = Result<Vec<Reply>, Lost>;
 
 /// See the module. It subscribes to nothing, so that other servers, which count subscribers, count this host once.
 pub(super) struct Reader {
@@ -28,7 +29,7 @@ pub(super) struct Reader {
     backoff: Backoff,
     random: StdRng,
     attempts: (mpsc::Sender<Attempt>, mpsc::Receiver<Attempt>),
-    replies: (mpsc::UnboundedSender<Result<Vec<Reply>, Lost>>, mpsc::UnboundedReceiver<Result<Vec<Reply>, Lost>>),
+    replies: (mpsc::UnboundedSender<Answered>, mpsc::UnboundedReceiver<Answered>),
 }
 
 impl Reader {

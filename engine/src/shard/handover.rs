@@ -510,7 +510,7 @@ impl Shard {
         packet: &str,
     ) -> Option<()> {
         let Session { endpoint, sid, pid, .. } = session;
-        let rooms_max = 2 * self.world.config.limits.rooms_per_connection as usize + 8;
+        let rooms_max = 2 * self.world.config.limits.rooms_per_connection + 8;
         if self.find(sid).is_some() || session.rooms.len() > rooms_max || !self.remembers(endpoint) {
             return None;
         }
