@@ -95,7 +95,7 @@ fn assert_counted(hosts: &[Server; 2], book: &Book) {
 
 /// In the mode with memory nothing is lost.
 fn assert_nothing_lost(hosts: &[Server; 2], book: &Book) {
-    assert_eq!(book.cross_lost, 0, "{:?}; gaps {}", &book.missed[..book.missed.len().min(5)], counted(hosts, "uringcast_relay_gaps_total", &[]));
+    assert_eq!(book.cross_lost, 0, "{:?}; gaps {}", &book.missed[..book.missed.len().min(5)], counted(hosts, "uringcast_relay_stream_missed_total", &[]));
 }
 
 /// People who come, stay and go while a master is away.

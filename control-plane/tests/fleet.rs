@@ -14,7 +14,8 @@ use support::programs::{assert_success, in_path, outcome, skip, target_folder};
 use support::{ADMIN_TOKEN, SECRET, Server, Setup, get};
 
 /// What the script needs of npm.
-const PACKAGES: [&str; 5] = ["socket.io", "@socket.io/redis-adapter", "@socket.io/redis-emitter", "redis", "socket.io-client"];
+const PACKAGES: [&str; 6] =
+    ["socket.io", "@socket.io/redis-adapter", "@socket.io/redis-emitter", "@socket.io/redis-streams-adapter", "redis", "socket.io-client"];
 
 fn fleet(adapter: &str, sections: &'static str) {
     let name = format!("fleet.mjs ({adapter})");
@@ -75,4 +76,9 @@ fn with_the_classic_adapter_and_answers_on_channels_of_their_own() {
 #[test]
 fn with_the_sharded_adapter() {
     fleet("sharded", "[relay]\nadapter = 'sharded'\n");
+}
+
+#[test]
+fn with_the_streams_adapter() {
+    fleet("streams", "[relay]\nmode = 'streams'\n");
 }

@@ -263,6 +263,9 @@ pub const TIDE_MS: u64 = 250;
 /// How long a session of another host takes at most to be taken up, in milliseconds, once it has been found.
 pub const RESTORE_MS: u64 = 2_500;
 
+/// Connections that broke off just after they had entered a room, of which other hosts are told a moment later.
+pub const EARLY_LEAVERS_MAX: usize = 64 * 1024;
+
 /// Events of a session's tail that other hosts are told of, and how many are looked through for them: what a lively room says in a heartbeat.
 pub const SESSION_EVENTS_MAX: usize = 4_096;
 /// See [`SESSION_EVENTS_MAX`].

@@ -1,5 +1,6 @@
 // One fleet of two uringcast hosts and two Socket.IO servers of Node on one Redis, with clients on each of the four: what is said on one is
-// heard on all, once. `ADAPTER` says which of Node's adapters is used: classic, specific (classic, with answers on channels of their own) or sharded.
+// heard on all, once. `ADAPTER` says which of Node's adapters is used: classic, specific (classic, with answers on channels of their own), sharded
+// or streams.
 import { createServer, request } from "node:http";
 import { isDeepStrictEqual } from "node:util";
 import { check, http, like, need, ok, run, sleep, token, until, visit, within } from "./lib.mjs";
@@ -7,10 +8,12 @@ import { check, http, like, need, ok, run, sleep, token, until, visit, within } 
 const { ADAPTER, REDIS_URL, ADMIN_TOKEN } = process.env;
 const PORTS = process.env.PORTS.split(",").map(Number);
 const CONTROLS = process.env.CONTROLS.split(",").map(Number);
-const IS_SHARDED = ADAPTER === "sharded";
+// The streams adapter asks and answers as the sharded one does.
+const IS_SHARDED = ADAPTER === "sharded" || ADAPTER === "streams";
 
 const { Server } = need("socket.io");
 const { createAdapter, createShardedAdapter } = need("@socket.io/redis-adapter");
+const { createAdapter: createStreamsAdapter } = need("@socket.io/redis-streams-adapter");
 const { Emitter } = need("@socket.io/redis-emitter");
 const { createClient } = need("redis");
 
@@ -29,7 +32,9 @@ async function connectRedis() {
 /** A server of Node. Its clients enter and leave rooms, and talk to others, as they ask. */
 async function nodeServer(name, key = "socket.io") {
   const [pub, sub] = [await connectRedis(), await connectRedis()];
-  const adapter = IS_SHARDED
+  const adapter = ADAPTER === "streams"
+    ? createStreamsAdapter(pub, { streamName: key, channelPrefix: key })
+    : IS_SHARDED
     ? createShardedAdapter(pub, sub, { channelPrefix: key })
     : createAdapter(pub, sub, { key, publishOnSpecificResponseChannel: ADAPTER === "specific", requestsTimeout: 3_000 });
   const web = createServer();

@@ -283,8 +283,11 @@ export async function unwelcome(namespace, options, name) {
 export class Proxy {
   #pairs = new Set();
   #isDown = false;
-  static async start() {
+  /** The port it leads to; another from the next connection on, when it is set. */
+  target = PORT;
+  static async start(target = PORT) {
     const proxy = new Proxy();
+    proxy.target = target;
     proxy.server = createServer((near) => proxy.#join(near));
     await new Promise((resolve) => proxy.server.listen(0, "127.0.0.1", resolve));
     proxy.port = proxy.server.address().port;
@@ -293,7 +296,7 @@ export class Proxy {
   #join(near) {
     near.on("error", () => {});
     if (this.#isDown) return near.destroy();
-    const far = connect(PORT, "127.0.0.1");
+    const far = connect(this.target, "127.0.0.1");
     far.on("error", () => {});
     const pair = { near, far };
     this.#pairs.add(pair);

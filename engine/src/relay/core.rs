@@ -705,8 +705,8 @@ impl Core {
                     Err(_) => self.drop_message(RelayDrop::Unconfirmed, told.len() as u64),
                 }
             }
-            (Tag::Appended(stream), replies) => self.handle_appended(now, stream, replies),
-            (Tag::Session(tag), replies) => self.replied_of_sessions(now, tag, replies),
+            (Tag::Appended(stream), replies) => self.handle_appended(now, stream, replies.as_deref().map_err(|lost| *lost)),
+            (Tag::Session(tag), replies) => self.replied_of_sessions(now, &tag, replies.as_deref().ok()),
             (Tag::Consulted(number), replies) => {
                 self.consults.answered(number, replies.ok());
                 self.conclude(now);

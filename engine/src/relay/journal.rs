@@ -77,9 +77,13 @@ impl Journal {
         self.of(offset).map(|noted| &noted.arrival)
     }
 
-    /// The entry of the event with this offset.
+    /// The entry of the event with this offset. Clients of Node's servers know our events, too, by their entries.
     pub(super) fn entry(&self, offset: Offset) -> Option<EntryId> {
-        self.of(offset).map(|noted| noted.id)
+        let by_id = || match offset {
+            Offset::Entry(id) => self.events.binary_search_by_key(&id, |noted| noted.id).ok().map(|_| id),
+            Offset::Own(_) => None,
+        };
+        self.of(offset).map(|noted| noted.id).or_else(by_id)
     }
 
     /// Everything after an entry for who is in rooms of these names, but volatile events; `None` when it is not all here any more. Everybody is in the room without a name.
@@ -131,6 +135,7 @@ mod tests {
         assert_eq!(since(&journal, 1, &["r", "t"]), Some(vec![3]));
         assert_eq!(since(&journal, 9, &["r"]), Some(vec![]));
         assert_eq!(journal.entry(Offset::Own(3)), Some(id(3)));
+        assert_eq!((journal.entry(Offset::Entry(id(3))), journal.entry(Offset::Entry(id(6)))), (Some(id(3)), None));
         assert!(journal.find(Offset::Own(9)).is_none());
     }
 

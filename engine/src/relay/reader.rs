@@ -22,6 +22,7 @@ pub(super) enum Happening {
 }
 
 type Attempt = Result<(Link, Pushes), LinkFault>;
+type Answered = Result<Vec<Reply>, Lost>;
 
 /// See the module. It subscribes to nothing, so that other servers, which count subscribers, count this host once.
 pub(super) struct Reader {
@@ -30,7 +31,7 @@ pub(super) struct Reader {
     backoff: Backoff,
     random: StdRng,
     attempts: (mpsc::Sender<Attempt>, mpsc::Receiver<Attempt>),
-    replies: (mpsc::UnboundedSender<Result<Vec<Reply>, Lost>>, mpsc::UnboundedReceiver<Result<Vec<Reply>, Lost>>),
+    replies: (mpsc::UnboundedSender<Answered>, mpsc::UnboundedReceiver<Answered>),
 }
 
 impl Reader {

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::core::{Core, Tag};
 use super::format::{self, streams};
 use super::journal::Journal;
-use super::request::{Call, Lost, Reply, Request};
+use super::request::{Call, Reply, Request};
 use super::streams::EVENTS;
 use crate::auth::Identity;
 use crate::config::{Config, Relay};
@@ -358,12 +358,12 @@ impl Core {
     }
 
     /// Redis has answered a request about sessions, or never will.
-    pub(super) fn replied_of_sessions(&mut self, now: Now, tag: SessionTag, replies: Result<Vec<Reply>, Lost>) {
-        match tag {
-            SessionTag::Fetch(number, pid) => self.taken_out(now, number, pid, replies.ok().and_then(|replies| replies.into_iter().next())),
-            SessionTag::Check(number) => self.checked(now, number, replies.ok().as_deref()),
+    pub(super) fn replied_of_sessions(&mut self, now: Now, tag: &SessionTag, replies: Option<&[Reply]>) {
+        match *tag {
+            SessionTag::Fetch(number, pid) => self.taken_out(now, number, pid, replies.and_then(|replies| replies.first())),
+            SessionTag::Check(number) => self.checked(now, number, replies),
             SessionTag::Last(number) => {
-                let last = replies.ok().and_then(|replies| match replies.first()?.list().first() {
+                let last = replies.and_then(|replies| match replies.first()?.list().first() {
                     Some(entry) => EntryId::parse(entry.list().first()?.text()?),
                     None => Some(EntryId::default()),
                 });
@@ -385,9 +385,9 @@ impl Core {
         self.go_on_with_sessions(now);
     }
 
-    fn taken_out(&mut self, now: Now, number: u64, pid: Sid, reply: Option<Reply>) {
+    fn taken_out(&mut self, now: Now, number: u64, pid: Sid, reply: Option<&Reply>) {
         let Some(sessions) = &mut self.sessions else { return };
-        let value = reply.as_ref().and_then(Reply::bytes);
+        let value = reply.and_then(Reply::bytes);
         let Some(fetch) = sessions.fetches.get_mut(&number) else {
             // Nobody waits for it any more.
             let endpoint = (0..sessions.endpoints.len()).map(|index| EndpointId(index as u8)).find(|id| sessions.window_ms(*id) > 0);

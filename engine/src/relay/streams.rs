@@ -200,9 +200,9 @@ impl Core {
     }
 
     /// Redis has answered a request to add entries, or never will.
-    pub(super) fn handle_appended(&mut self, now: Now, stream: usize, replies: Result<Vec<Reply>, Lost>) {
+    pub(super) fn handle_appended(&mut self, now: Now, stream: usize, replies: Result<&[Reply], Lost>) {
         let Some(streams) = &mut self.streams else { return };
-        let first = replies.as_ref().map(|replies| replies.first().unwrap_or(&Reply::Nil)).map_err(|lost| *lost);
+        let first = replies.map(|replies| replies.first().unwrap_or(&Reply::Nil));
         let confirmed = streams.appenders[stream].handle_reply(now.ms(), first);
         self.stats.published.add(confirmed.entries);
         self.stats.refusals.add(u64::from(confirmed.is_refused));

@@ -26,7 +26,7 @@ use crate::fault::{CloseReason, RecoveryFault};
 use crate::frame::Frame;
 use crate::ids::{ConnId, EndpointId, LinkKey, Room, ShardId, Sid};
 use crate::json::Value;
-use crate::limits::{LINKS_PER_SHARD_MAX, RESTORE_MS, SESSION_BYTES_MAX, SESSION_EVENTS_MAX, SESSION_SCAN_MAX};
+use crate::limits::{EARLY_LEAVERS_MAX, LINKS_PER_SHARD_MAX, RESTORE_MS, SESSION_BYTES_MAX, SESSION_EVENTS_MAX, SESSION_SCAN_MAX};
 use crate::time::Now;
 use crate::wire::sio::{EntryId, Offset};
 use crate::wire::ws;
@@ -215,7 +215,7 @@ pub(super) enum Restored {
 
 impl Shard {
     /// True exactly when sessions go to other hosts.
-    fn shares_sessions(&self) -> bool {
+    pub(super) fn shares_sessions(&self) -> bool {
         self.world.config.relay.as_ref().is_some_and(|relay| relay.mode == RelayMode::Streams)
     }
 
@@ -271,20 +271,36 @@ impl Shard {
         }
     }
 
-    /// Tells the relay of a connection that breaks off. Where too much is uncertain, nothing is told, and it can come back here only.
+    /// Tells the relay of a connection that is away. Where too much is uncertain, nothing is told, and it can come back here only; what is only not
+    /// known yet is told when it is.
     pub(super) fn share_session(&mut self, now: Now, slot: u32) {
         if !self.shares_sessions() {
             return;
         }
-        let Some(session) = self.session_of(now, slot) else {
-            if let Some(conn) = self.conns.get(slot) {
-                self.counters(conn.endpoint).unshared.add(1);
+        let Some(conn) = self.conns.get(slot) else { return };
+        let (id, endpoint) = (self.conn_id(slot, conn), conn.endpoint);
+        let done = self.tides.reached().map_or(0, |reached| reached.done);
+        let is_early = conn.recovery.as_ref().is_some_and(|recovery| !recovery.has_been_in_since(done));
+        if is_early {
+            if self.early_leavers.len() < EARLY_LEAVERS_MAX {
+                self.early_leavers.push(id);
             }
             return;
-        };
+        }
+        let Some(session) = self.session_of(now, slot) else { return self.counters(endpoint).unshared.add(1) };
         let is_told = self.try_send_out(Outward::Session(Box::new(session)));
         if let Some(recovery) = self.conns.get_mut(slot).and_then(|conn| conn.recovery.as_mut()) {
             recovery.is_shared = is_told;
+        }
+    }
+
+    /// A tide more has come: whoever left just after he had entered may be told of now.
+    pub(super) fn share_early_leavers(&mut self, now: Now) {
+        for id in std::mem::take(&mut self.early_leavers) {
+            let is_away = self.conns.get_mut_of(id.slot, id.generation).is_some_and(|conn| conn.link == NO_LINK);
+            if is_away && !self.is_restoring(id.slot) {
+                self.share_session(now, id.slot);
+            }
         }
     }
 
@@ -301,11 +317,7 @@ impl Shard {
         let (heard, stays) = (recovery.heard(), recovery.stays_by_room());
         let from = heard.min(certain);
         // What is not known from there on is not known exactly.
-        if !recovery.has_been_in_since(reached.done)
-            || recovery.is_uncertain(heard)
-            || heard < backlog.first()
-            || certain < backlog.first()
-            || backlog.next() - from > SESSION_SCAN_MAX
+        if recovery.is_uncertain(heard) || heard < backlog.first() || certain < backlog.first() || backlog.next() - from > SESSION_SCAN_MAX
         {
             return None;
         }
@@ -498,7 +510,7 @@ impl Shard {
         packet: &str,
     ) -> Option<()> {
         let Session { endpoint, sid, pid, .. } = session;
-        let rooms_max = 2 * self.world.config.limits.rooms_per_connection as usize + 8;
+        let rooms_max = 2 * self.world.config.limits.rooms_per_connection + 8;
         if self.find(sid).is_some() || session.rooms.len() > rooms_max || !self.remembers(endpoint) {
             return None;
         }

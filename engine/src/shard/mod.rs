@@ -227,6 +227,8 @@ pub struct Shard {
     strangers: HashMap<Sid, u32>,
     /// Slots of those that are coming from another host.
     restoring: Vec<u32>,
+    /// Those that left just after they had entered a room.
+    early_leavers: Vec<ConnId>,
     /// Links that wait for the relay to fetch a session, by the numbers of these.
     fetching: HashMap<u64, LinkKey>,
     early: Vec<handover::Early>,
@@ -314,6 +316,7 @@ impl Shard {
             moved_away: HashMap::new(),
             strangers: HashMap::new(),
             restoring: Vec::new(),
+            early_leavers: Vec::new(),
             fetching: HashMap::new(),
             early: Vec::new(),
             fetches: 0,

@@ -298,17 +298,14 @@ impl Shard {
     pub(super) fn keep_away(&mut self, now: Now, slot: u32, reason: CloseReason) -> bool {
         let is_cut = matches!(reason, CloseReason::Transport | CloseReason::Client | CloseReason::Heartbeat | CloseReason::SlowReader);
         let Some(conn) = self.conns.get(slot) else { return false };
-        let goes_elsewhere = matches!(reason, CloseReason::Shutdown);
-        if (is_cut || goes_elsewhere) && conn.recovery.is_some() && conn.link != NO_LINK {
+        // Who is sent away because this host stops can come back on another.
+        let is_cut = is_cut || (matches!(reason, CloseReason::Shutdown) && self.shares_sessions());
+        if is_cut && conn.recovery.is_some() && conn.link != NO_LINK {
             self.drop_saying(slot);
         }
         let Some(conn) = self.conns.get(slot) else { return false };
         let is_known = conn.opening.is_none() && matches!(conn.stage, Stage::Known);
         let is_settled = is_known && conn.waiting == 0 && conn.entering.is_empty() && conn.leaving.is_none();
-        if goes_elsewhere && is_settled && conn.recovery.is_some() && conn.link != NO_LINK {
-            self.share_session(now, slot);
-            return false;
-        }
         if !is_cut || !is_settled || conn.recovery.is_none() || conn.link == NO_LINK {
             return false;
         }

@@ -113,6 +113,7 @@ impl Shard {
         let (shards, memory) = (self.world.config.shards.len(), &self.memory);
         if self.tides.come(shards, from, tide, || memory.positions()) {
             self.go_on_restoring(now);
+            self.share_early_leavers(now);
         }
     }
 }

@@ -18,10 +18,7 @@ use crate::relay::words::{Hello, HostId};
 use crate::shard::parcel::{Emit, Question, Selection, Target};
 use crate::stats::RelayStats;
 
-#[path = "../../../tests/host/mod.rs"]
-mod host;
-
-use host::{Got, Host};
+use crate::relay::host::{Got, Host};
 
 const CAPTURED: &str = include_str!("../../../tests/vectors/adapters/behaviour.json");
 
