@@ -20,6 +20,9 @@ pub(crate) struct Record {
 /// Stands behind a server's name when it ran with two shards on two cores.
 pub(crate) const TWICE: &str = " x2";
 
+/// A server that delivers a smaller share of the rate asked has fallen behind. The window's edges alone can cost one message of a fan-out.
+const RATE_KEPT: f64 = 0.9;
+
 impl Record {
     /// The line kept for machines: what the generator told, with what it was asked for.
     pub(crate) fn line(&self) -> String {
@@ -60,6 +63,12 @@ impl Record {
     fn generator_was_the_limit(&self) -> bool {
         self.result.as_ref().is_ok_and(|result| result["generator_bound"] == true)
     }
+
+    /// True exactly when the server delivered clearly less than was asked of it: its figures are those of another load.
+    fn fell_behind(&self) -> bool {
+        let number = |name: &str| self.result.as_ref().ok().and_then(|result| result[name].as_f64());
+        matches!((number("rate_asked"), number("deliveries_per_second")), (Some(asked), Some(kept)) if kept < asked * RATE_KEPT)
+    }
 }
 
 /// One server's figures of one row over the rounds.
@@ -71,15 +80,19 @@ pub(crate) struct Figures {
     pub(crate) runs: usize,
     /// True exactly when in one of the counted runs the generator, not the server, was the limit.
     pub(crate) generator_bound: bool,
+    /// True exactly when in one of the counted runs the server did not keep the rate that was asked.
+    pub(crate) fell_behind: bool,
 }
 
 /// The figures of a server in a row.
 pub(crate) fn figures(records: &[Record], row: &Row, server: &str) -> Figures {
     let runs: Vec<&Record> = records.iter().filter(|record| record.load == row.load && record.server == server).collect();
+    let any = |is: fn(&Record) -> bool| runs.iter().any(|record| record.fault().is_none() && is(record));
     Figures {
         counted: runs.iter().filter_map(|record| record.figure(row.figure)).collect(),
         runs: runs.len(),
-        generator_bound: runs.iter().any(|record| record.fault().is_none() && record.generator_was_the_limit()),
+        generator_bound: any(Record::generator_was_the_limit),
+        fell_behind: any(Record::fell_behind),
     }
 }
 
@@ -205,7 +218,19 @@ pub(crate) mod tests {
         let records = [run(PLAIN, 1, 4.0), lossy, run("ws", 1, 8.0), run(PLAIN, 2, 4.0), broken];
         let standing = standing(&records, row(), PLAIN).expect("one round is whole");
         assert_eq!((standing.values.as_slice(), standing.rival.as_deref()), (&[0.5][..], Some("ws")));
-        assert_eq!(figures(&records, row(), "bun"), Figures { counted: vec![], runs: 2, generator_bound: false });
+        assert_eq!(figures(&records, row(), "bun"), Figures { counted: vec![], runs: 2, generator_bound: false, fell_behind: false });
+    }
+
+    #[test]
+    fn a_server_that_falls_behind_is_marked() {
+        let with = |server: &str, kept: f64| {
+            let mut record = run(server, 1, 1.0);
+            let result = record.result.as_mut().expect("a result");
+            (result["rate_asked"], result["deliveries_per_second"]) = (20_000.0.into(), kept.into());
+            record
+        };
+        let records = [with("ws", 12_000.0), with("bun", 19_000.0)];
+        assert!(figures(&records, row(), "ws").fell_behind && !figures(&records, row(), "bun").fell_behind);
     }
 
     #[test]

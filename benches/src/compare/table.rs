@@ -79,7 +79,10 @@ fn push_standings(page: &mut String, records: &[Record], rows: &[&Row]) {
 fn push_figures(page: &mut String, records: &[Record], rows: &[&Row]) {
     let took_part = |server: &&Server| records.iter().any(|record| record.server == server.name);
     let servers: Vec<&Server> = SERVERS.iter().filter(took_part).collect();
-    page.push_str("## Figures\n\nMedians (lowest and highest) of the runs that count. `+`: the generator was the limit in one of them, the server can do more.\n\n");
+    page.push_str(
+        "## Figures\n\nMedians (lowest and highest) of the runs that count. `+`: the generator was the limit in one of them, the server can do more.\n\
+         `!`: the server fell behind the rate asked in one of them, so this is the figure of a smaller load.\n\n",
+    );
     push_line(page, ["scenario", "unit"].into_iter().chain(servers.iter().map(|server| server.title)));
     push_line(page, std::iter::repeat_n("---", servers.len() + 2));
     for row in rows {
@@ -98,7 +101,8 @@ fn figures(records: &[Record], row: &Row, server: &str) -> String {
     let void = if void > 0 { format!(", {void} of {} do not count", figures.runs) } else { String::new() };
     // Only where a rate was sought does it matter that the generator was the limit.
     let more = if figures.generator_bound && row.figure == Figure::Throughput { "+" } else { "" };
-    format!("{}{more}{void}", with_spread(median, &figures.counted))
+    let behind = if figures.fell_behind { "!" } else { "" };
+    format!("{}{more}{behind}{void}", with_spread(median, &figures.counted))
 }
 
 fn push_voids(page: &mut String, records: &[Record]) {
