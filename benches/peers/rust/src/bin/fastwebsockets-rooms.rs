@@ -24,7 +24,7 @@ use tokio::task::LocalSet;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// A member that does not read is cut when this much waits for it.
+/// What would make more than this wait for a member that does not read is dropped.
 const WAITING_BYTES_MAX: usize = 16 << 20;
 
 const WELCOME: &str = r#"{"type":"USER_JOINED","payload":{"message":"welcome"}}"#;
