@@ -282,10 +282,23 @@ fn date_of(days: u64) -> String {
 mod tests {
     use super::*;
 
+    fn command(line: &str, cores: usize) -> Command {
+        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        Command::parse_on(&words, &(0..cores).collect::<Vec<_>>()).expect("valid")
+    }
+
+    #[test]
+    fn two_shards_and_one_follow_each_other_and_nobody_else_takes_part() {
+        let command = command("--only shards-rooms --rounds 1", 4);
+        let turns = turns(&command, &command.servers);
+        let names: Vec<String> = turns.iter().map(Turn::name).collect();
+        assert_eq!(names, ["uringcast-plain", "uringcast-plain x2", "uringcast-socketio", "uringcast-socketio x2"]);
+        assert_eq!((turns[0].cores, turns[1].cores), (&[0][..], &[0, 1][..]));
+    }
+
     #[test]
     fn every_server_takes_its_turn_once_a_round_and_the_rounds_begin_differently() {
-        let words = ["--only", "echo-20k,fan-out-20k,ws,bun", "--rounds", "2", "--server-cpus", "0"].map(str::to_owned);
-        let Ok(command) = Command::parse(&words) else { return };
+        let command = command("--only echo-20k,fan-out-20k,ws,bun --rounds 2", 2);
         let turns = turns(&command, &command.servers);
         assert_eq!(turns.len(), 2 * 2 * 4);
         for round in 1..=2 {

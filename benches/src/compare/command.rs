@@ -56,7 +56,8 @@ impl Command {
         Self::parse_on(arguments, &net::allowed_cpus())
     }
 
-    fn parse_on(arguments: &[String], cores: &[usize]) -> Result<Self, String> {
+    /// The same on a machine with these cores.
+    pub(super) fn parse_on(arguments: &[String], cores: &[usize]) -> Result<Self, String> {
         let said = Said::parse(arguments, USAGE, &["--quick"])?;
         let quick = said.text("--quick").is_some();
         let default = |usual: f64, short: f64| if quick { short } else { usual };

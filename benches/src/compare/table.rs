@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::plan::{Figure, Judged, ROWS, Row};
-use super::record::{self, Reached, Record};
+use super::record::{self, Reached, Record, TWICE};
 use super::servers::{PLAIN, SERVERS, SOCKET_IO, Server};
 
 /// What stands on the page beside the figures.
@@ -92,7 +92,17 @@ fn push_figures(page: &mut String, records: &[Record], rows: &[&Row]) {
     page.push('\n');
 }
 
+/// A server's cell; where two shards were measured beside one, both.
 fn figures(records: &[Record], row: &Row, server: &str) -> String {
+    let one = figures_of(records, row, server);
+    let twice = format!("{server}{TWICE}");
+    if records.iter().any(|record| record.load == row.load && record.server == twice) {
+        return format!("{one}, with two {}", figures_of(records, row, &twice));
+    }
+    one
+}
+
+fn figures_of(records: &[Record], row: &Row, server: &str) -> String {
     let figures = record::figures(records, row, server);
     let Some(median) = record::median(&figures.counted) else {
         return if figures.runs == 0 { "-".into() } else { "none counts".into() };
@@ -210,6 +220,18 @@ mod tests {
         assert!(page.contains("- fan-out-20k, ws, round 2: doubled 2"), "{page}");
         assert!(page.contains("- fan-out-20k, bun, round 1: no  way"), "{page}");
         assert!(page.contains("8.00, 1 of 2 do not count") && page.contains("none counts"), "{page}");
+    }
+
+    #[test]
+    fn two_shards_stand_beside_one() {
+        let with = |server: &str, rate: f64| {
+            let mut record = run(server, 1, 1.0);
+            record.load = "shards-rooms".into();
+            record.result.as_mut().expect("a result")["deliveries_per_second"] = rate.into();
+            record
+        };
+        let page = page(&[with(PLAIN, 200e3), with(&format!("{PLAIN}{TWICE}"), 380e3)], &conditions());
+        assert!(page.contains("| 200, with two 380 |") && page.contains("| 1.90 | must |"), "{page}");
     }
 
     #[test]
