@@ -10,9 +10,10 @@ use std::convert::Infallible;
 use std::io;
 use std::rc::Rc;
 
-use fastwebsockets::{Frame, OpCode, Payload, Role, WebSocketError};
+use fastwebsockets::{Frame, OpCode, Payload, Role, WebSocket, WebSocketError};
 use http_body_util::Empty;
 use hyper::body::{Bytes, Incoming};
+use hyper::upgrade::Upgraded;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
@@ -98,14 +99,17 @@ fn upgrade(server: Rc<Server>, mut request: Request<Incoming>) -> Response<Empty
         return answer;
     };
     tokio::task::spawn_local(async move {
-        let Ok(socket) = upgraded.await else { return };
-        // Without hyper around it, writes go to the socket itself.
-        let Ok(parts) = socket.into_inner().into_inner().downcast::<TokioIo<TcpStream>>() else { return };
-        if parts.read_buf.is_empty() {
-            server.serve(parts.io.into_inner()).await;
-        }
+        let Some(socket) = upgraded.await.ok().and_then(bare) else { return };
+        server.serve(socket).await;
     });
     answer
+}
+
+/// The socket without hyper around it, so that writes go straight to it and the buffers of the handshake are gone.
+fn bare(socket: WebSocket<TokioIo<Upgraded>>) -> Option<TcpStream> {
+    let parts = socket.into_inner().into_inner().downcast::<TokioIo<TcpStream>>().ok()?;
+    // Who speaks before the handshake is answered is not served; the load generator does not.
+    parts.read_buf.is_empty().then(|| parts.io.into_inner())
 }
 
 impl Server {
