@@ -3,6 +3,7 @@
 
 mod board;
 mod client;
+mod compare;
 mod dialect;
 mod frame;
 mod histogram;
@@ -30,6 +31,9 @@ const MISUSED: u8 = 64;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(("compare", rest)) = arguments.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        return compare(rest);
+    }
     if arguments.iter().any(|argument| argument == "--help" || argument == "-h") {
         eprint!("{}", options::USAGE);
         return ExitCode::SUCCESS;
@@ -51,6 +55,28 @@ fn main() -> ExitCode {
         Ok(_) => ExitCode::FAILURE,
         Err(reason) => {
             eprintln!("benches: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The command `compare`: our server beside others.
+fn compare(arguments: &[String]) -> ExitCode {
+    if arguments.iter().any(|argument| argument == "--help" || argument == "-h") {
+        eprint!("{}", compare::command::USAGE);
+        return ExitCode::SUCCESS;
+    }
+    let command = match compare::command::Command::parse(arguments) {
+        Ok(command) => command,
+        Err(mistake) => {
+            eprintln!("benches compare: {mistake}\n\n{}", compare::command::USAGE);
+            return ExitCode::from(MISUSED);
+        }
+    };
+    match compare::compare(&command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("benches compare: {reason}");
             ExitCode::FAILURE
         }
     }

@@ -1,10 +1,12 @@
-//! The system calls that the standard library lacks: an epoll set, sockets with a chosen source address, pinning to cores, another
+//! The system calls that the standard library lacks: an epoll set, sockets with a chosen source address, pinning to cores, limits, another
 //! process's CPU clock. The only file with `unsafe`; it knows no protocol.
 #![expect(unsafe_code, reason = "epoll, CPU affinity, timer slack and CPU clocks have no safe interface in std")]
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -104,6 +106,14 @@ pub(crate) fn allowed_cpus() -> Vec<usize> {
 
 /// Keeps the calling thread, and those it starts later, on these cores, and lets its timers end on time instead of 50 µs late.
 pub(crate) fn pin(cpus: &[usize]) -> io::Result<()> {
+    keep_on(cpus)?;
+    // SAFETY: PR_SET_TIMERSLACK takes one integer and touches no memory. A refusal only costs punctuality.
+    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
+    Ok(())
+}
+
+/// Keeps the calling thread, and the threads and processes it starts later, on these cores.
+pub(crate) fn keep_on(cpus: &[usize]) -> io::Result<()> {
     // SAFETY: an all-zero cpu_set_t is a valid, empty set.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
     for cpu in cpus.iter().filter(|cpu| **cpu < libc::CPU_SETSIZE as usize) {
@@ -112,9 +122,28 @@ pub(crate) fn pin(cpus: &[usize]) -> io::Result<()> {
     }
     // SAFETY: `set` lives through the call and its true size is passed; 0 means the calling thread.
     check(unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) })?;
-    // SAFETY: PR_SET_TIMERSLACK takes one integer and touches no memory. A refusal only costs punctuality.
-    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
     Ok(())
+}
+
+/// Lets this process, and those it starts later, hold as many descriptors as it is allowed at all.
+pub(crate) fn raise_descriptor_limit() -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is writable for the length of the call.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) })?;
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: the kernel only reads `limit`.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) })?;
+    Ok(())
+}
+
+/// Lets a process end with the thread that starts it, so that no server goes on when we are killed.
+pub(crate) fn end_with_us(command: &mut Command) {
+    let dies_with_its_parent = || {
+        // SAFETY: PR_SET_PDEATHSIG takes one integer and touches no memory.
+        check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) }).map(drop)
+    };
+    // SAFETY: between fork and exec it makes one system call and allocates nothing.
+    unsafe { command.pre_exec(dies_with_its_parent) };
 }
 
 /// The kernel's number of the calling thread, under which /proc lists it.

@@ -12,6 +12,7 @@ use crate::verify::MARK_LENGTH;
 /// The text of `--help`.
 pub(crate) const USAGE: &str = "\
 usage: benches SCENARIO [options]        measures a running server; see benches/README.md
+       benches compare [options]         our server beside others, all started by us; see benches compare --help
 
 scenarios
   connect   open connections, verify the token, join a room, stay idle
@@ -79,7 +80,7 @@ impl Options {
     pub(crate) fn parse(arguments: &[String]) -> Result<Self, String> {
         let (scenario, rest) = arguments.split_first().ok_or("no scenario given")?;
         let scenario = Scenario::parse(scenario).ok_or_else(|| format!("unknown scenario {scenario}: connect, fan-out, rooms or echo"))?;
-        let said = Said::parse(rest)?;
+        let said = Said::parse(rest, USAGE, &[])?;
         let dialect = match said.text("--dialect") {
             None => Dialect::Community,
             Some(name) => Dialect::parse(name).ok_or_else(|| format!("unknown dialect {name}: community or rooms"))?,
@@ -120,17 +121,21 @@ impl Options {
 }
 
 /// Option names and their values, as they were said.
-struct Said<'a>(Vec<(&'a str, &'a str)>);
+pub(crate) struct Said<'a>(Vec<(&'a str, &'a str)>);
 
 impl<'a> Said<'a> {
-    fn parse(arguments: &'a [String]) -> Result<Self, String> {
+    /// The names in the usage text are what is allowed; `flags` are those that take no value.
+    pub(crate) fn parse(arguments: &'a [String], usage: &str, flags: &[&str]) -> Result<Self, String> {
         let mut pairs = Vec::new();
         let mut rest = arguments.iter();
         while let Some(name) = rest.next() {
-            // The names of the usage text are the list of what is allowed.
-            let known = name.starts_with("--") && USAGE.split_whitespace().any(|word| word == name);
+            let known = name.starts_with("--") && usage.split_whitespace().any(|word| word == name);
             if !known {
                 return Err(format!("unknown option {name}"));
+            }
+            if flags.contains(&name.as_str()) {
+                pairs.push((name.as_str(), ""));
+                continue;
             }
             pairs.push((name.as_str(), rest.next().ok_or_else(|| format!("{name} needs a value"))?.as_str()));
         }
@@ -138,16 +143,16 @@ impl<'a> Said<'a> {
     }
 
     /// The last value given for an option.
-    fn text(&self, name: &str) -> Option<&'a str> {
+    pub(crate) fn text(&self, name: &str) -> Option<&'a str> {
         self.0.iter().rev().find(|(said, _)| *said == name).map(|(_, value)| *value)
     }
 
-    fn number(&self, name: &str) -> Result<Option<u32>, String> {
+    pub(crate) fn number(&self, name: &str) -> Result<Option<u32>, String> {
         let parse = |value: &str| value.replace('_', "").parse().map_err(|_| format!("{name} {value}: not a whole number"));
         self.text(name).map(parse).transpose()
     }
 
-    fn seconds(&self, name: &str, default: f64) -> Result<Duration, String> {
+    pub(crate) fn seconds(&self, name: &str, default: f64) -> Result<Duration, String> {
         let value = self.text(name).map_or(Ok(default), |value| value.parse().map_err(|_| format!("{name} {value}: not a number")))?;
         Duration::try_from_secs_f64(value).map_err(|error| format!("{name} {value}: {error}"))
     }
@@ -178,11 +183,11 @@ fn rate(text: Option<&str>) -> Result<Rate, String> {
     }
 }
 
-fn cpus(text: Option<&str>) -> Result<Vec<usize>, String> {
+pub(crate) fn cpus(text: Option<&str>) -> Result<Vec<usize>, String> {
     let allowed = net::allowed_cpus();
     let Some(text) = text else { return Ok(allowed.last().copied().into_iter().collect()) };
     let parse =
-        |word: &str| word.parse().ok().filter(|cpu| allowed.contains(cpu)).ok_or_else(|| format!("--cpus {word}: not one of {allowed:?}"));
+        |word: &str| word.parse().ok().filter(|cpu| allowed.contains(cpu)).ok_or_else(|| format!("core {word}: not one of {allowed:?}"));
     text.split(',').map(parse).collect()
 }
 

@@ -69,7 +69,7 @@ impl Default for Verdict {
 }
 
 /// The result of `connect`.
-pub(crate) fn connect(options: &Options, server: Server, measured: &Connected, verdict: &Verdict) -> Value {
+pub(crate) fn connect(options: &Options, server: &Server, measured: &Connected, verdict: &Verdict) -> Value {
     let count = f64::from(options.plan.connections());
     let grown = measured.settled.resident_bytes as f64 - measured.before.resident_bytes as f64;
     let mut fields = conditions(options, server);
@@ -78,6 +78,7 @@ pub(crate) fn connect(options: &Options, server: Server, measured: &Connected, v
         json!({
             "connections_per_second": round(count / measured.took.as_secs_f64()),
             "server_cpu_us_per_connection": round(measured.server.cpu as f64 / 1e3 / count),
+            "kernel_threads_cpu_us_per_connection": round(measured.server.kernel as f64 / 1e3 / count),
             "resident_bytes_per_idle_connection": (grown / count).round(),
             "server_resident_bytes_before": measured.before.resident_bytes,
             "opening_us": quantiles(&verdict.opening),
@@ -92,7 +93,7 @@ pub(crate) fn connect(options: &Options, server: Server, measured: &Connected, v
 }
 
 /// The result of a scenario with a load.
-pub(crate) fn load(options: &Options, server: Server, measured: &Loaded, verdict: &Verdict) -> Value {
+pub(crate) fn load(options: &Options, server: &Server, measured: &Loaded, verdict: &Verdict) -> Value {
     let seconds = measured.took.as_secs_f64();
     let mut fields = conditions(options, server);
     let asked = match options.rate {
@@ -111,6 +112,8 @@ pub(crate) fn load(options: &Options, server: Server, measured: &Loaded, verdict
             "deliveries": measured.delivered,
             "deliveries_per_second": round(measured.delivered as f64 / seconds),
             "server_cpu_us_per_delivery": round(measured.server.cpu as f64 / 1e3 / measured.delivered as f64),
+            "server_cpu_user_us_per_delivery": round(measured.server.user as f64 / 1e3 / measured.delivered as f64),
+            "kernel_threads_cpu_us_per_delivery": round(measured.server.kernel as f64 / 1e3 / measured.delivered as f64),
             "latency_us": quantiles(&verdict.latency),
         }),
     );
@@ -151,10 +154,11 @@ pub(crate) fn line(result: &Value) -> String {
     format!("{head} {figures}; {}{}", told(result), if result["generator_bound"] == true { "; GENERATOR BOUND" } else { "" })
 }
 
-const FAULTS: [&str; 7] = ["lost", "doubled", "misordered", "foreign", "disordered_rooms", "refused", "disconnected"];
+/// The fields that are 0 when everything went well.
+pub(crate) const FAULTS: [&str; 7] = ["lost", "doubled", "misordered", "foreign", "disordered_rooms", "refused", "disconnected"];
 
 /// What went wrong, in words.
-fn told(result: &Value) -> String {
+pub(crate) fn told(result: &Value) -> String {
     let wrong: Vec<String> = FAULTS.iter().filter(|name| result[**name] != 0).map(|name| format!("{name} {}", result[*name])).collect();
     let reasons = ["first_refusal", "first_fault"].iter().filter_map(|name| result[*name].as_str()).map(|text| format!(" ({text})"));
     if wrong.is_empty() {
@@ -164,7 +168,7 @@ fn told(result: &Value) -> String {
     }
 }
 
-fn conditions(options: &Options, server: Server) -> Map<String, Value> {
+fn conditions(options: &Options, server: &Server) -> Map<String, Value> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut fields = Map::new();
@@ -178,6 +182,7 @@ fn conditions(options: &Options, server: Server) -> Map<String, Value> {
             "kernel": kernel.trim(),
             "generator_cpus": options.cpus,
             "server_pid": server.pid(),
+            "server_processes": server.processes(),
             "connections": options.plan.connections(),
             "rooms": options.plan.rooms,
             "connections_per_user": options.per_user,

@@ -34,13 +34,13 @@ pub(crate) fn run(options: &Options) -> Result<Value, String> {
         None => Server::listening_on(options.target.port()),
     };
     let server = server.map_err(|error| format!("the server's process: {error}"))?;
-    let run = Run::start(options, server)?;
+    let run = Run::start(options, &server)?;
     let measured = run.measure();
     // The workers end whether it went well or not.
     let outcomes = run.finish();
     measured.map(|measured| match measured {
-        Measured::Connected(connected) => report::connect(options, server, &connected, &Verdict::of(options, &outcomes)),
-        Measured::Loaded(loaded) => report::load(options, server, &loaded, &Verdict::of(options, &outcomes)),
+        Measured::Connected(connected) => report::connect(options, &server, &connected, &Verdict::of(options, &outcomes)),
+        Measured::Loaded(loaded) => report::load(options, &server, &loaded, &Verdict::of(options, &outcomes)),
     })
 }
 
@@ -51,14 +51,14 @@ enum Measured {
 
 struct Run<'a> {
     options: &'a Options,
-    server: Server,
+    server: &'a Server,
     board: Arc<Board>,
     workers: Vec<JoinHandle<Outcome>>,
     before: Reading,
 }
 
 impl<'a> Run<'a> {
-    fn start(options: &'a Options, server: Server) -> Result<Self, String> {
+    fn start(options: &'a Options, server: &'a Server) -> Result<Self, String> {
         let board = Arc::new(Board::new(options.plan.workers));
         let setup = Arc::new(setup(options));
         let before = read(server)?;
@@ -268,6 +268,6 @@ fn spawn(worker: Worker, cpu: usize, board: Arc<Board>) -> Result<JoinHandle<Out
     thread::Builder::new().name(format!("generator-{cpu}")).spawn(body).map_err(|error| format!("no thread: {error}"))
 }
 
-fn read(server: Server) -> Result<Reading, String> {
+fn read(server: &Server) -> Result<Reading, String> {
     server.reading().map_err(|error| format!("the server's process {} is gone: {error}", server.pid()))
 }
