@@ -38,13 +38,19 @@ fn pair(sections: String) -> [Server; 2] {
     let setup = Setup { sections, limits: across::LIMITS, variables: across::VARIABLES, ..Setup::default() };
     let hosts = [(); 2].map(|()| Server::start(&setup));
     connected(&hosts);
-    until("both know each other", || hosts.iter().all(|host| v1(host, "GET", "/v1/hosts", None).1["hosts"].as_array().map(Vec::len) == Some(2)));
+    until("both know each other", || {
+        hosts.iter().all(|host| v1(host, "GET", "/v1/hosts", None).1["hosts"].as_array().map(Vec::len) == Some(2))
+    });
     hosts
 }
 
 fn load(hosts: &[Server; 2]) -> Load {
-    let plan =
-        Plan { hosts: hosts.iter().map(|host| host.public).collect(), clients_per_host: 20, rooms: ROOMS, every: Duration::from_millis(50) };
+    let plan = Plan {
+        hosts: hosts.iter().map(|host| host.public).collect(),
+        clients_per_host: 20,
+        rooms: ROOMS,
+        every: Duration::from_millis(50),
+    };
     Load::start(plan)
 }
 
@@ -95,7 +101,13 @@ fn assert_counted(hosts: &[Server; 2], book: &Book) {
 
 /// In the mode with memory nothing is lost.
 fn assert_nothing_lost(hosts: &[Server; 2], book: &Book) {
-    assert_eq!(book.cross_lost, 0, "{:?}; gaps {}", &book.missed[..book.missed.len().min(5)], counted(hosts, "uringcast_relay_stream_missed_total", &[]));
+    assert_eq!(
+        book.cross_lost,
+        0,
+        "{:?}; gaps {}",
+        &book.missed[..book.missed.len().min(5)],
+        counted(hosts, "uringcast_relay_stream_missed_total", &[])
+    );
 }
 
 /// People who come, stay and go while a master is away.
@@ -120,7 +132,9 @@ impl People {
     /// Whoever is there and nobody else is online for all hosts and programs.
     fn after(self, redis: &dyn Fn(&[&str]) -> String) {
         until("whoever is there is online, and nobody else", || {
-            [("stays", "1"), ("goes", "0"), ("comes", "1")].iter().all(|(user, is_so)| redis(&["SISMEMBER", "users:online", user]) == *is_so)
+            [("stays", "1"), ("goes", "0"), ("comes", "1")]
+                .iter()
+                .all(|(user, is_so)| redis(&["SISMEMBER", "users:online", user]) == *is_so)
         });
         drop(self.stays);
         until("who stayed and goes now is offline", || redis(&["SISMEMBER", "users:online", "stays"]) == "0");
@@ -146,7 +160,9 @@ fn of_cluster(cluster: &Cluster, words: &[&str]) -> String {
 fn replace(cluster: &Cluster, master: usize, slot: u16) {
     let replica = master + 3;
     until("the replica asks for it", || cluster.nodes[replica].cli(&["CLUSTER", "FAILOVER"]) == "OK");
-    until("it has taken over", || cluster.nodes.iter().filter(|node| node.is_running()).all(|node| cluster.owner_for(node, slot) == replica));
+    until("it has taken over", || {
+        cluster.nodes.iter().filter(|node| node.is_running()).all(|node| cluster.owner_for(node, slot) == replica)
+    });
 }
 
 /// Ends the node that has a slot, and waits until all others agree on who has it now.

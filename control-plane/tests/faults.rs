@@ -117,7 +117,7 @@ impl Fleet {
         aloud(&format!("counted as not relayed, or not to all: {counted}"));
         match mode {
             Mode::PubSub => {
-                assert!(counted >= book.missed.len() as u64, "{} messages were missed and {counted} counted", book.missed.len())
+                assert!(counted >= book.missed.len() as u64, "{} messages were missed and {counted} counted", book.missed.len());
             }
             Mode::Streams => assert_eq!(book.cross_lost, 0, "{missed:?}"),
         }

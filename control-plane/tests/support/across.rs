@@ -125,9 +125,7 @@ pub(crate) fn everything(hosts: &[Server; 2], round: &str, redis: &dyn Fn(&[&str
 
     let (den, ann, bob) = (name("den"), name("ann"), name("bob"));
     let mut members = [Client::listening(Raw::talk(one, &ann, &den)), Client::listening(Raw::talk(other, &bob, &den))];
-    both_ways("community", &mut members, |text| {
-        format!(r#"{{"type":"CHAT_MESSAGE","payload":{{"roomId":"{den}","content":"{text}"}}}}"#)
-    });
+    both_ways("community", &mut members, |text| format!(r#"{{"type":"CHAT_MESSAGE","payload":{{"roomId":"{den}","content":"{text}"}}}}"#));
     until("the list of who is there has both", || {
         members[1].say(&format!(r#"{{"type":"SUBSCRIBE","payload":{{"roomId":"{den}"}}}}"#));
         let online = |first: &str, second: &str| members[1].has_heard(&format!(r#""online":["{first}","{second}"]"#));

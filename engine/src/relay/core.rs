@@ -839,8 +839,12 @@ impl Core {
         let kept_ms = if self.is_up { self.keeping.next_ms() } else { u64::MAX };
         let gathering_ms = self.gathering.as_ref().map_or(u64::MAX, |gathering| gathering.look_ms.min(gathering.until_ms));
         let due = [gathering_ms, self.ping_due_ms, self.hosts.next_ms(), kept_ms, self.peers.next_ms(), self.looking.next_ms()];
-        let of_streams =
-            self.streams.as_ref().map(|streams| streams.poll_timeout(self.is_up)).into_iter().chain(self.sessions.as_ref().map(Sessions::poll_timeout));
+        let of_streams = self
+            .streams
+            .as_ref()
+            .map(|streams| streams.poll_timeout(self.is_up))
+            .into_iter()
+            .chain(self.sessions.as_ref().map(Sessions::poll_timeout));
         self.consults.next_ms().into_iter().chain(of_streams).chain(due).min().unwrap_or(self.ping_due_ms)
     }
 

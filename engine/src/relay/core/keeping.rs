@@ -205,7 +205,7 @@ impl Core {
             Errand::Followed(_) | Errand::Unlisted if first.is_some_and(|reply| reply.error().is_some() && !reply.is_error("NOPERM")) => {
                 self.keeping.doubt();
             }
-            Errand::Followed(Some(left)) => self.unlist(*left),
+            Errand::Followed(Some(left)) => self.unlist(&left),
             Errand::Renew | Errand::Claim(_) | Errand::Goodbye(_) | Errand::Followed(None) | Errand::Unlisted => {}
         }
     }
@@ -382,13 +382,13 @@ impl Core {
         match call {
             Some(call) if self.keeping.is_leaving => self.farewell(Vec::new(), vec![call]),
             Some(call) => self.run(Errand::Followed(Some(Box::new(left))), vec![call]),
-            None => self.unlist(left),
+            None => self.unlist(&left),
         }
     }
 
-    fn unlist(&mut self, left: Left) {
+    fn unlist(&mut self, left: &Left) {
         // Whose host leaves, leaves with its index.
-        if self.is_back(&left) || self.keeping.is_leaving {
+        if self.is_back(left) || self.keeping.is_leaving {
             return;
         }
         if let Some(call) = self.presence.unlisted(&left.host, &left.room, &left.presence) {
