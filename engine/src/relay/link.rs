@@ -645,10 +645,14 @@ impl Line {
 
 /// Why connecting failed. A Redis without `HELLO` repeats what it was told, the password too.
 fn fault(error: &RedisError, node: &Node) -> LinkFault {
-    let said = error.to_string();
     if error.is_io_error() {
-        return LinkFault::Unreachable(said);
+        return LinkFault::Unreachable(error.to_string());
     }
+    // Redis' own words where there are any.
+    let said = match (error.code(), error.detail()) {
+        (Some(code), Some(detail)) => format!("{code} {detail}"),
+        _ => error.to_string(),
+    };
     let said = said.split(", with args").next().unwrap_or_default();
     LinkFault::Refused(match &node.password {
         Some(password) if !password.0.is_empty() => said.replace(&password.0, "…"),
