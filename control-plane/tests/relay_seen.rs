@@ -78,7 +78,7 @@ fn the_readmes_user_may_do_what_hosts_do_and_one_who_may_not_is_told() {
     for host in &hosts {
         until("a host reaches Redis", || relay(host) == "ready connected");
     }
-    redis.cli(&["SADD", "den:members", "alice"]);
+    redis.cli(&["SADD", "room:den:members", "alice"]);
     let clients = hosts.each_ref().map(|host| {
         let mut guest = Raw::open(host, "/socket.io/?EIO=4&transport=websocket");
         guest.text_with("0{");
