@@ -5,7 +5,7 @@
 import { execFileSync, spawn } from "node:child_process";
 import { readdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { createServer } from "node:net";
+import { connect, createServer } from "node:net";
 import { dirname, join, resolve } from "node:path";
 import { createInterface } from "node:readline";
 
@@ -39,13 +39,15 @@ function cpu(pid, thread) {
 }
 
 const redisPort = await freePort();
-start("redis-server", ["--port", String(redisPort), "--save", "", "--bind", "127.0.0.1"]);
+const redis = start("redis-server", ["--port", String(redisPort), "--save", "", "--bind", "127.0.0.1"]);
 const REDIS_URL = `redis://127.0.0.1:${redisPort}`;
 await sleep(500);
 
-async function uringcast() {
-  const child = start(resolve(binary), ["--dev", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--shards", "1", "--redis", REDIS_URL], { URINGCAST_LIMITS_RATE_MESSAGES: "1000000" }, "stderr");
-  return { pid: child.pid, port: Number(await line(child, /public http:\/\/127\.0\.0\.1:(\d+)/)), child };
+async function uringcast(mode = "pubsub") {
+  const settings = { URINGCAST_LIMITS_RATE_MESSAGES: "1000000", URINGCAST_RELAY_MODE: mode };
+  const child = start(resolve(binary), ["--dev", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--shards", "1", "--redis", REDIS_URL], settings, "stderr");
+  const ports = await line(child, /public http:\/\/127\.0\.0\.1:(\d+ control http:\/\/127\.0\.0\.1:\d+)/);
+  return { pid: child.pid, port: Number(ports.split(" ")[0]), control: Number(ports.split(":").at(-1)), child };
 }
 async function node() {
   const child = start(process.execPath, [join(dirname(new URL(import.meta.url).pathname), "node-host.mjs")], { REDIS_URL });
@@ -105,8 +107,67 @@ async function measure(name, make) {
   return result;
 }
 
+/** The sum of a metric of a host over its labels. */
+async function metric(host, name) {
+  const text = await (await fetch(`http://127.0.0.1:${host.control}/metrics`)).text();
+  return text.split("\n").filter((row) => row.startsWith(name)).reduce((sum, row) => sum + Number(row.split(" ").at(-1)), 0);
+}
+
+/** A client frame of a text; its mask is all zeros. */
+function frame(text) {
+  const payload = Buffer.from(text);
+  const size = payload.length < 126 ? [0x80 | payload.length] : [0x80 | 126, payload.length >> 8, payload.length & 255];
+  return Buffer.concat([Buffer.from([0x81, ...size, 0, 0, 0, 0]), payload]);
+}
+
+/** A client that says the same in its room as fast as it can, and reads what it is told. Resolves with how it stops. */
+async function flood(port, room) {
+  const socket = connect(port, "127.0.0.1");
+  const heard = (wanted) => new Promise((done) => { const look = (bytes) => { if (bytes.includes(wanted)) { socket.off("data", look); done(); } }; socket.on("data", look); });
+  const ask = async (bytes, wanted) => { const answer = heard(wanted); socket.write(bytes); await answer; };
+  await ask("GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" +
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", "pingInterval");
+  await ask(frame("40"), "40{");
+  await ask(frame(`420["room:join",{"roomId":"${room}"}]`), "430[");
+  socket.resume();
+  const many = Buffer.concat(Array(100).fill(frame(`42["message",{"roomId":"${room}","content":"${"x".repeat(100)}"}]`)));
+  let goes = true;
+  const push = () => { while (goes && socket.write(many)); };
+  socket.on("drain", push);
+  push();
+  return () => { goes = false; };
+}
+
+/** As many messages as one relay carries: four clients of one host speak without a pause, the other host hears all of it. */
+async function saturate(mode) {
+  const [here, there] = [await uringcast(mode), await uringcast(mode)];
+  await sleep(1_500);
+  await visit(there.port, "flood0");
+  const stops = await Promise.all([0, 1, 2, 3].map((number) => flood(here.port, `flood${number}`)));
+  await sleep(WARMUP * 1_000);
+  const look = async () => ({ at: performance.now(), published: await metric(here, "uringcast_relay_published_total"), received: await metric(there, "uringcast_relay_received_total"),
+    read: await metric(there, "uringcast_relay_stream_read_total"), relayHere: cpu(here.pid, "relay"), relayThere: cpu(there.pid, "relay"), redis: cpu(redis.pid), here: cpu(here.pid), there: cpu(there.pid) });
+  const before = await look();
+  await sleep(SECONDS * 1_000);
+  const after = await look();
+  stops.forEach((stop) => stop());
+  await sleep(2_000);
+  const of = (key) => after[key] - before[key];
+  const took = of("at") / 1e3;
+  const per = (key, count) => Math.round(of(key) / count * 100) / 100;
+  const share = (key) => Math.round(of(key) / took / 1e4) / 100;
+  const dropped = (await metric(here, "uringcast_relay_dropped_total")) + (await metric(there, "uringcast_relay_dropped_total"));
+  console.log(JSON.stringify({ name: `saturated, ${mode}`, published_per_second: Math.round(of("published") / took), received_per_second: Math.round(of("received") / took),
+    read_per_second: Math.round(of("read") / took), dropped_in_all: dropped,
+    cpu_us_per_message: { relay_sender: per("relayHere", of("published")), relay_receiver: per("relayThere", of("published")), redis: per("redis", of("published")) },
+    cores: { sender: share("here"), receiver: share("there"), relay_sender: share("relayHere"), relay_receiver: share("relayThere"), redis: share("redis") } }));
+  for (const host of [here, there]) host.child.kill("SIGKILL");
+}
+
 for (let round = 0; round < Number(rounds); round += 1) {
-  await measure("uringcast", uringcast);
+  await measure("uringcast, pubsub", () => uringcast("pubsub"));
+  await measure("uringcast, streams", () => uringcast("streams"));
   await measure("node", node);
 }
+for (const mode of ["pubsub", "streams"]) await saturate(mode);
 process.exit(0);

@@ -300,7 +300,7 @@ const ofServer = async (server, name, labels) => {
 
 check("the webhook is signed, batched, in order, and tried again until it is taken", async () => {
   const receiver = await new Receiver().listen();
-  const server = await serverWith(receiver, { URINGCAST_EVENTS_WEBHOOK_BATCH_EVENTS: "20", URINGCAST_EVENTS_WEBHOOK_TIMEOUT_MS: "1000" });
+  const server = await serverWith(receiver, { URINGCAST_EVENTS_WEBHOOK_BATCH_EVENTS: "20", URINGCAST_EVENTS_WEBHOOK_TIMEOUT_MS: "3000" });
   const { send, peer } = await talkerAt(server, "eve");
   await send(numbers(0, 100));
   await until(() => receiver.messages().length === 100, "the first hundred");

@@ -141,7 +141,13 @@ check("from one host to the other", async () => {
 });
 
 check("from a server of Node to a host", async () => {
-  const { client, all } = await moves(NODE, U1, "n to u1");
+  // Such a server tells its own words at once, and those of others that stand before them in the stream afterwards. What was heard last is
+  // where its client's session goes on, so the last word is said when all else has been heard.
+  const { client, all } = await moves(NODE, U1, "n to u1", async (client, all) => {
+    const content = fresh("said");
+    all[0].say(content);
+    await until(() => client.heard.includes(content), "the last word");
+  });
   for (const one of [client, ...all]) one.stop();
 });
 

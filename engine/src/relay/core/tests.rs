@@ -363,6 +363,7 @@ fn who_ends_in_good_order_takes_everything_back_before_he_is_forgotten() {
         sent.push(bench.next());
         bench.answer(vec![Reply::Int(1)]);
     }
-    assert_eq!((&*sent[0], &*sent[2]), ("DEL uringcast:host:00000000000000aa", "SREM uringcast:hosts 00000000000000aa"));
+    let last = "DEL uringcast:at:00000000000000aa; SREM uringcast:hosts 00000000000000aa";
+    assert_eq!((&*sent[0], &*sent[2]), ("DEL uringcast:host:00000000000000aa", last));
     assert!(sent[1].contains("ann docs|d|ann docs:updates") && sent.len() == 3, "{sent:?}");
 }
