@@ -219,9 +219,9 @@ pub const BLOCKLIST_MS: u64 = 1_000;
 /// Users of whom a shard, or the relay, remembers that: as many as say something in that time; the oldest are forgotten first.
 pub const BLOCKLISTS_MAX: usize = 16 * 1024;
 
-/// Batches of shards, and messages of Redis, that the relay handles in one turn before it sends what follows from them.
-pub const RELAY_BATCHES_PER_TURN: usize = 256;
-/// See [`RELAY_BATCHES_PER_TURN`].
+/// What shards say, by the end of a batch, and messages of Redis that the relay handles in one turn before it sends what follows from them.
+pub const RELAY_OUTWARDS_PER_TURN: usize = 1_024;
+/// See [`RELAY_OUTWARDS_PER_TURN`].
 pub const RELAY_PUSHES_PER_TURN: usize = 1_024;
 
 /// Batches, one a shard and turn, that wait for the relay.

@@ -91,6 +91,8 @@ pub(super) struct Appender {
     queue: VecDeque<Entry>,
     bytes: usize,
     bytes_max: usize,
+    /// As with what waits for a Redis without streams: see [`super::waiting`].
+    is_choked: bool,
     /// Confirmed lately; their numbers end where the queue's begin.
     kept: VecDeque<Entry>,
     kept_bytes: usize,
@@ -114,6 +116,7 @@ impl Appender {
             queue: VecDeque::new(),
             bytes: 0,
             bytes_max,
+            is_choked: false,
             kept: VecDeque::new(),
             kept_bytes: 0,
             is_in_flight: false,
@@ -167,7 +170,8 @@ impl Appender {
             call.words().for_each(|word| words.push(word));
         }
         let bytes = words.bytes() + OVERHEAD_BYTES;
-        if self.bytes + bytes > self.bytes_max && !self.queue.is_empty() {
+        self.is_choked |= self.bytes + bytes > self.bytes_max && !self.queue.is_empty();
+        if self.is_choked {
             return false;
         }
         self.next += 1;
@@ -248,8 +252,14 @@ impl Appender {
             self.kept.push_back(entry);
         }
         self.sent = self.sent.max(self.confirmed());
+        self.is_choked &= self.bytes > self.bytes_max / 4 * 3 && !self.queue.is_empty();
         self.forget(now_ms);
         confirmed
+    }
+
+    /// True exactly when the next entry finds no place.
+    pub(super) fn is_choked(&self) -> bool {
+        self.is_choked
     }
 
     /// Forgets what is kept for too long or is too much.

@@ -21,7 +21,7 @@ use super::request::{Call, Kind, Lost, Push, Reply, Request};
 use super::rooms::Rooms;
 use super::sessions::{SessionTag, Sessions};
 use super::socketio::{ENTRY, Place, Post, SocketIo, TOLD, random_uid};
-use super::streams::Streams;
+use super::streams::{EVENTS, PLAIN, Streams};
 use super::waiting::{OVERHEAD_BYTES, Publication, Waiting};
 use super::words::{Hello, HostId, Wish};
 use crate::Notice;
@@ -452,6 +452,15 @@ impl Core {
     fn publish(&mut self, now: Now, published: &Published) {
         if let Some((room, user, on)) = self.channels.typing(published).filter(|_| self.is_up) {
             self.requests.push_back((Tag::Noted, Request::several(typing(&room, &user, on, now.unix_ms))));
+        }
+        // What finds no place is not made ready either: a flood would leave no time for what does.
+        let is_socket_io = self.world.config.endpoints[usize::from(published.room.endpoint.0)].dialect.is_socket_io();
+        let is_choked = match &self.streams {
+            Some(streams) => streams.is_choked(if is_socket_io { EVENTS } else { PLAIN }),
+            None => self.waiting.is_choked(),
+        };
+        if is_choked {
+            return self.drop_message(RelayDrop::Overflow, 1);
         }
         let mut calls = Vec::new();
         if let Some(record) = &published.record {

@@ -32,7 +32,7 @@ use crate::wire::sio::{EntryId, Offset};
 /// Index of the stream of Socket.IO endpoints.
 pub(super) const EVENTS: usize = 0;
 /// Index of the other endpoints' stream.
-const PLAIN: usize = 1;
+pub(super) const PLAIN: usize = 1;
 
 /// See the module.
 #[derive(Debug)]
@@ -77,6 +77,11 @@ impl Streams {
     /// Number of the last of our entries of a stream that Redis has confirmed.
     pub(super) fn confirmed(&self, stream: usize) -> u64 {
         self.appenders[stream].confirmed()
+    }
+
+    /// True exactly when the next entry of a stream finds no place.
+    pub(super) fn is_choked(&self, stream: usize) -> bool {
+        self.appenders[stream].is_choked()
     }
 
     /// Numbers of the last of our entries.

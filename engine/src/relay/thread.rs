@@ -26,7 +26,7 @@ use crate::Notice;
 use crate::config;
 use crate::driver::{Moved, read_clock};
 use crate::fault::RelayDrop;
-use crate::limits::{GOODBYE_MS, RELAY_BATCHES_PER_TURN, RELAY_PUSHES_PER_TURN};
+use crate::limits::{GOODBYE_MS, RELAY_OUTWARDS_PER_TURN, RELAY_PUSHES_PER_TURN};
 use crate::mesh::{Outlets, Port};
 use crate::shard::World;
 use crate::stats::RelayStats;
@@ -159,6 +159,8 @@ impl Thread {
             let now = self.now();
             self.core.handle_timeouts(now);
             self.tell(now);
+            // While there is always something here, nothing else of this thread would be done: what goes to Redis and comes from it is.
+            tokio::task::yield_now().await;
         }
     }
 
@@ -253,18 +255,13 @@ impl Thread {
 
     fn take_outwards(&mut self, batch: lane::Batch) {
         let now = self.now();
-        let mut next = Some(batch);
-        for _ in 0..RELAY_BATCHES_PER_TURN {
-            let Some(batch) = next else { return };
+        let (mut next, mut handled) = (Some(batch), 0);
+        while let Some(batch) = next {
+            handled += batch.outwards.len();
             for outward in batch.outwards {
                 self.core.handle_outward(now, batch.shard, outward);
             }
-            next = self.inlet.try_recv();
-        }
-        if let Some(batch) = next {
-            for outward in batch.outwards {
-                self.core.handle_outward(now, batch.shard, outward);
-            }
+            next = if handled < RELAY_OUTWARDS_PER_TURN { self.inlet.try_recv() } else { None };
         }
     }
 

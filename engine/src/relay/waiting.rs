@@ -40,6 +40,9 @@ pub(crate) struct Waiting {
     after: VecDeque<Entries>,
     bytes: usize,
     bytes_max: usize,
+    /// True from a message that found no place until a quarter of it is free again: so a flood is turned away in whole stretches, each of its
+    /// messages at the cost of a look.
+    is_choked: bool,
     /// Milliseconds; `None`: however old.
     age_max_ms: Option<u64>,
     /// Messages that ever came, and those that are here no longer.
@@ -49,13 +52,14 @@ pub(crate) struct Waiting {
 
 impl Waiting {
     pub(crate) fn new(bytes_max: usize, age_max_ms: Option<u64>) -> Waiting {
-        Waiting { queue: VecDeque::new(), after: VecDeque::new(), bytes: 0, bytes_max, age_max_ms, came: 0, gone: 0 }
+        Waiting { queue: VecDeque::new(), after: VecDeque::new(), bytes: 0, bytes_max, is_choked: false, age_max_ms, came: 0, gone: 0 }
     }
 
     /// Keeps a message; false when there is no place for it. One alone always has place.
     #[must_use]
     pub(crate) fn push(&mut self, publication: Publication) -> bool {
-        if self.bytes + publication.bytes > self.bytes_max && !self.queue.is_empty() {
+        self.is_choked |= self.bytes + publication.bytes > self.bytes_max && !self.queue.is_empty();
+        if self.is_choked {
             return false;
         }
         self.bytes += publication.bytes;
@@ -77,7 +81,17 @@ impl Waiting {
             }
         }
         self.gone += gone;
+        self.breathe();
         gone
+    }
+
+    /// True exactly when the next message finds no place.
+    pub(crate) fn is_choked(&self) -> bool {
+        self.is_choked
+    }
+
+    fn breathe(&mut self) {
+        self.is_choked &= self.bytes > self.bytes_max / 4 * 3 && !self.queue.is_empty();
     }
 
     /// The next messages, of at most so many bytes together, but none beyond a place in their order, and none before entries that come first; at
@@ -97,6 +111,7 @@ impl Waiting {
             self.bytes -= first.bytes;
             taken.push(first);
         }
+        self.breathe();
         taken
     }
 
@@ -162,5 +177,17 @@ mod tests {
         assert_eq!((waiting.entries(), waiting.take(99, u64::MAX, |after| after[0] <= 2).len()), (Some([3, 0]), 1));
         assert_eq!((waiting.take(99, u64::MAX, |after| after[0] <= 4).len(), waiting.entries()), (1, Some([5, 0])));
         assert_eq!((waiting.take(99, u64::MAX, |_| true).len(), waiting.entries()), (1, None));
+    }
+
+    #[test]
+    fn a_flood_is_turned_away_until_a_quarter_is_free() {
+        let mut waiting = Waiting::new(100, None);
+        assert!(!waiting.is_choked());
+        let kept = (0..1_000).filter(|at| waiting.push(publication(10, *at))).count();
+        assert!(kept == 10 && waiting.is_choked());
+        assert_eq!(waiting.take(20, u64::MAX, |_| true).len(), 2);
+        assert!(waiting.is_choked() && !waiting.push(publication(10, 0)), "80 of 100 bytes wait");
+        assert_eq!(waiting.take(10, u64::MAX, |_| true).len(), 1);
+        assert!(!waiting.is_choked() && waiting.push(publication(10, 0)));
     }
 }
