@@ -27,6 +27,7 @@
 //! | `outbox_bytes` | gauge | shard | bytes queued for sockets that take no more |
 //! | `mesh_parcels_total` | counter | shard | parcels sent to other shards |
 //! | `mesh_wakes_total` | counter | shard | other shards woken to fetch them |
+//! | `held_casts_total` | counter | shard | messages of busy rooms that waited for further ones, at most `limits.hold_ms` |
 //! | `webhook_answers_lost_total` | counter | shard | answers of webhooks lost because the shard's lane was full; their questions end as unanswered |
 //! | `mesh_full_total` | counter | shard | turns that ended with a full lane, so that reading paused |
 //! | `accept_paused_total` | counter | shard | times accepting paused for want of file descriptors |
@@ -214,6 +215,9 @@ impl Metrics {
             by_shard("outbox_bytes", MetricType::GAUGE, "Bytes queued for sockets that take no more.", |it| it.outbox_bytes.read()),
             by_shard("mesh_parcels_total", MetricType::COUNTER, "Parcels sent to other shards.", |it| it.mesh_parcels.read()),
             by_shard("mesh_wakes_total", MetricType::COUNTER, "Wakes of other shards.", |it| it.mesh_wakes.read()),
+            by_shard("held_casts_total", MetricType::COUNTER, "Messages of busy rooms that waited for further ones.", |it| {
+                it.held_casts.read()
+            }),
             by_shard("webhook_answers_lost_total", MetricType::COUNTER, "Answers of webhooks lost in a full lane.", |it| {
                 it.rulings_lost.read()
             }),

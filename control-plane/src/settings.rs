@@ -366,6 +366,7 @@ fn limits(gathered: &Gathered) -> Limits {
         history_age_ms: number("history_age_ms"),
         history_bytes: number("history_bytes") as usize,
         rooms: number("rooms") as usize,
+        hold_ms: number("hold_ms"),
         recovery_sessions: number("recovery_sessions") as usize,
         recovery_events: number("recovery_events") as usize,
         recovery_bytes: number("recovery_bytes") as usize,

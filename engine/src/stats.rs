@@ -145,6 +145,8 @@ pub struct ShardStats {
     pub mesh_parcels: Counter,
     /// Wakes of other shards (eventfd writes).
     pub mesh_wakes: Counter,
+    /// Casts of busy rooms that waited for further ones.
+    pub held_casts: Counter,
     /// Turns that ended with a full lane, so that reading paused.
     pub mesh_full: Counter,
     /// Answers of the back end (webhooks) that were lost because the lane was full; their questions end as unanswered.
@@ -222,6 +224,7 @@ impl ShardStats {
             outbox_bytes: Counter::default(),
             mesh_parcels: Counter::default(),
             mesh_wakes: Counter::default(),
+            held_casts: Counter::default(),
             mesh_full: Counter::default(),
             rulings_lost: Counter::default(),
             handed_over: Counter::default(),

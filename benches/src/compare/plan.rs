@@ -31,6 +31,8 @@ pub(crate) const LOADS: &[Load] = &[
     load("echo-20k", &["echo", "--rate", "20000"], 1_000),
     // One question open on each connection.
     load("echo-max", &["echo", "--rate", "max", "--window", "1000"], 1_000),
+    // 1,000 messages a second to 1,000 members: whoever writes each by itself needs five cores for it.
+    load("busy-room", &["fan-out", "--rate", "1000000"], 1_000),
     // Enough messages under way that a server which gathers them can.
     load("fan-out-max", &["fan-out", "--rate", "max", "--window", "64"], 1_000),
     Load { two_shards: true, ..load("shards-rooms", &["rooms", "--rate", "max", "--window", "1000"], 10_000) },
@@ -157,6 +159,9 @@ pub(crate) const ROWS: &[Row] = &[
     row("echo-20k", "echo, 20k/s", Figure::Latency, 1.0, 0.8),
     // The echo's 1.1 and 0.95 of CPU, as throughput of one core.
     row("echo-max", "echo, closed loop", Figure::Throughput, 1.0 / 1.1, 1.0 / 0.95),
+    row("busy-room", "busy room, 1,000 members, 1,000 messages/s", Figure::Cpu, 0.5, 0.2),
+    // How long messages may be held. Half of it is our own aim.
+    Row { judged: Judged::Value, ..row("busy-room", "busy room, 1,000 members, 1,000 messages/s", Figure::Latency, 10.0, 5.0) },
     row("fan-out-max", "saturated fan-out", Figure::Throughput, 1.0, 1.3),
     row("shards-rooms", "two shards against one, rooms of 10", Figure::Throughput, 1.8, 1.95),
     row("shards-fan-out", "two shards against one, fan-out", Figure::Throughput, 1.8, 1.95),

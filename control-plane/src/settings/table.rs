@@ -363,6 +363,13 @@ fn limits() -> Vec<Setting> {
             Some(default.close_ms),
             "From our close frame to the reset of a client that does not answer it.",
         ),
+        number(
+            "limits.hold_ms",
+            "milliseconds",
+            (0, 10),
+            Some(default.hold_ms),
+            "How long messages of a busy room may wait for further ones, to leave in one write; 0: never. A room is busy when its messages come closer together than that, to 64 members on a core or more.",
+        ),
         number("limits.history_messages", "messages", (0, 1_000_000), Some(default.history_messages as u64), "Messages kept per room."),
         number("limits.history_age_ms", "milliseconds", (1, YEAR_MS), Some(default.history_age_ms), "How long they are kept."),
         number(

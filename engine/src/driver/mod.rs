@@ -16,12 +16,12 @@ use crossbeam_channel::{Sender, TrySendError};
 use crate::config::Io;
 use crate::event::EventBatch;
 use crate::ids::{LinkKey, ShardId};
-use crate::limits::{ACCEPT_PAUSE_MS, ACCEPTS_PER_TURN, COALESCE_WRITE_BYTES_MAX, READ_BUFFER_BYTES, SENDS_PER_BATCH, TICK_MS};
+use crate::limits::{ACCEPT_PAUSE_MS, ACCEPTS_PER_TURN, READ_BUFFER_BYTES, SENDS_PER_BATCH, TICK_MS};
 use crate::mesh::{Delivery, Inbox, Outlets, Port};
 use crate::relay::lane::Outlet;
 use crate::shard::inquiry::{OpenInquiry, Ruling};
 use crate::shard::parcel::Parcel;
-use crate::shard::{Command, Luggage, Shard, World, Written};
+use crate::shard::{Arena, Command, Luggage, Shard, World, Written};
 use crate::stats::ShardStats;
 use crate::time::Now;
 use crate::{Handover, Notice};
@@ -125,7 +125,7 @@ struct Driver {
     epoch: Instant,
     /// The core's one read buffer: no connection owns one.
     buffer: Box<[u8]>,
-    arena: Vec<u8>,
+    arena: Arena,
     events: Vec<Event>,
     writes: Vec<Write>,
     results: Vec<i32>,
@@ -166,7 +166,7 @@ impl Driver {
             stop,
             epoch,
             buffer: vec![0; READ_BUFFER_BYTES].into(),
-            arena: Vec::with_capacity(ARENA_BYTES),
+            arena: Arena::new(ARENA_BYTES),
             events: Vec::new(),
             writes: Vec::new(),
             results: Vec::new(),
@@ -485,7 +485,7 @@ impl Driver {
         loop {
             self.writes.clear();
             self.arena.clear();
-            while self.writes.len() < SENDS_PER_BATCH && self.arena.capacity() - self.arena.len() >= COALESCE_WRITE_BYTES_MAX {
+            while self.writes.len() < SENDS_PER_BATCH && self.arena.has_space() {
                 let Some(link) = self.shard.poll_dirty() else { break };
                 let Some(Some(socket)) = self.sockets.get(link.slot as usize) else { continue };
                 if let (true, Some(span)) = (socket.key == link, self.shard.transmit(link, &mut self.arena)) {

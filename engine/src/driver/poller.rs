@@ -265,6 +265,11 @@ impl Ring {
     }
 
     fn submit(&mut self) {
+        let queue = self.ring.submission();
+        if queue.is_empty() && !queue.cq_overflow() {
+            return;
+        }
+        drop(queue);
         loop {
             match self.ring.submit() {
                 Ok(_) => return,

@@ -339,7 +339,8 @@ impl Shard {
             Some(Event { except, hidden_from, ..Event::new(now.ms(), To::Room(cast.room.name.clone()), &frame)? })
         });
         let Some(room) = self.membership.find(&cast.room) else { return };
-        self.membership.arrived(room, cast.seq);
+        let pace = self.membership.arrived(now, room, cast.seq);
+        let holds = self.holds(self.membership.members(room).len(), pace);
         let mut got = Vec::new();
         let except = cast.except.filter(|except| except.shard == self.id).map(|except| (except.slot, except.generation));
         for i in 0..self.membership.members(room).len() {
@@ -352,13 +353,13 @@ impl Shard {
             {
                 continue;
             }
-            self.push_shared(member.link, frame.clone());
+            self.push_cast(member.link, frame.clone(), holds);
             if frame.receipt().is_some() && member.link != NO_LINK {
                 got.extend(self.conns.get(member.conn).map(|conn| conn.profile.user.clone()));
             }
         }
         self.note_sent(cast.room.endpoint, frame.receipt(), got);
-        self.delivered.push(cast.read_ns);
+        self.delivered_cast(now, cast.read_ns, holds);
         self.cut_slow(now);
     }
 

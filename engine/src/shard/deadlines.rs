@@ -62,6 +62,7 @@ impl Shard {
             }
         }
         self.alarms = alarms;
+        self.end_hold(now);
         if now.ms() >= self.swept_ms + SWEEP_MS {
             self.swept_ms = now.ms();
             self.sweep_memory(now);

@@ -99,7 +99,7 @@ impl Shard {
             // What its home casts comes to this shard too, and then it is answered.
             Some(room) if self.home_of(&room) == self.id => self.cast_emit(now, ask, emit, &room, &frame, is_kept),
             Some(_) => {}
-            None => self.deliver_emit(now, ask, emit, frame),
+            None => self.deliver_emit(now, ask, emit, frame, false),
         }
     }
 
@@ -151,11 +151,14 @@ impl Shard {
 
     /// An emit from the home of its room.
     pub(super) fn deliver_emit_cast(&mut self, now: Now, cast: &Cast, ask: u64, emit: &Emit) {
-        if let Some(room) = self.membership.find(&cast.room).filter(|_| cast.seq > 0) {
-            self.membership.arrived(room, cast.seq);
-        }
-        self.deliver_emit(now, ask, emit, cast.frame.clone());
-        self.delivered.push(cast.read_ns);
+        let room = self.membership.find(&cast.room).filter(|_| cast.seq > 0);
+        let holds = room.is_some_and(|room| {
+            let pace = self.membership.arrived(now, room, cast.seq);
+            // Whoever asks for acknowledgements waits for them.
+            emit.ack_ms.is_none() && self.holds(self.membership.members(room).len(), pace)
+        });
+        self.deliver_emit(now, ask, emit, cast.frame.clone(), holds);
+        self.delivered_cast(now, cast.read_ns, holds);
     }
 
     /// The frame of an emit, and whether its room keeps it; `None` when its dialect refuses it, which whoever asked was told before.
@@ -181,7 +184,7 @@ impl Shard {
     }
 
     /// Queues an emit for those it is for on this shard, and answers or waits for their acknowledgements.
-    pub(super) fn deliver_emit(&mut self, now: Now, ask: u64, emit: &Emit, frame: Frame) {
+    pub(super) fn deliver_emit(&mut self, now: Now, ask: u64, emit: &Emit, frame: Frame, holds: bool) {
         let is_socket_io = self.world.config.endpoints[usize::from(emit.to.endpoint.0)].dialect.is_socket_io();
         let deadline_ms = emit.ack_ms.filter(|_| is_socket_io).map(|ack_ms| now.ms().saturating_add(ack_ms));
         let (frame, mut recipients, mut got) = (Rc::new(frame), 0, Vec::new());
@@ -201,7 +204,7 @@ impl Shard {
             if let Some(deadline_ms) = deadline_ms {
                 self.expect_ack(now, slot, PendingAck { ask, deadline_ms });
             }
-            self.push_shared(link, frame.clone());
+            self.push_cast(link, frame.clone(), holds);
             recipients += 1;
             if let (Some(_), Some(conn)) = (frame.receipt(), self.conns.get(slot)) {
                 got.push(conn.profile.user.clone());
@@ -277,7 +280,8 @@ impl Shard {
     fn takes_now(&self, slot: u32) -> bool {
         self.links.get(slot).is_some_and(|link| {
             let has_reader = link.polling.as_ref().is_none_or(|polling| polling.is_over || polling.poll.is_some());
-            has_reader && link.outbox.is_empty() && !link.outbox.blocked && !link.corked
+            // What is held could go at once.
+            has_reader && (link.outbox.is_empty() || link.outbox.held) && !link.outbox.blocked && !link.corked
         })
     }
 

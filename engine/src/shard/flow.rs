@@ -126,11 +126,27 @@ impl Shard {
         self.cut_slow(now);
     }
 
-    /// Queues a frame; a link that is over its bound goes on the list of slow ones.
+    /// Queues a frame.
     pub(super) fn push_shared(&mut self, slot: u32, frame: Rc<Frame>) {
-        let Some(link) = self.links.get_mut(slot) else { return };
+        if self.enqueue(slot, frame) {
+            self.mark_dirty(slot);
+        }
+    }
+
+    /// Queues a frame that many get; `holds`: it may wait for further ones.
+    pub(super) fn push_cast(&mut self, slot: u32, frame: Rc<Frame>, holds: bool) {
+        match self.enqueue(slot, frame) {
+            true if holds => self.hold_link(slot),
+            true => self.mark_dirty(slot),
+            false => {}
+        }
+    }
+
+    /// True when the link may be written to. A link that is over its bound goes on the list of slow ones.
+    fn enqueue(&mut self, slot: u32, frame: Rc<Frame>) -> bool {
+        let Some(link) = self.links.get_mut(slot) else { return false };
         if matches!(link.state, State::Closing { .. }) {
-            return;
+            return false;
         }
         let frame = match &link.state {
             State::SocketIo(socket) if frame.has_attachments() && socket.old.is_some() && !link.is_polling() => Rc::new(frame.marked()),
@@ -144,9 +160,9 @@ impl Shard {
             if link.outbox.is_over(self.world.config.limits.outbox_bytes) {
                 self.slow.push(slot);
             }
-        } else {
-            self.mark_dirty(slot);
+            return false;
         }
+        true
     }
 
     pub(super) fn mark_dirty(&mut self, slot: u32) {

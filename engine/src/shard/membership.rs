@@ -4,8 +4,10 @@ use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
 
+use super::hold::Pace;
 use super::table::Table;
 use crate::ids::{EndpointId, Room};
+use crate::time::Now;
 
 /// A connection in a room: enough to deliver without looking at the connection.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +35,7 @@ struct LocalRoom {
     members: Vec<Member>,
     /// Number of the last cast, to assert the room's order.
     last_seq: u64,
+    pace: Pace,
 }
 
 /// The rooms that have members on this shard.
@@ -71,7 +74,7 @@ impl Membership {
         let slot = match self.by_name.get(room) {
             Some(slot) => *slot,
             None => {
-                let make = |_, _| LocalRoom { room: room.clone(), members: Vec::with_capacity(1), last_seq: 0 };
+                let make = |_, _| LocalRoom { room: room.clone(), members: Vec::with_capacity(1), last_seq: 0, pace: Pace::SLOW };
                 let Some((slot, _)) = self.rooms.insert(u32::MAX as usize, make) else { return };
                 self.by_name.insert(room.clone(), slot);
                 slot
@@ -110,12 +113,13 @@ impl Membership {
         }
     }
 
-    /// Asserts that casts of a room arrive in the room's order.
-    pub(crate) fn arrived(&mut self, slot: u32, seq: u64) {
-        if let Some(local) = self.rooms.get_mut(slot) {
-            assert!(seq > local.last_seq, "room order broken: {seq} after {}", local.last_seq);
-            local.last_seq = seq;
-        }
+    /// A cast has arrived; returns how fast they come. Asserts that they come in the room's order.
+    pub(crate) fn arrived(&mut self, now: Now, slot: u32, seq: u64) -> Pace {
+        let Some(local) = self.rooms.get_mut(slot) else { return Pace::SLOW };
+        assert!(seq > local.last_seq, "room order broken: {seq} after {}", local.last_seq);
+        local.last_seq = seq;
+        local.pace.note(now);
+        local.pace
     }
 }
 

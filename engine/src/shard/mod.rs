@@ -40,6 +40,7 @@ mod flow;
 mod grants;
 pub mod handover;
 pub mod history;
+mod hold;
 mod home;
 mod hooks;
 mod identity;
@@ -83,12 +84,13 @@ use emits::{Emits, NOBODY};
 use grants::Grants;
 use history::shared::Shared;
 use history::{Bounds, Memory};
+use hold::Held;
 use home::Homes;
 use hooks::Hooks;
 use links::{Conn, Link, State};
 pub use luggage::Luggage;
 use membership::Membership;
-pub use outbox::Span;
+pub use outbox::{Arena, Span};
 use outward::{Outward, Outwards, RELAY_ASK, is_of_peer};
 use parcel::{Answer, Parcel};
 use peers::Moves;
@@ -259,6 +261,7 @@ pub struct Shard {
     moves: Moves,
     telling: Telling,
     dirty: VecDeque<u32>,
+    held: Held,
     /// Long-polling sessions that have something to say.
     polls: Vec<u32>,
     /// Counts the requests for sessions.
@@ -345,6 +348,7 @@ impl Shard {
             moves: Moves::default(),
             telling: Telling::default(),
             dirty: VecDeque::new(),
+            held: Held::new(world.config.limits.hold_ms),
             polls: Vec::new(),
             requests: 0,
             bodies: Rc::default(),
@@ -415,7 +419,7 @@ impl Shard {
     }
 
     /// The link's next write; see [`Span`]. `None` also when `arena` has no space left: write what is there, clear it and come again.
-    pub fn transmit(&self, key: LinkKey, arena: &mut Vec<u8>) -> Option<Span> {
+    pub fn transmit(&self, key: LinkKey, arena: &mut Arena) -> Option<Span> {
         self.links.get(key.slot).filter(|link| link.generation == key.generation)?.outbox.next_span(arena)
     }
 
@@ -508,7 +512,8 @@ impl Shard {
     /// When [`Self::handle_timeouts`] has something to do next, monotonic milliseconds.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<u64> {
-        self.wheel.next_ms().into_iter().chain(self.emits.next_ms()).chain(self.hooks.next_ms()).chain(self.consults.next_ms()).min()
+        let asked = self.emits.next_ms().into_iter().chain(self.hooks.next_ms()).chain(self.consults.next_ms());
+        self.wheel.next_ms().into_iter().chain(self.held.next_ms()).chain(asked).min()
     }
 
     /// True exactly when the link's bytes should not be read now: an answer must come first.
@@ -555,7 +560,7 @@ mod tests {
             now.ns = shard.poll_timeout().expect("a heartbeat is always due") * 1_000_000;
             shard.handle_timeouts(now);
             shard.handle_bytes(now, link, &mut masked("3"));
-            let mut arena = Vec::with_capacity(1 << 16);
+            let mut arena = Arena::new(1 << 16);
             while let Some(key) = shard.poll_dirty() {
                 arena.clear();
                 if let Some(span) = shard.transmit(key, &mut arena) {

@@ -269,7 +269,7 @@ impl Shard {
             return;
         }
         let Some(frame) = self.frame_of_arrival(arrival) else { return };
-        let Some(room) = arrival.room() else { return self.deliver_emit(now, NOBODY, emit, frame) };
+        let Some(room) = arrival.room() else { return self.deliver_emit(now, NOBODY, emit, frame, false) };
         let (except, hidden_from, keep) = (None, arrival.hidden_from.clone(), self.overhear(now, &room, arrival));
         self.home_publish(now, Publish { room, frame, except, hidden_from, keep, read_ns: now.ns, origin: Origin::Elsewhere });
     }

@@ -11,7 +11,7 @@ use engine::event::Event;
 use engine::ids::{LinkKey, ShardId};
 use engine::shard::address::Addresses;
 use engine::shard::parcel::Parcel;
-use engine::shard::{Command, Shard, World, Written};
+use engine::shard::{Arena, Command, Shard, World, Written};
 use engine::stats::ShardStats;
 use engine::time::Now;
 use engine::{Answer, Inquiry, Ruling, auth, wire};
@@ -300,7 +300,7 @@ impl Host {
     /// Writes what is queued; false when nothing was.
     fn flush(&mut self, shard: usize) -> bool {
         let mut has_written = false;
-        let mut arena = Vec::with_capacity(1 << 20);
+        let mut arena = Arena::new(1 << 20);
         while let Some(link) = self.shards[shard].poll_dirty() {
             arena.clear();
             has_written = true;
