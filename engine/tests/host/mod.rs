@@ -61,6 +61,8 @@ pub struct Client {
     pub taken: Vec<u8>,
     /// Everything it was ever sent, as it was on the wire.
     pub raw: Vec<u8>,
+    /// Writes that took.
+    pub writes: usize,
     /// Heads and bodies of all HTTP answers, as they came.
     pub answers: Vec<(String, Vec<u8>)>,
     /// True exactly when the answer to HEAD is awaited, which has no body.
@@ -126,6 +128,7 @@ impl Host {
             capacity: usize::MAX,
             taken: Vec::new(),
             raw: Vec::new(),
+            writes: 0,
             answers: Vec::new(),
             asks_head: false,
             unread: Vec::new(),
@@ -315,6 +318,7 @@ impl Host {
             self.clients[client].capacity -= takes;
             self.clients[client].taken.extend_from_slice(&bytes[..takes]);
             self.clients[client].raw.extend_from_slice(&bytes[..takes]);
+            self.clients[client].writes += usize::from(takes > 0);
             let result = if takes == 0 { -11 } else { takes as i32 };
             let written: Written = self.shards[shard].handle_sent(link, span.len, result);
             assert_eq!(written == Written::Blocked, takes < bytes.len() && self.clients[client].open, "{written:?}");
