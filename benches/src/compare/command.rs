@@ -27,8 +27,8 @@ options
   --name TEXT          how their files begin                                                   (today's date)
   --redraw FILE        measure nothing: table and plots of the raw lines in FILE
 
-scenarios: idle, fan-out-20k, fan-out-100k, fan-out-10000, rooms-20k, rooms-50k, echo-20k, echo-max, fan-out-max,
-           and with four cores or more shards-rooms, shards-fan-out
+scenarios: idle, fan-out-20k, fan-out-100k, fan-out-10000, rooms-20k, rooms-50k, echo-20k, echo-max, busy-room,
+           fan-out-max, and with four cores or more shards-rooms, shards-fan-out
 servers:   uringcast-plain, uringcast-socketio, fastwebsockets, bun, ws, socketioxide, bun-engine, socket.io
 ";
 
