@@ -121,7 +121,7 @@ fn as_many_as_are_held_at_most_go_before_the_time_is_over() {
     host.settle();
     assert!(heard(&mut host, clients[1]).is_empty(), "there is place for one more");
     message(&mut host, clients[0], HOLD_CASTS_MAX - 1);
-    assert!(host.shards[0].poll_timeout().is_some_and(|due_ms| due_ms <= host.now.ms()));
+    assert!(host.shards[0].poll_hold().is_some_and(|due_ns| due_ns <= host.now.ns));
     host.shards[0].handle_timeouts(now);
     host.settle();
     assert_eq!(heard(&mut host, clients[1]), (0..HOLD_CASTS_MAX).collect::<Vec<_>>());

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::mem::ManuallyDrop;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -117,6 +117,10 @@ struct Driver {
     /// Kept open: the poller watches it.
     _bell: File,
     outlets: Outlets<Moved>,
+    /// Wakes the shard when a hold ends.
+    alarm: OwnedFd,
+    /// What it is set to, monotonic nanoseconds; `u64::MAX` when to nothing.
+    alarm_ns: u64,
     stats: Arc<ShardStats>,
     notices: Sender<Notice>,
     events_out: Sender<EventBatch>,
@@ -148,6 +152,8 @@ impl Driver {
         let mut poller = Poller::new(io)?;
         poller.watch(listener.as_raw_fd(), Token::Listener)?;
         poller.watch(bell.as_raw_fd(), Token::Inbox)?;
+        let alarm = sys::timer()?;
+        poller.watch(alarm.as_raw_fd(), Token::Alarm)?;
         poller.submit();
         let shard = Shard::new(id, world, stats.clone(), random, read_clock(epoch));
         Ok(Driver {
@@ -159,6 +165,8 @@ impl Driver {
             inbox,
             _bell: bell,
             outlets,
+            alarm,
+            alarm_ns: u64::MAX,
             stats,
             notices,
             events_out: events,
@@ -218,6 +226,15 @@ impl Driver {
         self.poller.submit();
     }
 
+    /// Sleeps last whole milliseconds, which is too coarse for what is held for two.
+    fn set_alarm(&mut self, now: Now) {
+        if let Some(due_ns) = self.shard.poll_hold()
+            && std::mem::replace(&mut self.alarm_ns, due_ns) != due_ns
+        {
+            sys::set_timer(self.alarm.as_raw_fd(), due_ns.saturating_sub(now.ns));
+        }
+    }
+
     fn sleep_time(&self) -> Duration {
         let now_ms = self.now().ms();
         let due = self.shard.poll_timeout().map_or(u64::MAX, |at| at.saturating_sub(now_ms));
@@ -250,6 +267,7 @@ impl Driver {
         self.tell();
         self.tell_relay();
         let ended = self.now();
+        self.set_alarm(ended);
         self.stats.loop_time.observe(ended.ns - started.ns);
         self.stats.last_turn_ms.add(ended.ms().saturating_sub(self.stats.last_turn_ms.read()));
         let accept_now = self.accept_more && self.accept_after_ms <= ended.ms();
@@ -265,6 +283,8 @@ impl Driver {
             match event.token {
                 Token::Listener => self.accept_more = true,
                 Token::Inbox => self.inbox.silence(),
+                // It is over, and the turn has begun that it was set for.
+                Token::Alarm => self.alarm_ns = u64::MAX,
                 Token::Link(packed) => {
                     let Some(key) = self.live(packed) else { continue };
                     if event.writable {

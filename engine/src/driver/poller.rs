@@ -20,6 +20,7 @@ pub(crate) enum Token {
     Link(LinkKey),
     Listener,
     Inbox,
+    Alarm,
 }
 
 /// Something is ready.
@@ -47,6 +48,7 @@ const KIND_OTHER: u64 = 3;
 const SLOT_LISTENER: u32 = 0;
 const SLOT_INBOX: u32 = 1;
 const SLOT_CANCEL: u32 = 2;
+const SLOT_ALARM: u32 = 3;
 /// User data that is never used.
 const NO_POLL: u64 = u64::MAX;
 const GENERATION_MASK: u32 = 0x3fff_ffff;
@@ -61,6 +63,7 @@ fn data_of(token: Token) -> u64 {
     match token {
         Token::Listener => pack(KIND_OTHER, SLOT_LISTENER, 0),
         Token::Inbox => pack(KIND_OTHER, SLOT_INBOX, 0),
+        Token::Alarm => pack(KIND_OTHER, SLOT_ALARM, 0),
         Token::Link(key) => pack(KIND_READ, key.slot, key.generation),
     }
 }
@@ -189,6 +192,7 @@ pub(crate) struct Ring {
     sockets: Vec<Watched>,
     listener: Watched,
     inbox: Watched,
+    alarm: Watched,
 }
 
 impl Ring {
@@ -203,6 +207,7 @@ impl Ring {
             sockets: Vec::new(),
             listener: Watched::NOTHING,
             inbox: Watched::NOTHING,
+            alarm: Watched::NOTHING,
         })
     }
 
@@ -217,6 +222,7 @@ impl Ring {
         match token {
             Token::Listener => &mut self.listener,
             Token::Inbox => &mut self.inbox,
+            Token::Alarm => &mut self.alarm,
             Token::Link(key) => {
                 let slot = key.slot as usize;
                 if self.sockets.len() <= slot {
@@ -309,6 +315,7 @@ impl Ring {
             (KIND_READ | KIND_WRITE, _) => Token::Link(key_of(data)),
             (KIND_OTHER, SLOT_LISTENER) => Token::Listener,
             (KIND_OTHER, SLOT_INBOX) => Token::Inbox,
+            (KIND_OTHER, SLOT_ALARM) => Token::Alarm,
             _ => return,
         };
         if data >> 62 == KIND_WRITE {
@@ -334,6 +341,7 @@ impl Ring {
         let watched = match (data >> 62, data as u32) {
             (KIND_READ, slot) => self.sockets.get(slot as usize).copied().unwrap_or(Watched::NOTHING),
             (_, SLOT_LISTENER) => self.listener,
+            (_, SLOT_ALARM) => self.alarm,
             _ => self.inbox,
         };
         if watched.read == data {
@@ -406,6 +414,7 @@ impl Epoll {
             let (data, flags) = (ready.u64, ready.events as i32);
             let token = match (data >> 62, data as u32) {
                 (KIND_OTHER, SLOT_LISTENER) => Token::Listener,
+                (KIND_OTHER, SLOT_ALARM) => Token::Alarm,
                 (KIND_OTHER, _) => Token::Inbox,
                 _ => Token::Link(key_of(data)),
             };

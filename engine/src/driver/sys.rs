@@ -23,6 +23,23 @@ pub(crate) fn eventfd(initial: u32) -> io::Result<OwnedFd> {
     owned(unsafe { libc::eventfd(initial, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })
 }
 
+/// A timer that becomes readable when it is over, non-blocking and closed on exec.
+pub(crate) fn timer() -> io::Result<OwnedFd> {
+    // SAFETY: takes two integers.
+    owned(unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_CLOEXEC | libc::TFD_NONBLOCK) })
+}
+
+/// Sets a timer of [`timer`] to be over in so many nanoseconds, at least one; whether it was over before is forgotten.
+pub(crate) fn set_timer(timer: RawFd, ns: u64) {
+    let ns = ns.max(1);
+    let once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let value = libc::timespec { tv_sec: (ns / 1_000_000_000) as libc::time_t, tv_nsec: (ns % 1_000_000_000) as libc::c_long };
+    let setting = libc::itimerspec { it_interval: once, it_value: value };
+    // SAFETY: `setting` outlives the call, which writes nothing because the old setting is not asked for.
+    let result = unsafe { libc::timerfd_settime(timer, 0, &raw const setting, std::ptr::null_mut()) };
+    debug_assert!(result == 0, "the descriptor is a timer's, and the nanoseconds are below a second");
+}
+
 /// Takes a waiting connection of a non-blocking listener; the socket is non-blocking and closed on exec from its first moment.
 pub(crate) fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     // SAFETY: an all-zero `sockaddr_storage` is a valid value of that plain C struct.

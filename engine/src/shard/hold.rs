@@ -51,9 +51,9 @@ impl Held {
         Held { hold_ms, links: Vec::new(), casts: 0, until_ns: u64::MAX, read_ns: Vec::new() }
     }
 
-    /// When it has waited long enough, monotonic milliseconds.
-    pub(super) fn next_ms(&self) -> Option<u64> {
-        (self.until_ns < u64::MAX).then(|| self.until_ns.div_ceil(1_000_000))
+    /// When it has waited long enough, monotonic nanoseconds.
+    pub(super) fn next_ns(&self) -> Option<u64> {
+        (self.until_ns < u64::MAX).then_some(self.until_ns)
     }
 }
 
@@ -71,8 +71,7 @@ impl Shard {
         let held = &mut self.held;
         held.casts += 1;
         held.read_ns.push(read_ns);
-        // Whole milliseconds, as sleeps are: so it is at most as long as it may be, and not a part of one longer.
-        held.until_ns = held.until_ns.min((now.ms() + held.hold_ms) * 1_000_000);
+        held.until_ns = held.until_ns.min(now.ns + held.hold_ms * 1_000_000);
         if held.casts >= HOLD_CASTS_MAX {
             held.until_ns = 0;
         }

@@ -513,7 +513,13 @@ impl Shard {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<u64> {
         let asked = self.emits.next_ms().into_iter().chain(self.hooks.next_ms()).chain(self.consults.next_ms());
-        self.wheel.next_ms().into_iter().chain(self.held.next_ms()).chain(asked).min()
+        self.wheel.next_ms().into_iter().chain(asked).min()
+    }
+
+    /// When [`Self::handle_timeouts`] is to let go what is held, monotonic nanoseconds.
+    #[must_use]
+    pub fn poll_hold(&self) -> Option<u64> {
+        self.held.next_ns()
     }
 
     /// True exactly when the link's bytes should not be read now: an answer must come first.
