@@ -1,9 +1,11 @@
 //! `benches`: a load generator that measures a running server from outside, over real sockets and /proc. It shares no code with the
-//! engine, so that neither hides the other's mistakes. How to run it and how to read it: benches/README.md.
+//! engine, so that neither hides the other's mistakes; only `counts`, which is no load, calls it. How to run it and how to read it:
+//! benches/README.md.
 
 mod board;
 mod client;
 mod compare;
+mod counts;
 mod dialect;
 mod frame;
 mod histogram;
@@ -31,8 +33,10 @@ const MISUSED: u8 = 64;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let Some(("compare", rest)) = arguments.split_first().map(|(first, rest)| (first.as_str(), rest)) {
-        return compare(rest);
+    match arguments.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        Some(("compare", rest)) => return compare(rest),
+        Some(("counts", rest)) => return counts(rest),
+        _ => {}
     }
     if arguments.iter().any(|argument| argument == "--help" || argument == "-h") {
         eprint!("{}", options::USAGE);
@@ -77,6 +81,29 @@ fn compare(arguments: &[String]) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
             eprintln!("benches compare: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The command `counts`: instructions of the engine's pure layers.
+fn counts(arguments: &[String]) -> ExitCode {
+    if arguments.iter().any(|argument| argument == "--help" || argument == "-h") {
+        eprint!("{}", counts::USAGE);
+        return ExitCode::SUCCESS;
+    }
+    let command = match counts::Command::parse(arguments) {
+        Ok(command) => command,
+        Err(mistake) => {
+            eprintln!("benches counts: {mistake}\n\n{}", counts::USAGE);
+            return ExitCode::from(MISUSED);
+        }
+    };
+    match counts::counts(&command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(reason) => {
+            eprintln!("benches counts: {reason}");
             ExitCode::FAILURE
         }
     }

@@ -13,6 +13,7 @@ use crate::verify::MARK_LENGTH;
 pub(crate) const USAGE: &str = "\
 usage: benches SCENARIO [options]        measures a running server; see benches/README.md
        benches compare [options]         our server beside others, all started by us; see benches compare --help
+       benches counts [options]          instructions of the engine's pure layers; see benches counts --help
 
 scenarios
   connect   open connections, verify the token, join a room, stay idle
