@@ -2,6 +2,7 @@
 //! engine, so that neither hides the other's mistakes. How to run it and how to read it: benches/README.md.
 
 mod board;
+mod capacity;
 mod client;
 mod compare;
 mod dialect;
@@ -31,8 +32,11 @@ const MISUSED: u8 = 64;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let Some(("compare", rest)) = arguments.split_first().map(|(first, rest)| (first.as_str(), rest)) {
-        return compare(rest);
+    match arguments.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        Some(("compare", rest)) => return compare(rest),
+        Some(("capacity", rest)) => return capacity(rest),
+        Some((capacity::part::NAME, rest)) => return part_of_capacity(rest),
+        _ => {}
     }
     if arguments.iter().any(|argument| argument == "--help" || argument == "-h") {
         eprint!("{}", options::USAGE);
@@ -50,7 +54,7 @@ fn main() -> ExitCode {
         eprintln!("benches: cannot run on cores {:?}: {error}", options.cpus);
         return ExitCode::FAILURE;
     }
-    match run::run(&options).and_then(|result| publish(&result, options.json.as_deref()).map(|()| result)) {
+    match run::run(&options).and_then(|result| publish(&result, &report::line(&result), options.json.as_deref()).map(|()| result)) {
         Ok(result) if report::is_clean(&result) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(reason) => {
@@ -82,9 +86,44 @@ fn compare(arguments: &[String]) -> ExitCode {
     }
 }
 
+/// The command `capacity`: many idle connections.
+fn capacity(arguments: &[String]) -> ExitCode {
+    if arguments.iter().any(|argument| argument == "--help" || argument == "-h") {
+        eprint!("{}", capacity::command::USAGE);
+        return ExitCode::SUCCESS;
+    }
+    let command = match capacity::command::Command::parse(arguments) {
+        Ok(command) => command,
+        Err(mistake) => {
+            eprintln!("benches capacity: {mistake}\n\n{}", capacity::command::USAGE);
+            return ExitCode::from(MISUSED);
+        }
+    };
+    let result = capacity::capacity(&command);
+    match result.and_then(|result| publish(&result, &capacity::line(&result), command.json.as_deref()).map(|()| result)) {
+        Ok(result) if report::is_clean(&result) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(reason) => {
+            eprintln!("benches capacity: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One generator process of `capacity`.
+fn part_of_capacity(arguments: &[String]) -> ExitCode {
+    match capacity::part::answer_words(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("benches {}: {reason}", capacity::part::NAME);
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// The JSON line goes to stdout and the file, the human one to stderr.
-fn publish(result: &Value, file: Option<&Path>) -> Result<(), String> {
-    eprintln!("{}", report::line(result));
+fn publish(result: &Value, human: &str, file: Option<&Path>) -> Result<(), String> {
+    eprintln!("{human}");
     let line = format!("{result}\n");
     io::stdout().write_all(line.as_bytes()).map_err(|error| format!("stdout: {error}"))?;
     let Some(file) = file else { return Ok(()) };

@@ -13,6 +13,7 @@ use crate::verify::MARK_LENGTH;
 pub(crate) const USAGE: &str = "\
 usage: benches SCENARIO [options]        measures a running server; see benches/README.md
        benches compare [options]         our server beside others, all started by us; see benches compare --help
+       benches capacity [options]        servers of ours, started by us, full of idle connections; see benches capacity --help
 
 scenarios
   connect   open connections, verify the token, join a room, stay idle
