@@ -34,7 +34,7 @@ pub(crate) fn capacity(command: &Command) -> Result<Value, String> {
     let mut parts = Parts::start(command, &fleet)?;
     std::thread::sleep(AFTER_START);
     let empty = watch(&fleet, &mut parts, EMPTY_WATCH)?;
-    let (kernel_before, before, generators_before) = (Kernel::read(), fleet.reading()?, parts.resident()?);
+    let (kernel_before, before, generators_before) = (Kernel::read(), fleet.reading()?, parts.reading()?);
 
     let started = Instant::now();
     let opened = parts.open()?;
@@ -42,7 +42,7 @@ pub(crate) fn capacity(command: &Command) -> Result<Value, String> {
     let opening = fleet.reading()?.since(before);
 
     std::thread::sleep(command.settle);
-    let (kernel_settled, settled, generators_settled) = (Kernel::read(), fleet.reading()?, parts.resident()?);
+    let (kernel_settled, settled, generators_settled) = (Kernel::read(), fleet.reading()?, parts.reading()?);
     let idle = watch(&fleet, &mut parts, command.idle)?;
     let broadcasts = (0..command.broadcasts).map(|_| broadcast(&fleet, &mut parts)).collect::<Result<Vec<_>, _>>()?;
     let after = fleet.reading()?;
@@ -61,6 +61,7 @@ pub(crate) fn capacity(command: &Command) -> Result<Value, String> {
         "generator_cpus": command.cpus,
         "connections": command.connections,
         "server_processes": command.processes,
+        "redis": command.redis.is_some(),
         "connections_per_user": command.per_user,
         "ping_interval_ms": command.ping_interval_ms(),
         "payload_bytes": command.payload_bytes,
@@ -68,12 +69,14 @@ pub(crate) fn capacity(command: &Command) -> Result<Value, String> {
         "connections_per_second": report::round(count / took.as_secs_f64()),
         "server_cpu_us_per_connection": report::round(opening.cpu as f64 / 1e3 / count),
         "kernel_threads_cpu_us_per_connection": report::round(opening.kernel as f64 / 1e3 / count),
+        "opened_at_once": command.opening,
+        "opening_server_share": report::round(opening.cpu as f64 / took.as_nanos() as f64),
         "opening_generator_share": report::round(opened),
         "resident_bytes_per_connection": grown(settled.resident_bytes, before.resident_bytes),
         "server_resident_bytes_before": before.resident_bytes,
         "server_resident_bytes": settled.resident_bytes,
         "server_resident_bytes_after_broadcasts": after.resident_bytes,
-        "generator_resident_bytes_per_connection": grown(generators_settled, generators_before),
+        "generator_resident_bytes_per_connection": grown(generators_settled.resident_bytes, generators_before.resident_bytes),
         "kernel_memory": kernel_settled.since(&kernel_before, count),
         "empty_server_cpu_ms_per_second": report::round(empty.server.cpu as f64 / 1e6 / empty.took.as_secs_f64()),
         "idle": idle.less(&empty).value(command),
@@ -126,17 +129,19 @@ fn watch(fleet: &Fleet, parts: &mut Parts, time: Duration) -> Result<Watched, St
 /// One message to everybody, on every server at the same moment.
 fn broadcast(fleet: &Fleet, parts: &mut Parts) -> Result<Value, String> {
     std::thread::sleep(BETWEEN_BROADCASTS);
-    let before = fleet.reading()?;
+    let (before, generators_before) = (fleet.reading()?, parts.reading()?);
     let heard = parts.broadcast()?;
-    let server = fleet.reading()?.since(before);
+    let (server, generators) = (fleet.reading()?.since(before), parts.reading()?.since(generators_before));
     let delivered = heard.delivered;
+    let each = |nanoseconds: u64| report::round(nanoseconds as f64 / 1e3 / delivered.max(1) as f64);
     Ok(json!({
         "delivered": delivered,
         "last_ms": report::round(heard.last.as_secs_f64() * 1e3),
         "answers_late": heard.answers_late,
-        "server_cpu_us_per_delivery": report::round(server.cpu as f64 / 1e3 / delivered.max(1) as f64),
-        "server_cpu_user_us_per_delivery": report::round(server.user as f64 / 1e3 / delivered.max(1) as f64),
-        "kernel_threads_cpu_us_per_delivery": report::round(server.kernel as f64 / 1e3 / delivered.max(1) as f64),
+        "server_cpu_us_per_delivery": each(server.cpu),
+        "server_cpu_user_us_per_delivery": each(server.user),
+        "kernel_threads_cpu_us_per_delivery": each(server.kernel),
+        "generator_cpu_us_per_delivery": each(generators.cpu),
     }))
 }
 

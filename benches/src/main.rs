@@ -8,6 +8,7 @@ mod compare;
 mod dialect;
 mod frame;
 mod histogram;
+mod model;
 mod net;
 mod options;
 mod report;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     match arguments.split_first().map(|(first, rest)| (first.as_str(), rest)) {
         Some(("compare", rest)) => return compare(rest),
         Some(("capacity", rest)) => return capacity(rest),
+        Some(("model", rest)) => return model(rest),
         Some((capacity::part::NAME, rest)) => return part_of_capacity(rest),
         _ => {}
     }
@@ -105,6 +107,28 @@ fn capacity(arguments: &[String]) -> ExitCode {
         Ok(_) => ExitCode::FAILURE,
         Err(reason) => {
             eprintln!("benches capacity: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The command `model`: tables, computed.
+fn model(arguments: &[String]) -> ExitCode {
+    if arguments.iter().any(|argument| argument == "--help" || argument == "-h") {
+        eprint!("{}", model::USAGE);
+        return ExitCode::SUCCESS;
+    }
+    let page = match model::model(arguments) {
+        Ok(page) => page,
+        Err(mistake) => {
+            eprintln!("benches model: {mistake}\n\n{}", model::USAGE);
+            return ExitCode::from(MISUSED);
+        }
+    };
+    match io::stdout().write_all(page.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("benches model: stdout: {error}");
             ExitCode::FAILURE
         }
     }

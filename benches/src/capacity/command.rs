@@ -24,6 +24,7 @@ options
   --idle SECONDS       how long heartbeats are watched                 (60: two intervals of either)
   --broadcasts N       messages to everybody                           (5)
   --payload BYTES      length of a message's content                   (128)
+  --redis URL          joins the server to a fleet: one process, or no broadcasts, which all would hear of all
   --server PATH        the server's binary                             (target/release/uringcast)
   --port N             the first of 2 ports for each server            (free ones)
   --server-cpus LIST   cores of the servers, in turn                   (the first)
@@ -50,6 +51,7 @@ pub(crate) struct Command {
     pub(crate) idle: Duration,
     pub(crate) broadcasts: u32,
     pub(crate) payload_bytes: u32,
+    pub(crate) redis: Option<String>,
     pub(crate) server: PathBuf,
     pub(crate) port: Option<u16>,
     pub(crate) server_cpus: Vec<usize>,
@@ -88,6 +90,10 @@ impl Command {
         if (payload_bytes as usize) < MARK_LENGTH {
             return Err(format!("--payload must be at least {MARK_LENGTH}, the length of the mark in every message"));
         }
+        let (redis, broadcasts) = (said.text("--redis").map(str::to_owned), said.number("--broadcasts")?.unwrap_or(5));
+        if redis.is_some() && processes > 1 && broadcasts > 0 {
+            return Err("--redis: with several processes only --broadcasts 0, because each would hear what is said to the others".into());
+        }
         let first = net::allowed_cpus().first().copied();
         Ok(Self {
             connections: share * processes,
@@ -99,8 +105,9 @@ impl Command {
             ping: said.seconds("--ping", 25.0)?,
             settle: said.seconds("--settle", 4.0)?,
             idle: said.seconds("--idle", 60.0)?,
-            broadcasts: said.number("--broadcasts")?.unwrap_or(5),
+            broadcasts,
             payload_bytes,
+            redis,
             server: said.text("--server").map_or_else(|| repository().join("target/release/uringcast"), PathBuf::from),
             port: said.number("--port")?.map(|port| port as u16),
             server_cpus: said.text("--server-cpus").map_or_else(|| Ok(first.into_iter().collect()), |list| options::cpus(Some(list)))?,
@@ -143,6 +150,7 @@ mod tests {
             ("--connections 100000 --processes 2", "need 6"),
             ("--connections 9", "not one room"),
             ("--payload 10", "--payload"),
+            ("--redis redis://r --processes 2", "--broadcasts 0"),
             ("--rate 3", "unknown option --rate"),
         ] {
             let error = parse(line).expect_err(line);

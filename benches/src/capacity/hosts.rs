@@ -71,6 +71,7 @@ impl Host {
         let mut process = Process::new(&command.server);
         process.arg("--config").arg(repository().join("benches/results/one-shard.toml"));
         process.args(["--listen", &format!("127.0.0.1:{port}"), "--control", &format!("127.0.0.1:{control}"), "--shards", "1"]);
+        process.args(command.redis.iter().flat_map(|url| ["--redis", url]));
         process.env("JWT_SECRET", SECRET).env("URINGCAST_CONTROL_TOKEN", ADMIN_TOKEN);
         process.env("URINGCAST_SOCKET_IO_PING_INTERVAL_MS", command.ping.as_millis().to_string());
         process.stdin(Stdio::null()).stdout(Stdio::null());

@@ -31,6 +31,7 @@ pub(super) struct Parts(Vec<Part>);
 
 struct Part {
     child: Child,
+    process: Server,
     words: ChildStdin,
     answers: BufReader<ChildStdout>,
 }
@@ -69,7 +70,8 @@ impl Parts {
             net::end_with_us(&mut process);
             let mut child = process.spawn().map_err(|error| format!("{}: {error}", program.display()))?;
             let (Some(words), Some(answers)) = (child.stdin.take(), child.stdout.take()) else { return Err("a part without pipes".into()) };
-            parts.0.push(Part { child, words, answers: BufReader::new(answers) });
+            let process = Server::of_pid(child.id());
+            parts.0.push(Part { child, process, words, answers: BufReader::new(answers) });
         }
         parts.ask("ready")?;
         Ok(parts)
@@ -96,10 +98,10 @@ impl Parts {
         })
     }
 
-    /// Resident bytes of all parts.
-    pub(super) fn resident(&self) -> Result<u64, String> {
-        let reading = |part: &Part| Server::of_pid(part.child.id()).reading().map(|reading: Reading| reading.resident_bytes);
-        self.0.iter().map(reading).sum::<Result<u64, _>>().map_err(|error| format!("a part is gone: {error}"))
+    /// All parts together.
+    pub(super) fn reading(&self) -> Result<Reading, String> {
+        let readings = self.0.iter().map(|part| part.process.reading().map_err(|error| format!("a part is gone: {error}")));
+        readings.into_iter().try_fold(Reading::default(), |sum, reading| Ok(sum.plus(reading?)))
     }
 
     /// Ends the parts; the fields that say whether everybody got everything once.
