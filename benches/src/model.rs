@@ -10,7 +10,9 @@ use std::fmt::Write as _;
 
 use crate::options::Said;
 use constants::Constants;
-use formulas::{Broadcast, Flow, Redis, Use, fleet_uses, fullest_first, host_uses, storm_seconds, told_max, wait_seconds};
+use formulas::{
+    Broadcast, Flow, Redis, Use, fleet_uses, fullest_first, host_uses, join_us, message_us, storm_seconds, told_max, wait_seconds,
+};
 use workload::{Fleet, Machine, Way, Workload};
 
 /// The text of `benches model --help`.
@@ -34,6 +36,8 @@ const REDIS_NIC_BITS: f64 = 25e9;
 /// Fleets are simulated for so long, and so many connections at most: what follows is the same per message.
 const SIMULATED_SECONDS: f64 = 1.0;
 const SIMULATED_MESSAGES: f64 = 60_000.0;
+/// Connections of `busy` that leave a usual machine some room.
+const HOST_SIMULATED: f64 = 400_000.0;
 const SIMULATED_CLIENTS: u32 = 1_000_000;
 
 /// The tables, as Markdown.
@@ -87,6 +91,7 @@ fn tell(page: &mut String, constants: &Constants, [host, fleet, hosts, redis_nod
     }
     fleet_lines(page, constants, &Workload::chat(fleet), &fleets)?;
     writeln!(page, "\n### Simulated, seed {seed}\n\n| what | formula | simulated | difference |\n|---|---|---|---|")?;
+    host_rows(page, constants, seed)?;
     for fleet_kind in &fleets {
         traffic_rows(page, constants, &Workload::chat(fleet), fleet_kind, seed)?;
     }
@@ -100,7 +105,7 @@ fn uses_table(page: &mut String, workloads: &[Workload], uses: impl Fn(&Workload
         let fullest = fullest_first(uses(workload));
         let cell = |place: usize| {
             let one = &fullest[place];
-            format!("{} {} ({} of {} {})", one.resource, percent(one.share()), short(one.used), short(one.there_is), one.unit)
+            format!("{} {} ({} of {}{})", one.resource, percent(one.share()), short(one.used), short(one.there_is), one.unit)
         };
         let holds = holds_up_to(workload, &uses);
         writeln!(page, "| {} | **{}** | {} | {} | {} |", workload.name, cell(0), cell(1), cell(2), short(holds))?;
@@ -156,13 +161,23 @@ fn host_lines(page: &mut String, constants: &Constants, host: f64, machine: &Mac
         short(host),
         short(host * host / 2.0)
     )?;
-    writeln!(page, "- Behind a proxy: {} source addresses, because one has {} ports.", (host / PORTS).ceil(), short(PORTS))
+    writeln!(page, "- Behind a proxy: {} source addresses, because one has {} ports.", (host / PORTS).ceil(), short(PORTS))?;
+    let raised = Machine { descriptors: f64::INFINITY, tracked: f64::INFINITY, ..*machine };
+    let uses = |workload: &Workload| host_uses(constants, workload, &raised, 1.0, Way::Everyone);
+    let holds = |workload: Workload| {
+        let most = holds_up_to(&workload, &uses);
+        let fullest = fullest_first(uses(&Workload { connections: most, ..workload.clone() }));
+        format!("{} {} ({})", workload.name, short(most), fullest[0].resource)
+    };
+    let all: Vec<String> = Workload::all(host).into_iter().map(holds).collect();
+    writeln!(page, "- With descriptors raised and nothing tracked it holds up to: {}.", all.join(", "))
 }
 
 fn fleet_lines(page: &mut String, constants: &Constants, chat: &Workload, fleets: &[Fleet; 2]) -> std::fmt::Result {
     let hosts = fleets[0].hosts;
     let each = chat.connections / hosts;
-    let per_second = Machine::LARGE.cores * 1e6 / constants.accept_us_socketio;
+    let join_us = join_us(constants, chat, hosts);
+    let per_second = Machine::LARGE.cores * 1e6 / join_us;
     let returning = each / (hosts - 1.0).max(1.0);
     writeln!(
         page,
@@ -170,7 +185,7 @@ fn fleet_lines(page: &mut String, constants: &Constants, chat: &Workload, fleets
         short(each),
         hosts - 1.0,
         short(returning),
-        returning * constants.accept_us_socketio / 1e6,
+        returning * join_us / 1e6,
         short(2.0 * each),
         2.0 * each * constants.redis_consult_us / 1e6,
         2.0 * each * constants.redis_consult_us / 1e6 / fleets[1].redis_nodes,
@@ -201,6 +216,27 @@ fn fleet_lines(page: &mut String, constants: &Constants, chat: &Workload, fleets
     )
 }
 
+/// One usual machine under half a load of `busy`, formula and simulation side by side.
+fn host_rows(page: &mut String, constants: &Constants, seed: u64) -> std::fmt::Result {
+    let (machine, alone) = (Machine::USUAL, Fleet { hosts: 1.0, way: Way::Everyone, redis_nodes: 1.0, redis_nic_bits: REDIS_NIC_BITS });
+    let workload = Workload { ping_seconds: 1e12, session_minutes: 1e12, ..Workload::busy(HOST_SIMULATED) };
+    let seen = simulation::traffic(constants, &workload, &machine, &alone, 5.0 * SIMULATED_SECONDS, seed);
+    let flow = Flow::of(constants, &workload, 1.0, alone.way);
+    let told = format!("one usual machine, busy, {} connections", short(HOST_SIMULATED));
+    let (us, us_squared) = message_us(constants, &workload);
+    // All cores together are taken as one that is as fast.
+    let wait = wait_seconds(workload.messages(), us / machine.cores, us_squared / machine.cores.powi(2));
+    let mut row = |what: &str, computed: f64, seen: f64, unit: &str| {
+        let difference = (seen - computed) / computed;
+        writeln!(page, "| {told}: {what} | {}{unit} | {}{unit} | {} |", short(computed), short(seen), percent(difference))
+    };
+    row("deliveries/s", flow.deliveries, seen.deliveries as f64 / seen.seconds, "")?;
+    row("CPU", 100.0 * flow.cores(constants) / machine.cores, 100.0 * seen.cpu, " %")?;
+    row("network out", 100.0 * flow.bits_out(constants, &workload) / machine.nic_bits, 100.0 * seen.network_out, " %")?;
+    row("wait for the shards", 1e6 * wait, 1e6 * seen.cpu_wait, " µs")?;
+    writeln!(page, "| {told}: until the last has it | | p50 {:.2}, p99 {:.2} ms | |", seen.latency_p50 * 1e3, seen.latency_p99 * 1e3)
+}
+
 /// Formula and simulation side by side. Only as much of the fleet's talk is simulated as leaves Redis some room, and as much as is quick.
 fn traffic_rows(page: &mut String, constants: &Constants, workload: &Workload, fleet: &Fleet, seed: u64) -> std::fmt::Result {
     let redis = Redis::of(constants, workload, fleet);
@@ -224,7 +260,7 @@ fn traffic_rows(page: &mut String, constants: &Constants, workload: &Workload, f
     };
     row("messages", messages * seen.seconds, seen.messages as f64, "")?;
     row("deliveries/s", flow.deliveries * fleet.hosts, seen.deliveries as f64 / seen.seconds, "")?;
-    row("CPU of a host", 100.0 * flow.cores(constants, &quiet) / Machine::LARGE.cores, 100.0 * seen.cpu, " %")?;
+    row("CPU of a host", 100.0 * flow.cores(constants) / Machine::LARGE.cores, 100.0 * seen.cpu, " %")?;
     row("network of a host", 100.0 * flow.bits_out(constants, &quiet) / Machine::LARGE.nic_bits, 100.0 * seen.network_out, " %")?;
     row("relay, sending", 100.0 * messages / fleet.hosts * constants.relay_send_us / 1e6, 100.0 * seen.relay_sending, " %")?;
     row("relay, receiving", 100.0 * flow.relayed * constants.relay_receive_us / 1e6, 100.0 * seen.relay_receiving, " %")?;

@@ -39,17 +39,19 @@ macro_rules! constants {
 
 // A source that begins with "capacity" is a line of results/2026-11-28-capacity.jsonl; "assumed" is what it says.
 constants! {
-    engine_bytes_plain = 2_520.0 "B a connection", "capacity community 15,000: resident_bytes_per_connection";
-    engine_bytes_socketio = 2_560.0 "B a connection", "capacity rooms 15,000: the same; 1,000 connections share a user";
+    engine_bytes_plain = 2_500.0 "B a connection", "capacity community 15,000: resident_bytes_per_connection, 2,250 to 2,690; at 100,020 2,280";
+    engine_bytes_socketio = 2_450.0 "B a connection", "capacity rooms 15,000: 2,190 to 2,560; at 100,020 2,490";
     kernel_bytes = 3_890.0 "B a connection", "capacity: slab_bytes_server_side, the server's end alone";
     skb_bytes = 1_280.0 "B a frame", "truesize of a small frame that is not acknowledged yet: sk_buff, head of 704, clone";
-    accept_us_plain = 48.0 "µs a connection", "capacity community: TCP, upgrade, token, join a room of 10";
-    accept_us_socketio = 43.0 "µs a connection", "capacity rooms: the same, with Engine.IO's and Socket.IO's greetings";
-    heartbeat_us = 7.2 "µs a heartbeat", "capacity: server_cpu_us_per_heartbeat, ping out and pong in";
+    accept_us_plain = 43.0 "µs a connection", "capacity community 100,020: TCP, upgrade, token, join a room of 10; at 15,000 36";
+    accept_us_socketio = 64.0 "µs a connection", "capacity rooms 100,020; at 15,000 42";
+    fleet_bytes = 840.0 "B a connection", "capacity community 15,000 with --redis, less without: what the relay remembers of who is where";
+    fleet_join_us = 38.0 "µs a connection", "the same: asking Redis who is first, and telling it";
+    heartbeat_us = 8.0 "µs a heartbeat", "capacity: server_cpu_us_per_heartbeat, ping out and pong in";
     message_us = 12.0 "µs a message", "README, echo 20,000: 14 to 19 less one delivery: read, parse, check, encode, cast";
     delivery_small_us = 9.3 "µs a delivery", "README, rooms 50,000: 10.5 a delivery less a tenth of message_us";
-    delivery_large_us = 5.5 "µs a delivery", "capacity, broadcasts: one write each to everybody; README, fan-out 100,000: 5.1";
-    delivery_more_us = 0.25 "µs a delivery", "README, fan-out max: what one more frame in the same write costs, at 0.6 to 0.8 with the write";
+    delivery_large_us = 6.1 "µs a delivery", "capacity, broadcasts: one write each to everybody";
+    delivery_more_us = 0.27 "µs a delivery", "capacity rooms, a user each: joining costs 680 µs more where 2,500 are told; README, fan-out max: 0.6 to 0.8 with the write";
     frame_bytes = 180.0 "B a delivery", "what the server adds to a content: id, author, room, time (transcripts of community and rooms)";
     status_bytes = 55.0 "B a delivery", "`user:status` of rooms (transcripts)";
     relay_bytes = 300.0 "B a message", "what the relay adds in Redis' and the adapter's format (assumed)";

@@ -40,6 +40,12 @@ pub(crate) fn delivery_us(constants: &Constants, batch: f64) -> f64 {
     large + (small - large) * (10.0 / batch).min(1.0)
 }
 
+/// CPU of letting in one client. Where hosts are joined, the relay and Redis have a part in it.
+pub(crate) fn join_us(constants: &Constants, workload: &Workload, hosts: f64) -> f64 {
+    let alone = if workload.socket_io { constants.accept_us_socketio } else { constants.accept_us_plain };
+    if hosts > 1.0 { alone + constants.fleet_join_us } else { alone }
+}
+
 /// What happens on one host of `hosts`, per second.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Flow {
@@ -55,6 +61,8 @@ pub(crate) struct Flow {
     pub(crate) broadcasts: f64,
     pub(crate) heartbeats: f64,
     pub(crate) joins: f64,
+    /// CPU of one of these.
+    pub(crate) join_us: f64,
     /// Deliveries of somebody's coming or going.
     pub(crate) told: f64,
 }
@@ -81,18 +89,18 @@ impl Flow {
             broadcasts: workload.broadcasts_per_minute / 60.0 * connections,
             heartbeats: connections / workload.ping_seconds,
             joins: workload.turnover() / hosts,
+            join_us: join_us(constants, workload, hosts),
             told: if workload.told_to_all { 2.0 * workload.turnover() * connections } else { 0.0 },
         }
     }
 
     /// CPU seconds of the shards per second, which is cores.
-    pub(crate) fn cores(&self, constants: &Constants, workload: &Workload) -> f64 {
-        let accept_us = if workload.socket_io { constants.accept_us_socketio } else { constants.accept_us_plain };
+    pub(crate) fn cores(&self, constants: &Constants) -> f64 {
         let us = (self.said + self.arriving) * constants.message_us
             + self.deliveries * self.delivery_us
             + self.broadcasts * constants.delivery_large_us
             + self.heartbeats * constants.heartbeat_us
-            + self.joins * accept_us
+            + self.joins * self.join_us
             // Comings are so many where they count that each write has several: the cheapest there is.
             + self.told * constants.delivery_more_us;
         us / 1e6
@@ -124,13 +132,14 @@ impl Flow {
 pub(crate) fn host_uses(constants: &Constants, workload: &Workload, machine: &Machine, hosts: f64, way: Way) -> Vec<Use> {
     let flow = Flow::of(constants, workload, hosts, way);
     let engine_bytes = if workload.socket_io { constants.engine_bytes_socketio } else { constants.engine_bytes_plain };
-    let bytes = flow.connections * (engine_bytes + constants.kernel_bytes + workload.slow * flow.waiting_bytes(constants));
+    let fleet_bytes = if hosts > 1.0 { constants.fleet_bytes } else { 0.0 };
+    let bytes = flow.connections * (engine_bytes + fleet_bytes + constants.kernel_bytes + workload.slow * flow.waiting_bytes(constants));
     let of = |resource, used, there_is, unit| Use { resource, used, there_is, unit };
     vec![
         of("descriptors", flow.connections + 256.0, machine.descriptors, ""),
         of("tracked connections", flow.connections, machine.tracked, ""),
         of("memory", bytes, machine.memory_bytes, "B"),
-        of("CPU of the shards", flow.cores(constants, workload), machine.cores, "cores"),
+        of("CPU of the shards", flow.cores(constants), machine.cores, " cores"),
         of("network out", flow.bits_out(constants, workload), machine.nic_bits, "bit/s"),
         of("packets", flow.packets(), machine.nic_packets, "/s"),
     ]
@@ -140,20 +149,21 @@ pub(crate) fn host_uses(constants: &Constants, workload: &Workload, machine: &Ma
 pub(crate) fn fleet_uses(constants: &Constants, workload: &Workload, fleet: &Fleet) -> Vec<Use> {
     let Fleet { hosts, way, redis_nodes, redis_nic_bits } = *fleet;
     let flow = Flow::of(constants, workload, hosts, way);
-    let messages = workload.messages() + workload.broadcasts_per_minute / 60.0;
+    let (talk, to_all) = (workload.messages(), workload.broadcasts_per_minute / 60.0);
     let coming_and_going = if workload.told_to_all { 2.0 * workload.turnover() } else { 0.0 };
-    let all = Redis::of(constants, workload, fleet);
-    // Each host says once a second how it is, and all hear it.
-    let beats = hosts * (constants.redis_publish_us + hosts * constants.redis_listener_us);
+    let redis = Redis::of(constants, workload, fleet);
+    // What everybody hears has one channel, and a channel is on one node; each host says there once a second how it is.
+    let to_each_host = constants.redis_publish_us + hosts * constants.redis_listener_us;
+    let on_one_node = (to_all + coming_and_going + hosts) * to_each_host;
     let questions = 2.0 * workload.turnover() * constants.redis_consult_us;
     let nodes_of_messages = if way == Way::Everyone { 1.0 } else { redis_nodes };
     let of = |resource, used, there_is, unit| Use { resource, used, there_is, unit };
-    let told = coming_and_going * (constants.redis_publish_us + hosts * constants.redis_listener_us);
+    let busiest_us = talk * redis.us / nodes_of_messages + on_one_node + questions / redis_nodes;
     vec![
-        of("CPU of Redis", ((messages * all.us + told + beats) / nodes_of_messages + questions / redis_nodes) / 1e6, 1.0, "cores a node"),
-        of("network out of Redis", 8.0 * messages * all.bytes_out / nodes_of_messages, redis_nic_bits, "bit/s a node"),
-        of("relay, sending", (messages + coming_and_going) / hosts * constants.relay_send_us / 1e6, 1.0, "cores a host"),
-        of("relay, receiving", (flow.relayed + coming_and_going) * constants.relay_receive_us / 1e6, 1.0, "cores a host"),
+        of("CPU of Redis", busiest_us / 1e6, 1.0, " core a node"),
+        of("network out of Redis", 8.0 * talk * redis.bytes_out / nodes_of_messages, redis_nic_bits, "bit/s a node"),
+        of("relay, sending", (talk + coming_and_going) / hosts * constants.relay_send_us / 1e6, 1.0, " core a host"),
+        of("relay, receiving", (flow.relayed + coming_and_going) * constants.relay_receive_us / 1e6, 1.0, " core a host"),
         of("hosts known", hosts, 1_024.0, ""),
     ]
 }
@@ -181,6 +191,12 @@ impl Redis {
             bytes_out: workload.rooms.per_message(listeners) * bytes,
         }
     }
+}
+
+/// CPU of a message on a host where it is said and all of its members are, with the mean of its square; µs.
+pub(crate) fn message_us(constants: &Constants, workload: &Workload) -> (f64, f64) {
+    let us = |size| constants.message_us + size * delivery_us(constants, size);
+    (workload.rooms.per_message(us), workload.rooms.per_message(|size| us(size).powi(2)))
 }
 
 /// Seconds that what comes at random waits for one server in the mean (Pollaczek and Khinchine), while it is not full.

@@ -122,7 +122,9 @@ pub(crate) struct Traffic {
     pub(crate) relay_sending: f64,
     pub(crate) relay_receiving: f64,
     pub(crate) redis: f64,
-    /// Seconds that a message waited for Redis in the mean.
+    /// Seconds that a message waited for the shards of a host in the mean.
+    pub(crate) cpu_wait: f64,
+    /// The same for Redis.
     pub(crate) redis_wait: f64,
     /// Seconds from being said to being on the wire for the last member.
     pub(crate) latency_p50: f64,
@@ -241,6 +243,8 @@ pub(crate) fn traffic(constants: &Constants, workload: &Workload, machine: &Mach
         relay_sending: mean(|host| &host.sending),
         relay_receiving: mean(|host| &host.receiving),
         redis: redis.iter().map(|node| node.busy).sum::<f64>() / seconds / nodes,
+        cpu_wait: hosts.iter().map(|host| host.cpu.waited).sum::<f64>()
+            / hosts.iter().map(|host| host.cpu.served).sum::<u64>().max(1) as f64,
         redis_wait: redis.iter().map(|node| node.waited).sum::<f64>() / at_redis.max(1) as f64,
         latency_p50: at(0.5),
         latency_p99: at(0.99),
@@ -310,7 +314,7 @@ pub(crate) fn storm(clients: u32, per_second: f64, waiting: usize, seed: u64) ->
 
 #[cfg(test)]
 mod tests {
-    use super::super::formulas::{Flow, Redis, fleet_uses, storm_seconds, wait_seconds};
+    use super::super::formulas::{Flow, Redis, fleet_uses, message_us, storm_seconds, wait_seconds};
     use super::*;
 
     const C: Constants = Constants::NOW;
@@ -329,13 +333,14 @@ mod tests {
             let flow = Flow::of(&C, &workload, fleet.hosts, way);
             agree("messages", seen.messages as f64, workload.messages(), 0.02);
             agree("deliveries", seen.deliveries as f64, flow.deliveries * fleet.hosts, 0.06);
-            agree("cpu", seen.cpu, flow.cores(&C, &workload) / Machine::USUAL.cores, 0.06);
+            agree("cpu", seen.cpu, flow.cores(&C) / Machine::USUAL.cores, 0.06);
             agree("network", seen.network_out, flow.bits_out(&C, &workload) / Machine::USUAL.nic_bits, 0.06);
             let uses = fleet_uses(&C, &workload, &fleet);
             let share = |name| uses.iter().find(|one| one.resource == name).map_or(0.0, super::super::formulas::Use::share);
             agree("sending", seen.relay_sending, share("relay, sending"), 0.06);
             agree("receiving", seen.relay_receiving, share("relay, receiving"), 0.06);
-            agree("redis", seen.redis, share("CPU of Redis"), 0.06);
+            let redis = Redis::of(&C, &workload, &fleet);
+            agree("redis", seen.redis, workload.messages() * redis.us / 1e6 / nodes, 0.06);
         }
     }
 
@@ -351,6 +356,17 @@ mod tests {
             let seen = traffic(&C, &workload, &Machine::LARGE, &fleet, 2.0, seed);
             agree("wait", seen.redis_wait, computed, 0.15);
         }
+    }
+
+    #[test]
+    fn a_message_waits_for_the_shards_as_long_as_the_formula_says() {
+        let alone = Fleet { hosts: 1.0, way: Way::Everyone, redis_nodes: 1.0, redis_nic_bits: 25e9 };
+        let workload = Workload::busy(2e5);
+        let (us, us_squared) = message_us(&C, &workload);
+        let computed = wait_seconds(workload.messages(), us / Machine::USUAL.cores, us_squared / Machine::USUAL.cores.powi(2));
+        let seen = traffic(&C, &workload, &Machine::USUAL, &alone, 5.0, 1);
+        agree("wait", seen.cpu_wait, computed, 0.15);
+        assert_eq!((seen.redis, seen.relay_receiving), (0.0, 0.0));
     }
 
     #[test]
