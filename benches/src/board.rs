@@ -33,6 +33,8 @@ pub(crate) struct Column {
     pub(crate) frames: AtomicU64,
     pub(crate) sent: AtomicU64,
     pub(crate) delivered: AtomicU64,
+    /// When the last of these came, on the run's clock.
+    pub(crate) delivered_at: AtomicU64,
 }
 
 /// The shared state of one run. All of it is advisory counting, so relaxed order is enough; threads are joined before results are read.

@@ -11,7 +11,7 @@ use crate::frame;
 use crate::histogram::Histogram;
 use crate::net::Readiness;
 use crate::token;
-use crate::verify::{Ledger, MARK_LENGTH, Mark};
+use crate::verify::{BROADCASTER, Ledger, MARK_LENGTH, Mark};
 
 /// Free space offered to each read. A broadcast's frames of one turn fit many times over.
 const READ_BYTES: usize = 64 * 1024;
@@ -304,6 +304,10 @@ impl Client {
 
     fn take_text(&mut self, text: &[u8], setup: &Setup, tally: &mut Tally, now: u64) -> Result<(), Fault> {
         match (setup.dialect.hear(text, &mut tally.hint), self.stage) {
+            (Heard::Message(mark), _) if mark.sender == BROADCASTER => {
+                self.ledger.note_broadcast(mark.sequence);
+                tally.deliver(mark.stamp, now);
+            }
             (Heard::Message(mark), _) => {
                 // A stranger's number wraps to one that no room has, and is counted as foreign.
                 self.ledger.note(mark.sender.wrapping_sub(self.first_of_room), mark.sequence);

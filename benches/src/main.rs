@@ -3,12 +3,14 @@
 //! benches/README.md.
 
 mod board;
+mod capacity;
 mod client;
 mod compare;
 mod counts;
 mod dialect;
 mod frame;
 mod histogram;
+mod model;
 mod net;
 mod options;
 mod report;
@@ -36,6 +38,9 @@ fn main() -> ExitCode {
     match arguments.split_first().map(|(first, rest)| (first.as_str(), rest)) {
         Some(("compare", rest)) => return compare(rest),
         Some(("counts", rest)) => return counts(rest),
+        Some(("capacity", rest)) => return capacity(rest),
+        Some(("model", rest)) => return model(rest),
+        Some((capacity::part::NAME, rest)) => return part_of_capacity(rest),
         _ => {}
     }
     if arguments.iter().any(|argument| argument == "--help" || argument == "-h") {
@@ -54,7 +59,7 @@ fn main() -> ExitCode {
         eprintln!("benches: cannot run on cores {:?}: {error}", options.cpus);
         return ExitCode::FAILURE;
     }
-    match run::run(&options).and_then(|result| publish(&result, options.json.as_deref()).map(|()| result)) {
+    match run::run(&options).and_then(|result| publish(&result, &report::line(&result), options.json.as_deref()).map(|()| result)) {
         Ok(result) if report::is_clean(&result) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(reason) => {
@@ -109,9 +114,66 @@ fn counts(arguments: &[String]) -> ExitCode {
     }
 }
 
+/// The command `capacity`: many idle connections.
+fn capacity(arguments: &[String]) -> ExitCode {
+    if arguments.iter().any(|argument| argument == "--help" || argument == "-h") {
+        eprint!("{}", capacity::command::USAGE);
+        return ExitCode::SUCCESS;
+    }
+    let command = match capacity::command::Command::parse(arguments) {
+        Ok(command) => command,
+        Err(mistake) => {
+            eprintln!("benches capacity: {mistake}\n\n{}", capacity::command::USAGE);
+            return ExitCode::from(MISUSED);
+        }
+    };
+    let result = capacity::capacity(&command);
+    match result.and_then(|result| publish(&result, &capacity::line(&result), command.json.as_deref()).map(|()| result)) {
+        Ok(result) if report::is_clean(&result) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(reason) => {
+            eprintln!("benches capacity: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The command `model`: tables, computed.
+fn model(arguments: &[String]) -> ExitCode {
+    if arguments.iter().any(|argument| argument == "--help" || argument == "-h") {
+        eprint!("{}", model::USAGE);
+        return ExitCode::SUCCESS;
+    }
+    let page = match model::model(arguments) {
+        Ok(page) => page,
+        Err(mistake) => {
+            eprintln!("benches model: {mistake}\n\n{}", model::USAGE);
+            return ExitCode::from(MISUSED);
+        }
+    };
+    match io::stdout().write_all(page.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("benches model: stdout: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One generator process of `capacity`.
+fn part_of_capacity(arguments: &[String]) -> ExitCode {
+    match capacity::part::answer_words(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("benches {}: {reason}", capacity::part::NAME);
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// The JSON line goes to stdout and the file, the human one to stderr.
-fn publish(result: &Value, file: Option<&Path>) -> Result<(), String> {
-    eprintln!("{}", report::line(result));
+fn publish(result: &Value, human: &str, file: Option<&Path>) -> Result<(), String> {
+    eprintln!("{human}");
     let line = format!("{result}\n");
     io::stdout().write_all(line.as_bytes()).map_err(|error| format!("stdout: {error}"))?;
     let Some(file) = file else { return Ok(()) };

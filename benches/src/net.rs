@@ -125,6 +125,14 @@ pub(crate) fn keep_on(cpus: &[usize]) -> io::Result<()> {
     Ok(())
 }
 
+/// How many descriptors this process may be allowed to hold.
+pub(crate) fn descriptor_limit() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is writable for the length of the call.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) })?;
+    Ok(limit.rlim_max)
+}
+
 /// Lets this process, and those it starts later, hold as many descriptors as it is allowed at all.
 pub(crate) fn raise_descriptor_limit() -> io::Result<()> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

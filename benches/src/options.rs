@@ -14,6 +14,8 @@ pub(crate) const USAGE: &str = "\
 usage: benches SCENARIO [options]        measures a running server; see benches/README.md
        benches compare [options]         our server beside others, all started by us; see benches compare --help
        benches counts [options]          instructions of the engine's pure layers; see benches counts --help
+       benches capacity [options]        servers of ours, started by us, full of idle connections; see benches capacity --help
+       benches model [options]           what millions of them would take, computed; see benches model --help
 
 scenarios
   connect   open connections, verify the token, join a room, stay idle
@@ -146,6 +148,11 @@ impl<'a> Said<'a> {
     /// The last value given for an option.
     pub(crate) fn text(&self, name: &str) -> Option<&'a str> {
         self.0.iter().rev().find(|(said, _)| *said == name).map(|(_, value)| *value)
+    }
+
+    /// Every value given for an option.
+    pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(said, _)| *said == name).map(|(_, value)| *value)
     }
 
     pub(crate) fn number(&self, name: &str) -> Result<Option<u32>, String> {

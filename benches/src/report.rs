@@ -217,6 +217,14 @@ fn faults(verdict: &Verdict) -> Value {
     })
 }
 
+/// Whether everybody got everything, and when.
+pub(crate) fn verdict(verdict: &Verdict) -> Value {
+    let mut fields = Map::new();
+    add(&mut fields, faults(verdict));
+    add(&mut fields, json!({ "latency_us": quantiles(&verdict.latency) }));
+    Value::Object(fields)
+}
+
 fn about_generator(share: f64) -> Value {
     json!({ "generator_cpu_share": round(share), "generator_bound": share > GENERATOR_BOUND })
 }
@@ -239,6 +247,6 @@ fn add(fields: &mut Map<String, Value>, more: Value) {
 }
 
 /// Three decimals are more than the noise leaves.
-fn round(value: f64) -> f64 {
+pub(crate) fn round(value: f64) -> f64 {
     (value * 1e3).round() / 1e3
 }

@@ -39,8 +39,8 @@ pub(crate) fn run(options: &Options) -> Result<Value, String> {
     // The workers end whether it went well or not.
     let outcomes = run.finish();
     measured.map(|measured| match measured {
-        Measured::Connected(connected) => report::connect(options, &server, &connected, &Verdict::of(options, &outcomes)),
-        Measured::Loaded(loaded) => report::load(options, &server, &loaded, &Verdict::of(options, &outcomes)),
+        Measured::Connected(connected) => report::connect(options, &server, &connected, &Verdict::of(options, &outcomes, 0)),
+        Measured::Loaded(loaded) => report::load(options, &server, &loaded, &Verdict::of(options, &outcomes, 0)),
     })
 }
 
@@ -49,7 +49,8 @@ enum Measured {
     Loaded(Loaded),
 }
 
-struct Run<'a> {
+/// One run under way: the workers and what they share.
+pub(crate) struct Run<'a> {
     options: &'a Options,
     server: &'a Server,
     board: Arc<Board>,
@@ -58,7 +59,8 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn start(options: &'a Options, server: &'a Server) -> Result<Self, String> {
+    /// Starts the workers, which begin at once to open connections.
+    pub(crate) fn start(options: &'a Options, server: &'a Server) -> Result<Self, String> {
         let board = Arc::new(Board::new(options.plan.workers));
         let setup = Arc::new(setup(options));
         let before = read(server)?;
@@ -79,7 +81,8 @@ impl<'a> Run<'a> {
         self.measure_load().map(Measured::Loaded)
     }
 
-    fn wait_until_open(&self) -> Result<(), String> {
+    /// Waits until every connection has joined; an error when they stop coming.
+    pub(crate) fn wait_until_open(&self) -> Result<(), String> {
         let wanted = u64::from(self.options.plan.connections());
         let opened = self.wait_while_moving(OPENING_STALL, || {
             let joined = self.board.sum(|column| &column.joined);
@@ -96,7 +99,7 @@ impl<'a> Run<'a> {
     fn measure_idle(&self) -> Result<Connected, String> {
         let opened = read(self.server)?.since(self.before);
         let last = self.board.columns.iter().map(|column| column.joined_at.load(Relaxed)).max().unwrap_or(0);
-        let generator_share = self.generator_shares(&vec![0; self.board.columns.len()], Duration::from_nanos(last));
+        let generator_share = self.generator_share(Duration::from_nanos(last));
         self.sleep(self.options.settle)?;
         let settled = read(self.server)?;
         Ok(Connected { took: Duration::from_nanos(last), server: opened, before: self.before, settled, generator_share })
@@ -186,6 +189,21 @@ impl<'a> Run<'a> {
         used.fold(0.0, f64::max)
     }
 
+    pub(crate) fn board(&self) -> &Board {
+        &self.board
+    }
+
+    /// How much of its core the busiest worker has used in all, set against a time.
+    pub(crate) fn generator_share(&self, took: Duration) -> f64 {
+        self.generator_shares(&vec![0; self.board.columns.len()], took)
+    }
+
+    /// Ends the workers, and tells whether everybody got everything: what was sent, and so many messages to everybody.
+    pub(crate) fn settle(self, broadcasts: u32) -> Verdict {
+        let options = self.options;
+        Verdict::of(options, &self.finish(), broadcasts)
+    }
+
     fn finish(self) -> Vec<Outcome> {
         self.board.move_to(Stage::Done);
         self.workers.into_iter().filter_map(|worker| worker.join().ok()).collect()
@@ -203,7 +221,7 @@ struct Sample {
 
 impl Verdict {
     /// Settles what every receiver heard against what every sender sent.
-    fn of(options: &Options, outcomes: &[Outcome]) -> Self {
+    fn of(options: &Options, outcomes: &[Outcome], broadcasts: u32) -> Self {
         let plan = &options.plan;
         let mut verdict = Self::default();
         let mut sent = vec![0; plan.connections() as usize];
@@ -214,7 +232,7 @@ impl Verdict {
         for client in outcomes.iter().flat_map(|outcome| &outcome.clients) {
             let room = plan.room_of(client.number);
             let senders = (0..plan.senders).map(|sender| client.ledger.lost(sender, sent[(plan.first_of(room) + sender) as usize]));
-            verdict.lost += senders.sum::<u64>();
+            verdict.lost += senders.sum::<u64>() + client.ledger.lost_broadcasts(broadcasts);
             verdict.doubled += client.ledger.doubled;
             verdict.misordered += client.ledger.misordered;
             verdict.foreign += client.ledger.foreign;

@@ -54,6 +54,22 @@ impl Reading {
     }
 }
 
+impl Reading {
+    /// Two servers on one core together. What the kernel's threads did there is read with each of them, and counts once.
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self {
+            cpu: self.cpu + other.cpu,
+            kernel: self.kernel.max(other.kernel),
+            user: self.user + other.user,
+            system: self.system + other.system,
+            resident_bytes: self.resident_bytes + other.resident_bytes,
+            voluntary_switches: self.voluntary_switches + other.voluntary_switches,
+            involuntary_switches: self.involuntary_switches + other.involuntary_switches,
+            threads: self.threads + other.threads,
+        }
+    }
+}
+
 impl Server {
     pub(crate) fn of_pid(pid: u32) -> Self {
         let (family, kernel_threads) = (family_of(pid), kernel_threads_beside(pid));

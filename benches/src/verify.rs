@@ -5,6 +5,8 @@ use std::ops::Range;
 
 /// What begins a mark. Neither names nor server-made ids contain it.
 const SIGN: &[u8; 2] = b"@@";
+/// The sender of what is said to everybody: no connection, but the back end.
+pub(crate) const BROADCASTER: u32 = u32::MAX;
 /// Bytes of a written mark.
 pub(crate) const MARK_LENGTH: usize = 2 + 8 + 8 + 16;
 
@@ -43,6 +45,8 @@ impl Mark {
 #[derive(Default)]
 pub(crate) struct Ledger {
     heard: Vec<Heard>,
+    /// What was said to everybody.
+    broadcasts: Heard,
     /// A hash of every arrival in turn: equal between two members exactly when they heard the same in the same order.
     pub(crate) order: u64,
     pub(crate) doubled: u64,
@@ -63,7 +67,18 @@ impl Ledger {
             return;
         };
         self.order = (self.order.rotate_left(5) ^ (u64::from(sender) << 32 | u64::from(sequence))).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        match heard.note(sequence) {
+        let arrival = heard.note(sequence);
+        self.count(arrival);
+    }
+
+    /// Notes one message to everybody. It has no place in the room's order.
+    pub(crate) fn note_broadcast(&mut self, sequence: u32) {
+        let arrival = self.broadcasts.note(sequence);
+        self.count(arrival);
+    }
+
+    fn count(&mut self, arrival: Arrival) {
+        match arrival {
             Arrival::InOrder => {}
             Arrival::Late => self.misordered += 1,
             Arrival::Again => self.doubled += 1,
@@ -74,8 +89,14 @@ impl Ledger {
     pub(crate) fn lost(&self, sender: u32, sent: u32) -> u64 {
         self.heard.get(sender as usize).map_or(u64::from(sent), |heard| heard.lost(sent))
     }
+
+    /// How many of the `sent` messages to everybody have not arrived.
+    pub(crate) fn lost_broadcasts(&self, sent: u32) -> u64 {
+        self.broadcasts.lost(sent)
+    }
 }
 
+#[derive(Clone, Copy)]
 enum Arrival {
     InOrder,
     /// It filled a gap: a later message of the same sender came before it.
@@ -175,6 +196,16 @@ mod tests {
         let ledger = ledger_of(&[u32::MAX - 1, 9]);
         assert_eq!((ledger.heard[0].gaps.len(), ledger.misordered), (2, 1));
         assert_eq!(ledger.lost(0, u32::MAX - 1), u64::from(u32::MAX) - 2);
+    }
+
+    #[test]
+    fn what_is_said_to_everybody_is_counted_apart() {
+        let mut ledger = Ledger::new(1);
+        ledger.note(0, 0);
+        let order = ledger.order;
+        [0, 2, 2].into_iter().for_each(|sequence| ledger.note_broadcast(sequence));
+        assert_eq!((ledger.lost_broadcasts(4), ledger.doubled, ledger.foreign), (2, 1, 0));
+        assert_eq!((ledger.lost(0, 1), ledger.order), (0, order));
     }
 
     #[test]

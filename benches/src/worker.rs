@@ -215,7 +215,10 @@ impl Worker {
         column.joined.store(self.joined as u64, Relaxed);
         column.frames.store(self.tally.frames, Relaxed);
         column.sent.store(self.sent, Relaxed);
-        column.delivered.store(self.tally.delivered, Relaxed);
+        if column.delivered.load(Relaxed) != self.tally.delivered {
+            column.delivered_at.store(self.board.now(), Relaxed);
+            column.delivered.store(self.tally.delivered, Relaxed);
+        }
     }
 }
 
