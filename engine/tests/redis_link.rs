@@ -243,7 +243,8 @@ fn tls_trusts_whom_it_is_told_to() {
 fn a_unix_socket_and_a_database() {
     let redis = Redis::start();
     run(async {
-        let (there, _pushes) = connect(&single(&format!("unix://{}?db=3", redis.socket().display()))).await;
+        // Redis listens on its port first, which is what starting waits for.
+        let (there, _pushes) = connect_again(&single(&format!("unix://{}?db=3", redis.socket().display()))).await;
         assert_eq!(ask(&there, &["SET", "k", "three"]).await, text("OK"));
         let (link, _pushes) = connect(&single(&format!("{}/3", redis.url()))).await;
         assert_eq!(ask(&link, &["GET", "k"]).await.text(), Some("three"));
