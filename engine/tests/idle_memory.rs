@@ -41,10 +41,10 @@ fn rounded(bytes: usize) -> usize {
 fn note(bytes: usize, is_new: bool) {
     let (of_size, total) = (LIVE.get(bytes), rounded(bytes));
     if is_new {
-        of_size.inspect(|count| drop(count.fetch_add(1, Relaxed)));
+        of_size.map(|count| count.fetch_add(1, Relaxed));
         HANDED_OUT.fetch_add(total, Relaxed);
     } else {
-        of_size.inspect(|count| drop(count.fetch_sub(1, Relaxed)));
+        of_size.map(|count| count.fetch_sub(1, Relaxed));
         HANDED_OUT.fetch_sub(total, Relaxed);
     }
 }

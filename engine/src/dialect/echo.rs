@@ -24,7 +24,7 @@ impl Dialect for Echo {
 
     fn admit(&self, hello: &Hello<'_>) -> Result<Profile, Refused> {
         // All that is known of a client here, kept for the greeting.
-        let username = hello.auth.map(|auth| auth.raw().into());
+        let username = hello.auth.map(|auth| auth.raw());
         Ok(Profile::named(hello.sid.text().as_str()).with_username(username))
     }
 

@@ -29,7 +29,7 @@ impl<T> Chunks<T> {
     /// Adds an entry and returns its number.
     pub(crate) fn push(&mut self, entry: T) -> u32 {
         let at = self.len();
-        if at % BLOCK == 0 {
+        if at.is_multiple_of(BLOCK) {
             self.0.push(Vec::with_capacity(BLOCK));
         }
         if let Some(last) = self.0.last_mut() {
