@@ -215,7 +215,7 @@ mod tests {
             run(&["token", "--sub", "alice", "--rooms", "a,b", "--groups", "", "--expires-in", "5m"], &environment()).expect("a token");
         assert!(token.ends_with('\n') && token.matches('.').count() == 2 && token.lines().count() == 1);
         let verifier = engine::auth::Verifier::new(engine::auth::Key::Hs256(b"a secret for tests only".to_vec())).expect("a secret");
-        let identity = verifier.verify(token.trim_end(), 0).expect("a good token");
+        let identity = verifier.verify(token.trim_end(), 0).expect("a good token").details();
         assert_eq!((identity.rooms, identity.groups), (Some(vec!["a".to_owned(), "b".to_owned()]), Some(vec![])));
     }
 

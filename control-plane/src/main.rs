@@ -11,6 +11,8 @@ use control_plane::settings::Settings;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // First, because what is allocated before keeps its own.
+    engine::without_huge_pages();
     let cli = Cli::parse();
     let (flags, environment) = (cli.flags(), cli::environment());
     if let Some(command) = &cli.command {

@@ -80,7 +80,7 @@ mod tests {
         let token = claims.sign(&secret, Duration::from_secs(60)).expect("an object");
         let verifier = Verifier::new(Key::Hs256(secret.reveal().to_vec())).expect("a secret");
         let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as u64;
-        let identity = verifier.verify(&token, now_ms).expect("a good token");
+        let identity = verifier.verify(&token, now_ms).expect("a good token").details();
         assert_eq!((&*identity.user, identity.name.as_deref(), identity.groups), ("alice", Some("Alice"), None));
         assert_eq!(identity.rooms, Some(vec!["a".into(), "b".into()]));
         assert!(verifier.verify(&token, now_ms + 70_000).is_err());

@@ -283,6 +283,12 @@ const DRAIN_TRIES_MS: u64 = 1_000;
 /// How long the end of a shard waits for its place among the notices. Who takes them never waits, so it is a matter of microseconds.
 const LOST_WAIT: Duration = Duration::from_secs(10);
 
+/// Keeps transparent huge pages out of this process, for as long as it lasts. For a program whose allocator asks for them, as mimalloc does: the first byte
+/// in two megabytes then takes all of them, which is more than a thousand idle connections need. It is of use where nothing is allocated yet.
+pub fn without_huge_pages() {
+    driver::sys::without_huge_pages();
+}
+
 /// Starts the shards. When this returns every one of them serves; the public port accepts.
 ///
 /// # Errors

@@ -42,6 +42,12 @@ pub const COALESCE_WRITE_BYTES_MAX: usize = 64 * 1024;
 /// Sends handed to the kernel at once, about 1.5 ms of work. Four times as many cost as much in all: the kernel's share of them only moves to ksoftirqd.
 pub const SENDS_PER_BATCH: usize = 256;
 
+/// Empty queues that a shard keeps for links that get several frames in one turn: one for each write of two batches.
+pub const SPARE_QUEUES_MAX: usize = 2 * SENDS_PER_BATCH;
+
+/// Frames that a queue which is kept has places for; what was longer was a slow reader's.
+pub const SPARE_QUEUE_FRAMES_MAX: usize = 64;
+
 /// Members on one shard from which on a room's casts may be held: the writes that fewer need cost less than the waiting.
 pub const HOLD_MEMBERS_MIN: usize = 64;
 

@@ -209,7 +209,7 @@ fn what_the_back_end_says_like_a_client_is_a_message_too() {
     assert_eq!(told(&mut host), [""; 0]);
     host.world.wanted.set(EventTypes::ALL);
 
-    let by = Identity { user: "ann".into(), ..Identity::default() };
+    let by = Identity::of_user("ann".into());
     let channel = Channel { key: Channel::ROOM, id: "r" };
     let id = new_message_id(host::START_UNIX_MS, &[1; 10]);
     let message = Message { id, author: Author::of(&by), channel, content: "\"hi\"", unix_ms: host::START_UNIX_MS, hidden_from: None };

@@ -4,7 +4,7 @@ mod host;
 
 use std::sync::Arc;
 
-use engine::auth::Identity;
+use engine::auth::{Details, Identity};
 use engine::config::{DialectKind, Endpoint};
 use engine::dialect::Change;
 use engine::dialect::community::{Author, Broadcast, Channel, Message};
@@ -34,7 +34,7 @@ fn client(host: &mut Host, shard: usize, user: &str, rooms: &[&str]) -> usize {
 
 fn user(name: &str, blocked: &[&str]) -> Arc<Identity> {
     let blocked = blocked.iter().map(|user| (*user).to_owned()).collect();
-    Arc::new(Identity { user: name.into(), name: Some(name.to_uppercase()), blocked, ..Identity::default() })
+    Arc::new(Details { user: name.into(), name: Some(name.to_uppercase()), blocked, ..Details::default() }.into())
 }
 
 fn room(name: &str) -> Room {

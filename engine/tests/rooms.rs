@@ -470,7 +470,7 @@ fn however_long_a_message_is_it_is_shown() {
 /// A post by REST, or the back end's steps, which the room keeps though nobody is in it.
 fn keeping(room: &Room, number: u8) -> Question {
     if room.endpoint == TALK {
-        let by = Identity { user: "ann".into(), ..Identity::default() };
+        let by = Identity::of_user("ann".into());
         let channel = Channel { key: Channel::ROOM, id: room.name.trim_start_matches("room:") };
         let id = new_message_id(host::START_UNIX_MS, &[number; 10]);
         let message = Message { id, author: Author::of(&by), channel, content: "\"m\"", hidden_from: None, unix_ms: host::START_UNIX_MS };

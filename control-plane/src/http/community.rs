@@ -204,7 +204,7 @@ fn visitor(caller: &Caller, request: &Request) -> engine::Caller {
     engine::Caller {
         origin: text(header::ORIGIN),
         user_agent: text(header::USER_AGENT),
-        claims: caller.identity.claims.clone(),
+        claims: caller.identity.claims().map(Box::from),
         ..engine::Caller::default()
     }
 }
@@ -263,7 +263,7 @@ async fn may_enter(app: &App, caller: &Caller, channel: Channel<'_>) -> Result<(
 /// True exactly when a set in Redis says who may enter a channel.
 fn in_redis(app: &App, caller: &Caller) -> bool {
     let endpoint = &app.host.endpoints()[usize::from(caller.endpoint.0)];
-    let has_lists = caller.identity.rooms.is_some() || caller.identity.groups.is_some();
+    let has_lists = caller.identity.rooms().is_some() || caller.identity.groups().is_some();
     endpoint.membership.is_in_redis(has_lists, app.host.fleet().is_some())
 }
 
@@ -564,7 +564,7 @@ mod tests {
         assert!(heard.body.contains(r#""content":"a\u0062""#), "{}", heard.body);
         let Some(Question::Post(post)) = asked.lock().expect("one thread").pop() else { panic!("asked") };
         assert_eq!((&*post.room.name, post.keep.id.map(|id| id.to_string().into())), ("room:é", Some(id)));
-        assert_eq!(post.keep.hidden_from.as_ref().map(|by| by.blocked.clone()), Some(vec!["eve".to_owned()]));
+        assert_eq!(post.keep.hidden_from.as_ref().map(|by| by.blocked.to_vec()), Some(vec!["eve".to_owned()]));
         assert!(heard.body.contains(&*post.keep.text), "what is answered is what is kept");
 
         let one = format!("{PATH}/{ID}");
@@ -586,7 +586,8 @@ mod tests {
     #[tokio::test]
     async fn a_list_is_full_although_not_all_is_shown() {
         let (asked, pending) = (Asked::default(), Arc::new(Pending::default()));
-        let author = Arc::new(Identity { user: "eve".into(), blocked: vec!["ann".into()], ..Identity::default() });
+        let author =
+            Arc::new(Identity::from(auth::Details { user: "eve".into(), blocked: vec!["ann".into()], ..auth::Details::default() }));
         // Of 250 messages ann sees every tenth.
         let kept = (0_u8..250).map(|number| Kept {
             id: Some(new_message_id(u64::from(number), &[0; 10])),

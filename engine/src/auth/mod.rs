@@ -5,6 +5,7 @@
 //! the time as an argument. It knows no room and no dialect: the lists of a token are handed on as they are.
 
 mod cookie;
+mod identity;
 mod jwe;
 mod key_set;
 mod keys;
@@ -20,10 +21,11 @@ use jsonwebtoken::{DecodingKey, EncodingKey, Header, TokenData, Validation};
 use serde::{Deserialize, Deserializer};
 
 pub use cookie::SessionCookie;
+pub use identity::{Details, Identity, Names};
 pub use key_set::{KeySet, KeySetFault, Loaded, UnfitKey};
 pub use keys::{Algorithm, Key, KeyFault};
 
-use crate::ids::{UserId, checked_name};
+use crate::ids::checked_name;
 use crate::limits::TOKEN_BYTES_MAX;
 
 /// How far clocks may differ, in seconds, unless [`Verifier::with_leeway_s`] says otherwise (contract).
@@ -33,63 +35,6 @@ pub const LEEWAY_S: u64 = 5;
 /// four characters into three bytes and the shortest element, `"",`, has three.
 const LIST_ELEMENTS_MAX: usize = 10_000;
 const _: () = assert!(TOKEN_BYTES_MAX / 4 <= LIST_ELEMENTS_MAX);
-
-/// Who a verified token says someone is.
-///
-/// Its debug form does not show the claims: in them may stand whatever the login service and its users write.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Identity {
-    /// `sub`.
-    pub user: UserId,
-    /// `name`.
-    pub name: Option<String>,
-    /// `email`.
-    pub email: Option<String>,
-    /// `picture`.
-    pub picture: Option<String>,
-    /// `rooms`: room ids the user may enter; `None` when the claim is absent.
-    pub rooms: Option<Vec<String>>,
-    /// `groups`, likewise.
-    pub groups: Option<Vec<String>>,
-    /// `documents`, likewise.
-    pub documents: Option<Vec<String>>,
-    /// `blocked`: users this user has blocked; sorted, each once, so that every message may search it by halves.
-    pub blocked: Vec<String>,
-    /// `exp` plus the leeway, in milliseconds since 1970; `None` for a token without `exp`.
-    pub expires_unix_ms: Option<u64>,
-    /// All claims, as the token has them; only from a verifier that keeps them ([`Verifier::keeping_claims`]).
-    pub claims: Option<Box<str>>,
-}
-
-impl fmt::Debug for Identity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut shown = f.debug_struct("Identity");
-        shown.field("user", &self.user).field("name", &self.name).field("email", &self.email).field("picture", &self.picture);
-        shown.field("rooms", &self.rooms).field("groups", &self.groups).field("documents", &self.documents);
-        shown.field("blocked", &self.blocked).field("expires_unix_ms", &self.expires_unix_ms).finish_non_exhaustive()
-    }
-}
-
-impl Identity {
-    /// True exactly when this user has blocked that one.
-    pub fn has_blocked(&self, user: &str) -> bool {
-        self.blocked.binary_search_by(|blocked| (**blocked).cmp(user)).is_ok()
-    }
-
-    /// Bytes of it and of what it holds on to.
-    pub(crate) fn bytes(&self) -> usize {
-        let texts = [&self.name, &self.email, &self.picture].into_iter().flatten();
-        let lists = [&self.rooms, &self.groups, &self.documents].into_iter().flatten().chain([&self.blocked]);
-        let listed = lists.flatten().map(|text| size_of::<String>() + text.len());
-        let claims = self.claims.as_ref().map_or(0, |claims| claims.len());
-        size_of::<Identity>() + self.user.len() + texts.map(String::len).sum::<usize>() + listed.sum::<usize>() + claims
-    }
-
-    /// Without the claims.
-    pub(crate) fn without_claims(self: Arc<Identity>) -> Arc<Identity> {
-        if self.claims.is_none() { self } else { Arc::new(Identity { claims: None, ..(*self).clone() }) }
-    }
-}
 
 /// What was wrong with a token.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -181,8 +126,8 @@ impl Verifier {
         if token.header.crit.is_some() {
             return Err(AuthFault::Invalid);
         }
-        let identity = token.claims.identity(now_unix_ms, self.leeway_ms)?;
-        Ok(Identity { claims, ..identity })
+        let details = token.claims.details(now_unix_ms, self.leeway_ms)?;
+        Ok(Details { claims, ..details }.into())
     }
 
     /// The same for the value of a session cookie, its chunks joined: only there may a token be encrypted instead of signed.
@@ -194,9 +139,9 @@ impl Verifier {
         let keys = self.sessions.as_ref().map(|sessions| &sessions[cookie as usize]);
         let content = keys.and_then(|keys| keys.open(value)).ok_or(AuthFault::Invalid)?;
         let claims: Claims = serde_json::from_slice(&content).map_err(|_| AuthFault::Invalid)?;
-        let identity = claims.identity(now_unix_ms, self.leeway_ms)?;
+        let details = claims.details(now_unix_ms, self.leeway_ms)?;
         let claims = self.keeps_claims.then(|| String::from_utf8(content).ok().map(Box::from)).flatten();
-        Ok(Identity { claims, ..identity })
+        Ok(Details { claims, ..details }.into())
     }
 }
 
@@ -239,7 +184,7 @@ struct Claims {
 }
 
 impl Claims {
-    fn identity(mut self, now_unix_ms: u64, leeway_ms: u64) -> Result<Identity, AuthFault> {
+    fn details(self, now_unix_ms: u64, leeway_ms: u64) -> Result<Details, AuthFault> {
         let user = checked_name(&self.sub).map_err(|_| AuthFault::Invalid)?.into();
         let expires_unix_ms = self.exp.map(|at| unix_ms(at).saturating_add(leeway_ms));
         if expires_unix_ms.is_some_and(|at| now_unix_ms >= at) {
@@ -248,9 +193,7 @@ impl Claims {
         if self.nbf.is_some_and(|from| now_unix_ms.saturating_add(leeway_ms) < unix_ms(from)) {
             return Err(AuthFault::Invalid);
         }
-        self.blocked.sort_unstable();
-        self.blocked.dedup();
-        Ok(Identity {
+        Ok(Details {
             user,
             name: self.name,
             email: self.email,
@@ -314,10 +257,10 @@ mod tests {
     fn claims_are_neither_shown_nor_kept_longer_than_they_are_wanted() {
         let token = mint(SECRET, &json!({"sub": "alice", "salary": "HUSH"})).expect("an object");
         let identity = Arc::new(hs256().keeping_claims(true).verify(&token, NOW_MS).expect("good"));
-        assert!(identity.claims.as_ref().is_some_and(|claims| claims.contains("HUSH")));
+        assert!(identity.claims().is_some_and(|claims| claims.contains("HUSH")));
         assert!(!format!("{identity:?}").contains("HUSH"));
         let without = identity.clone().without_claims();
-        assert_eq!((&*without.user, &without.claims), ("alice", &None));
+        assert_eq!((&*without.user, without.claims()), ("alice", None));
         assert!(Arc::ptr_eq(&without, &without.clone().without_claims()), "copied only where there is something to leave out");
     }
 
@@ -341,7 +284,7 @@ mod tests {
     fn a_good_token_gives_the_whole_identity() {
         let claims = json!({"sub": "alice", "name": "Alice", "email": "a@example.com", "picture": "https://x/a.png", "rooms": ["r1", "r2"],
             "groups": [], "documents": ["d"], "blocked": ["eve", "bob", "eve"], "exp": NOW_S + 60, "nbf": NOW_S, "iat": NOW_S, "aud": "x", "deep": {"a": [1]}});
-        let expected = Identity {
+        let expected = Details {
             user: "alice".into(),
             name: Some("Alice".into()),
             email: Some("a@example.com".into()),
@@ -353,8 +296,8 @@ mod tests {
             expires_unix_ms: Some((NOW_S + 65) * 1_000),
             claims: None,
         };
-        assert_eq!(verify(&claims), Ok(expected));
-        let bare = Identity { user: "bob".into(), ..Identity::default() };
+        assert_eq!(verify(&claims), Ok(expected.into()));
+        let bare = Identity::of_user("bob".into());
         assert_eq!(verify(&json!({"sub": "bob"})), Ok(bare.clone()), "without exp it never expires");
         assert_eq!(verify(&json!({"sub": "bob", "name": null, "email": null, "picture": null})), Ok(bare));
     }
@@ -546,8 +489,8 @@ mod tests {
                 let said = hs256().verify_cookie(cookie, value, NOW_MS);
                 if names.contains(&cookie) {
                     let identity = said.expect("a good cookie");
-                    assert_eq!((&*identity.user, identity.name.as_deref(), identity.picture), ("alice", Some("Alice"), None));
-                    assert!(identity.expires_unix_ms.is_some_and(|at| at > 4_900_000_000_000), "exp is in 2126");
+                    assert_eq!((&*identity.user, identity.name(), identity.picture()), ("alice", Some("Alice"), None));
+                    assert!(identity.expires_unix_ms().is_some_and(|at| at > 4_900_000_000_000), "exp is in 2126");
                     assert_eq!(hs256().verify_cookie(cookie, value, u64::MAX), Err(AuthFault::Expired), "{cookie:?}");
                 } else {
                     assert_eq!(said, Err(AuthFault::Invalid), "{cookie:?} with {value}");
@@ -573,8 +516,8 @@ mod tests {
             [(SessionCookie::AuthJs, AUTH_JS_COOKIE), (SessionCookie::NextAuth, NEXT_AUTH_COOKIE), (SessionCookie::AuthJs, &signed)]
         {
             let identity = verifier.verify_cookie(cookie, value, NOW_MS).expect("a good cookie");
-            assert_eq!(email_of(identity.claims).as_deref(), Some("a@example.com"));
-            assert_eq!(hs256().verify_cookie(cookie, value, NOW_MS).map(|identity| identity.claims), Ok(None));
+            assert_eq!(email_of(identity.details().claims).as_deref(), Some("a@example.com"));
+            assert_eq!(hs256().verify_cookie(cookie, value, NOW_MS).map(|identity| identity.details().claims), Ok(None));
         }
     }
 

@@ -140,23 +140,17 @@ impl Dialect for Chat {
             (AuthMode::Token, Err(AuthFault::Missing)) => return Err(connect_error(Fault::NoToken, Refusal::Unauthorized, hello.now)),
             (AuthMode::Token, Err(_)) => return Err(connect_error(Fault::BadToken, Refusal::Unauthorized, hello.now)),
         };
-        let user: Arc<str> = match &identity {
-            Some(identity) => identity.user.clone(),
+        let mut profile = match identity {
+            Some(identity) => Profile::of(identity),
             None => {
                 let said = hello.auth.and_then(|auth| checked_name(auth.get("userId")?.as_exact_str()?).ok());
-                said.map_or_else(|| hello.sid.text().as_str().into(), Arc::from)
+                Profile::named(said.unwrap_or(hello.sid.text().as_str()))
             }
         };
-        Ok(Profile {
-            presence: user.clone(),
-            user,
-            username: identity.as_ref().and_then(|identity| identity.name.as_deref()).map(Arc::from),
-            email: identity.as_ref().and_then(|identity| identity.email.as_deref()).map(Arc::from),
-            has_client_id: false,
-            identity,
-            metadata: hello.auth.and_then(metadata),
-            unproven: None,
-        })
+        if let Some(metadata) = hello.auth.and_then(metadata) {
+            profile.own().metadata = Some(metadata);
+        }
+        Ok(profile)
     }
 
     fn too_many(&self, now: Now) -> Refused {
@@ -287,7 +281,7 @@ fn connect_error_of(object: &str, refusal: Refusal) -> Refused {
 
 fn join(cx: &Cx<'_>, call: Call<'_>, acts: &mut Vec<Act>) -> Result<(), Fault> {
     let room = call.room()?;
-    let listed = || lists(cx.profile.identity.as_ref().and_then(|identity| identity.rooms.as_ref()), room);
+    let listed = || lists(cx.profile.identity.as_ref().and_then(|identity| identity.rooms()), room);
     if matches!(cx.endpoint.membership, Membership::Claims) && !listed() {
         return Err(Fault::NotAllowed);
     }
@@ -378,7 +372,7 @@ fn authenticate(cx: &Cx<'_>, call: Call<'_>, acts: &mut Vec<Act>) -> Result<(), 
     let token = call.member("token")?.and_then(Value::as_str).ok_or(Fault::BadMessage)?;
     let identity = cx.reverify(token).map_err(|_| Fault::BadToken)?;
     let authenticated = Object::new().str("userId", &cx.profile.user);
-    let authenticated = match &identity.email {
+    let authenticated = match identity.email() {
         Some(email) => authenticated.str("email", email),
         None => authenticated.raw("email", "null"),
     };

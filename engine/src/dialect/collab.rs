@@ -44,19 +44,13 @@ impl Dialect for Collab {
             (AuthMode::Token, Err(_)) => return Err(Refused::Close { first: None, reason: CloseReason::Unauthorized }),
         };
         let open = matches!(hello.endpoint.membership, Membership::Open | Membership::Webhook | Membership::Redis);
-        if !open && !lists(identity.as_ref().and_then(|identity| identity.documents.as_ref()), &document) {
+        if !open && !lists(identity.as_ref().and_then(|identity| identity.documents()), &document) {
             return Err(Refused::Close { first: Some(error_text("Access denied")), reason: CloseReason::Forbidden });
         }
-        Ok(Profile {
-            user: identity.as_ref().map_or_else(|| client.clone(), |identity| identity.user.clone()),
-            presence: client,
-            username: identity.as_ref().and_then(|identity| identity.name.as_deref().map(Arc::from)),
-            email: identity.as_ref().and_then(|identity| identity.email.as_deref().map(Arc::from)),
-            has_client_id: true,
-            identity,
-            metadata: None,
-            unproven: None,
-        })
+        let mut profile = identity.map_or_else(|| Profile::named(&client), Profile::of);
+        let own = profile.own();
+        (own.presence, own.has_client_id) = (client, true);
+        Ok(profile)
     }
 
     fn too_many(&self, _now: Now) -> Refused {
@@ -115,7 +109,7 @@ impl Dialect for Collab {
             }
             return;
         }
-        let relayed = with_client_id(text.trim(), root, &cx.profile.presence);
+        let relayed = with_client_id(text.trim(), root, cx.profile.presence());
         let mut publication = Publication::to_others(document.into(), cx.text(&relayed));
         if is_kept(kind) && (cx.endpoint.retain > 0 || cx.wanted.has(EventType::Message)) {
             let text: Arc<str> = relayed.into();
@@ -145,7 +139,7 @@ impl Dialect for Collab {
 
     fn entered(&self, cx: &Cx<'_>, room: &str, outcome: Result<&RoomView, EnterFault>, _note: Option<&str>, acts: &mut Vec<Act>) {
         if outcome.is_ok() {
-            let connected = Object::new().str("type", "connected").str("clientID", &cx.profile.presence).str("documentId", room).finish();
+            let connected = Object::new().str("type", "connected").str("clientID", cx.profile.presence()).str("documentId", room).finish();
             acts.push(Act::Send(cx.text(&connected)));
         } else {
             acts.push(error(cx, "Access denied"));
@@ -162,7 +156,7 @@ impl Dialect for Collab {
     }
 
     fn farewell(&self, cx: &Cx<'_>, room: &str) -> Option<Frame> {
-        let gone = Object::new().str("type", "awareness").str("documentId", room).str("clientID", &cx.profile.presence);
+        let gone = Object::new().str("type", "awareness").str("documentId", room).str("clientID", cx.profile.presence());
         Some(cx.text(&gone.raw("awareness", "null").finish()))
     }
 

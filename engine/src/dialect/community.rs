@@ -74,7 +74,7 @@ impl<'a> Channel<'a> {
     /// Whether the endpoint's membership source lets a user with these claims in, or, where it is a webhook or a set in Redis, may let him in:
     /// the back end decides then.
     pub fn admits(self, endpoint: &Endpoint, identity: Option<&Identity>) -> bool {
-        let (rooms, groups) = identity.map_or((None, None), |i| (i.rooms.as_ref(), i.groups.as_ref()));
+        let (rooms, groups) = identity.map_or((None, None), |i| (i.rooms(), i.groups()));
         let open = match endpoint.membership {
             Membership::Open | Membership::Webhook | Membership::Redis => true,
             Membership::Auto => rooms.is_none() && groups.is_none(),
@@ -112,7 +112,7 @@ pub struct Author<'a> {
 impl Author<'_> {
     /// Whom a token names.
     pub fn of(identity: &Identity) -> Author<'_> {
-        Author { user: &identity.user, name: identity.name.as_deref().unwrap_or(&identity.user), image: identity.picture.as_deref() }
+        Author { user: &identity.user, name: identity.name().unwrap_or(&identity.user), image: identity.picture() }
     }
 }
 
@@ -166,8 +166,8 @@ impl Dialect for Community {
         if hello.endpoint.auth == AuthMode::None {
             let user = http::query_value(hello.query, "userId").filter(|id| checked_name(id).is_ok());
             let user = user.unwrap_or_else(|| hello.sid.to_string().into());
-            let username = http::query_value(hello.query, "userName").filter(|name| checked_name(name).is_ok()).map(Arc::from);
-            return Ok(Profile { username, ..Profile::named(&user) });
+            let username = http::query_value(hello.query, "userName").filter(|name| checked_name(name).is_ok());
+            return Ok(Profile::named(&user).with_username(username.as_deref()));
         }
         match &hello.token {
             Ok(identity) => Ok(Profile::of(identity.clone())),
@@ -195,11 +195,9 @@ impl Dialect for Community {
         let greeting = Object::new().str("userId", &cx.profile.user).str("message", "Connected to WebSocket server").finish();
         acts.push(send(cx, "USER_JOINED", &greeting));
         let identity = cx.profile.identity.as_deref();
-        for (key, listed) in
-            [(Channel::ROOM, identity.and_then(|i| i.rooms.as_ref())), (Channel::GROUP, identity.and_then(|i| i.groups.as_ref()))]
-        {
+        for (key, listed) in [(Channel::ROOM, identity.and_then(|i| i.rooms())), (Channel::GROUP, identity.and_then(|i| i.groups()))] {
             let asked = http::query_values(query, key);
-            let mut ids: Vec<&str> = listed.into_iter().flatten().chain(&asked).map(String::as_str).collect();
+            let mut ids: Vec<&str> = listed.into_iter().flatten().chain(asked.iter().map(String::as_str)).collect();
             let mut seen = std::collections::HashSet::new();
             ids.retain(|id| seen.insert(*id));
             for id in ids {
@@ -345,11 +343,11 @@ fn told(fault: AuthFault) -> String {
 
 /// The name others see: the token's, else the user id. Never what a message claims.
 fn display_name<'a>(cx: &'a Cx<'_>) -> &'a str {
-    cx.profile.username.as_deref().unwrap_or(&cx.profile.user)
+    cx.profile.username().unwrap_or(&cx.profile.user)
 }
 
 fn picture<'a>(cx: &'a Cx<'_>) -> Option<&'a str> {
-    cx.profile.identity.as_ref()?.picture.as_deref()
+    cx.profile.identity.as_ref()?.picture()
 }
 
 fn enter(cx: &Cx<'_>, channel: Channel<'_>, note: Option<Box<str>>) -> Act {

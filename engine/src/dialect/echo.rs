@@ -24,12 +24,12 @@ impl Dialect for Echo {
 
     fn admit(&self, hello: &Hello<'_>) -> Result<Profile, Refused> {
         // All that is known of a client here, kept for the greeting.
-        let username = hello.auth.map(|auth| auth.raw().into());
-        Ok(Profile { username, ..Profile::named(hello.sid.text().as_str()) })
+        let username = hello.auth.map(|auth| auth.raw());
+        Ok(Profile::named(hello.sid.text().as_str()).with_username(username))
     }
 
     fn opened(&self, cx: &Cx<'_>, _query: &str, acts: &mut Vec<Act>) {
-        acts.push(Act::Send(event(cx, "auth", cx.profile.username.as_deref().unwrap_or("{}"))));
+        acts.push(Act::Send(event(cx, "auth", cx.profile.username().unwrap_or("{}"))));
     }
 
     fn message(&self, cx: &Cx<'_>, said: Said<'_>, _scratch: &mut Scratch, acts: &mut Vec<Act>) {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
 
-use crate::auth::{AuthFault, Identity, Verifier};
+use crate::auth::{AuthFault, Identity, Names, Verifier};
 use crate::config::{AuthMode, DialectKind, Endpoint};
 use crate::event::{Event, EventType, Receipted, Wanted, What};
 use crate::fault::{CloseReason, DropReason, Refusal};
@@ -80,42 +80,101 @@ impl Hello<'_> {
     }
 }
 
-/// Who a connection is, for as long as it lasts.
+/// Who a connection is, for as long as it lasts. What only some have is apart: there is one of these for every connection.
 #[derive(Clone, Debug)]
 pub struct Profile {
     /// The user, as the admin API and the other clients know him.
     pub user: UserId,
-    /// Under which name the connection counts as present in a room: entering is told when the first connection of this name does it,
-    /// leaving when the last one has gone. The user, or where clients have names of their own (collab) that name.
-    pub presence: UserId,
-    /// Name shown to others.
-    pub username: Option<Arc<str>>,
-    /// Mail address.
-    pub email: Option<Arc<str>>,
-    /// True exactly when [`Self::presence`] is a `clientID`.
-    pub has_client_id: bool,
-    /// What the client said of itself and the back end may read, JSON.
-    pub metadata: Option<Box<str>>,
     /// The verified claims; `None` where the endpoint asks for no token.
     pub identity: Option<Arc<Identity>>,
     /// There exactly until the connection has identified itself ([`Act::Identify`]): what became of its handshake's proof. Until then
     /// it is in no room, and what stands above is no more than what it will be if it does.
     pub unproven: Option<Result<(), AuthFault>>,
+    /// What it is besides; `None` where that is what user and identity say.
+    pub own: Option<Box<Own>>,
+}
+
+/// What a connection is besides its user and what his token says. If there is one, all of it counts, and nothing of the token.
+#[derive(Clone, Debug)]
+pub struct Own {
+    /// See [`Profile::presence`].
+    pub presence: UserId,
+    /// Name shown to others.
+    pub username: Option<Box<str>>,
+    /// Mail address.
+    pub email: Option<Box<str>>,
+    /// True exactly when [`Self::presence`] is a `clientID`.
+    pub has_client_id: bool,
+    /// What the client said of itself and the back end may read, JSON.
+    pub metadata: Option<Box<str>>,
 }
 
 impl Profile {
     /// Whom a verified token names.
     pub fn of(identity: Arc<Identity>) -> Profile {
-        let named = Profile::named(&identity.user);
-        let (username, email) = (identity.name.as_deref().map(Arc::from), identity.email.as_deref().map(Arc::from));
-        Profile { username, email, identity: Some(identity), ..named }
+        Profile { user: identity.user.clone(), identity: Some(identity), unproven: None, own: None }
     }
 
     /// A user without a token; his id went through [`crate::ids::checked_name`] if a client gave it.
     pub fn named(user: &str) -> Profile {
-        let user: UserId = user.into();
-        let (presence, metadata) = (user.clone(), None);
-        Profile { presence, user, username: None, email: None, has_client_id: false, metadata, identity: None, unproven: None }
+        Profile { user: user.into(), identity: None, unproven: None, own: None }
+    }
+
+    /// Under which name the connection counts as present in a room: entering is told when the first connection of this name does it,
+    /// leaving when the last one has gone. The user, or where clients have names of their own (collab) that name.
+    pub fn presence(&self) -> &UserId {
+        self.own.as_ref().map_or(&self.user, |own| &own.presence)
+    }
+
+    /// Name shown to others.
+    pub fn username(&self) -> Option<&str> {
+        match &self.own {
+            Some(own) => own.username.as_deref(),
+            None => self.identity.as_ref()?.name(),
+        }
+    }
+
+    /// Mail address.
+    pub fn email(&self) -> Option<&str> {
+        match &self.own {
+            Some(own) => own.email.as_deref(),
+            None => self.identity.as_ref()?.email(),
+        }
+    }
+
+    /// What it is besides, to be changed: as it is now, if it was nothing.
+    pub fn own(&mut self) -> &mut Own {
+        let (presence, username, email) = (self.presence().clone(), self.username().map(Box::from), self.email().map(Box::from));
+        let make = || Box::new(Own { presence, username, email, has_client_id: false, metadata: None });
+        self.own.get_or_insert_with(make)
+    }
+
+    /// The same with a name that is shown to others.
+    #[must_use]
+    pub fn with_username(mut self, username: Option<&str>) -> Profile {
+        self.show(username.map(Box::from), self.email().map(Box::from));
+        self
+    }
+
+    /// The same with a mail address.
+    #[must_use]
+    pub fn with_email(mut self, email: Option<&str>) -> Profile {
+        self.show(self.username().map(Box::from), email.map(Box::from));
+        self
+    }
+
+    /// Other claims of the same user count from now on. What is shown of him stays.
+    pub fn renew(&mut self, identity: Arc<Identity>) {
+        let (username, email) = (self.username().map(Box::from), self.email().map(Box::from));
+        self.identity = Some(identity);
+        self.show(username, email);
+    }
+
+    fn show(&mut self, username: Option<Box<str>>, email: Option<Box<str>>) {
+        if (username.as_deref(), email.as_deref()) != (self.username(), self.email()) {
+            let own = self.own();
+            (own.username, own.email) = (username, email);
+        }
     }
 
     /// True exactly when the token has stopped counting.
@@ -125,7 +184,7 @@ impl Profile {
 
     /// Wall clock time at which the token stops counting, milliseconds since 1970.
     pub fn expires_unix_ms(&self) -> Option<u64> {
-        self.identity.as_ref()?.expires_unix_ms
+        self.identity.as_ref()?.expires_unix_ms()
     }
 }
 
@@ -883,8 +942,8 @@ fn typed(kind: &str, data: &str) -> String {
 }
 
 /// True exactly when the list is there and has the name.
-fn lists(claim: Option<&Vec<String>>, name: &str) -> bool {
-    claim.is_some_and(|names| names.iter().any(|n| n == name))
+fn lists(claim: Option<Names<'_>>, name: &str) -> bool {
+    claim.is_some_and(|mut names| names.any(|n| n == name))
 }
 
 /// A Socket.IO event to the endpoint's namespace. `arguments` are JSON texts joined by commas.

@@ -80,23 +80,14 @@ impl Dialect for Notify {
 
     /// Nobody is refused here: what is wrong with the token is said when the connection is there.
     fn admit(&self, hello: &Hello<'_>) -> Result<Profile, Refused> {
-        let named = |user: UserId| Profile {
-            presence: user.clone(),
-            user,
-            username: None,
-            email: None,
-            has_client_id: false,
-            metadata: None,
-            identity: None,
-            unproven: Some(Ok(())),
-        };
+        let named = |user: &str| Profile { unproven: Some(Ok(())), ..Profile::named(user) };
         Ok(match (hello.endpoint.auth, &hello.token) {
             (AuthMode::None, _) => {
                 let said = hello.auth.and_then(|auth| checked_name(auth.get("userId")?.as_exact_str()?).ok());
-                named(said.map_or_else(|| hello.sid.text().as_str().into(), Arc::from))
+                named(said.unwrap_or(hello.sid.text().as_str()))
             }
             (AuthMode::Token, Ok(identity)) => Profile { unproven: Some(Ok(())), ..Profile::of(identity.clone()) },
-            (AuthMode::Token, Err(fault)) => Profile { unproven: Some(Err(*fault)), ..named("".into()) },
+            (AuthMode::Token, Err(fault)) => Profile { unproven: Some(Err(*fault)), ..named("") },
         })
     }
 
@@ -117,7 +108,7 @@ impl Dialect for Notify {
         // The note is the acknowledgement's id, empty where the client waits for none; so it is in the other answers.
         let ack = awaited(note);
         match outcome {
-            Ok(()) => welcome(cx, cx.profile.email.as_deref(), ack, acts),
+            Ok(()) => welcome(cx, cx.profile.email(), ack, acts),
             // As for a bad token.
             Err(EnterFault::Refused) => {
                 refuse_token(cx, cx.reason.unwrap_or(BAD_TOKEN), ack, acts);
@@ -260,7 +251,7 @@ fn authenticate(cx: &Cx<'_>, argument: Option<Value<'_>>, ack: Option<&str>, act
 }
 
 fn refresh(cx: &Cx<'_>, identity: Arc<Identity>, ack: Option<&str>, acts: &mut Vec<Act>) {
-    let email = identity.email.clone();
+    let email: Option<Box<str>> = identity.email().map(Box::from);
     acts.push(Act::Refresh(identity));
     welcome(cx, email.as_deref(), ack, acts);
 }
@@ -345,7 +336,7 @@ fn subscribe(cx: &Cx<'_>, argument: Option<Value<'_>>, ack: Option<&str>, acts: 
 }
 
 fn may_watch(cx: &Cx<'_>, user: &str) -> bool {
-    let rooms = || cx.profile.identity.as_ref().and_then(|identity| identity.rooms.as_ref());
+    let rooms = || cx.profile.identity.as_ref().and_then(|identity| identity.rooms());
     !matches!(cx.endpoint.membership, Membership::Claims) || lists(rooms(), &format!("user:{user}"))
 }
 

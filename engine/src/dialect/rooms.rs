@@ -37,27 +37,19 @@ const EVERYBODY: &str = "";
 
 impl Dialect for Rooms {
     fn admit(&self, hello: &Hello<'_>) -> Result<Profile, Refused> {
-        let asked = |name| http::query_value(hello.query, name).filter(|value| checked_name(value).is_ok()).map(Arc::<str>::from);
-        let identity = match (hello.endpoint.auth, &hello.token) {
-            (AuthMode::None, _) => None,
-            (AuthMode::Token, Ok(identity)) => Some(identity.clone()),
-            (AuthMode::Token, Err(AuthFault::Missing)) => {
-                return Err(connect_error("Authentication token required", Refusal::Unauthorized));
+        let asked = |name| http::query_value(hello.query, name).filter(|value| checked_name(value).is_ok());
+        match (hello.endpoint.auth, &hello.token) {
+            (AuthMode::None, _) => {
+                let profile = Profile::named(hello.sid.text().as_str());
+                Ok(profile.with_username(asked("username").as_deref()).with_email(asked("email").as_deref()))
             }
-            (AuthMode::Token, Err(_)) => return Err(connect_error("Invalid authentication token", Refusal::Unauthorized)),
-        };
-        let user: Arc<str> = identity.as_ref().map_or_else(|| hello.sid.text().as_str().into(), |identity| identity.user.clone());
-        let claim = |claim: fn(&crate::auth::Identity) -> Option<&str>| identity.as_deref().and_then(claim).map(Arc::<str>::from);
-        Ok(Profile {
-            presence: user.clone(),
-            user,
-            username: claim(|identity| identity.name.as_deref()).or_else(|| asked("username")),
-            email: if identity.is_some() { claim(|identity| identity.email.as_deref()) } else { asked("email") },
-            has_client_id: false,
-            identity,
-            metadata: None,
-            unproven: None,
-        })
+            (AuthMode::Token, Ok(identity)) => {
+                let profile = Profile::of(identity.clone());
+                Ok(if identity.name().is_none() { profile.with_username(asked("username").as_deref()) } else { profile })
+            }
+            (AuthMode::Token, Err(AuthFault::Missing)) => Err(connect_error("Authentication token required", Refusal::Unauthorized)),
+            (AuthMode::Token, Err(_)) => Err(connect_error("Invalid authentication token", Refusal::Unauthorized)),
+        }
     }
 
     fn too_many(&self, _now: Now) -> Refused {
@@ -189,7 +181,7 @@ fn connect_error(message: &str, refusal: Refusal) -> Refused {
 
 /// The name others see: of the token, else of the handshake, else the user id.
 fn display_name<'a>(cx: &'a Cx<'_>) -> &'a str {
-    cx.profile.username.as_deref().unwrap_or(&cx.profile.user)
+    cx.profile.username().unwrap_or(&cx.profile.user)
 }
 
 /// A room's name that the payload gives.
@@ -204,7 +196,7 @@ fn inside<'a>(cx: &Cx<'_>, argument: Option<Value<'a>>) -> Option<&'a str> {
 
 fn join(cx: &Cx<'_>, argument: Option<Value<'_>>, ack: Option<&str>, acts: &mut Vec<Act>) -> Option<()> {
     let room = named(argument)?;
-    let listed = || lists(cx.profile.identity.as_ref().and_then(|identity| identity.rooms.as_ref()), room);
+    let listed = || lists(cx.profile.identity.as_ref().and_then(|identity| identity.rooms()), room);
     if matches!(cx.endpoint.membership, Membership::Claims) && !listed() {
         return None;
     }
@@ -299,7 +291,7 @@ fn user_status(cx: &Cx<'_>, argument: Option<Value<'_>>, ack: Option<&str>, acts
 fn authenticate(cx: &Cx<'_>, argument: Option<Value<'_>>, ack: Option<&str>, acts: &mut Vec<Act>) -> Option<()> {
     let identity = cx.reverify(argument?.get("token")?.as_str()?).ok()?;
     let answer = Object::new().str("userId", &cx.profile.user);
-    let answer = match &identity.email {
+    let answer = match identity.email() {
         Some(email) => answer.str("email", email),
         None => answer.raw("email", "null"),
     };

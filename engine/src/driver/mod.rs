@@ -100,8 +100,8 @@ pub(crate) struct Moved {
 struct Socket {
     stream: TcpStream,
     key: LinkKey,
-    /// The turn of its last read.
-    read_turn: u64,
+    /// The turn of its last read. It counts anew after four thousand million, and then who was read that long ago may wait for the next one.
+    read_turn: u32,
     /// True exactly when it is in [`Driver::unread`].
     listed: bool,
 }
@@ -136,7 +136,7 @@ struct Driver {
     /// Links with bytes in their sockets that nothing will tell of again; each at most once.
     unread: Vec<LinkKey>,
     /// Counts the turns.
-    turns: u64,
+    turns: u32,
     /// True exactly when the listener may have more connections waiting.
     accept_more: bool,
     /// Accepting rests until then, monotonic milliseconds.
@@ -250,7 +250,7 @@ impl Driver {
     /// One turn; true exactly when there is more to do at once.
     fn turn(&mut self) -> bool {
         let started = self.now();
-        self.turns += 1;
+        self.turns = self.turns.wrapping_add(1);
         // First, so that a link of the list is read once a turn and not by an event as well.
         self.read_unread();
         let events = self.take_events(started);

@@ -49,8 +49,6 @@ const SLOT_LISTENER: u32 = 0;
 const SLOT_INBOX: u32 = 1;
 const SLOT_CANCEL: u32 = 2;
 const SLOT_ALARM: u32 = 3;
-/// User data that is never used.
-const NO_POLL: u64 = u64::MAX;
 const GENERATION_MASK: u32 = 0x3fff_ffff;
 
 /// Kind in the upper 2 bits, 30 bits of the generation, slot in the lower 32.
@@ -169,16 +167,25 @@ impl Poller {
     }
 }
 
-/// What is armed for one socket: its descriptor, and the user data of its polls or [`NO_POLL`].
+/// What is armed for one socket: its descriptor, the generation of its link, by which its polls are named, and which of them there are.
 #[derive(Clone, Copy)]
 struct Watched {
     fd: RawFd,
-    read: u64,
-    write: u64,
+    generation: u32,
+    reads: bool,
+    writes: bool,
 }
 
 impl Watched {
-    const NOTHING: Watched = Watched { fd: -1, read: NO_POLL, write: NO_POLL };
+    const NOTHING: Watched = Watched { fd: -1, generation: 0, reads: false, writes: false };
+
+    /// True exactly when these are polls of that use of the slot.
+    fn is_of(&self, token: Token) -> bool {
+        match token {
+            Token::Link(key) => self.generation & GENERATION_MASK == key.generation & GENERATION_MASK,
+            Token::Listener | Token::Inbox | Token::Alarm => true,
+        }
+    }
 }
 
 /// The second ring of a shard.
@@ -212,9 +219,9 @@ impl Ring {
     }
 
     fn watch(&mut self, fd: RawFd, token: Token) -> io::Result<()> {
-        let read = data_of(token);
-        *self.place(token) = Watched { fd, read, write: NO_POLL };
-        self.arm(fd, read);
+        let generation = if let Token::Link(key) = token { key.generation } else { 0 };
+        *self.place(token) = Watched { fd, generation, reads: true, writes: false };
+        self.arm(fd, data_of(token));
         Ok(())
     }
 
@@ -240,13 +247,13 @@ impl Ring {
     }
 
     fn watch_writable(&mut self, fd: RawFd, link: LinkKey) {
-        let write = pack(KIND_WRITE, link.slot, link.generation);
-        if std::mem::replace(&mut self.place(Token::Link(link)).write, write) == write {
+        let place = self.place(Token::Link(link));
+        if !place.is_of(Token::Link(link)) || std::mem::replace(&mut place.writes, true) {
             // Armed already. A second one of the same name would outlive the first one's removal.
             return;
         }
         let poll = io_uring::opcode::PollAdd::new(io_uring::types::Fd(fd), libc::POLLOUT as u32).build();
-        self.push(&poll.user_data(write));
+        self.push(&poll.user_data(pack(KIND_WRITE, link.slot, link.generation)));
     }
 
     /// Polls are named by their user data: the kernel hashes that, and would look through all polls of the ring for a descriptor. They are
@@ -254,7 +261,9 @@ impl Ring {
     /// poll of a peer that never stops talking would keep the connection open for good.
     fn forget(&mut self, token: Token) {
         let watched = std::mem::replace(self.place(token), Watched::NOTHING);
-        for data in [watched.read, watched.write].into_iter().filter(|data| *data != NO_POLL) {
+        let read = watched.reads.then(|| data_of(token));
+        let write = if let Token::Link(key) = token { Some(pack(KIND_WRITE, key.slot, key.generation)) } else { None };
+        for data in read.into_iter().chain(write.filter(|_| watched.writes)) {
             self.push(&io_uring::opcode::AsyncCancel::new(data).build().user_data(pack(KIND_OTHER, SLOT_CANCEL, 0)));
         }
     }
@@ -320,8 +329,8 @@ impl Ring {
         };
         if data >> 62 == KIND_WRITE {
             let place = self.place(token);
-            if place.write == data {
-                place.write = NO_POLL;
+            if place.is_of(token) {
+                place.writes = false;
             }
             let writable = result != -libc::ECANCELED;
             events.push(Event { token, readable: false, writable, ended: false });
@@ -338,13 +347,13 @@ impl Ring {
 
     /// Arms a poll again that the kernel ended, unless nobody asks for it any more: by then its descriptor may be another socket's.
     fn rearm(&mut self, data: u64) {
-        let watched = match (data >> 62, data as u32) {
-            (KIND_READ, slot) => self.sockets.get(slot as usize).copied().unwrap_or(Watched::NOTHING),
-            (_, SLOT_LISTENER) => self.listener,
-            (_, SLOT_ALARM) => self.alarm,
-            _ => self.inbox,
+        let (watched, token) = match (data >> 62, data as u32) {
+            (KIND_READ, slot) => (self.sockets.get(slot as usize).copied().unwrap_or(Watched::NOTHING), Token::Link(key_of(data))),
+            (_, SLOT_LISTENER) => (self.listener, Token::Listener),
+            (_, SLOT_ALARM) => (self.alarm, Token::Alarm),
+            _ => (self.inbox, Token::Inbox),
         };
-        if watched.read == data {
+        if watched.reads && watched.is_of(token) {
             self.arm(watched.fd, data);
         }
     }

@@ -102,6 +102,12 @@ pub(crate) fn pin(cpu: usize) -> io::Result<()> {
     check(unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) }).map(drop)
 }
 
+/// Keeps transparent huge pages out of the process.
+pub(crate) fn without_huge_pages() {
+    // SAFETY: takes integers, and changes with what the kernel backs memory, not what is in it.
+    let _ = unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
+}
+
 /// How many descriptors the process may have.
 pub(crate) fn descriptors_max() -> usize {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::auth::Identity;
+use crate::auth::{Details, Identity};
 use crate::config::{Config, DialectKind, Endpoint};
 use crate::dialect;
 use crate::frame::Mark;
@@ -226,10 +226,8 @@ fn list(texts: &[String]) -> String {
 
 /// Whose blocked users do not get a message that a host of our kind has marked.
 fn hidden_from(message: Value<'_>) -> Option<Arc<Identity>> {
-    let mut blocked: Vec<String> = message.get(BLOCKED)?.items().filter_map(|user| Some(user.as_str()?.to_owned())).collect();
-    blocked.sort_unstable();
-    blocked.dedup();
-    (!blocked.is_empty()).then(|| Arc::new(Identity { blocked, ..Identity::default() }))
+    let blocked: Vec<String> = message.get(BLOCKED)?.items().filter_map(|user| Some(user.as_str()?.to_owned())).collect();
+    (!blocked.is_empty()).then(|| Arc::new(Details { blocked, ..Details::default() }.into()))
 }
 
 /// The text of an object without the members of these names.

@@ -13,7 +13,7 @@
 use std::sync::Arc;
 
 use super::request::{Call, Reply};
-use crate::auth::Identity;
+use crate::auth::Details;
 use crate::config::Config;
 use crate::ids::{EndpointId, MessageId, Room, checked_name};
 use crate::json::{Scratch, quote};
@@ -264,11 +264,8 @@ fn message(entry: &Reply, scratch: &mut Scratch) -> Option<Kept> {
         hidden => {
             let list = scratch.parse(hidden).ok()?;
             let users: Option<Vec<String>> = list.root().items().map(|user| user.as_exact_str().map(str::to_owned)).collect();
-            let mut blocked = users.filter(|_| list.root().is_array())?;
-            // It is searched by halves.
-            blocked.sort_unstable();
-            blocked.dedup();
-            Some(Arc::new(Identity { user: author.into(), blocked, ..Identity::default() }))
+            let blocked = users.filter(|_| list.root().is_array())?;
+            Some(Arc::new(Details { user: author.into(), blocked, ..Details::default() }.into()))
         }
     };
     Some(Kept { id, author: author.into(), unix_ms, text: text.into(), hidden_from })
@@ -379,8 +376,8 @@ mod tests {
         let (mut store, stats, now) = (store(20, 1 << 20, DAY_MS), ShardStats::new(1), now_ms());
         let mut memory = Memory::new(Bounds { bytes: 1 << 30, messages: 20, age_ms: DAY_MS });
         let mut random = StdRng::seed_from_u64(5);
-        let hidden: Arc<Identity> =
-            Identity { user: "ann".into(), blocked: vec!["bob\"".into(), "eve".into()], ..Identity::default() }.into();
+        let hidden: Arc<crate::auth::Identity> =
+            Arc::new(Details { user: "ann".into(), blocked: vec!["bob\"".into(), "eve".into()], ..Details::default() }.into());
         bed.record(&store, &Record::append(&keep(0, "{}"), now, false));
         memory.append(&room(), keep(0, "{}"), now, &stats);
         let mut said = 1;
@@ -438,7 +435,7 @@ mod tests {
 
     /// A message for comparison; who an author is besides what he has blocked is not kept.
     fn plain(kept: Kept) -> (Option<MessageId>, String, u64, String, Vec<String>) {
-        let blocked = kept.hidden_from.map(|author| author.blocked.clone()).unwrap_or_default();
+        let blocked = kept.hidden_from.map(|author| author.blocked.to_vec()).unwrap_or_default();
         (kept.id, kept.author.to_string(), kept.unix_ms, kept.text.to_string(), blocked)
     }
 

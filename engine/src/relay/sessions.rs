@@ -21,7 +21,7 @@ use super::format::{self, streams};
 use super::journal::Journal;
 use super::request::{Call, Reply, Request};
 use super::streams::EVENTS;
-use crate::auth::Identity;
+use crate::auth::{Details, Identity};
 use crate::config::{Config, Relay};
 use crate::dialect::Profile;
 use crate::frame::{Frame, Mark, Packet};
@@ -633,16 +633,10 @@ impl Words {
                 }
             }
         };
-        let claims = |identity: &Arc<Identity>| Claims {
-            name: identity.name.clone(),
-            email: identity.email.clone(),
-            picture: identity.picture.clone(),
-            rooms: identity.rooms.clone(),
-            groups: identity.groups.clone(),
-            documents: identity.documents.clone(),
-            blocked: identity.blocked.clone(),
-            expires: identity.expires_unix_ms,
-            claims: identity.claims.as_deref().map(str::to_owned),
+        let claims = |identity: &Arc<Identity>| {
+            let Details { user: _, name, email, picture, rooms, groups, documents, blocked, expires_unix_ms, claims } = identity.details();
+            let (expires, claims) = (expires_unix_ms, claims.map(Into::into));
+            Claims { name, email, picture, rooms, groups, documents, blocked, expires, claims }
         };
         Some(Words {
             host: host.to_owned(),
@@ -650,9 +644,9 @@ impl Words {
             left: session.left_unix_ms,
             mark: mark.to_string(),
             user: profile.user.to_string(),
-            presence: profile.presence.to_string(),
-            username: profile.username.as_deref().map(str::to_owned),
-            email: profile.email.as_deref().map(str::to_owned),
+            presence: profile.presence().to_string(),
+            username: profile.username().map(str::to_owned),
+            email: profile.email().map(str::to_owned),
             identity: profile.identity.as_ref().map(claims),
             tail: tail.iter().map(item).collect(),
         })
@@ -677,10 +671,15 @@ impl Words {
         let identity = identity.map(|claims| {
             let Claims { name, email, picture, rooms, groups, documents, blocked, expires, claims } = claims;
             let (user, claims) = (user.as_str().into(), claims.map(Into::into));
-            Arc::new(Identity { user, name, email, picture, rooms, groups, documents, blocked, expires_unix_ms: expires, claims })
+            let expires_unix_ms = expires;
+            let details = Details { user, name, email, picture, rooms, groups, documents, blocked, expires_unix_ms, claims };
+            Arc::new(Identity::from(details))
         });
-        let (username, email) = (username.map(Into::into), email.map(Into::into));
-        let profile = Profile { presence: presence.into(), username, email, identity, ..Profile::named(&user) };
+        let profile = Profile { identity, ..Profile::named(&user) };
+        let mut profile = profile.with_username(username.as_deref()).with_email(email.as_deref());
+        if **profile.presence() != *presence {
+            profile.own().presence = presence.into();
+        }
         Some(Past { profile, mark: EntryId::parse(&mark)?, tail: tail.into_iter().map(told).collect::<Option<_>>()? })
     }
 }

@@ -21,7 +21,7 @@ use super::read::{Entry, Reader};
 use super::request::{Call, Lost, Reply, Request};
 use super::socketio::{ENTRY, TOLD};
 use super::waiting::Entries;
-use crate::auth::Identity;
+use crate::auth::Details;
 use crate::config::Relay;
 use crate::fault::RelayDrop;
 use crate::limits::HELD_BACK_BYTES_MAX;
@@ -306,10 +306,7 @@ impl Core {
             return Heard::Malformed;
         };
         let blocked = entry.text("b").and_then(|list| serde_json::from_str::<Vec<String>>(list).ok());
-        let hidden_from = blocked.map(|mut blocked| {
-            blocked.sort_unstable();
-            Arc::new(Identity { blocked, ..Identity::default() })
-        });
+        let hidden_from = blocked.map(|blocked| Arc::new(Details { blocked, ..Details::default() }.into()));
         let arrival = Arc::new(Arrival { hidden_from, ..arrival });
         self.note_event(entry.id, arrival.clone());
         if !is_known {

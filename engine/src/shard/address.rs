@@ -33,7 +33,9 @@ pub struct Addresses {
 
 /// A counted connection; give it back with [`Addresses::close`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Ticket(u32);
+pub struct Ticket(u16);
+
+const _: () = assert!(COUNTERS <= 1 << 16);
 
 impl Addresses {
     /// `total_max`: connections the process may hold.
@@ -104,7 +106,7 @@ impl Addresses {
             self.open[index].fetch_sub(1, Relaxed);
             return Err(Refusal::AddressLimit);
         }
-        Ok(Ticket(index as u32))
+        Ok(Ticket(index as u16))
     }
 
     /// Counts a connection that stays after its HTTP answer. Only while half of the address's places are free: what merely stays must
@@ -115,12 +117,12 @@ impl Addresses {
             self.open[index].fetch_sub(1, Relaxed);
             return None;
         }
-        Some(Ticket(index as u32))
+        Some(Ticket(index as u16))
     }
 
     /// The connection has gone.
     pub fn close(&self, ticket: Ticket) {
-        self.open[ticket.0 as usize].fetch_sub(1, Relaxed);
+        self.open[usize::from(ticket.0)].fetch_sub(1, Relaxed);
     }
 }
 

@@ -33,10 +33,11 @@ impl Identity {
     /// The same user, who has blocked these as well.
     #[must_use]
     pub fn blocking(&self, more: &[String]) -> Identity {
+        let mut blocked = [&self.blocked[..], more].concat();
+        blocked.sort_unstable();
+        blocked.dedup();
         let mut united = self.clone();
-        united.blocked.extend_from_slice(more);
-        united.blocked.sort_unstable();
-        united.blocked.dedup();
+        united.blocked = blocked.into();
         united
     }
 }
@@ -55,7 +56,7 @@ impl Shard {
         let Some(list) = self.blocklists.0.get_mut(&conn.profile.user).filter(|list| !list.blocked.is_empty()) else {
             return own.filter(hides);
         };
-        let own = own.unwrap_or_else(|| Arc::new(Identity { user: conn.profile.user.clone(), ..Identity::default() }));
+        let own = own.unwrap_or_else(|| Arc::new(Identity::of_user(conn.profile.user.clone())));
         if let Some((of, united)) = &list.united
             && Arc::ptr_eq(of, &own)
         {

@@ -7,7 +7,7 @@ use super::Shard;
 use super::hooks::Wish;
 use super::inquiry::{About, Caller, Changes};
 use super::links::{Ruled, Stage, State, Visitor};
-use crate::auth::{AuthFault, Identity};
+use crate::auth::{AuthFault, Details, Identity};
 use crate::config::{AuthMode, DialectKind, Endpoint};
 use crate::dialect::{Hello, Profile};
 use crate::ids::EndpointId;
@@ -27,7 +27,7 @@ impl Shard {
         let Some(conn) = self.conns.get(slot) else { return };
         let Some(asking) = conn.opening.as_ref().and_then(|opening| Some((opening.asking.as_ref()?, &opening.query))) else { return };
         let (asking, query) = asking;
-        let claims = asking.token.as_ref().ok().and_then(|identity| identity.claims.clone());
+        let claims = asking.token.as_ref().ok().and_then(|identity| identity.claims().map(Box::from));
         let caller = self.caller(slot, query.as_str().into(), asking.visitor.clone(), claims);
         self.inquire(now, slot, About::Connect(Box::new(caller)), Wish::Connect);
     }
@@ -36,17 +36,17 @@ impl Shard {
     pub(super) fn inquire_identity(&mut self, now: Now, slot: u32, note: Box<str>) {
         let Some(conn) = self.conns.get(slot) else { return };
         let (query, visitor) = match self.links.get(conn.link).map(|link| &link.state) {
-            Some(State::SocketIo(socket)) => (socket.query.clone(), socket.visitor.as_deref().cloned().unwrap_or_default()),
+            Some(State::SocketIo(socket)) => ((*socket.query).into(), socket.rare().visitor.as_deref().cloned().unwrap_or_default()),
             _ => Default::default(),
         };
-        let claims = conn.profile.identity.as_ref().and_then(|identity| identity.claims.clone());
+        let claims = conn.profile.identity.as_ref().and_then(|identity| identity.claims().map(Box::from));
         let caller = self.caller(slot, query, visitor, claims);
         self.inquire(now, slot, About::Connect(Box::new(caller)), Wish::Identify { note });
     }
 
     fn caller(&self, slot: u32, query: Box<str>, visitor: Visitor, claims: Option<Box<str>>) -> Caller {
         let conn = self.conns.get(slot);
-        let address = conn.and_then(|conn| self.links.get(conn.link)).map(|link| link.peer.ip().to_canonical());
+        let address = conn.and_then(|conn| self.links.get(conn.link)).map(|link| link.peer.ip.to_canonical());
         let Visitor { origin, user_agent } = visitor;
         Caller { id: conn.map(|conn| conn.sid), address, origin, query, user_agent, claims }
     }
@@ -100,33 +100,34 @@ impl Shard {
         let Changes { user, name, rooms, .. } = changes;
         let profile = &mut conn.profile;
         if let Some(user) = user {
-            if !profile.has_client_id {
-                profile.presence = user.clone();
+            if let Some(own) = profile.own.as_mut().filter(|own| !own.has_client_id) {
+                own.presence = user.clone();
             }
             profile.user = user;
         }
         if let Some(name) = name {
-            profile.username = Some((&*name).into());
+            profile.own().username = Some((&*name).into());
         }
         conn.ruled = Some(Ruled { lists: rooms.is_some(), has_token });
         if profile.identity.is_some() || rooms.is_some() {
             // The claims were for the back end, which has seen them.
-            let mut identity =
-                profile.identity.as_deref().cloned().unwrap_or_else(|| Identity { user: profile.user.clone(), ..Identity::default() });
-            identity.claims = None;
-            set_lists(&mut identity, rooms, dialect);
-            profile.identity = Some(Arc::new(identity));
+            let of_user = || Details { user: profile.user.clone(), ..Details::default() };
+            let mut details = profile.identity.as_ref().map_or_else(of_user, |identity| identity.details());
+            details.claims = None;
+            set_lists(&mut details, rooms, dialect);
+            profile.identity = Some(Arc::new(details.into()));
         }
     }
 
     /// What a fresh token makes of a connection that the back end has let in: lists that are its own stay.
     pub(super) fn refreshed(&self, slot: u32, fresh: Arc<Identity>) -> Arc<Identity> {
         let Some(conn) = self.conns.get(slot).filter(|conn| conn.ruled.is_some()) else { return fresh.without_claims() };
-        let mut identity = Identity { claims: None, ..(*fresh).clone() };
+        let mut details = Details { claims: None, ..fresh.details() };
         if let Some(old) = conn.profile.identity.as_ref().filter(|_| conn.ruled.is_some_and(|ruled| ruled.lists)) {
-            (identity.rooms, identity.documents) = (old.rooms.clone(), old.documents.clone());
+            let Details { rooms, documents, .. } = old.details();
+            (details.rooms, details.documents) = (rooms, documents);
         }
-        Arc::new(identity)
+        Arc::new(details.into())
     }
 
     /// Who a connection is that the back end has let in and that its client takes up again: the back end is not asked anew. A token that
@@ -140,7 +141,9 @@ impl Shard {
             _ if endpoint.auth == AuthMode::None => Some(old.clone()),
             Err(AuthFault::Missing) if needs_none && !old.has_expired(now) => Some(old.clone()),
             Ok(identity) if old.identity.as_ref().is_some_and(|known| known.user == identity.user) => {
-                Some(Profile { identity: Some(self.refreshed(slot, identity.clone())), ..old.clone() })
+                let mut profile = old.clone();
+                profile.renew(self.refreshed(slot, identity.clone()));
+                Some(profile)
             }
             _ => None,
         }
@@ -151,35 +154,30 @@ impl Shard {
 fn changed_token(token: Result<Arc<Identity>, AuthFault>, changes: &Changes, endpoint: &Endpoint) -> Result<Arc<Identity>, AuthFault> {
     let identity = match (token, &changes.user) {
         (Ok(identity), _) => identity,
-        (Err(AuthFault::Missing), Some(user)) if endpoint.auth == AuthMode::Token => {
-            Arc::new(Identity { user: user.clone(), ..Identity::default() })
-        }
+        (Err(AuthFault::Missing), Some(user)) if endpoint.auth == AuthMode::Token => Arc::new(Identity::of_user(user.clone())),
         (Err(fault), _) => return Err(fault),
     };
     let Some(rooms) = &changes.rooms else { return Ok(identity) };
-    let mut identity = (*identity).clone();
-    set_lists(&mut identity, Some(rooms.clone()), endpoint.dialect);
-    Ok(Arc::new(identity))
+    let mut details = identity.details();
+    set_lists(&mut details, Some(rooms.clone()), endpoint.dialect);
+    Ok(Arc::new(details.into()))
 }
 
 impl Changes {
     /// Who somebody with this token is when the back end has said so, for those who do not come by a connection.
     pub fn applied_to(self, identity: &Identity, dialect: DialectKind) -> Identity {
-        let mut identity = Identity { claims: None, ..identity.clone() };
-        identity.user = self.user.unwrap_or(identity.user);
-        identity.name = self.name.map(String::from).or(identity.name);
-        set_lists(&mut identity, self.rooms, dialect);
-        identity
+        let mut details = Details { claims: None, ..identity.details() };
+        details.user = self.user.unwrap_or(details.user);
+        details.name = self.name.map(String::from).or(details.name);
+        set_lists(&mut details, self.rooms, dialect);
+        details.into()
     }
 }
 
 /// Rooms that the back end names; collab's are documents, and looked at to let somebody in.
-fn set_lists(identity: &mut Identity, rooms: Option<Vec<String>>, dialect: DialectKind) {
-    if dialect == DialectKind::Collab {
-        identity.documents = rooms.or(identity.documents.take());
-    } else {
-        identity.rooms = rooms.or(identity.rooms.take());
-    }
+fn set_lists(details: &mut Details, rooms: Option<Vec<String>>, dialect: DialectKind) {
+    let list = if dialect == DialectKind::Collab { &mut details.documents } else { &mut details.rooms };
+    *list = rooms.or(list.take());
 }
 
 #[cfg(test)]
@@ -214,9 +212,9 @@ mod tests {
             shard.handle_bytes(now, link, &mut head.into_bytes());
             let conn = shard.conns_of(link.slot).first().and_then(|slot| shard.conns.get(*slot)).expect("a connection");
             let asking = conn.opening.as_ref().and_then(|opening| opening.asking.as_ref());
-            let told = asking.and_then(|asking| asking.token.as_ref().ok()?.claims.as_ref());
+            let told = asking.and_then(|asking| asking.token.as_ref().ok()?.claims());
             assert_eq!(told.is_some(), is_asked, "{name}");
-            assert!(is_asked || conn.profile.identity.as_ref().is_some_and(|identity| identity.claims.is_none()), "{name}");
+            assert!(is_asked || conn.profile.identity.as_ref().is_some_and(|identity| identity.claims().is_none()), "{name}");
         }
     }
 }

@@ -373,9 +373,6 @@ impl Shard {
         let Some(conn) = self.conns.get_mut(slot) else { return };
         // What is said to one who was in already is no answer to another wish to enter, which came when it had been taken out.
         let waited = conn.awaits(room).filter(|_| !again).map(|waited| conn.entering.swap_remove(waited));
-        if conn.entering.is_empty() {
-            conn.entering = Vec::new();
-        }
         if waited.is_some() && outcome.is_ok() {
             self.membership.join(room, slot, conn.link, &mut conn.seats);
             self.note_stay(slot, room);

@@ -54,6 +54,8 @@ impl Wheel {
             let alarms = &mut self.slots[index];
             due.extend(alarms.extract_if(.., |alarm| alarm.at_ms.div_ceil(tick_ms) <= last));
             if alarms.is_empty() {
+                // Many connections that came at once leave no place behind that is for as many.
+                *alarms = Vec::new();
                 self.occupied[index / 64] &= !(1 << (index % 64));
             }
         }

@@ -95,9 +95,8 @@ impl Shard {
             State::Head { deadline_ms, idle: true, .. } if *deadline_ms <= ms => return self.finish(slot, !link.outbox.is_empty()),
             State::Head { deadline_ms, .. } if *deadline_ms <= ms => return self.head_timeout(now, slot),
             State::Body(post) if post.deadline_ms <= ms => return self.head_timeout(now, slot),
-            State::Probe { deadline_ms, .. } | State::Polled { deadline_ms, .. } if *deadline_ms <= ms => {
-                return self.lose(now, slot, CloseReason::Transport);
-            }
+            State::Probe(probe) if probe.deadline_ms <= ms => return self.lose(now, slot, CloseReason::Transport),
+            State::Polled(polled) if polled.deadline_ms <= ms => return self.lose(now, slot, CloseReason::Transport),
             State::Closing { deadline_ms, .. } if *deadline_ms <= ms => return self.finish(slot, true),
             State::SocketIo(socket) if socket.connect_deadline_ms <= ms => {
                 return self.close_link(now, slot, CloseReason::ConnectTimeout, Some(ws::empty_close_frame()));
@@ -131,10 +130,9 @@ impl Shard {
     pub(super) fn arm_next(&mut self, now: Now, slot: u32) {
         let Some(link) = self.links.get(slot) else { return };
         let of_state = match &link.state {
-            State::Head { deadline_ms, .. }
-            | State::Closing { deadline_ms, .. }
-            | State::Polled { deadline_ms, .. }
-            | State::Probe { deadline_ms, .. } => *deadline_ms,
+            State::Head { deadline_ms, .. } | State::Closing { deadline_ms, .. } => *deadline_ms,
+            State::Polled(polled) => polled.deadline_ms,
+            State::Probe(probe) => probe.deadline_ms,
             State::SocketIo(socket) => socket.connect_deadline_ms,
             State::Body(post) => post.deadline_ms,
             State::Plain { .. } => u64::MAX,
@@ -165,7 +163,7 @@ impl Shard {
             // Its answer may lie behind what is held. It is asked again all the same: a client of Socket.IO expects that, and where
             // nobody is at the other end, the kernel finds out.
             link.heartbeat.at_ms = now.ms() + wait_ms;
-            if matches!(&link.state, State::SocketIo(socket) if socket.old.is_some()) {
+            if matches!(&link.state, State::SocketIo(socket) if socket.rare().old.is_some()) {
                 return;
             }
             link.heartbeat.more = link.heartbeat.more.saturating_add(1);
@@ -230,7 +228,12 @@ impl Shard {
 
     fn end_typing(&mut self, now: Now, slot: u32) {
         let Some(conn) = self.conns.get_mut(slot) else { return };
-        let over: Vec<Arc<str>> = conn.typing.extract_if(.., |typing| typing.until_ms <= now.ms()).map(|typing| typing.room).collect();
+        if conn.typing.is_empty() {
+            return;
+        }
+        let typing = conn.typing.list();
+        let over: Vec<Arc<str>> = typing.extract_if(.., |typing| typing.until_ms <= now.ms()).map(|typing| typing.room).collect();
+        conn.typing.tidy();
         for room in over {
             self.tell_typing_stopped(now, slot, &room);
         }
@@ -274,7 +277,7 @@ impl Shard {
                 // A session in its grace has had its goodbye.
                 Some((State::Closing { .. }, true)) => self.finish(slot, false),
                 // A request is answered by its session's end.
-                Some((State::Closing { .. } | State::Polled { .. }, false)) => {}
+                Some((State::Closing { .. } | State::Polled(_), false)) => {}
                 // It has nothing to hear, unless an answer is still being written.
                 Some((State::Head { idle: true, .. }, _)) => self.say_goodbye(now, slot, None, false),
                 _ => {

@@ -256,7 +256,7 @@ impl Shard {
                     }
                     Target::Present { room: name, presence } => {
                         let room = Room { endpoint: who.endpoint, name: name.clone() };
-                        let is_it = |slot: &u32| self.conns.get(*slot).is_some_and(|conn| conn.profile.presence == *presence);
+                        let is_it = |slot: &u32| self.conns.get(*slot).is_some_and(|conn| conn.profile.presence() == presence);
                         slots.extend(self.members_here(&room).chain(self.connection_of(&room)).filter(is_it));
                     }
                 }
@@ -303,9 +303,6 @@ impl Shard {
         let Some(conn) = self.conns.get_mut(slot).filter(|conn| !conn.acks.is_empty()) else { return };
         // Their emits are answered by the clock.
         conn.acks.retain(|ack| ack.deadline_ms > now.ms());
-        if conn.acks.is_empty() {
-            conn.acks = Vec::new();
-        }
     }
 
     fn wait_for_acks(&mut self, key: (u64, u64), emitted: Emitted) {

@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use super::links::{Link, State};
+use super::links::{Link, Polled, Probe, State};
 use super::parcel::{Call, Parcel, Poll, Requester};
 use super::polling::{HTML, JSON, TEXT};
 use super::{Command, Shard};
@@ -155,7 +155,7 @@ impl Shard {
             let Some(link) = self.links.get_mut(key.slot) else { return Engine::Taken };
             // From here on its bytes are the other shard's.
             link.waiting += 1;
-            let peer = link.peer;
+            let peer = link.peer.into();
             self.commands.push_back(Command::Move { link: key, peer, to: owner, read: bytes.to_vec(), luggage: None });
             return Engine::Moved;
         }
@@ -175,7 +175,7 @@ impl Shard {
                 }
                 let deadline_ms = now.ms() + UPGRADE_MS;
                 if let Some(link) = self.links.get_mut(key.slot) {
-                    link.state = State::Probe { session, deadline_ms };
+                    link.state = State::Probe(Box::new(Probe { session, deadline_ms }));
                 }
                 self.arm(key.slot, deadline_ms);
             }
@@ -199,7 +199,7 @@ impl Shard {
         self.requests = self.requests.wrapping_add(1);
         let number = self.requests;
         if let Some(link) = self.links.get_mut(key.slot) {
-            link.state = State::Polled { sid, number, reply: Box::new(reply), deadline_ms };
+            link.state = State::Polled(Box::new(Polled { sid, number, reply, deadline_ms }));
         }
         self.arm(key.slot, deadline_ms);
         Requester { shard: self.id, link: key, number }
@@ -370,14 +370,11 @@ impl Shard {
 
     /// The answer of a session for a request that came here.
     pub(super) fn send_poll_answer(&mut self, now: Now, to: Requester, status: u16, (kind, body): &(&'static str, String)) {
-        let Some(Link { state: State::Polled { sid, number, reply, .. }, .. }) = self.links.get_mut_of(to.link.slot, to.link.generation)
-        else {
-            return;
-        };
-        if *number != to.number {
+        let Some(Link { state: State::Polled(polled), .. }) = self.links.get_mut_of(to.link.slot, to.link.generation) else { return };
+        if polled.number != to.number {
             return;
         }
-        let (sid, reply) = (*sid, std::mem::take(&mut **reply));
+        let (sid, reply) = (polled.sid, std::mem::take(&mut polled.reply));
         let translated = (reply.is_old && *kind == TEXT && self.world.config.serves_eio3()).then(|| eio3::write(body));
         let body = translated.as_ref().unwrap_or(body);
         let mut extra = Vec::new();
@@ -435,8 +432,8 @@ impl Shard {
             return false;
         }
         let Some(link) = self.links.get_mut(slot) else { return false };
-        if link.ticket.is_none() && !self.world.config.trusted_proxies.contains(&link.peer.ip().to_canonical()) {
-            link.ticket = self.world.addresses.stay(link.peer.ip());
+        if link.ticket.is_none() && !self.world.config.trusted_proxies.contains(&link.peer.ip.to_canonical()) {
+            link.ticket = self.world.addresses.stay(link.peer.ip);
             return link.ticket.is_some();
         }
         true

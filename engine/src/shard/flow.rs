@@ -149,11 +149,13 @@ impl Shard {
             return false;
         }
         let frame = match &link.state {
-            State::SocketIo(socket) if frame.has_attachments() && socket.old.is_some() && !link.is_polling() => Rc::new(frame.marked()),
+            State::SocketIo(socket) if frame.has_attachments() && socket.rare().old.is_some() && !link.is_polling() => {
+                Rc::new(frame.marked())
+            }
             _ => frame,
         };
         self.stats.outbox_bytes.add(frame.bytes().len() as u64);
-        link.outbox.push(frame);
+        link.outbox.push(frame, &mut self.spares);
         // A session whose client does not poll is a reader that reads nothing.
         let unread = link.polling.as_ref().is_some_and(|polling| polling.poll.is_none() && !polling.is_over);
         if link.outbox.blocked || unread {

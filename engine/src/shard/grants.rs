@@ -142,14 +142,14 @@ impl Shard {
             return;
         }
         let Some(conn) = self.conns.get(slot) else { return };
-        if self.seat_of(conn, room).is_some() && conn.leaving.as_ref() != Some(room) {
+        if self.seat_of(conn, room).is_some() && conn.leaving.as_deref() != Some(room) {
             return;
         }
         let welcome = self.dialect(conn.endpoint).welcome(&self.context(now, conn, &|_| false), &room.name);
         let enter = Enter {
             conn: self.conn_id(slot, conn),
             room: room.clone(),
-            presence: conn.profile.presence.clone(),
+            presence: conn.profile.presence().clone(),
             again: false,
             create: self.creates_rooms(room.endpoint),
             members_max: u32::MAX,
@@ -171,7 +171,7 @@ impl Shard {
             return;
         }
         // If it is leaving by itself, that is enough.
-        let is_leaving = conn.leaving.as_ref() == Some(room);
+        let is_leaving = conn.leaving.as_deref() == Some(room);
         let seat = self.conns.get(slot).and_then(|conn| self.seat_of(conn, room)).filter(|_| !is_leaving);
         if let Some(seat) = seat {
             self.vacate(slot, seat);

@@ -375,7 +375,7 @@ impl Shard {
         }
         let found = self.links.get_mut(link)?;
         let State::SocketIo(socket) = &mut found.state else { return None };
-        socket.fetching = Some(Box::new(Fetching { ask, offset: comeback.offset, packet: packet.into() }));
+        socket.rare_mut().fetching = Some(Box::new(Fetching { ask, offset: comeback.offset, packet: packet.into() }));
         found.waiting += 1;
         self.fetching.insert(ask, LinkKey { slot: link, generation: found.generation });
         Some(Verdict::Wait)
@@ -396,15 +396,15 @@ impl Shard {
         let link = self.links.get_mut_of(key.slot, key.generation);
         let socket = link.and_then(|link| if let State::SocketIo(socket) = &mut link.state { Some(socket) } else { None });
         let Some((socket, fetching)) =
-            socket.and_then(|socket| socket.fetching.take_if(|fetching| fetching.ask == ask).map(|it| (socket, it)))
+            socket.and_then(|socket| socket.rare_mut().fetching.take_if(|fetching| fetching.ask == ask).map(|it| (socket, it)))
         else {
             // Whoever wanted it has gone, and may come for it again.
             return self.put_back(fetched);
         };
-        socket.fetched = Some(fetched);
+        socket.rare_mut().fetched = Some(fetched);
         self.take_packet(now, key.slot, &fetching.packet);
         if let Some(Link { state: State::SocketIo(socket), .. }) = self.links.get_mut_of(key.slot, key.generation)
-            && let Some(unused) = socket.fetched.take()
+            && let Some(unused) = socket.rare_mut().fetched.take()
         {
             self.put_back(unused);
         }
@@ -418,7 +418,7 @@ impl Shard {
         }
         let link = self.links.get(link.slot).filter(|found| found.generation == link.generation)?;
         let State::SocketIo(socket) = &link.state else { return None };
-        match socket.fetching.as_ref()?.offset {
+        match socket.rare().fetching.as_ref()?.offset {
             Offset::Entry(id) => Some(id),
             Offset::Own(_) => None,
         }
@@ -442,10 +442,10 @@ impl Shard {
     pub(super) fn take_waits_over(&mut self, slot: u32) {
         let Some(Link { state: State::SocketIo(socket), generation, .. }) = self.links.get(slot) else { return };
         let link = LinkKey { slot, generation: *generation };
-        if let Some(fetching) = &socket.fetching {
+        if let Some(fetching) = &socket.rare().fetching {
             self.fetching.insert(fetching.ask, link);
         }
-        let conn = socket.restored.and_then(|id| self.conns.get_mut_of(id.slot, id.generation));
+        let conn = socket.rare().restored.and_then(|id| self.conns.get_mut_of(id.slot, id.generation));
         if let Some(restoring) = conn.and_then(|conn| conn.recovery.as_mut()?.restoring.as_mut()) {
             restoring.link = link;
         }
@@ -563,7 +563,7 @@ impl Shard {
     fn wait_for_restored(&mut self, link: u32, id: ConnId) {
         let Some(link) = self.links.get_mut(link) else { return };
         if let State::SocketIo(socket) = &mut link.state {
-            socket.restored = Some(id);
+            socket.rare_mut().restored = Some(id);
             link.waiting += 1;
         }
     }
@@ -573,7 +573,7 @@ impl Shard {
         let cx = self.context(now, conn, &|_| false);
         let frame = if room.is_public() { self.dialect(conn.endpoint).welcome(&cx, &room.name) } else { None };
         let announce = frame.map(|frame| Announcement { to: room.clone(), frame });
-        let (conn, presence) = (self.conn_id(slot, conn), conn.profile.presence.clone());
+        let (conn, presence) = (self.conn_id(slot, conn), conn.profile.presence().clone());
         let enter = Enter {
             conn,
             room,
@@ -689,7 +689,7 @@ impl Shard {
         self.refuse_comeback(endpoint, fault);
         let Restoring { link, packet, .. } = *restoring;
         let Some(Link { state: State::SocketIo(socket), .. }) = self.links.get_mut_of(link.slot, link.generation) else { return };
-        (socket.may_recover, socket.restored) = (false, None);
+        (socket.may_recover, socket.rare_mut().restored) = (false, None);
         self.take_packet(now, link.slot, &packet);
         self.unwait(link.slot, 1);
     }
@@ -719,7 +719,7 @@ impl Shard {
         let LinkKey { slot: link, generation } = restoring.link;
         let is_there = match self.links.get_mut_of(link, generation).map(|link| &mut link.state) {
             Some(State::SocketIo(socket)) => {
-                socket.restored = None;
+                socket.rare_mut().restored = None;
                 true
             }
             _ => false,
@@ -798,7 +798,7 @@ impl Shard {
         restoring.packet = packet.into();
         self.wait_for_restored(link, id);
         if let Some(Link { state: State::SocketIo(socket), .. }) = self.links.get_mut_of(old.slot, old.generation) {
-            socket.restored = None;
+            socket.rare_mut().restored = None;
             self.unwait(old.slot, 1);
             // Whoever that was has nothing to wait for; the session is the newcomer's.
             self.close_link(now, old.slot, CloseReason::Transport, Some(ws::empty_close_frame()));

@@ -551,7 +551,7 @@ mod tests {
     fn whom_the_author_has_blocked_is_kept_and_counted() {
         let (mut memory, stats) = memory(100_000);
         let blocked: Vec<String> = (0..10).map(|number| format!("user{number}")).collect();
-        let author = Arc::new(Identity { user: "alice".into(), blocked, ..Identity::default() });
+        let author = Arc::new(Identity::from(crate::auth::Details { user: "alice".into(), blocked, ..Default::default() }));
         memory.append(&room("r"), Keep { hidden_from: Some(author.clone()), ..keep(1, "text") }, 1, &stats);
         memory.append(&room("r"), keep(2, "text"), 1, &stats);
         let kept = past(&mut memory, Range::ALL, 1).kept;

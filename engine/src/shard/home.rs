@@ -5,13 +5,16 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use foldhash::fast::RandomState;
 
 use super::history::{Bounds, History, Memory};
+use super::named::Named;
 use crate::dialect::{EnterFault, Keep, OfRoom, RoomView};
 use crate::ids::{EndpointId, Room, ShardId, UserId};
 use crate::limits::Limits;
 use crate::stats::ShardStats;
 
+mod counts;
 mod records;
 
+use counts::Counts;
 pub(super) use records::NAMESPACE;
 use records::{Ending, Record};
 
@@ -27,12 +30,10 @@ const EMPTY_SLACK: usize = 64;
 struct HomeRoom {
     seq: u64,
     /// By shard, the connections for which it wants the room's casts: members, and those that broke off and may come back.
-    shards: Box<[u32]>,
+    shards: Counts,
     members: u32,
     /// Those that may come back: nobody sees them, but what is said meanwhile is kept for them where they were.
     away: u32,
-    /// When somebody last came, went or said something, milliseconds since 1970.
-    active_unix_ms: u64,
     public: Option<Box<PublicPart>>,
 }
 
@@ -45,6 +46,8 @@ struct PublicPart {
     emptied: u64,
     /// Since when there is this room, milliseconds since 1970.
     created_unix_ms: u64,
+    /// When somebody last came, went or said something, milliseconds since 1970.
+    active_unix_ms: u64,
     /// There exactly when the back end made the room: it stays until the back end deletes it.
     record: Option<Box<Record>>,
 }
@@ -52,7 +55,7 @@ struct PublicPart {
 /// All rooms at home here.
 #[derive(Debug)]
 pub(crate) struct Homes {
-    rooms: HashMap<Room, HomeRoom, RandomState>,
+    rooms: Named<HomeRoom>,
     history: Box<dyn History>,
     /// Public rooms that may be here, and that are.
     rooms_max: usize,
@@ -84,7 +87,7 @@ impl Homes {
     pub(crate) fn new(limits: &Limits, shards: usize) -> Homes {
         let memory = Memory::new(Bounds::new(limits, shards));
         Homes {
-            rooms: HashMap::default(),
+            rooms: Named::new(),
             history: Box::new(memory),
             rooms_max: limits.rooms.div_ceil(shards),
             public_rooms: 0,
@@ -147,7 +150,7 @@ impl Homes {
     ) -> Result<bool, EnterFault> {
         self.admit(room, create, members_max, stats)?;
         if let Some(home) = self.rooms.get_mut(room) {
-            home.shards[usize::from(shard.0)] += 1;
+            home.shards.add(shard, self.shards);
         }
         let is_first = self.appear(room, presence, stats);
         self.note_change(room);
@@ -163,10 +166,10 @@ impl Homes {
 
     /// A connection that was away will not come back.
     pub(crate) fn give_up(&mut self, room: &Room, shard: ShardId, stats: &ShardStats) {
-        let counts = |home: &&mut HomeRoom| home.away > 0 && home.shards[usize::from(shard.0)] > 0;
+        let counts = |home: &&mut HomeRoom| home.away > 0 && home.shards.of(shard) > 0;
         let Some(home) = self.counted(room).filter(counts) else { return };
         home.away -= 1;
-        home.shards[usize::from(shard.0)] -= 1;
+        home.shards.sub(shard);
         self.note_change(room);
         self.tidy(room, stats);
     }
@@ -181,7 +184,7 @@ impl Homes {
 
     /// Makes sure that there is a room with a place.
     fn admit(&mut self, room: &Room, create: bool, members_max: u32, stats: &ShardStats) -> Result<(), EnterFault> {
-        if !self.rooms.contains_key(room) {
+        if !self.rooms.contains(room) {
             if !create {
                 return Err(EnterFault::NoRoom);
             }
@@ -214,13 +217,13 @@ impl Homes {
 
     /// Counts a connection out, or `away`; true when it was the last of its presence.
     pub(crate) fn leave(&mut self, room: &Room, shard: ShardId, presence: &UserId, away: bool, stats: &ShardStats) -> bool {
-        let counts = |home: &&mut HomeRoom| home.members > 0 && (away || home.shards[usize::from(shard.0)] > 0);
+        let counts = |home: &&mut HomeRoom| home.members > 0 && (away || home.shards.of(shard) > 0);
         let Some(home) = self.counted(room).filter(counts) else { return false };
         home.members -= 1;
         if away {
             home.away += 1;
         } else {
-            home.shards[usize::from(shard.0)] -= 1;
+            home.shards.sub(shard);
         }
         let of_presence = match &mut home.public {
             Some(public) => {
@@ -264,7 +267,7 @@ impl Homes {
 
     /// True exactly when the room exists.
     pub(crate) fn has(&self, room: &Room) -> bool {
-        self.rooms.contains_key(room)
+        self.rooms.contains(room)
     }
 
     /// True exactly when somebody is present as this in the room.
@@ -285,8 +288,7 @@ impl Homes {
 
     /// The shards with members of a room.
     pub(crate) fn shards_of(&self, room: &Room) -> Vec<ShardId> {
-        let shards = self.rooms.get(room).map_or(&[][..], |home| &home.shards);
-        shards.iter().enumerate().filter(|(_, members)| **members > 0).map(|(shard, _)| ShardId(shard as u8)).collect()
+        self.rooms.get(room).into_iter().flat_map(|home| home.shards.holders()).collect()
     }
 
     /// How a room is now, without its past.
@@ -309,16 +311,18 @@ impl Homes {
     ) -> Option<()> {
         // Everybody is in the room of everybody, on every shard; nobody enters it.
         let everybody = room.name.is_empty();
-        if everybody && !self.rooms.contains_key(room) {
+        if everybody && !self.rooms.contains(room) {
             self.create(room, stats).ok()?;
         }
         let home = self.rooms.get_mut(room)?;
         home.seq += 1;
-        home.active_unix_ms = unix_ms;
-        for (shard, members) in home.shards.iter().enumerate() {
-            if everybody || *members > 0 {
-                cast(ShardId(shard as u8), home.seq);
-            }
+        if let Some(public) = &mut home.public {
+            public.active_unix_ms = unix_ms;
+        }
+        if everybody {
+            (0..self.shards).for_each(|shard| cast(ShardId(shard as u8), home.seq));
+        } else {
+            home.shards.holders().for_each(|shard| cast(shard, home.seq));
         }
         if let Some((keep, public)) = keep.zip(home.public.as_mut()) {
             // Nobody may be in it. Until it is tidied it is on no list, so that it is not itself what makes way for what it is to keep.
@@ -333,7 +337,7 @@ impl Homes {
 
     /// Makes sure that there is a room to keep something in, though nobody is in it. It lasts as long as what [`Self::publish`] then keeps.
     pub(crate) fn ensure(&mut self, room: &Room, unix_ms: u64, stats: &ShardStats) -> Result<(), EnterFault> {
-        if !self.rooms.contains_key(room) {
+        if !self.rooms.contains(room) {
             self.create(room, stats)?;
         }
         self.touch(room, unix_ms);
@@ -383,8 +387,8 @@ impl Homes {
             self.names.insert(room.clone());
             endpoint(stats, room.endpoint).rooms.add(1);
         }
-        let (shards, public) = (vec![0; self.shards].into(), room.is_public().then(Box::default));
-        let home = HomeRoom { seq: self.seq_floor, shards, members: 0, away: 0, active_unix_ms: 0, public };
+        let public = room.is_public().then(Box::default);
+        let home = HomeRoom { seq: self.seq_floor, shards: Counts::NONE, members: 0, away: 0, public };
         self.rooms.insert(room.clone(), home);
         Ok(())
     }

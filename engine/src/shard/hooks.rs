@@ -250,7 +250,7 @@ impl Shard {
     /// Whether the back end is asked whether a connection may enter a room, or a set that it keeps in Redis.
     pub(super) fn asks_of_rooms(&self, conn: &Conn) -> bool {
         let membership = self.world.config.endpoints[usize::from(conn.endpoint.0)].membership;
-        let has_lists = conn.profile.identity.as_ref().is_some_and(|identity| identity.rooms.is_some() || identity.groups.is_some());
+        let has_lists = conn.profile.identity.as_ref().is_some_and(|identity| identity.rooms().is_some() || identity.groups().is_some());
         membership == Membership::Webhook || membership.is_in_redis(has_lists, self.world.config.relay.is_some())
     }
 

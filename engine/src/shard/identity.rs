@@ -39,7 +39,7 @@ impl Shard {
             Ok(view) => view,
             Err(fault) => return self.consult(now, slot, |dialect, cx, _, acts| dialect.identified(cx, Err(fault), note, acts)),
         };
-        conn.stage = Stage::Arriving { note: note.into() };
+        conn.stage = Stage::Arriving { note: Box::new(note.into()) };
         let (endpoint, link, user) = (conn.endpoint, conn.link, conn.profile.user.clone());
         let everybody = Room::everybody(endpoint);
         self.membership.join(&everybody, slot, link, &mut conn.seats);

@@ -5,7 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::engine_http::{Engine, pairs};
+use super::lean::Seldom;
 use super::links::{Asking, Conn, Opening, Stage, State, Visitor};
+use super::membership::Seats;
 use super::rate::Verdict;
 use super::socket_io::without_token;
 use super::{Command, Shard};
@@ -46,7 +48,7 @@ impl Shard {
             self.keep_partial(key, &bytes[used..]);
         } else {
             // A message in pieces: the copy buys one contiguous slice for the parsers.
-            link.partial.extend_from_slice(bytes);
+            link.partial.list().extend_from_slice(bytes);
             self.consume_partial(now, key);
         }
         self.settle(now);
@@ -66,12 +68,12 @@ impl Shard {
     fn consume_partial(&mut self, now: Now, key: LinkKey) {
         self.drain_inbox(now, key.slot);
         let Some(link) = self.links.get_mut_of(key.slot, key.generation) else { return };
-        let mut partial = std::mem::take(&mut link.partial);
+        let mut partial = link.partial.take();
         let used = self.consume(now, key, &mut partial);
         if used < partial.len() {
             partial.drain(..used);
             if let Some(link) = self.links.get_mut_of(key.slot, key.generation) {
-                link.partial = partial;
+                link.partial = partial.into();
             }
         }
     }
@@ -80,7 +82,7 @@ impl Shard {
         if let Some(link) = self.links.get_mut_of(key.slot, key.generation)
             && !rest.is_empty()
         {
-            link.partial.extend_from_slice(rest);
+            link.partial.list().extend_from_slice(rest);
         }
     }
 
@@ -94,8 +96,8 @@ impl Shard {
                 _ if link.is_answering() => Look::Wait,
                 State::Head { welcome, .. } => self.read_head(now, key, welcome, &bytes[used..]),
                 State::Body(_) => Look::Consumed(self.read_body(now, key, &bytes[used..])),
-                State::Plain { .. } | State::SocketIo(_) | State::Probe { .. } => self.read_frame(now, key, &mut bytes[used..]),
-                State::Closing { .. } | State::Polled { .. } => Look::Gone,
+                State::Plain { .. } | State::SocketIo(_) | State::Probe(_) => self.read_frame(now, key, &mut bytes[used..]),
+                State::Closing { .. } | State::Polled(_) => Look::Gone,
             };
             match look {
                 Look::Consumed(n) => used += n,
@@ -140,8 +142,8 @@ impl Shard {
     }
 
     fn take_message(&mut self, now: Now, slot: u32, message: Message<'_>) {
-        if let Some(State::Probe { session, .. }) = self.links.get(slot).map(|link| &link.state) {
-            return self.take_probe(now, slot, *session, message);
+        if let Some(State::Probe(probe)) = self.links.get(slot).map(|link| &link.state) {
+            return self.take_probe(now, slot, probe.session, message);
         }
         let plain = match self.links.get(slot).map(|link| &link.state) {
             Some(State::Plain { conn }) => Some(*conn),
@@ -241,7 +243,7 @@ impl Shard {
                 };
                 if request.wants_websocket() {
                     if let Some(link) = self.links.get_mut(key.slot) {
-                        link.peer = client;
+                        link.peer = client.into();
                     }
                     self.upgrade(now, key.slot, &request);
                 } else if engine == Some(Engine::Handshake) {
@@ -265,9 +267,9 @@ impl Shard {
             return Err((Refusal::Full, 503));
         }
         let Some(link) = self.links.get_mut(slot) else { return Err((Refusal::Full, 503)) };
-        let is_proxy = self.world.config.trusted_proxies.contains(&link.peer.ip().to_canonical());
+        let is_proxy = self.world.config.trusted_proxies.contains(&link.peer.ip.to_canonical());
         let behind = forwarded_for(request, &self.world.config.trusted_proxies).filter(|_| is_proxy);
-        let client = behind.map_or(link.peer, |client| SocketAddr::new(client, 0));
+        let client = behind.map_or(link.peer.into(), |client| SocketAddr::new(client, 0));
         let addresses = &self.world.addresses;
         let ticket = if is_call { addresses.call(client.ip(), now.ms()) } else { addresses.open(client.ip(), now.ms()) };
         let ticket = ticket.map_err(|refusal| (refusal, 429))?;
@@ -432,16 +434,16 @@ pub(super) fn new_conn(generation: u32, link: u32, endpoint: EndpointId, sid: Si
         sid,
         connected_unix_ms: now.unix_ms,
         heard_tenths: now.tenths(),
-        seats: Vec::new(),
+        seats: Seats::new(),
         is_polling: false,
         waiting: 0,
         stage: if profile.unproven.is_some() { Stage::Unknown { until_ms: now.ms() + IDENTIFY_MS } } else { Stage::Known },
         profile,
-        entering: Vec::new(),
+        entering: Seldom::new(),
         leaving: None,
         opening: Some(Box::new(opening)),
-        typing: Vec::new(),
-        acks: Vec::new(),
+        typing: Seldom::new(),
+        acks: Seldom::new(),
         asked_rooms: 0,
         ruled: None,
         recovery: None,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rand::RngExt as _;
 
 use super::deadlines::PLAIN_PING_MS;
+use super::lean::Seldom;
 use super::links::{Conn, Heartbeat, Link, Stage, State};
 use super::parcel::Enter;
 use super::recovery::NO_LINK;
@@ -33,7 +34,7 @@ impl Shard {
     pub(super) fn conns_of(&self, slot: u32) -> Vec<u32> {
         match self.links.get(slot).map(|link| &link.state) {
             Some(State::Plain { conn }) => vec![*conn],
-            Some(State::SocketIo(socket)) => socket.conns.clone(),
+            Some(State::SocketIo(socket)) => socket.conns.to_vec(),
             _ => Vec::new(),
         }
     }
@@ -263,7 +264,7 @@ impl Shard {
         if self.links.get(slot).is_some_and(Link::is_polling) {
             return self.end_polling(now, slot, peer_done);
         }
-        if matches!(self.links.get(slot).map(|link| &link.state), Some(State::Probe { .. })) {
+        if matches!(self.links.get(slot).map(|link| &link.state), Some(State::Probe(_))) {
             self.leave_session(now, slot);
         }
         if let Some(goodbye) = goodbye {
@@ -277,7 +278,7 @@ impl Shard {
         link.state = State::Closing { deadline_ms, peer_done, impatient: false };
         link.corked = false;
         link.heartbeat = Heartbeat::NEVER;
-        link.partial = Vec::new();
+        link.partial = Seldom::new();
         link.decoder = ws::Decoder::default();
         let key = LinkKey { slot, generation: link.generation };
         if link.outbox.is_empty() {
@@ -313,7 +314,7 @@ impl Shard {
             if let Some(ticket) = link.ticket {
                 self.world.addresses.close(ticket);
             }
-            self.leave_guesthouse(link.guest);
+            self.leave_guesthouse(link.guest.as_deref().copied());
         }
     }
 
@@ -355,7 +356,7 @@ impl Shard {
 
     /// A connection that ends types no longer, is counted and told of.
     fn sign_off(&mut self, now: Now, slot: u32, reason: CloseReason, told: &'static str) {
-        let typing = self.conns.get_mut(slot).map(|conn| std::mem::take(&mut conn.typing)).unwrap_or_default();
+        let typing = self.conns.get_mut(slot).map(|conn| conn.typing.take()).unwrap_or_default();
         for typing in typing {
             self.tell_typing_stopped(now, slot, &typing.room);
         }
@@ -382,12 +383,12 @@ impl Shard {
             self.vacate(slot, last);
         }
         let leaving = self.conns.get_mut(slot).and_then(|conn| conn.leaving.take());
-        for room in rooms.into_iter().filter(|room| leaving.as_ref() != Some(room)) {
+        for room in rooms.into_iter().filter(|room| leaving.as_deref() != Some(room)) {
             self.send_leave(now, slot, room, true, None);
         }
         let Some(id) = self.conns.get(slot).map(|conn| self.conn_id(slot, conn)) else { return };
         let Some(mut conn) = self.conns.remove(slot) else { return };
-        for ack in std::mem::take(&mut conn.acks) {
+        for ack in conn.acks.take() {
             self.acknowledged(ack, None);
         }
         self.unlist(&conn, slot);
@@ -404,7 +405,7 @@ impl Shard {
         }
         self.unwait(conn.link, conn.waiting);
         if let Some(Link { state: State::SocketIo(socket), .. }) = self.links.get_mut(conn.link) {
-            socket.conns.retain(|other| *other != slot);
+            socket.conns.remove(slot);
         }
     }
 
@@ -423,7 +424,7 @@ impl Shard {
     pub(super) fn refresh(&mut self, now: Now, slot: u32, identity: Arc<Identity>) {
         let identity = self.refreshed(slot, identity);
         if let Some(conn) = self.conns.get_mut(slot) {
-            conn.profile.identity = Some(identity);
+            conn.profile.renew(identity);
             let link = conn.link;
             self.tell(now, slot, None, What::Authenticated);
             self.arm_next(now, link);
@@ -438,7 +439,7 @@ impl Shard {
         if let Some(link) = self.links.get_mut(slot) {
             link.heartbeat = match &link.state {
                 // It pings, not we.
-                State::SocketIo(socket) if socket.old.is_some() => {
+                State::SocketIo(socket) if socket.rare().old.is_some() => {
                     Heartbeat { at_ms: now.ms() + interval + timeout, awaiting: true, sent_ns: now.ns, ..Heartbeat::NEVER }
                 }
                 _ => Heartbeat::starting(now.ms() + interval),

@@ -2,19 +2,21 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::address::Ticket;
 use super::assembly::Assembly;
 use super::engine_http::{Post, Reply};
 use super::handover::{Fetched, Fetching};
-use super::membership::Seat;
+use super::lean::{Few, Seldom};
+use super::membership::Seats;
 use super::old_clients::Old;
 use super::outbox::Outbox;
 use super::parcel::Requester;
 use super::rate::Rate;
 use super::recovery::Recovery;
+use super::table::Record;
 use crate::auth::{AuthFault, Identity};
 use crate::dialect::Profile;
 use crate::ids::{ConnId, EndpointId, LinkKey, Room, Sid};
@@ -28,11 +30,11 @@ pub(crate) struct Link {
     pub(crate) generation: u32,
     pub(crate) state: State,
     /// Peer address; behind a trusted proxy the client's.
-    pub(crate) peer: SocketAddr,
+    pub(crate) peer: Peer,
     pub(crate) ticket: Option<Ticket>,
     pub(crate) outbox: Outbox,
     /// Bytes read but not yet consumed: an incomplete frame, or whatever came while the link waits.
-    pub(crate) partial: Vec<u8>,
+    pub(crate) partial: Seldom<u8>,
     pub(crate) decoder: ws::Decoder,
     /// Answers of other shards that must come before the next message is looked at.
     pub(crate) waiting: u32,
@@ -48,7 +50,7 @@ pub(crate) struct Link {
     /// There exactly when the link is a long-polling session, which has no socket of its own (or was one a moment ago).
     pub(crate) polling: Option<Box<Polling>>,
     /// Id of the long-polling session that it is or was, if that began on another shard.
-    pub(crate) guest: Option<Sid>,
+    pub(crate) guest: Option<Box<Sid>>,
 }
 
 impl fmt::Debug for Link {
@@ -77,9 +79,9 @@ pub(crate) enum State {
     /// Reading the body of a POST.
     Body(Box<Post>),
     /// An HTTP request of a long-polling session, waiting for the session's answer. Boxed is what would make every link larger.
-    Polled { sid: Sid, number: u32, reply: Box<Reply>, deadline_ms: u64 },
+    Polled(Box<Polled>),
     /// A WebSocket that is to take over a long-polling session of this shard.
-    Probe { session: LinkKey, deadline_ms: u64 },
+    Probe(Box<Probe>),
     /// Saying goodbye; what still comes in is thrown away.
     Closing {
         deadline_ms: u64,
@@ -90,23 +92,67 @@ pub(crate) enum State {
     },
 }
 
+/// An HTTP request of a long-polling session.
+#[derive(Debug)]
+pub(crate) struct Polled {
+    pub(crate) sid: Sid,
+    /// Number of the request.
+    pub(crate) number: u32,
+    pub(crate) reply: Reply,
+    pub(crate) deadline_ms: u64,
+}
+
+/// A WebSocket that is to take over a session.
+#[derive(Debug)]
+pub(crate) struct Probe {
+    pub(crate) session: LinkKey,
+    pub(crate) deadline_ms: u64,
+}
+
+/// A peer's address without what IPv6 has besides.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer {
+    pub(crate) ip: IpAddr,
+    port: u16,
+}
+
+impl From<SocketAddr> for Peer {
+    fn from(address: SocketAddr) -> Peer {
+        Peer { ip: address.ip(), port: address.port() }
+    }
+}
+
+impl From<Peer> for SocketAddr {
+    fn from(Peer { ip, port }: Peer) -> SocketAddr {
+        SocketAddr::new(ip, port)
+    }
+}
+
 /// What a Socket.IO link has beyond a plain one.
 #[derive(Debug)]
 pub(crate) struct SocketIoLink {
     /// Slots of its connections, one per joined namespace.
-    pub(crate) conns: Vec<u32>,
+    pub(crate) conns: Few<u32, 5>,
     /// A namespace must be joined by then; `u64::MAX` once one is.
     pub(crate) connect_deadline_ms: u64,
     /// True exactly when it has asked for a namespace.
     pub(crate) has_tried: bool,
-    /// There exactly when the client speaks Engine.IO 3.
-    pub(crate) old: Option<Old>,
     /// The packet whose attachments are still to come, if there is one.
     pub(crate) assembly: Option<Box<Assembly>>,
     /// True exactly when it came from another shard: it goes to no third one.
     pub(crate) has_moved: bool,
     /// False exactly when its next CONNECT starts anew, because whom it wanted to replace is alive.
     pub(crate) may_recover: bool,
+    /// Query of the request without its token; links with the same share it.
+    pub(crate) query: Arc<str>,
+    rare: Option<Box<Rare>>,
+}
+
+/// What few Socket.IO links have.
+#[derive(Debug)]
+pub(crate) struct Rare {
+    /// There exactly when the client speaks Engine.IO 3.
+    pub(crate) old: Option<Old>,
     /// The connection whose answer its CONNECT waits for.
     pub(crate) challenged: Option<ConnId>,
     /// There while its CONNECT waits for the relay.
@@ -119,10 +165,53 @@ pub(crate) struct SocketIoLink {
     pub(crate) token: Result<Arc<Identity>, AuthFault>,
     /// What the session cookie said, for endpoints that look at cookies.
     pub(crate) cookie: Result<Arc<Identity>, AuthFault>,
-    /// Query of the request without its token.
-    pub(crate) query: Box<str>,
     /// There where the back end is asked who may connect.
     pub(crate) visitor: Option<Box<Visitor>>,
+}
+
+impl Rare {
+    const NONE: Rare = Rare {
+        old: None,
+        challenged: None,
+        fetching: None,
+        restored: None,
+        fetched: None,
+        token: Err(AuthFault::Missing),
+        cookie: Err(AuthFault::Missing),
+        visitor: None,
+    };
+}
+
+impl SocketIoLink {
+    /// One that has not joined a namespace.
+    pub(crate) fn new(query: Arc<str>) -> SocketIoLink {
+        SocketIoLink {
+            conns: Few::new(),
+            connect_deadline_ms: u64::MAX,
+            has_tried: false,
+            assembly: None,
+            has_moved: false,
+            may_recover: true,
+            query,
+            rare: None,
+        }
+    }
+
+    /// What few have, if it has any of it.
+    pub(crate) fn rare(&self) -> &Rare {
+        const NONE: &Rare = &Rare::NONE;
+        self.rare.as_deref().unwrap_or(NONE)
+    }
+
+    /// The same, to be changed where it is there.
+    pub(crate) fn rare_if_any(&mut self) -> Option<&mut Rare> {
+        self.rare.as_deref_mut()
+    }
+
+    /// The same, to be made.
+    pub(crate) fn rare_mut(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_with(|| Box::new(Rare::NONE))
+    }
 }
 
 /// What a request says of the program it comes from. Its debug form shows nothing of it.
@@ -222,10 +311,10 @@ impl Link {
         Link {
             generation,
             state: State::Head { deadline_ms: u64::MAX, idle: false, welcome: true },
-            peer,
+            peer: peer.into(),
             ticket: None,
             outbox: Outbox::default(),
-            partial: Vec::new(),
+            partial: Seldom::new(),
             decoder: ws::Decoder::default(),
             waiting: 0,
             resuming: false,
@@ -241,7 +330,7 @@ impl Link {
     /// True exactly when the answer to an HTTP request is due or being written: what comes next waits.
     pub(crate) fn is_answering(&self) -> bool {
         match self.state {
-            State::Polled { .. } => true,
+            State::Polled(_) => true,
             State::Head { .. } => !self.outbox.is_empty(),
             _ => false,
         }
@@ -260,6 +349,12 @@ impl Link {
     /// True exactly when it is a long-polling session now.
     pub(crate) fn is_polling(&self) -> bool {
         self.polling.as_ref().is_some_and(|polling| !polling.is_over)
+    }
+}
+
+impl Record for Link {
+    fn generation(&self) -> u32 {
+        self.generation
     }
 }
 
@@ -296,7 +391,7 @@ pub(crate) struct Conn {
     /// When something came that was no heartbeat, [`Now::tenths`].
     pub(crate) heard_tenths: u32,
     /// Places in the membership index.
-    pub(crate) seats: Vec<Seat>,
+    pub(crate) seats: Seats,
     /// True exactly when it is counted among those that use long-polling.
     pub(crate) is_polling: bool,
     /// Its share of the answers that the link waits for.
@@ -304,17 +399,17 @@ pub(crate) struct Conn {
     /// How far it is with who it is.
     pub(crate) stage: Stage,
     /// Rooms that were asked for and have not answered.
-    pub(crate) entering: Vec<Entering>,
+    pub(crate) entering: Seldom<Entering>,
     /// The room it is leaving, until its home has answered; the link waits, so there is at most one.
-    pub(crate) leaving: Option<Room>,
+    pub(crate) leaving: Option<Box<Room>>,
     /// There until the user's own room has let it in.
     pub(crate) opening: Option<Box<Opening>>,
     /// Rooms it types in.
-    pub(crate) typing: Vec<Typing>,
+    pub(crate) typing: Seldom<Typing>,
     /// Acknowledgements the back end waits for.
-    pub(crate) acks: Vec<PendingAck>,
+    pub(crate) acks: Seldom<PendingAck>,
     /// Rooms about which the back end is being asked.
-    pub(crate) asked_rooms: usize,
+    pub(crate) asked_rooms: u32,
     /// There exactly when the back end has said that it may be let in.
     pub(crate) ruled: Option<Ruled>,
     /// There exactly when it can be taken up again after it broke off.
@@ -338,6 +433,12 @@ impl Conn {
     }
 }
 
+impl Record for Conn {
+    fn generation(&self) -> u32 {
+        self.generation
+    }
+}
+
 /// How far it is with who a connection is. Most know it before they are connections.
 #[derive(Debug)]
 pub(crate) enum Stage {
@@ -346,7 +447,7 @@ pub(crate) enum Stage {
     /// The user's home has been asked.
     Asked,
     /// The user's home has let it in, and it waits for the rooms that are his.
-    Arriving { note: Box<str> },
+    Arriving { note: Box<Box<str>> },
     /// All is settled.
     Known,
 }

@@ -59,7 +59,7 @@ impl Shard {
         (socket.has_moved, socket.has_tried) = (true, false);
         let unsent = link.outbox.bytes();
         let (frames, written) = link.outbox.pack();
-        let (rate, heartbeat, peer) = (link.rate, std::mem::replace(&mut link.heartbeat, Heartbeat::NEVER), link.peer);
+        let (rate, heartbeat, peer) = (link.rate, std::mem::replace(&mut link.heartbeat, Heartbeat::NEVER), link.peer.into());
         let mut polling = link.polling.take();
         let (ticket, key) = (link.ticket.take(), LinkKey { slot, generation: link.generation });
         if !is_polling {
@@ -113,7 +113,7 @@ impl Shard {
             heartbeat,
             ticket,
             polling,
-            guest,
+            guest: guest.map(Box::new),
             ..Link::new(generation, peer, rate)
         });
         let Some((slot, generation)) = inserted else {

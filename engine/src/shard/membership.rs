@@ -1,16 +1,13 @@
 //! Who on this shard is in which room: the index that casts walk. It knows slots, not connections.
 
-use std::collections::HashMap;
-
-use foldhash::fast::RandomState;
-
 use super::hold::Pace;
-use super::table::Table;
+use super::lean::Few;
+use super::named::Named;
 use crate::ids::{EndpointId, Room};
 use crate::time::Now;
 
 /// A connection in a room: enough to deliver without looking at the connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Member {
     /// Slot of the connection.
     pub(crate) conn: u32,
@@ -21,7 +18,7 @@ pub(crate) struct Member {
 }
 
 /// The other end of a [`Member`], kept by the connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Seat {
     /// Slot of the room in the index.
     pub(crate) room: u32,
@@ -29,10 +26,13 @@ pub(crate) struct Seat {
     at: u32,
 }
 
+/// A connection's seats. Most have three, which need no block of their own: everybody's, their user's, and one of a room.
+pub(crate) type Seats = Few<Seat, 3>;
+
 #[derive(Debug)]
 struct LocalRoom {
-    room: Room,
-    members: Vec<Member>,
+    /// That of a user has one, as a rule, who needs no block of his own.
+    members: Few<Member, 1>,
     /// Number of the last cast, to assert the room's order.
     last_seq: u64,
     pace: Pace,
@@ -41,81 +41,76 @@ struct LocalRoom {
 /// The rooms that have members on this shard.
 #[derive(Debug)]
 pub(crate) struct Membership {
-    rooms: Table<LocalRoom>,
-    by_name: HashMap<Room, u32, RandomState>,
+    rooms: Named<LocalRoom>,
 }
 
 impl Membership {
     pub(crate) fn new() -> Self {
-        Membership { rooms: Table::new(), by_name: HashMap::default() }
+        Membership { rooms: Named::new() }
     }
 
     /// Slot of a room with members here.
     pub(crate) fn find(&self, room: &Room) -> Option<u32> {
-        self.by_name.get(room).copied()
+        self.rooms.find(room)
     }
 
     /// The room of a slot.
     pub(crate) fn room(&self, slot: u32) -> Option<&Room> {
-        self.rooms.get(slot).map(|local| &local.room)
+        self.rooms.room(slot)
     }
 
     /// The rooms of an endpoint that have members here, in no order.
     pub(crate) fn names(&self, endpoint: EndpointId) -> impl Iterator<Item = &Room> {
-        self.by_name.keys().filter(move |room| room.endpoint == endpoint)
+        self.rooms.rooms().filter(move |room| room.endpoint == endpoint)
     }
 
     pub(crate) fn members(&self, slot: u32) -> &[Member] {
-        self.rooms.get(slot).map_or(&[], |local| &local.members)
+        self.rooms.at(slot).map_or(&[], |local| &local.members)
     }
 
     /// Puts the connection in; the caller has checked that it is not.
-    pub(crate) fn join(&mut self, room: &Room, conn: u32, link: u32, seats: &mut Vec<Seat>) {
-        let slot = match self.by_name.get(room) {
-            Some(slot) => *slot,
-            None => {
-                let make = |_, _| LocalRoom { room: room.clone(), members: Vec::with_capacity(1), last_seq: 0, pace: Pace::SLOW };
-                let Some((slot, _)) = self.rooms.insert(u32::MAX as usize, make) else { return };
-                self.by_name.insert(room.clone(), slot);
-                slot
-            }
-        };
-        let Some(local) = self.rooms.get_mut(slot) else { return };
+    pub(crate) fn join(&mut self, room: &Room, conn: u32, link: u32, seats: &mut Seats) {
+        let member = Member { conn, link, seat: seats.len() as u32 };
+        let slot = self
+            .rooms
+            .find(room)
+            .unwrap_or_else(|| self.rooms.insert(room.clone(), LocalRoom { members: Few::new(), last_seq: 0, pace: Pace::SLOW }));
+        let Some(local) = self.rooms.at_mut(slot) else { return };
         seats.push(Seat { room: slot, at: local.members.len() as u32 });
-        local.members.push(Member { conn, link, seat: (seats.len() - 1) as u32 });
+        local.members.push(member);
     }
 
     /// The connection's link has another slot now.
     pub(crate) fn relink(&mut self, seat: Seat, link: u32) {
-        if let Some(member) = self.rooms.get_mut(seat.room).and_then(|local| local.members.get_mut(seat.at as usize)) {
+        if let Some(member) = self.rooms.at_mut(seat.room).and_then(|local| local.members.get_mut(seat.at as usize)) {
             member.link = link;
         }
     }
 
     /// Takes the seat `index` away. `seats_of` finds the seats of another connection, whose indices move when gaps are closed.
-    pub(crate) fn leave(&mut self, seats: &mut Vec<Seat>, index: usize, mut moved: impl FnMut(u32, u32, u32)) {
+    pub(crate) fn leave(&mut self, seats: &mut Seats, index: usize, mut moved: impl FnMut(u32, u32, u32)) {
         let seat = seats.swap_remove(index);
         if let Some(shifted) = seats.get(index)
-            && let Some(local) = self.rooms.get_mut(shifted.room)
+            && let Some(local) = self.rooms.at_mut(shifted.room)
         {
             local.members[shifted.at as usize].seat = index as u32;
         }
-        let Some(local) = self.rooms.get_mut(seat.room) else { return };
+        let Some(local) = self.rooms.at_mut(seat.room) else { return };
         local.members.swap_remove(seat.at as usize);
         if let Some(member) = local.members.get(seat.at as usize) {
             // The last member now sits where the leaving one sat; its own seat must say so.
             moved(member.conn, member.seat, seat.at);
         }
-        if local.members.is_empty() {
-            let room = local.room.clone();
-            self.rooms.remove(seat.room);
-            self.by_name.remove(&room);
+        if local.members.is_empty()
+            && let Some(room) = self.rooms.room(seat.room).cloned()
+        {
+            self.rooms.remove(&room);
         }
     }
 
     /// A cast has arrived; returns how fast they come. Asserts that they come in the room's order.
     pub(crate) fn arrived(&mut self, now: Now, slot: u32, seq: u64) -> Pace {
-        let Some(local) = self.rooms.get_mut(slot) else { return Pace::SLOW };
+        let Some(local) = self.rooms.at_mut(slot) else { return Pace::SLOW };
         assert!(seq > local.last_seq, "room order broken: {seq} after {}", local.last_seq);
         local.last_seq = seq;
         local.pace.note(now);

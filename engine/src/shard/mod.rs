@@ -30,6 +30,7 @@ mod backlog;
 mod blocklists;
 mod callers;
 mod casts;
+mod chunks;
 mod clock;
 pub mod consult;
 mod deadlines;
@@ -46,10 +47,12 @@ mod hooks;
 mod identity;
 pub mod inquiry;
 mod intake;
+mod lean;
 mod lifecycle;
 mod links;
 mod luggage;
 mod membership;
+mod named;
 mod obituary;
 mod old_clients;
 mod outbox;
@@ -90,6 +93,7 @@ use hooks::Hooks;
 use links::{Conn, Link, State};
 pub use luggage::Luggage;
 use membership::Membership;
+use outbox::Spares;
 pub use outbox::{Arena, Span};
 use outward::{Outward, Outwards, RELAY_ASK, is_of_peer};
 use parcel::{Answer, Parcel};
@@ -261,6 +265,9 @@ pub struct Shard {
     moves: Moves,
     telling: Telling,
     dirty: VecDeque<u32>,
+    /// Query of the last Socket.IO link.
+    last_query: Arc<str>,
+    spares: Spares,
     held: Held,
     /// Long-polling sessions that have something to say.
     polls: Vec<u32>,
@@ -348,6 +355,8 @@ impl Shard {
             moves: Moves::default(),
             telling: Telling::default(),
             dirty: VecDeque::new(),
+            last_query: Arc::default(),
+            spares: Spares::default(),
             held: Held::new(world.config.limits.hold_ms),
             polls: Vec::new(),
             requests: 0,
@@ -433,7 +442,7 @@ impl Shard {
         }
         let taken = result.max(0) as usize;
         let stats = &self.stats;
-        link.outbox.sent(taken, |frame| {
+        link.outbox.sent(taken, &mut self.spares, |frame| {
             if let Some(endpoint) = frame.endpoint() {
                 let counters = &stats.endpoints[usize::from(endpoint.0)];
                 counters.delivered.add(1);
@@ -479,7 +488,7 @@ impl Shard {
         if let Command::Move { link, read, luggage: Some(_), .. } = &mut command
             && let Some(link) = self.links.get_mut_of(link.slot, link.generation)
         {
-            read.append(&mut link.partial);
+            read.append(&mut link.partial.take());
         }
         if let Command::Close { link, .. } | Command::HandOver { link, .. } | Command::Move { link, .. } = &command {
             self.forget(*link);

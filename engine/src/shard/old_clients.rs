@@ -39,7 +39,7 @@ impl Old {
 impl Shard {
     /// True exactly when the link's client speaks Engine.IO 3.
     pub(super) fn is_old(&self, slot: u32) -> bool {
-        matches!(self.links.get(slot), Some(Link { state: State::SocketIo(socket), .. }) if socket.old.is_some())
+        matches!(self.links.get(slot), Some(Link { state: State::SocketIo(socket), .. }) if socket.rare().old.is_some())
     }
 
     /// The id that a session is greeted with. An old client takes it for its own id, so its connection must have it.
@@ -51,11 +51,11 @@ impl Shard {
         if let Some(link) = self.links.get_mut(slot) {
             if link.polling.is_some() {
                 // It names the connection's slot, not the link's.
-                link.guest = Some(sid);
+                link.guest = Some(Box::new(sid));
                 self.guests.insert(sid, slot);
             }
             if let State::SocketIo(socket) = &mut link.state {
-                socket.old = Some(Old { promised: Some(sid), ..Old::default() });
+                socket.rare_mut().old = Some(Old { promised: Some(sid), ..Old::default() });
             }
         }
         sid
@@ -64,7 +64,7 @@ impl Shard {
     /// The id that the link's next connection was told to have, if its place is still free.
     pub(super) fn promised_id(&mut self, slot: u32) -> Option<Sid> {
         let Some(Link { state: State::SocketIo(socket), .. }) = self.links.get_mut(slot) else { return None };
-        socket.old.as_mut()?.promised.take().filter(|sid| sid.slot() == self.conns.next_slot())
+        socket.rare_if_any()?.old.as_mut()?.promised.take().filter(|sid| sid.slot() == self.conns.next_slot())
     }
 
     /// An old client is in the main namespace without asking; where that is not served to it, in name only.

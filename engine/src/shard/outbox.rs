@@ -4,24 +4,56 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use crate::frame::Frame;
-use crate::limits::{COALESCE_FRAME_BYTES_MAX, COALESCE_WRITE_BYTES_MAX};
+use crate::limits::{COALESCE_FRAME_BYTES_MAX, COALESCE_WRITE_BYTES_MAX, SPARE_QUEUE_FRAMES_MAX, SPARE_QUEUES_MAX};
 use crate::wire::eio;
 
-/// Frames in the order in which they leave.
+/// Frames in the order in which they leave. An idle link owns no queue, and one for which a single frame waits neither.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
-    /// `Rc` around the frame's own `Arc`: the shards of a cast do not fight over one counter.
-    frames: VecDeque<Rc<Frame>>,
-    /// Bytes of the first frame that the socket has taken.
-    written: usize,
-    /// Bytes still to be written.
-    bytes: usize,
+    waiting: Waiting,
     /// True exactly when the socket refused bytes and has not said since that it takes more.
     pub(crate) blocked: bool,
     /// True exactly when the link stands in the shard's list of links to flush.
     pub(crate) dirty: bool,
     /// True exactly when the link stands in the shard's list of links that are flushed when a hold ends.
     pub(crate) held: bool,
+}
+
+/// `Rc` around the frame's own `Arc`: the shards of a cast do not fight over one counter.
+#[derive(Debug, Default)]
+enum Waiting {
+    #[default]
+    Nothing,
+    /// Nothing of it is written.
+    One(Rc<Frame>),
+    Many(Box<Queue>),
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    frames: VecDeque<Rc<Frame>>,
+    /// Bytes of the first frame that the socket has taken.
+    written: usize,
+    /// Bytes still to be written.
+    bytes: usize,
+}
+
+/// Empty queues of a shard for the next links that need one, so that links that get several frames a turn allocate nothing.
+#[derive(Debug, Default)]
+#[expect(clippy::vec_box, reason = "an outbox takes the box as it is")]
+pub(crate) struct Spares(Vec<Box<Queue>>);
+
+impl Spares {
+    fn take(&mut self) -> Box<Queue> {
+        self.0.pop().unwrap_or_default()
+    }
+
+    fn give(&mut self, queue: Box<Queue>) {
+        debug_assert!(queue.frames.is_empty() && queue.written == 0 && queue.bytes == 0);
+        if self.0.len() < SPARE_QUEUES_MAX && queue.frames.capacity() <= SPARE_QUEUE_FRAMES_MAX {
+            self.0.push(queue);
+        }
+    }
 }
 
 /// Where small frames that wait together are joined to one write, for all writes of a batch. Its buffer never moves while it has spans: they are in
@@ -79,30 +111,156 @@ pub struct Span {
 }
 
 impl Outbox {
-    pub(crate) fn push(&mut self, frame: Rc<Frame>) {
-        self.bytes += frame.bytes().len();
-        self.frames.push_back(frame);
+    pub(crate) fn push(&mut self, frame: Rc<Frame>, spares: &mut Spares) {
+        match std::mem::take(&mut self.waiting) {
+            Waiting::Nothing => self.waiting = Waiting::One(frame),
+            Waiting::One(first) => {
+                let mut queue = spares.take();
+                queue.push(first);
+                queue.push(frame);
+                self.waiting = Waiting::Many(queue);
+            }
+            Waiting::Many(mut queue) => {
+                queue.push(frame);
+                self.waiting = Waiting::Many(queue);
+            }
+        }
     }
 
     /// Bytes still to be written.
     pub(crate) fn bytes(&self) -> usize {
-        self.bytes
+        match &self.waiting {
+            Waiting::Nothing => 0,
+            Waiting::One(frame) => frame.bytes().len(),
+            Waiting::Many(queue) => queue.bytes,
+        }
     }
 
     /// True exactly when more waits than may. A single frame longer than the bound that is next or being written is not counted: it
     /// is no sign that its reader is slow.
     pub(crate) fn is_over(&self, bytes_max: usize) -> bool {
-        let long = self.frames.front().map(|frame| frame.bytes().len()).filter(|len| *len > bytes_max);
-        self.bytes - long.map_or(0, |len| len - self.written) > bytes_max
+        let Waiting::Many(queue) = &self.waiting else { return false };
+        let long = queue.frames.front().map(|frame| frame.bytes().len()).filter(|len| *len > bytes_max);
+        queue.bytes - long.map_or(0, |len| len - queue.written) > bytes_max
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.frames.is_empty()
+        matches!(self.waiting, Waiting::Nothing)
     }
 
     /// The next write. A large or lone frame is sent from where it lies; small ones that wait together are joined in `arena`, because one
     /// write for all of them costs about as much as one write for one of them. `None`: nothing to write, or no space left in the arena.
     pub(crate) fn next_span(&self, arena: &mut Arena) -> Option<Span> {
+        match &self.waiting {
+            Waiting::Nothing => None,
+            Waiting::One(frame) => Some(Span { start: frame.bytes().as_ptr(), len: frame.bytes().len() }),
+            Waiting::Many(queue) => queue.next_span(arena),
+        }
+    }
+
+    /// The socket took `n` bytes; calls `done` for each frame that is now written whole.
+    pub(crate) fn sent(&mut self, n: usize, spares: &mut Spares, mut done: impl FnMut(&Frame)) {
+        debug_assert!(n <= self.bytes(), "more bytes written than queued");
+        match std::mem::take(&mut self.waiting) {
+            Waiting::Nothing => {}
+            Waiting::One(frame) if n == frame.bytes().len() => done(&frame),
+            Waiting::One(frame) if n == 0 => self.waiting = Waiting::One(frame),
+            Waiting::One(frame) => {
+                let mut queue = spares.take();
+                queue.push(frame);
+                queue.sent(n, done);
+                self.waiting = Waiting::Many(queue);
+            }
+            Waiting::Many(mut queue) => {
+                queue.sent(n, done);
+                if queue.frames.is_empty() {
+                    spares.give(queue);
+                } else {
+                    self.waiting = Waiting::Many(queue);
+                }
+            }
+        }
+    }
+
+    /// Takes the packets of the next frames, of at least one and of no more than `bytes_max` bytes, as a long-polling body. What is
+    /// encoded for a WebSocket only is left out. Calls `done` for each frame; returns the bytes that no longer wait, too.
+    pub(crate) fn take_payload(&mut self, bytes_max: usize, mut done: impl FnMut(&Frame)) -> (String, usize) {
+        let (mut body, mut taken) = (String::new(), 0);
+        let mut frames = self.take_frames();
+        while let Some(frame) = frames.front() {
+            if !frame.is_encoded() {
+                if !body.is_empty() && body.len() + frame.payload().len() >= bytes_max {
+                    break;
+                }
+                for packet in frame.packets() {
+                    eio::push_packet(&mut body, packet);
+                }
+                done(frame);
+            }
+            taken += frame.bytes().len();
+            frames.pop_front();
+        }
+        self.waiting = Waiting::of(frames, 0);
+        (body, taken)
+    }
+
+    /// Hands over all frames, none of which is partly written.
+    pub(crate) fn take_frames(&mut self) -> VecDeque<Rc<Frame>> {
+        match std::mem::take(&mut self.waiting) {
+            Waiting::Nothing => VecDeque::new(),
+            Waiting::One(frame) => VecDeque::from([frame]),
+            Waiting::Many(queue) => queue.frames,
+        }
+    }
+
+    /// Takes everything out, to go to another shard: the frames, and how much of the first is written.
+    pub(crate) fn pack(&mut self) -> (Vec<Frame>, usize) {
+        let written = if let Waiting::Many(queue) = &self.waiting { queue.written } else { 0 };
+        let frames = self.take_frames().into_iter().map(|frame| Frame::clone(&frame)).collect();
+        (frames, written)
+    }
+
+    /// The opposite of [`Self::pack`].
+    pub(crate) fn unpack(frames: Vec<Frame>, written: usize) -> Outbox {
+        Outbox { waiting: Waiting::of(frames.into_iter().map(Rc::new).collect(), written), ..Outbox::default() }
+    }
+
+    /// Forgets everything but the rest of a frame that is partly on the wire; calls `unsent` for each forgotten frame.
+    pub(crate) fn truncate(&mut self, mut unsent: impl FnMut(&Frame)) {
+        match &mut self.waiting {
+            Waiting::Many(queue) if queue.written > 0 => {
+                queue.frames.drain(1..).for_each(|frame| unsent(&frame));
+                queue.bytes = queue.frames[0].bytes().len() - queue.written;
+            }
+            _ => self.abandon(unsent),
+        }
+    }
+
+    /// Calls `unsent` for every frame that was not written whole.
+    pub(crate) fn abandon(&mut self, mut unsent: impl FnMut(&Frame)) {
+        for frame in self.take_frames() {
+            unsent(&frame);
+        }
+    }
+}
+
+impl Waiting {
+    fn of(frames: VecDeque<Rc<Frame>>, written: usize) -> Waiting {
+        if frames.is_empty() {
+            return Waiting::Nothing;
+        }
+        let bytes = frames.iter().map(|frame| frame.bytes().len()).sum::<usize>() - written;
+        Waiting::Many(Box::new(Queue { frames, written, bytes }))
+    }
+}
+
+impl Queue {
+    fn push(&mut self, frame: Rc<Frame>) {
+        self.bytes += frame.bytes().len();
+        self.frames.push_back(frame);
+    }
+
+    fn next_span(&self, arena: &mut Arena) -> Option<Span> {
         let first = &self.frames.front()?.bytes()[self.written..];
         let second_is_small = self.frames.get(1).is_some_and(|frame| frame.bytes().len() <= COALESCE_FRAME_BYTES_MAX);
         if first.len() > COALESCE_FRAME_BYTES_MAX || !second_is_small {
@@ -133,9 +291,7 @@ impl Outbox {
         span
     }
 
-    /// The socket took `n` bytes; calls `done` for each frame that is now written whole.
-    pub(crate) fn sent(&mut self, n: usize, mut done: impl FnMut(&Frame)) {
-        debug_assert!(n <= self.bytes, "more bytes written than queued");
+    fn sent(&mut self, n: usize, mut done: impl FnMut(&Frame)) {
         self.bytes -= n;
         self.written += n;
         while let Some(frame) = self.frames.front() {
@@ -147,66 +303,6 @@ impl Outbox {
             self.written -= len;
             self.frames.pop_front();
         }
-        // An idle link owns no queue.
-        if self.frames.is_empty() && self.frames.capacity() > 8 {
-            self.frames = VecDeque::new();
-        }
-    }
-
-    /// Takes the packets of the next frames, of at least one and of no more than `bytes_max` bytes, as a long-polling body. What is
-    /// encoded for a WebSocket only is left out. Calls `done` for each frame; returns the bytes that no longer wait, too.
-    pub(crate) fn take_payload(&mut self, bytes_max: usize, mut done: impl FnMut(&Frame)) -> (String, usize) {
-        let (mut body, mut taken) = (String::new(), 0);
-        while let Some(frame) = self.frames.front() {
-            if !frame.is_encoded() {
-                if !body.is_empty() && body.len() + frame.payload().len() >= bytes_max {
-                    break;
-                }
-                for packet in frame.packets() {
-                    eio::push_packet(&mut body, packet);
-                }
-                done(frame);
-            }
-            taken += frame.bytes().len();
-            self.frames.pop_front();
-        }
-        self.bytes -= taken;
-        (body, taken)
-    }
-
-    /// Hands over all frames, none of which is partly written.
-    pub(crate) fn take_frames(&mut self) -> VecDeque<Rc<Frame>> {
-        self.bytes = 0;
-        std::mem::take(&mut self.frames)
-    }
-
-    /// Takes everything out, to go to another shard: the frames, and how much of the first is written.
-    pub(crate) fn pack(&mut self) -> (Vec<Frame>, usize) {
-        let frames = self.take_frames().into_iter().map(|frame| Frame::clone(&frame)).collect();
-        (frames, std::mem::take(&mut self.written))
-    }
-
-    /// The opposite of [`Self::pack`].
-    pub(crate) fn unpack(frames: Vec<Frame>, written: usize) -> Outbox {
-        let bytes = frames.iter().map(|frame| frame.bytes().len()).sum::<usize>() - written;
-        Outbox { frames: frames.into_iter().map(Rc::new).collect(), written, bytes, ..Outbox::default() }
-    }
-
-    /// Forgets everything but the rest of a frame that is partly on the wire; calls `unsent` for each forgotten frame.
-    pub(crate) fn truncate(&mut self, mut unsent: impl FnMut(&Frame)) {
-        let keep = usize::from(self.written > 0);
-        for frame in self.frames.drain(keep.min(self.frames.len())..) {
-            unsent(&frame);
-        }
-        self.bytes = self.frames.front().map_or(0, |frame| frame.bytes().len() - self.written);
-    }
-
-    /// Calls `unsent` for every frame that was not written whole.
-    pub(crate) fn abandon(&mut self, mut unsent: impl FnMut(&Frame)) {
-        for frame in self.frames.drain(..) {
-            unsent(&frame);
-        }
-        (self.bytes, self.written) = (0, 0);
     }
 }
 
@@ -217,7 +313,7 @@ mod tests {
     fn outbox(sizes: &[usize]) -> Outbox {
         let mut outbox = Outbox::default();
         for (i, size) in sizes.iter().enumerate() {
-            outbox.push(Rc::new(Frame::encoded(vec![i as u8; *size])));
+            outbox.push(Rc::new(Frame::encoded(vec![i as u8; *size])), &mut Spares::default());
         }
         outbox
     }
@@ -236,7 +332,7 @@ mod tests {
     fn partial_writes_continue_at_the_right_byte() {
         let mut outbox = outbox(&[10, 20, 30]);
         let mut done = 0;
-        outbox.sent(15, |_| done += 1);
+        outbox.sent(15, &mut Spares::default(), |_| done += 1);
         assert_eq!((done, outbox.bytes()), (1, 45));
         let mut arena = Arena::new(1 << 20);
         let span = outbox.next_span(&mut arena).expect("45 bytes wait");
@@ -245,7 +341,7 @@ mod tests {
         let mut unsent = 0;
         outbox.truncate(|_| unsent += 1);
         assert_eq!((unsent, outbox.bytes()), (1, 15), "the frame that is partly on the wire stays");
-        outbox.sent(15, |_| done += 1);
+        outbox.sent(15, &mut Spares::default(), |_| done += 1);
         assert!(outbox.is_empty() && done == 2);
     }
 
@@ -260,7 +356,7 @@ mod tests {
         let frames: Vec<Rc<Frame>> = (0..3).map(|i| Rc::new(Frame::encoded(vec![i; 10]))).collect();
         let of = |chosen: &[usize]| {
             let mut outbox = Outbox::default();
-            chosen.iter().for_each(|i| outbox.push(frames[*i].clone()));
+            chosen.iter().for_each(|i| outbox.push(frames[*i].clone(), &mut Spares::default()));
             outbox
         };
         let mut arena = Arena::new(1 << 20);
@@ -272,7 +368,7 @@ mod tests {
             assert!(own != span && own.map(|own| own.len) == Some(10 * other.len()), "{other:?}");
         }
         let mut begun = of(&[0, 2, 1]);
-        begun.sent(4, |_| {});
+        begun.sent(4, &mut Spares::default(), |_| {});
         assert_eq!(begun.next_span(&mut arena).map(|span| span.len), Some(26));
         assert_eq!(of(&[0, 2, 1]).next_span(&mut arena).map(|span| span.len), Some(30), "the other's begins in the middle");
         arena.clear();
@@ -282,7 +378,7 @@ mod tests {
     #[test]
     fn a_write_that_was_cut_off_is_the_same_for_whoever_has_more_behind_it() {
         let frames: Vec<Rc<Frame>> = (0..40).map(|_| Rc::new(Frame::encoded(vec![0; 4_000]))).collect();
-        let outbox = |count: usize| Outbox { bytes: 4_000 * count, frames: frames[..count].iter().cloned().collect(), ..Outbox::default() };
+        let outbox = |count: usize| Outbox { waiting: Waiting::of(frames[..count].iter().cloned().collect(), 0), ..Outbox::default() };
         let mut arena = Arena::new(1 << 20);
         let span = outbox(40).next_span(&mut arena).expect("there are some");
         assert_eq!(span.len, COALESCE_WRITE_BYTES_MAX / 4_000 * 4_000);

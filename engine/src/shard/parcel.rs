@@ -16,7 +16,7 @@ use super::peers::Inspection;
 use super::recollection::Recollection;
 use super::room_calls::{RoomAnswer, RoomCall};
 use super::tides::Tide;
-use crate::auth::Identity;
+use crate::auth::{Details, Identity};
 use crate::dialect::{Change, EnterFault, Keep, Progress, RoomView};
 use crate::event::Event;
 use crate::frame::{Frame, Receipt};
@@ -824,16 +824,14 @@ struct RevisionWords {
 impl From<Revision> for RevisionWords {
     fn from(revision: Revision) -> RevisionWords {
         let Revision { endpoint, id, by, change } = revision;
-        RevisionWords { endpoint, id, by: by.user.clone(), blocked: by.blocked.clone(), change }
+        RevisionWords { endpoint, id, by: by.user.clone(), blocked: by.blocked.to_vec(), change }
     }
 }
 
 impl From<RevisionWords> for Revision {
     fn from(words: RevisionWords) -> Revision {
-        let RevisionWords { endpoint, id, by, mut blocked, change } = words;
-        // It is searched by halves.
-        blocked.sort_unstable();
-        Revision { endpoint, id, by: Arc::new(Identity { user: by, blocked, ..Identity::default() }), change }
+        let RevisionWords { endpoint, id, by, blocked, change } = words;
+        Revision { endpoint, id, by: Arc::new(Details { user: by, blocked, ..Details::default() }.into()), change }
     }
 }
 

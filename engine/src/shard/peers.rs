@@ -116,7 +116,7 @@ impl Shard {
 
     fn query_of(&self, conn: &Conn) -> Box<str> {
         match self.links.get(conn.link).map(|link| &link.state) {
-            Some(State::SocketIo(socket)) => socket.query.clone(),
+            Some(State::SocketIo(socket)) => (*socket.query).into(),
             _ => Box::default(),
         }
     }

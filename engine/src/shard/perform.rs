@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Shard;
 use super::links::{Conn, Entering, Typing};
+use super::membership::Seats;
 use super::parcel::{Announcement, Enter, Leave, Origin, Parcel, Publish};
 use super::recovery::NO_LINK;
 use crate::dialect::{self, Act, Cx, Dialect, EnterFault, Entry, Publication, RoomView};
@@ -88,7 +89,7 @@ impl Shard {
         let again = self.seat_of(conn, &room).is_some();
         // The user's own room and everybody's do not count.
         let public = conn.seats.iter().filter(|seat| self.membership.room(seat.room).is_some_and(Room::is_public)).count();
-        if !again && public + conn.entering.len() + conn.asked_rooms >= rooms_max {
+        if !again && public + conn.entering.len() + conn.asked_rooms as usize >= rooms_max {
             let note = entry.note;
             return self.consult(now, slot, |dialect, cx, _, acts| {
                 dialect.entered(cx, &room.name, Err(EnterFault::TooMany), note.as_deref(), acts);
@@ -110,7 +111,7 @@ impl Shard {
         let enter = Enter {
             conn: self.conn_id(slot, conn),
             room,
-            presence: conn.profile.presence.clone(),
+            presence: conn.profile.presence().clone(),
             again,
             create: entry.create,
             members_max: u32::MAX,
@@ -146,7 +147,7 @@ impl Shard {
         self.hold(slot);
         self.send_leave(now, slot, room.clone(), is_in, Some(note));
         if let Some(conn) = self.conns.get_mut(slot).filter(|_| is_in) {
-            conn.leaving = Some(room);
+            conn.leaving = Some(Box::new(room));
         }
     }
 
@@ -165,7 +166,7 @@ impl Shard {
         } else {
             self.presence_news(&cx, false).filter(|_| room.is_user())
         };
-        let (presence, unix_ms) = (conn.profile.presence.clone(), now.unix_ms);
+        let (presence, unix_ms) = (conn.profile.presence().clone(), now.unix_ms);
         Box::new(Leave { conn: id, room, presence, was_in, away: false, announce, unix_ms, note, ask: None })
     }
 
@@ -274,7 +275,7 @@ impl Shard {
         if let Some(room) = room.cloned() {
             self.note_departure(slot, &room);
         }
-        let Some(mut seats) = self.conns.get_mut(slot).map(|conn| std::mem::take(&mut conn.seats)) else { return };
+        let Some(mut seats) = self.conns.get_mut(slot).map(|conn| std::mem::replace(&mut conn.seats, Seats::new())) else { return };
         let conns = &mut self.conns;
         self.membership.leave(&mut seats, seat, |other, seat, at| {
             // The other one is never this connection: its seat in this room is the one that goes.

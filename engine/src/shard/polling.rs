@@ -205,12 +205,12 @@ impl Shard {
         let Some(link) = self.links.get_mut(slot) else { return };
         let key = LinkKey { slot, generation: link.generation };
         match &link.state {
-            State::Polled { sid, number, .. } => {
-                let (sid, from) = (*sid, Requester { shard: self.id, link: key, number: *number });
+            State::Polled(polled) => {
+                let (sid, from) = (polled.sid, Requester { shard: self.id, link: key, number: polled.number });
                 self.post(Parcel::PollAborted { sid, from });
             }
-            State::Probe { session, .. } => {
-                let session = *session;
+            State::Probe(probe) => {
+                let session = probe.session;
                 if let Some(Link { polling: Some(polling), .. }) = self.links.get_mut_of(session.slot, session.generation) {
                     polling.probers -= 1;
                     if polling.probe == Some(key) {
@@ -315,10 +315,11 @@ impl Shard {
             link.waiting += waiting;
             link.polling = polling;
             let own = link.outbox.bytes();
-            let is_old = matches!(&link.state, State::SocketIo(socket) if socket.old.is_some());
+            let is_old = matches!(&link.state, State::SocketIo(socket) if socket.rare().old.is_some());
             for frame in frames.into_iter().filter(|frame| !frame.is_encoded()) {
                 let is_marked = is_old && frame.has_attachments();
-                link.outbox.push(if is_marked { std::rc::Rc::new(frame.marked()) } else { frame });
+                let frame = if is_marked { std::rc::Rc::new(frame.marked()) } else { frame };
+                link.outbox.push(frame, &mut self.spares);
             }
             // Marked they are longer, and some may have been left out.
             self.stats.outbox_bytes.add((link.outbox.bytes() - own) as u64);
@@ -333,7 +334,7 @@ impl Shard {
             if std::mem::take(&mut conn.is_polling) {
                 self.stats.endpoints[usize::from(conn.endpoint.0)].polling.sub(1);
             }
-            for seat in &conn.seats {
+            for seat in conn.seats.iter() {
                 self.membership.relink(*seat, slot);
             }
         }

@@ -137,13 +137,13 @@ impl Shard {
             id: conn.sid,
             endpoint: conn.endpoint,
             user: profile.user.clone(),
-            username: profile.username.as_deref().map(str::to_owned),
-            email: profile.email.as_deref().map(str::to_owned),
-            client_id: profile.has_client_id.then(|| profile.presence.to_string()),
+            username: profile.username().map(str::to_owned),
+            email: profile.email().map(str::to_owned),
+            client_id: profile.own.as_ref().filter(|own| own.has_client_id).map(|own| own.presence.to_string()),
             connected_unix_ms: conn.connected_unix_ms,
             rooms,
-            metadata: profile.metadata.as_deref().map(str::to_owned),
-            address: link.map_or_else(|| ([0, 0, 0, 0], 0).into(), |link| link.peer),
+            metadata: profile.own.as_ref().and_then(|own| own.metadata.as_deref()).map(str::to_owned),
+            address: link.map_or_else(|| ([0, 0, 0, 0], 0).into(), |link| link.peer.into()),
             transport: if link.is_some_and(super::links::Link::is_polling) { "polling" } else { "websocket" },
         }
     }

@@ -289,7 +289,7 @@ impl Shard {
     fn answer_challenger(&mut self, now: Now, challenger: Challenger, granted: bool) {
         let Challenger { link, packet, .. } = challenger;
         let Some(Link { state: State::SocketIo(socket), .. }) = self.links.get_mut_of(link.slot, link.generation) else { return };
-        (socket.may_recover, socket.challenged) = (granted, None);
+        (socket.may_recover, socket.rare_mut().challenged) = (granted, None);
         self.take_packet(now, link.slot, &packet);
         self.unwait(link.slot, 1);
     }
@@ -346,7 +346,7 @@ impl Shard {
     /// The connection leaves its rooms for everybody to see, but keeps its places.
     fn step_away(&mut self, now: Now, slot: u32) {
         let Some(conn) = self.conns.get_mut(slot) else { return };
-        for ack in std::mem::take(&mut conn.acks) {
+        for ack in conn.acks.take() {
             self.acknowledged(ack, None);
         }
         for room in self.rooms_of(slot) {
@@ -359,14 +359,14 @@ impl Shard {
         let link = std::mem::replace(&mut conn.link, NO_LINK);
         let was_polling = std::mem::take(&mut conn.is_polling);
         let endpoint = conn.endpoint;
-        for seat in &conn.seats {
+        for seat in conn.seats.iter() {
             self.membership.relink(*seat, NO_LINK);
         }
         if was_polling {
             self.counters(endpoint).polling.sub(1);
         }
         if let Some(Link { state: State::SocketIo(socket), .. }) = self.links.get_mut(link) {
-            socket.conns.retain(|other| *other != slot);
+            socket.conns.remove(slot);
         }
     }
 
@@ -469,7 +469,8 @@ impl Shard {
         let Some(Link { state: State::SocketIo(socket), .. }) = self.links.get_mut(link) else { return Verdict::Refused };
         // An answer counts once.
         let may_recover = std::mem::replace(&mut socket.may_recover, true);
-        let (is_free, has_moved, fetched) = (socket.conns.is_empty(), socket.has_moved, socket.fetched.take());
+        let (is_free, has_moved, fetched) =
+            (socket.conns.is_empty(), socket.has_moved, socket.rare_if_any().and_then(|rare| rare.fetched.take()));
         let shard = self.shard_of_past(comeback.pid);
         if !may_recover {
             return self.refuse_comeback(endpoint, RecoveryFault::InUse);
@@ -562,7 +563,7 @@ impl Shard {
         }
         let Some(newcomer) = self.links.get_mut(link) else { return Verdict::Refused };
         let State::SocketIo(socket) = &mut newcomer.state else { return Verdict::Refused };
-        socket.challenged = Some(id);
+        socket.rare_mut().challenged = Some(id);
         newcomer.waiting += 1;
         let key = LinkKey { slot: link, generation: newcomer.generation };
         recovery.challenger = Some(Box::new(Challenger { link: key, packet: packet.into(), deadline_ms }));
@@ -577,7 +578,7 @@ impl Shard {
     pub(super) fn take_challenge_over(&mut self, slot: u32) {
         self.take_waits_over(slot);
         let Some(Link { state: State::SocketIo(socket), generation, .. }) = self.links.get(slot) else { return };
-        let (link, challenged) = (LinkKey { slot, generation: *generation }, socket.challenged);
+        let (link, challenged) = (LinkKey { slot, generation: *generation }, socket.rare().challenged);
         let conn = challenged.and_then(|id| self.conns.get_mut_of(id.slot, id.generation));
         if let Some(challenger) = conn.and_then(|conn| conn.recovery.as_mut()?.challenger.as_mut()) {
             challenger.link = link;
@@ -621,7 +622,7 @@ impl Shard {
         let conn = self.conns.get_mut(slot)?;
         (conn.link, conn.profile, conn.is_polling) = (link, profile, is_polling);
         conn.note_life(now);
-        for seat in &conn.seats {
+        for seat in conn.seats.iter() {
             self.membership.relink(*seat, link);
         }
         let recovery = conn.recovery.as_mut()?;
@@ -700,7 +701,7 @@ impl Shard {
             } else {
                 self.presence_news(&cx, true).filter(|_| room.is_user())
             };
-            let (conn, presence) = (self.conn_id(slot, conn), conn.profile.presence.clone());
+            let (conn, presence) = (self.conn_id(slot, conn), conn.profile.presence().clone());
             self.post(Parcel::Return(Box::new(Return { conn, room, presence, announce: announcement })));
         }
     }

@@ -58,27 +58,30 @@ impl Shard {
         self.join_main(now, slot);
     }
 
-    pub(super) fn new_socket(&self, now: Now, request: &Request<'_>) -> SocketIoLink {
+    pub(super) fn new_socket(&mut self, now: Now, request: &Request<'_>) -> SocketIoLink {
         let asks_callers = self.world.config.asks_callers_of_socket_io();
         // Claims are kept for them only who are told.
         let of_link = |token: Result<Arc<Identity>, AuthFault>| if asks_callers { token } else { token.map(Identity::without_claims) };
-        SocketIoLink {
-            conns: Vec::new(),
-            connect_deadline_ms: u64::MAX,
-            has_moved: false,
-            may_recover: true,
-            challenged: None,
-            fetching: None,
-            restored: None,
-            fetched: None,
-            assembly: None,
-            has_tried: false,
-            old: (version(request) == 3).then(Old::default),
-            token: of_link(self.token_of_request(now, request)),
-            cookie: of_link(self.token_of_cookie(now, request)),
-            query: without_token(request.query),
-            visitor: asks_callers.then(|| Box::new(Visitor::of(request))),
+        let mut socket = SocketIoLink::new(self.shared_query(&without_token(request.query)));
+        let (token, cookie) = (of_link(self.token_of_request(now, request)), of_link(self.token_of_cookie(now, request)));
+        if [&token, &cookie].into_iter().any(|token| *token != Err(AuthFault::Missing)) {
+            (socket.rare_mut().token, socket.rare_mut().cookie) = (token, cookie);
         }
+        if version(request) == 3 {
+            socket.rare_mut().old = Some(Old::default());
+        }
+        if asks_callers {
+            socket.rare_mut().visitor = Some(Box::new(Visitor::of(request)));
+        }
+        socket
+    }
+
+    /// A query, as the last link has it if that has the same: nearly all clients of a program do.
+    fn shared_query(&mut self, query: &str) -> Arc<str> {
+        if *self.last_query != *query {
+            self.last_query = query.into();
+        }
+        self.last_query.clone()
     }
 
     /// A text message of a Socket.IO link.
@@ -118,7 +121,8 @@ impl Shard {
         if socket.assembly.is_some() {
             return Err(Refuse);
         }
-        if let Some(old) = socket.old.as_mut().filter(|_| packet.kind == sio::Kind::Connect) {
+        let old = socket.rare_if_any().and_then(|rare| rare.old.as_mut());
+        if let Some(old) = old.filter(|_| packet.kind == sio::Kind::Connect) {
             packet.namespace = old.split_query(packet.namespace);
         }
         let joined = self.joined(slot, packet.namespace);
@@ -166,7 +170,7 @@ impl Shard {
         }
         let Some(Link { state: State::SocketIo(socket), .. }) = self.links.get(slot) else { return Ok(()) };
         let too_many = socket.conns.len() >= NAMESPACES_PER_LINK_MAX;
-        let is_old = socket.old.is_some();
+        let is_old = socket.rare().old.is_some();
         let serves = |endpoint: &EndpointId| !too_many && (!is_old || self.world.config.endpoints[usize::from(endpoint.0)].eio3);
         let Some(endpoint) = self.endpoint_of_namespace(packet.namespace).filter(serves) else {
             self.stats.unrouted().refused[Refusal::Namespace.index()].add(1);
@@ -224,7 +228,7 @@ impl Shard {
     /// What the request of a link says of its client's program.
     fn visitor_of(&self, slot: u32) -> Visitor {
         match self.links.get(slot).map(|link| &link.state) {
-            Some(State::SocketIo(socket)) => socket.visitor.as_deref().cloned().unwrap_or_default(),
+            Some(State::SocketIo(socket)) => socket.rare().visitor.as_deref().cloned().unwrap_or_default(),
             _ => Visitor::default(),
         }
     }
@@ -236,16 +240,16 @@ impl Shard {
             Some(State::SocketIo(socket)) => Some(socket),
             _ => None,
         };
-        let asked = socket.and_then(|socket| socket.old.as_ref()).map_or("", |old| &old.query);
+        let asked = socket.and_then(|socket| socket.rare().old.as_ref()).map_or("", |old| &old.query);
         let token = match (auth.and_then(|auth| auth.get("token")).filter(|token| !token.is_null()), socket) {
             (Some(token), _) => token.as_str().map_or(Err(AuthFault::Invalid), |token| self.verify(now, token)),
             (None, Some(_)) if http::query_value(asked, "token").is_some() => {
                 self.verify(now, &http::query_value(asked, "token").unwrap_or_default())
             }
             (None, Some(socket)) => {
-                let from_request = fresh(&socket.token, now);
+                let from_request = fresh(&socket.rare().token, now);
                 let cookies = from_request == Err(AuthFault::Missing) && endpoint.cookies;
-                if cookies { fresh(&socket.cookie, now) } else { from_request }
+                if cookies { fresh(&socket.rare().cookie, now) } else { from_request }
             }
             (None, None) => Err(AuthFault::Missing),
         };
@@ -383,7 +387,7 @@ fn event_name<'a>(first: Value<'a>) -> Option<&'a str> {
 /// What the token of the handshake is worth now: it may have expired since.
 fn fresh(token: &Token, now: Now) -> Token {
     let identity = token.as_ref().map_err(|fault| *fault)?;
-    if identity.expires_unix_ms.is_some_and(|at| at <= now.unix_ms) {
+    if identity.expires_unix_ms().is_some_and(|at| at <= now.unix_ms) {
         return Err(AuthFault::Expired);
     }
     Ok(identity.clone())

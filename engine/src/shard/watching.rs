@@ -67,7 +67,7 @@ impl Shard {
             let Some(conn) = self.conns.get(slot) else { return };
             let enter = Enter {
                 conn: self.conn_id(slot, conn),
-                presence: conn.profile.presence.clone(),
+                presence: conn.profile.presence().clone(),
                 again: self.seat_of(conn, &room).is_some(),
                 room,
                 create: true,

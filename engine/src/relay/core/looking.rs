@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::super::request::{Call, Reply, Request};
 use super::{Core, Tag};
-use crate::auth::Identity;
+use crate::auth::{Details, Identity};
 use crate::ids::ShardId;
 use crate::limits::{BLOCKLIST_MS, BLOCKLISTS_MAX, CONSULT_MS};
 use crate::shard::inquiry::{About, Inquiry, Ruling};
@@ -121,10 +121,9 @@ impl Core {
             self.stats.blocklists_unknown.add(1);
             return self.arrive(*arrival);
         };
-        let mut blocked = texts(found);
-        blocked.sort_unstable();
+        let blocked = texts(found);
         let hidden_from =
-            (!blocked.is_empty()).then(|| Arc::new(Identity { user: author.as_str().into(), blocked, ..Identity::default() }));
+            (!blocked.is_empty()).then(|| Arc::new(Details { user: author.as_str().into(), blocked, ..Details::default() }.into()));
         self.looking.authors.insert(author, (now.ms() + BLOCKLIST_MS, hidden_from.clone()));
         if self.looking.authors.len() > BLOCKLISTS_MAX {
             self.looking.authors.pop_oldest_if(|_| true);

@@ -90,7 +90,7 @@ impl Homes {
     /// Makes a room that exists without members.
     pub(crate) fn establish(&mut self, new: &NewRoom, unix_ms: u64, stats: &ShardStats) -> Result<(), RoomFault> {
         let room = &new.room;
-        if self.rooms.contains_key(room) || self.ending.contains_key(room) {
+        if self.rooms.contains(room) || self.ending.contains_key(room) {
             return Err(RoomFault::Exists);
         }
         let record = Box::new(Record { seen: self.rolls, ..Record::new(new) });
@@ -198,9 +198,9 @@ impl Homes {
 
     /// Something happened in a room.
     pub(crate) fn touch(&mut self, room: &Room, unix_ms: u64) {
-        let Some(home) = self.rooms.get_mut(room) else { return };
-        home.active_unix_ms = unix_ms;
-        if let Some(public) = home.public.as_mut().filter(|public| public.created_unix_ms == 0) {
+        let Some(public) = self.rooms.get_mut(room).and_then(|home| home.public.as_mut()) else { return };
+        public.active_unix_ms = unix_ms;
+        if public.created_unix_ms == 0 {
             public.created_unix_ms = unix_ms;
         }
     }
@@ -217,7 +217,7 @@ impl Homes {
             created_by: record.and_then(|record| record.created_by.as_deref()).map(str::to_owned),
             metadata: record.map_or("{}", |record| &record.metadata).to_owned(),
             created_unix_ms: public.created_unix_ms,
-            active_unix_ms: home.active_unix_ms,
+            active_unix_ms: public.active_unix_ms,
             members: home.members,
         })
     }
