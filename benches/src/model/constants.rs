@@ -39,8 +39,8 @@ macro_rules! constants {
 
 // A source that begins with "capacity" is a line of results/2026-11-28-capacity.jsonl; "assumed" is what it says.
 constants! {
-    engine_bytes_plain = 2_500.0 "B a connection", "capacity community 15,000: resident_bytes_per_connection, 2,250 to 2,690; at 100,020 2,280";
-    engine_bytes_socketio = 2_450.0 "B a connection", "capacity rooms 15,000: 2,190 to 2,560; at 100,020 2,490";
+    engine_bytes_plain = 1_000.0 "B a connection", "compare, idle: community 15,000; 2,500 when the rest was measured, before records were made small";
+    engine_bytes_socketio = 870.0 "B a connection", "compare, idle: rooms 15,000; 2,450 when the rest was measured";
     kernel_bytes = 3_890.0 "B a connection", "capacity: slab_bytes_server_side, the server's end alone";
     skb_bytes = 1_280.0 "B a frame", "truesize of a small frame that is not acknowledged yet: sk_buff, head of 704, clone";
     accept_us_plain = 43.0 "µs a connection", "capacity community 100,020: TCP, upgrade, token, join a room of 10; at 15,000 36";
