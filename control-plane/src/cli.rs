@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::operator::{self, Operation};
+use crate::reload;
 use crate::secret::Secret;
 use crate::settings::{Environment, Flags, Problems, Settings, TestProfile, print};
 use crate::token::{Claims, lifetime};
@@ -67,7 +68,11 @@ pub enum Alone {
     /// Print a token for trying out, signed with the server's secret.
     Token(TokenArgs),
     /// Say what is wrong with the settings, or ok, without starting.
-    CheckConfig,
+    CheckConfig {
+        /// Say also whether a running server's state of this version could be taken over.
+        #[arg(long, hide = true, value_name = "VERSION")]
+        takes_state: Option<u32>,
+    },
     /// Print every setting with its unit, default, meaning and the value in force, as a configuration file.
     PrintConfig,
 }
@@ -109,7 +114,15 @@ impl Cli {
     /// What was said about settings.
     pub fn flags(&self) -> Flags {
         let said = self.settings.clone();
-        Flags { config: said.config, listen: said.listen, control: said.control, shards: said.shards, redis: said.redis, dev: said.dev }
+        Flags {
+            config: said.config,
+            listen: said.listen,
+            control: said.control,
+            shards: said.shards,
+            redis: said.redis,
+            dev: said.dev,
+            configuration: None,
+        }
     }
 }
 
@@ -134,7 +147,8 @@ impl TokenArgs {
 
 /// This process's environment. A variable that is no UTF-8 keeps its name and gets a value that no setting takes as it was meant.
 pub fn environment() -> Environment {
-    std::env::vars_os().map(|(name, text)| (name.to_string_lossy().into_owned(), text.to_string_lossy().into_owned())).collect()
+    let all = std::env::vars_os().filter(|(name, _)| !reload::OWN_VARIABLES.iter().any(|own| *name == **own));
+    all.map(|(name, text)| (name.to_string_lossy().into_owned(), text.to_string_lossy().into_owned())).collect()
 }
 
 /// Performs a command and writes its answer to the standard output.
@@ -166,7 +180,10 @@ pub fn warn(warnings: &[String]) {
 fn answer(command: &Alone, flags: &Flags, environment: &Environment) -> Result<String, Problems> {
     match command {
         Alone::PrintConfig => print(flags, environment),
-        Alone::CheckConfig => {
+        Alone::CheckConfig { takes_state } => {
+            if let Some(fault) = takes_state.and_then(|version| reload::takes(version).err()) {
+                return Err(Problems::of("--takes-state", fault.to_string()));
+            }
             warn(&Settings::load(flags, environment)?.warnings);
             Ok("ok\n".to_owned())
         }

@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod operator;
 pub mod outbound;
 pub mod relay;
+pub mod reload;
 pub mod secret;
 pub mod serve;
 pub mod settings;

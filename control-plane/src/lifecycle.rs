@@ -44,9 +44,16 @@ pub fn notify_stopping(over: Duration) {
     notify(&format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={}", (over + 2 * HARD_STOP_AFTER).as_micros()));
 }
 
-/// Why the server stops.
+/// Tells systemd that we reload, or that it is over.
+pub fn notify_reloading(now_ns: u64) {
+    notify(&format!("RELOADING=1\nMONOTONIC_USEC={}", now_ns / 1_000));
+}
+
+/// Why the server stops, or is to be replaced.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stop {
+    /// Not at all: it reloads.
+    Reload,
     /// A signal.
     Signalled,
     /// The admin API, closing connections over this time.
@@ -55,17 +62,28 @@ pub enum Stop {
     Lost,
 }
 
-/// Waits until the server has a reason to stop. `wishes` are those of the admin API; `alive` says whether the engine still reports.
-pub fn wait_for_stop(signals: &Signals, wishes: &Receiver<Duration>, alive: impl Fn() -> bool) -> Stop {
+/// What the admin API wishes of the process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wanted {
+    /// It is to stop, closing connections over this time.
+    Stop(Duration),
+    /// It is to reload.
+    Reload,
+}
+
+/// Waits until the server has a reason to stop, or to reload. `wishes` are those of the admin API; `alive` says whether the engine still reports.
+pub fn wait_for_stop(signals: &Signals, wishes: &Receiver<Wanted>, alive: impl Fn() -> bool) -> Stop {
     loop {
         match signals.wait(WISH_GLANCE) {
             Some(Signal::Terminate | Signal::Interrupt) => return Stop::Signalled,
-            Some(Signal::Hangup) => log::warning("SIGHUP ignored: this version cannot reload"),
+            Some(Signal::Hangup) => return Stop::Reload,
             None if !alive() => return Stop::Lost,
             None => {}
         }
-        if let Ok(over) = wishes.try_recv() {
-            return Stop::Asked(over);
+        match wishes.try_recv() {
+            Ok(Wanted::Stop(over)) => return Stop::Asked(over),
+            Ok(Wanted::Reload) => return Stop::Reload,
+            Err(_) => {}
         }
     }
 }
@@ -143,7 +161,7 @@ mod tests {
     fn a_wish_stops_the_server_with_its_own_time() {
         let signals = Signals::block().expect("these signals can be blocked");
         let (wish, wishes) = crossbeam_channel::bounded(1);
-        wish.send(Duration::from_millis(7)).expect("room");
+        wish.send(Wanted::Stop(Duration::from_millis(7))).expect("room");
         assert_eq!(wait_for_stop(&signals, &wishes, || true), Stop::Asked(Duration::from_millis(7)));
         drop(wish);
         assert_eq!(wait_for_stop(&signals, &wishes, || false), Stop::Lost);

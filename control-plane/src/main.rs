@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use control_plane::cli::{self, Cli};
+use control_plane::reload::Inherited;
 use control_plane::serve;
-use control_plane::settings::Settings;
+use control_plane::settings::{Flags, Problems, Settings};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -18,6 +19,12 @@ fn main() -> ExitCode {
     if let Some(command) = &cli.command {
         return cli::perform(command, &flags, &environment);
     }
+    let inherited = match Inherited::find() {
+        Ok(inherited) => inherited,
+        Err(fault) => return cli::refuse(&Problems::of("what the former process has left", fault.to_string())),
+    };
+    let configuration = inherited.as_ref().and_then(Inherited::configuration).map(str::to_owned);
+    let flags = Flags { configuration, ..flags };
     let settings = match cli.test_profile {
         Some(profile) => profile.settings(&flags),
         None => Settings::load(&flags, &environment),
@@ -25,8 +32,14 @@ fn main() -> ExitCode {
     match settings {
         Ok(settings) => {
             cli::warn(&settings.warnings);
-            serve::run(settings)
+            serve::run(settings, inherited)
         }
-        Err(problems) => cli::refuse(&problems),
+        Err(problems) => {
+            if let Some(inherited) = &inherited {
+                let fault = inherited.go_back(&problems.to_string());
+                cli::warn(&[format!("and there is no way back: {fault}")]);
+            }
+            cli::refuse(&problems)
+        }
     }
 }

@@ -4,17 +4,20 @@
 //! Threads: this one waits for signals; the engine has one per shard; `bridge` passes the engine's notices on; `events` takes
 //! what the shards tell; `control` serves HTTP and the webhook of the events.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::process::ExitCode;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use engine::ids::ShardId;
-use engine::{Engine, EngineLost, Handover, Notices, OpenInquiry, RelayState};
+use engine::{Engine, EngineLost, Frozen, Handover, Notices, OpenInquiry, RelayState};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 
@@ -25,10 +28,11 @@ use crate::http::listener::Listener;
 use crate::http::throttle::Allowance;
 use crate::http::{Admission, App, Dev, Origins, Terms, admin, monotonic_ms, public};
 use crate::jwks::Keeper;
-use crate::lifecycle::{self, Drain, Draining, Stop};
+use crate::lifecycle::{self, Drain, Draining, Stop, Wanted};
 use crate::log;
 use crate::outbound::Outbound;
 use crate::relay;
+use crate::reload::{self, Inherited, Own, Program, Refused};
 use crate::secret::Secret;
 use crate::settings::{ControlListen, Settings};
 use crate::signals::Signals;
@@ -38,6 +42,8 @@ const EXIT_SOFTWARE: u8 = 70;
 
 /// How long readers of the events have for what is left when the server stops.
 const LAST_WORDS: Duration = Duration::from_secs(3);
+/// How long a reload waits for answers of others, while nobody is read: the back end's, other hosts', clients' acknowledgements. What has not come then counts as not having come in time.
+const REST_PATIENCE: Duration = Duration::from_secs(1);
 /// How long HTTP is served at least after the beginning of a stop: time to write an answer.
 const ANSWER_TIME: Duration = Duration::from_millis(500);
 
@@ -53,16 +59,29 @@ enum StartFault {
     Control(String, io::Error),
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
+    #[error("it is not known how this process was started: {0}")]
+    Own(io::Error),
     #[error(transparent)]
     Engine(#[from] engine::StartError),
 }
 
 /// Runs the server until a signal or the admin API stops it. The result is the process's exit status.
-pub fn run(settings: Settings) -> ExitCode {
-    match start(settings) {
-        Ok(server) => server.keep(),
+///
+/// With what a former process has left it goes on from there, or gives the process back to it.
+pub fn run(settings: Settings, mut inherited: Option<Inherited>) -> ExitCode {
+    let frozen = inherited.as_mut().and_then(Inherited::take_frozen);
+    match start(settings, frozen, inherited.as_ref()) {
+        Ok(server) => {
+            if let Some(inherited) = inherited {
+                server.has_taken_over(inherited);
+            }
+            server.keep()
+        }
         Err(fault) => {
-            log::error(fault);
+            log::error(&fault);
+            if let Some(inherited) = &inherited {
+                log::error(inherited.go_back(&fault.to_string()));
+            }
             ExitCode::FAILURE
         }
     }
@@ -72,7 +91,11 @@ pub fn run(settings: Settings) -> ExitCode {
 struct Server {
     signals: Signals,
     engine: Arc<Engine>,
-    wishes: Receiver<Duration>,
+    app: Arc<App>,
+    own: Own,
+    /// The control plane's listener, and where it is.
+    listening: (OwnedFd, String),
+    wishes: Receiver<Wanted>,
     drained: Receiver<ShardId>,
     events: Taker,
     bridge: JoinHandle<Result<(), EngineLost>>,
@@ -92,11 +115,17 @@ struct Control {
     thread: JoinHandle<()>,
 }
 
-fn start(settings: Settings) -> Result<Server, StartFault> {
+fn start(settings: Settings, frozen: Option<Frozen>, inherited: Option<&Inherited>) -> Result<Server, StartFault> {
     // Before the first thread: all of them inherit the mask.
     let signals = Signals::block().map_err(StartFault::Signals)?;
-    let control =
-        Listener::bind(&settings.control_listen).map_err(|fault| StartFault::Control(shown_listen(&settings.control_listen), fault))?;
+    let own = Own::new(settings.configuration.clone()).map_err(StartFault::Own)?;
+    let place = shown_listen(&settings.control_listen);
+    let fault = |fault| StartFault::Control(place.clone(), fault);
+    let control = match inherited.and_then(|inherited| inherited.listener(&place)) {
+        Some(fd) => Listener::adopt(&settings.control_listen, fd).map_err(fault)?,
+        None => Listener::bind(&settings.control_listen).map_err(fault)?,
+    };
+    let listening = (control.descriptor().map_err(fault)?, place.clone());
     let (hooks, queue, asked) = match settings.hooks.as_ref().map(|hooks| Hooks::new(hooks, Outbound::new())) {
         Some((hooks, queue, asked)) => (Some(hooks), Some(queue), Some(asked)),
         None => (None, None, None),
@@ -109,7 +138,7 @@ fn start(settings: Settings) -> Result<Server, StartFault> {
         runtime.block_on(keeper.begin());
     }
     let fleet = settings.redis.as_deref().zip(settings.engine.relay.as_ref()).map(|(place, relay)| relay::introduction(place, relay));
-    let (engine, notices) = engine::start(settings.engine)?;
+    let (engine, notices) = engine::start_from(settings.engine, frozen)?;
     let engine = Arc::new(engine);
     log_start(&engine, &control, fleet.as_deref());
     let greeting =
@@ -120,6 +149,7 @@ fn start(settings: Settings) -> Result<Server, StartFault> {
     let (at_bridge, drained) = crossbeam_channel::bounded(engine.stats().len());
     let (at_relay, states) = mpsc::channel(relay::STATES_MAX);
     let app = Arc::new(App::new(engine.clone(), pending.clone(), terms));
+    let own_app = app.clone();
     let bridge = start_bridge(notices, pending, handovers, queue, at_relay, at_bridge, Arc::downgrade(&app))?;
     let events = start_taker(&engine, app.events.clone())?;
     runtime.spawn(relay::keep_log(states));
@@ -129,14 +159,19 @@ fn start(settings: Settings) -> Result<Server, StartFault> {
         let _ = io::stdout().lock().write_all(greeting.to_string().as_bytes());
     }
     lifecycle::notify("READY=1");
-    Ok(Server { signals, engine, wishes, drained, events, bridge, control, drain: settings.drain })
+    Ok(Server { signals, engine, app: own_app, own, listening, wishes, drained, events, bridge, control, drain: settings.drain })
 }
 
 impl Server {
     fn keep(self) -> ExitCode {
-        let stop = lifecycle::wait_for_stop(&self.signals, &self.wishes, || !self.bridge.is_finished());
+        let stop = loop {
+            match lifecycle::wait_for_stop(&self.signals, &self.wishes, || !self.bridge.is_finished()) {
+                Stop::Reload => self.reload(),
+                stop => break stop,
+            }
+        };
         let over = match stop {
-            Stop::Lost => return self.lost(),
+            Stop::Lost | Stop::Reload => return self.lost(),
             Stop::Signalled => self.drain,
             Stop::Asked(over) => over,
         };
@@ -166,6 +201,56 @@ impl Server {
         ExitCode::SUCCESS
     }
 
+    /// Replaces the process by itself, or goes on and says why.
+    fn reload(&self) {
+        log::info("reloading");
+        lifecycle::notify_reloading(reload::now_ns());
+        let refused = match self.replace() {
+            Ok(never) => match never {},
+            Err(refused) => refused.to_string(),
+        };
+        log::error(format_args!("not reloaded: {refused}"));
+        self.app.reloads.refuse(&refused);
+        lifecycle::notify(&format!("READY=1\nSTATUS=not reloaded: {refused}"));
+    }
+
+    fn replace(&self) -> Result<Infallible, Refused> {
+        self.own.check()?;
+        let app = &self.app;
+        app.pause.begin();
+        let paused_ns = reload::now_ns();
+        let outcome = self.engine.freeze(REST_PATIENCE, || !app.pause.is_quiet()).map_err(Refused::from).and_then(|frozen| {
+            let program = Program {
+                control: Some((self.listening.0.as_raw_fd(), self.listening.1.clone())),
+                refused: app.reloads.refused.load(Relaxed),
+                ..Program::default()
+            };
+            self.own.replace(frozen, program, paused_ns)
+        });
+        // Still here: it has failed.
+        self.engine.resume();
+        app.pause.end();
+        outcome
+    }
+
+    /// The former process's last word, or, when that was given back, this one's.
+    fn has_taken_over(&self, inherited: Inherited) {
+        let reloads = &self.app.reloads;
+        reloads.done.store(self.engine.generation(), Relaxed);
+        reloads.refused.store(inherited.program.refused, Relaxed);
+        let returned = inherited.returned.clone();
+        if let Some(reason) = &returned {
+            reloads.refuse(reason);
+        }
+        let pause = inherited.settle();
+        reloads.pause_us.store(u64::try_from(pause.as_micros()).unwrap_or(u64::MAX), Relaxed);
+        let ms = pause.as_secs_f64() * 1_000.0;
+        match returned {
+            Some(reason) => log::error(format_args!("not reloaded, after a pause of {ms:.1} ms: {reason}")),
+            None => log::info(format_args!("reloaded (number {}), after a pause of {ms:.1} ms", self.engine.generation())),
+        }
+    }
+
     /// The bridge has ended, and with it the reason to go on: whoever started us does it better again. Everything that still runs ends
     /// with the process.
     fn lost(self) -> ExitCode {
@@ -187,6 +272,7 @@ impl Server {
             log::warning("stopped before all connections were closed");
             return;
         }
+        drop(self.app);
         if let Some(engine) = Arc::into_inner(self.engine) {
             engine.join();
             let _ = self.bridge.join();
@@ -195,7 +281,7 @@ impl Server {
     }
 }
 
-fn terms(settings: &Settings, stop: crossbeam_channel::Sender<Duration>) -> Terms {
+fn terms(settings: &Settings, stop: crossbeam_channel::Sender<Wanted>) -> Terms {
     Terms {
         admission: admission(settings),
         origins: if settings.any_origin { Origins::Any } else { Origins::Listed(settings.engine.origins.clone()) },
@@ -281,11 +367,12 @@ async fn serve_http(
     if let (Some(hooks), Some(asked)) = (app.terms.hooks.clone(), asked) {
         tokio::spawn(hooks.serve(asked));
     }
-    tokio::spawn(public::serve(handovers, public::router(app.clone())));
+    tokio::spawn(public::serve(handovers, public::router(app.clone()), app.pause.clone()));
     tokio::spawn(sample(app.clone()));
     let events = app.events.clone();
     follow_events(&app);
-    let admin = listener.serve(admin::router(app));
+    let pause = app.pause.clone();
+    let admin = listener.serve(admin::router(app), pause);
     let last_words = async {
         let _ = stopped.await;
         // Readers get what is left; who does not take it now does not get it.

@@ -81,6 +81,8 @@ pub struct Settings {
     pub journal: Bounds,
     /// Where it is sent.
     pub webhook: Option<Webhook>,
+    /// The configuration file as it was read, where there is one.
+    pub configuration: Option<String>,
     /// What the operator should know though it stops nothing; a line each.
     pub warnings: Vec<String>,
 }
@@ -132,6 +134,7 @@ impl Settings {
             drain: Duration::from_secs(gathered.integer("server.drain_seconds").unwrap_or_default()),
             any_origin: any_origin(&gathered, flags.dev),
             bundle,
+            configuration: gathered.configuration.take(),
             journal: events::journal(&gathered),
             webhook,
             warnings: gathered.warnings,

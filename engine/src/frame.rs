@@ -1,7 +1,9 @@
 //! A message as it goes out: encoded once, shared by reference count however many receive it.
 
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
+use crate::frozen::FrozenFrame;
 use crate::ids::{EndpointId, UserId};
 use crate::wire::sio::Offset;
 use crate::wire::{eio3, ws};
@@ -22,7 +24,7 @@ struct Body {
 }
 
 /// Somebody wants to know who got a message.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Receipt {
     /// The message's id.
     pub message: Arc<str>,
@@ -31,7 +33,7 @@ pub struct Receipt {
 }
 
 /// What delivery has to know of an event.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Mark {
     /// True exactly when it is rather dropped than made to wait.
     pub volatile: bool,
@@ -119,6 +121,24 @@ impl Frame {
             has_attachments: !attachments.is_empty(),
             receipt: None,
         }))
+    }
+
+    /// What tells it from all others that live: clones of a frame are one.
+    pub(crate) fn address(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+
+    /// As plain data.
+    pub(crate) fn freeze(&self) -> FrozenFrame {
+        let Body { bytes, header, endpoint, mark, has_attachments, receipt } = &*self.0;
+        let (bytes, endpoint, receipt) = (bytes.to_vec(), endpoint.map(|endpoint| endpoint.0), receipt.as_deref().cloned());
+        FrozenFrame { bytes, header: *header, endpoint, mark: *mark, has_attachments: *has_attachments, receipt }
+    }
+
+    /// The opposite of [`Self::freeze`]; `endpoint` is its endpoint now.
+    pub(crate) fn thaw(frozen: FrozenFrame, endpoint: Option<EndpointId>) -> Frame {
+        let FrozenFrame { bytes, header, mark, has_attachments, receipt, .. } = frozen;
+        Frame(Arc::new(Body { bytes: bytes.into(), header, endpoint, mark, has_attachments, receipt: receipt.map(Box::new) }))
     }
 
     /// The same with the type byte before each attachment, for a WebSocket of Engine.IO 3. A copy each: old clients are few.

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// One core's whole world: its index among the shards of this process.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct ShardId(pub u8);
 
 /// Index of an endpoint in [`crate::config::Config::endpoints`]. Written out it means nothing without the names of those endpoints: another
@@ -25,7 +25,7 @@ impl EndpointId {
 const _: () = assert!(crate::limits::ENDPOINTS_MAX <= u8::MAX as usize);
 
 /// One client's transport on its shard. The generation tells a reused slot from the link that had it before.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct LinkKey {
     /// Index in the shard's table of links.
     pub slot: u32,
@@ -34,7 +34,7 @@ pub struct LinkKey {
 }
 
 /// One connection anywhere in this process, as parcels name it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct ConnId {
     /// The shard that owns it.
     pub shard: ShardId,

@@ -95,6 +95,9 @@ mod driver;
 pub mod event;
 pub mod fault;
 pub mod frame;
+// Public for the tests that reload a host without a process. It promises nothing to others.
+#[doc(hidden)]
+pub mod frozen;
 pub mod ids;
 pub mod json;
 pub mod limits;
@@ -102,6 +105,7 @@ mod mesh;
 // Public for fuzzers and for tests against a real Redis. It promises nothing to others.
 #[doc(hidden)]
 pub mod relay;
+mod reload;
 // Public for the tests that run a host without a socket. It promises nothing to others.
 #[doc(hidden)]
 pub mod shard;
@@ -121,12 +125,14 @@ use config::{Config, ConfigFault, Endpoint, Io};
 pub use dialect::BadEvent;
 use driver::Poller;
 use event::{EventBatch, EventTypes};
+pub use frozen::{Frozen, NotThawed};
 use ids::{EndpointId, ShardId};
 use mesh::{Inbox, Outlets, Port};
 pub use relay::RelayState;
 pub use relay::fleet::HostAnswers;
 pub use relay::handle::{Claim, FleetHandle, Others};
 pub use relay::words::{Hello, HostId, Wish};
+pub use reload::{NotFrozen, keep_open};
 use shard::World;
 use shard::address::Addresses;
 pub use shard::history::{Kept, Past, Range};
@@ -228,6 +234,9 @@ pub enum StartError {
     /// The kernel interface that was asked for cannot be had.
     #[error("io_uring was asked for and is not available: {0}")]
     Io(io::Error),
+    /// What the former process has left cannot be taken over.
+    #[error(transparent)]
+    State(#[from] NotThawed),
     /// Anything else the kernel refused.
     #[error("cannot start the shards: {0}")]
     System(#[from] io::Error),
@@ -265,6 +274,9 @@ pub struct Engine {
     stop: Arc<AtomicBool>,
     draining: AtomicBool,
     epoch: Instant,
+    /// How often the process has been reloaded.
+    generation: u64,
+    rest: reload::Rest,
 }
 
 /// What the engine has of its relay.
@@ -295,17 +307,34 @@ pub fn without_huge_pages() {
 /// When the configuration cannot be served ([`Config::check`]), when the port cannot be bound, when the kernel interface that was asked for is not there, when threads or descriptors run out, or
 /// when one of the shards cannot be built. Those that could are stopped then.
 pub fn start(config: Config) -> Result<(Engine, Notices), StartError> {
+    start_from(config, None)
+}
+
+/// The same, going on from what the process was before it was reloaded ([`Engine::freeze`]). What the configuration says counts from now on: connections of endpoints
+/// that it does not name, by name and dialect, are told goodbye. Sockets are taken over when nothing can fail any more; until then another process can have them.
+///
+/// # Errors
+/// As [`start`], and when what is given cannot be read or does not fit.
+pub fn start_from(config: Config, frozen: Option<Frozen>) -> Result<(Engine, Notices), StartError> {
     config.check()?;
     let (io, io_note) = Poller::choose(config.io).map_err(StartError::Io)?;
-    let listeners = listeners(config.listen, config.shards.len()).map_err(|error| StartError::Listen(config.listen, error))?;
-    let local_addr = listeners[0].local_addr()?;
+    let inherited = frozen.as_ref().map_or(&[][..], |frozen| &frozen.listeners);
+    let listeners =
+        reload::listeners(config.listen, config.shards.len(), inherited).map_err(|error| StartError::Listen(config.listen, error))?;
+    let local_addr = listeners[0][0].local_addr()?;
     let addresses = Addresses::new(&config.limits, connections_max(&config));
     let address = config.relay.as_ref().map(relay::address_of).transpose()?;
-    let world = Arc::new(World::new(config, addresses, rand::random()));
+    let world = Arc::new(World::new(config, addresses, frozen.as_ref().map_or_else(rand::random, |frozen| frozen.seed)));
     let shards = world.config.shards.len();
+    let portions = frozen.as_ref().map(|frozen| shard::thaw::portions(frozen, &world)).transpose()?;
+    let is_thawed = portions.is_some();
+    let mut portions = portions.into_iter().flatten();
     let (notices, told) = bounded(limits::NOTICES_MAX);
     let (happenings, events) = bounded(shards * limits::EVENT_BATCHES_PER_SHARD_MAX);
-    let (stop, epoch) = (Arc::new(AtomicBool::new(false)), Instant::now());
+    // The pause has not been: nothing has become due in it.
+    let epoch = Instant::now().checked_sub(Duration::from_nanos(frozen.as_ref().map_or(0, |frozen| frozen.elapsed_ns)));
+    let epoch = epoch.ok_or(NotThawed::Unfit("it is of a time before this machine was started"))?;
+    let stop = Arc::new(AtomicBool::new(false));
     let congested = Arc::<AtomicUsize>::default();
     let stats: Vec<_> = (0..shards).map(|_| Arc::new(ShardStats::new(world.config.endpoints.len()))).collect();
     let lanes = (0..shards).map(|_| lane()).collect::<io::Result<Vec<_>>>()?;
@@ -326,6 +355,7 @@ pub fn start(config: Config) -> Result<(Engine, Notices), StartError> {
         None => (None, None),
     };
     let (relay, relay_setup) = relay.unzip();
+    let (rest, mut resting) = reload::Rest::new(shards);
     // Before the first thread: whatever fails from here on drops it, and that stops those that run.
     let mut engine = Engine {
         world: world.clone(),
@@ -340,13 +370,15 @@ pub fn start(config: Config) -> Result<(Engine, Notices), StartError> {
         stop: stop.clone(),
         draining,
         epoch,
+        generation: frozen.as_ref().map_or(0, |frozen| frozen.generation + 1),
+        rest,
     };
-    for (index, ((_, inbox, bell), listener)) in lanes.into_iter().zip(listeners).enumerate() {
+    for (index, ((_, inbox, bell), listeners)) in lanes.into_iter().zip(listeners).enumerate() {
         let setup = driver::Setup {
             id: ShardId(index as u8),
             cpu: world.config.shards[index],
             io,
-            listener,
+            listeners,
             inbox,
             bell,
             outlets: Outlets::new(engine.ports.clone(), congested.clone()),
@@ -357,6 +389,10 @@ pub fn start(config: Config) -> Result<(Engine, Notices), StartError> {
             relay: outlet.clone(),
             ready: ready.clone(),
             stop: stop.clone(),
+            rest: engine.rest.flag(),
+            orders: resting.orders.remove(0),
+            reports: resting.reports.clone(),
+            portion: portions.next(),
             epoch,
             random: rand::random(),
         };
@@ -369,6 +405,10 @@ pub fn start(config: Config) -> Result<(Engine, Notices), StartError> {
         engine.threads.push(std::thread::Builder::new().name("relay".into()).spawn(move || relay::live(setup, &notices))?);
     }
     wait_until_ready(&started, &told, shards)?;
+    if is_thawed {
+        engine.rest.resume();
+        reload::close(inherited);
+    }
     Ok((engine, told))
 }
 

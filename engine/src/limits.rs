@@ -33,6 +33,13 @@ pub const DESCRIPTORS_RESERVED: usize = 256;
 /// the time of a handshake: what comes beyond them is closed at once, so that the control plane keeps those that are reserved.
 pub const TURNED_AWAY_MAX: usize = DESCRIPTORS_RESERVED / 4;
 
+/// How long a shard may take for one order of a reload, in milliseconds: a turn of the busiest is a tenth of it, and one that hangs must not keep the others from going on.
+pub const REST_ROUND_MS: u64 = 5_000;
+
+/// How long shards may take to come to rest once nothing outside is waited for any more, in milliseconds. Parcels need microseconds; a flood that has filled the lanes is
+/// worked off in this time.
+pub const REST_SURPLUS_MS: u64 = 2_000;
+
 /// Frames at least this long, in bytes, are sent from where they lie; shorter ones queued together are copied into one write.
 pub const COALESCE_FRAME_BYTES_MAX: usize = 4 * 1024;
 

@@ -176,6 +176,11 @@ impl<S> Outlets<S> {
         self.congested.load(Ordering::Relaxed) > 0
     }
 
+    /// True exactly when something has found no place in its lane yet.
+    pub(crate) fn is_pending(&self) -> bool {
+        self.pending.iter().any(|batch| !batch.parcels.is_empty() || !batch.sockets.is_empty())
+    }
+
     pub(crate) fn add(&mut self, to: ShardId, parcel: Parcel) {
         let batch = &mut self.pending[usize::from(to.0)];
         batch.bytes += parcel.bytes();

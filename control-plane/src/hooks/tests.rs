@@ -29,7 +29,7 @@ where
 
 async fn axum_serve(listener: TcpListener, router: Router) {
     while let Ok((stream, _)) = listener.accept().await {
-        tokio::spawn(crate::http::connection::serve(stream, router.clone(), crate::http::connection::ADMIN));
+        tokio::spawn(crate::http::connection::serve(stream, router.clone(), crate::http::connection::ADMIN, &Default::default()));
     }
 }
 

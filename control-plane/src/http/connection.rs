@@ -1,6 +1,8 @@
 //! One HTTP/1 connection, whatever it runs over, with a bound on each way in which a peer can take its time: the head, the body, reading
 //! the answer, staying.
 
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,8 +14,13 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::pause::Pause;
+
 /// Time to send a request head, and on a kept connection to send the next.
 const HEAD_TIME: Duration = Duration::from_secs(10);
+
+/// Time that a connection without a request has to begin its first one when everybody is to come to an end.
+const FIRST_WORD: Duration = Duration::from_millis(100);
 
 /// Bytes of a request head, and of what is buffered of a body; the engine's own bound for heads is lower.
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -54,11 +61,15 @@ impl Stay {
 }
 
 /// Answers the requests of one connection. How it ends is the peer's affair and is not reported.
-pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, router: Router, bounds: Bounds) {
+pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, router: Router, bounds: Bounds, pause: &Arc<Pause>) {
+    let open = pause.open();
     let stay = Stay::default();
     let service = TowerToHyperService::new(router);
     let own = stay.clone();
+    let has_begun = Arc::new(AtomicBool::new(false));
+    let begins = has_begun.clone();
     let service = service_fn(move |mut request| {
+        begins.store(true, Relaxed);
         request.extensions_mut().insert(own.clone());
         service.call(request)
     });
@@ -70,7 +81,28 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let mut end = Instant::now() + bounds.life;
-    while timeout_at(end, connection.as_mut()).await.is_err() {
+    loop {
+        tokio::select! {
+            ended = timeout_at(end, connection.as_mut()) => match ended {
+                Ok(_) => return,
+                Err(_) => {}
+            },
+            () = pause.begun() => {
+                // Who reads an answer without an end reads on in another connection.
+                if stay.end().is_none() {
+                    // What has just been let in has a request on its way.
+                    if !has_begun.load(Relaxed) && timeout(FIRST_WORD, connection.as_mut()).await.is_ok() {
+                        return;
+                    }
+                    if bounds.keep_alive {
+                        connection.as_mut().graceful_shutdown();
+                    }
+                    let _ = timeout(bounds.life.max(bounds.grace), connection.as_mut()).await;
+                }
+                drop(open);
+                return;
+            }
+        }
         if let Some(later) = stay.end().filter(|later| *later > end) {
             end = later;
             continue;
@@ -92,6 +124,40 @@ mod tests {
 
     use super::*;
 
+    async fn serve_alone(stream: tokio::io::DuplexStream, router: Router, bounds: Bounds) {
+        serve(stream, router, bounds, &Arc::default()).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_ends_what_is_kept_and_answers_what_has_begun() {
+        for (bounds, waits, answers) in [(ADMIN, true, 2), (ADMIN, false, 1), (PUBLIC, false, 1)] {
+            let pause = Arc::<Pause>::default();
+            let (mut peer, stream) = tokio::io::duplex(4096);
+            let own = pause.clone();
+            let slow = Router::new().route(
+                "/",
+                get(|| async {
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                    "hi"
+                }),
+            );
+            let served = tokio::spawn(async move { serve(stream, slow, bounds, &own).await });
+            peer.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("open");
+            if waits {
+                tokio::time::sleep(Duration::from_millis(700)).await;
+                peer.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("open");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            assert!(!pause.is_quiet());
+            pause.begin();
+            let mut heard = String::new();
+            peer.read_to_string(&mut heard).await.expect("text");
+            assert_eq!(heard.matches("HTTP/1.1 200 OK").count(), answers, "{heard}");
+            served.await.expect("no panic");
+            assert!(pause.is_quiet());
+        }
+    }
+
     fn router() -> Router {
         Router::new().route("/", get(|| async { "hi" }))
     }
@@ -99,7 +165,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_public_connection_answers_once_and_closes() {
         let (mut peer, stream) = tokio::io::duplex(4096);
-        let served = tokio::spawn(serve(stream, router(), PUBLIC));
+        let served = tokio::spawn(serve_alone(stream, router(), PUBLIC));
         peer.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\nGET / HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("open");
         let mut heard = String::new();
         peer.read_to_string(&mut heard).await.expect("text");
@@ -118,7 +184,7 @@ mod tests {
         ] {
             let (mut peer, stream) = tokio::io::duplex(4096);
             let before = Instant::now();
-            let served = tokio::spawn(serve(stream, router(), bounds));
+            let served = tokio::spawn(serve_alone(stream, router(), bounds));
             peer.write_all(sent.as_bytes()).await.expect("open");
             served.await.expect("no panic");
             assert!(before.elapsed() <= Duration::from_secs(at_most + 1), "{sent:?}: {:?}", before.elapsed());
@@ -136,7 +202,7 @@ mod tests {
         };
         let (mut peer, stream) = tokio::io::duplex(1024);
         let before = Instant::now();
-        let served = tokio::spawn(serve(stream, Router::new().route("/", get(maker)), ADMIN));
+        let served = tokio::spawn(serve_alone(stream, Router::new().route("/", get(maker)), ADMIN));
         peer.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("open");
         served.await.expect("no panic");
         let lived = before.elapsed();
@@ -149,7 +215,7 @@ mod tests {
         let large = Router::new().route("/", get(|| async { "x".repeat(1 << 20) }));
         let (mut peer, stream) = tokio::io::duplex(1024);
         let before = Instant::now();
-        let served = tokio::spawn(serve(stream, large, ADMIN));
+        let served = tokio::spawn(serve_alone(stream, large, ADMIN));
         peer.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("open");
         served.await.expect("no panic");
         assert!(before.elapsed() <= ADMIN.life + ADMIN.grace + Duration::from_secs(1));

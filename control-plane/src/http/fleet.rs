@@ -180,7 +180,7 @@ impl App {
                 let is_meant = hosts.is_none_or(|hosts| hosts.contains(&self.own_id()));
                 let longest = Duration::from_secs(DRAIN_SECONDS_MAX);
                 let over = over_ms.map_or(self.terms.drain, |over_ms| Duration::from_millis(over_ms).min(longest));
-                Reply::Draining(is_meant && self.host.accepting() && self.terms.stop.try_send(over).is_ok())
+                Reply::Draining(is_meant && self.host.accepting() && self.terms.stop.try_send(crate::lifecycle::Wanted::Stop(over)).is_ok())
             }
             Call::Outcomes { ids } if ids.len() <= OUTCOMES_MAX => {
                 let recent = self.recent();

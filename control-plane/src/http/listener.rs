@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use axum::Router;
 use tokio::sync::Semaphore;
 
 use super::connection::{self, ADMIN};
+use super::pause::Pause;
 use crate::log;
 use crate::settings::ControlListen;
 
@@ -63,16 +65,32 @@ impl Listener {
         }
     }
 
+    /// Goes on with a socket that a former process has bound for the same place.
+    pub fn adopt(listen: &ControlListen, socket: OwnedFd) -> io::Result<Listener> {
+        match listen {
+            ControlListen::Tcp(_) => Ok(Listener::Tcp(socket.into())),
+            ControlListen::Unix(path) => Ok(Listener::Unix(socket.into(), OwnedPath(path.clone()))),
+        }
+    }
+
+    /// A descriptor of its own of the socket.
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
+        match self {
+            Listener::Tcp(listener) => Ok(listener.try_clone()?.into()),
+            Listener::Unix(listener, _) => Ok(listener.try_clone()?.into()),
+        }
+    }
+
     /// Accepts and serves until dropped.
-    pub async fn serve(self, router: Router) -> io::Result<()> {
+    pub async fn serve(self, router: Router, pause: Arc<Pause>) -> io::Result<()> {
         match self {
             Listener::Tcp(listener) => {
                 let listener = tokio::net::TcpListener::from_std(listener)?;
-                accept(router, || async { listener.accept().await.map(|(stream, _)| stream) }).await
+                accept(router, &pause, || async { listener.accept().await.map(|(stream, _)| stream) }).await
             }
             Listener::Unix(listener, _path) => {
                 let listener = tokio::net::UnixListener::from_std(listener)?;
-                accept(router, || async { listener.accept().await.map(|(stream, _)| stream) }).await
+                accept(router, &pause, || async { listener.accept().await.map(|(stream, _)| stream) }).await
             }
         }
     }
@@ -102,7 +120,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 }
 
 /// Serves as many as may be served at once; the others wait in the kernel's backlog.
-async fn accept<S, F>(router: Router, next: impl Fn() -> F) -> io::Result<()>
+async fn accept<S, F>(router: Router, pause: &Arc<Pause>, next: impl Fn() -> F) -> io::Result<()>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     F: Future<Output = io::Result<S>>,
@@ -110,11 +128,16 @@ where
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let place = places.clone().acquire_owned().await.map_err(io::Error::other)?;
-        match next().await {
+        pause.over().await;
+        let accepted = tokio::select! {
+            accepted = next() => accepted,
+            () = pause.begun() => continue,
+        };
+        match accepted {
             Ok(stream) => {
-                let router = router.clone();
+                let (router, pause) = (router.clone(), pause.clone());
                 tokio::spawn(async move {
-                    connection::serve(stream, router, ADMIN).await;
+                    connection::serve(stream, router, ADMIN, &pause).await;
                     drop(place);
                 });
             }
@@ -143,7 +166,7 @@ mod tests {
         assert_eq!(Listener::bind(&listen).expect_err("it lives").kind(), io::ErrorKind::AddrInUse);
 
         let router = Router::new().route("/", axum::routing::get(|| async { "hi" }));
-        let server = tokio::spawn(listener.serve(router));
+        let server = tokio::spawn(listener.serve(router, Arc::default()));
         let mut client = tokio::net::UnixStream::connect(&path).await.expect("it listens");
         client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.expect("open");
         let mut heard = String::new();

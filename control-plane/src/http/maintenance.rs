@@ -169,7 +169,7 @@ pub(super) async fn drain(
 
 /// True exactly when this server stops now, and was not stopping.
 async fn stop_here(app: &App, over: Duration) -> bool {
-    if !app.host.accepting() || app.terms.stop.try_send(over).is_err() {
+    if !app.host.accepting() || app.terms.stop.try_send(crate::lifecycle::Wanted::Stop(over)).is_err() {
         return false;
     }
     while app.host.accepting() {

@@ -14,6 +14,7 @@ pub mod maintenance;
 pub mod members;
 pub mod messages;
 pub mod openapi;
+pub mod pause;
 pub mod prefixed;
 pub mod problem;
 pub mod public;
@@ -39,12 +40,15 @@ use crate::events::webhook::Webhook;
 use crate::events::{Bounds, Events};
 use crate::hooks::Hooks;
 use crate::jwks::Watch;
+use crate::lifecycle::Wanted;
 use crate::metrics::Metrics;
 use crate::relay::Relay;
+use crate::reload::Reloads;
 use crate::secret::Secret;
 use crate::token::Claims;
 use bundle::Bundle;
 use emit::Recent;
+use pause::Pause;
 use rates::{Figures, Minute, Rates, Sample};
 use throttle::{Allowance, Throttle};
 
@@ -69,6 +73,10 @@ pub struct App {
     pub metrics: Metrics,
     /// What was configured.
     pub terms: Terms,
+    /// Whether everything that speaks HTTP pauses.
+    pub pause: Arc<Pause>,
+    /// How reloads went.
+    pub reloads: Arc<Reloads>,
     rates: Mutex<Rates>,
     /// Emits that have an id.
     recent: Mutex<Recent>,
@@ -101,7 +109,7 @@ pub struct Terms {
     /// How fast one user may call the public part.
     pub allowance: Allowance,
     /// Where a drain is asked for, with its time; it has room for one.
-    pub stop: Sender<Duration>,
+    pub stop: Sender<Wanted>,
 }
 
 /// Who may use `/v1`.
@@ -148,6 +156,8 @@ impl App {
             pending,
             throttle: Mutex::new(Throttle::new(terms.allowance)),
             terms,
+            pause: Arc::default(),
+            reloads: Arc::default(),
             rates: Mutex::default(),
             recent: Mutex::default(),
             started: Instant::now(),

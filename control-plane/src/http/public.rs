@@ -29,6 +29,7 @@ use tokio::sync::{Semaphore, mpsc};
 use super::community;
 use super::connection::{self, PUBLIC};
 use super::health;
+use super::pause::Pause;
 use super::prefixed::Prefixed;
 use super::problem::Params;
 use super::{App, Origins};
@@ -38,15 +39,15 @@ use crate::bridge::HANDOVERS_MAX;
 const DEMO: &str = include_str!("../../web/demo.html");
 
 /// Serves handed-over connections until nobody hands over any more.
-pub async fn serve(mut handovers: mpsc::Receiver<Handover>, router: Router) {
+pub async fn serve(mut handovers: mpsc::Receiver<Handover>, router: Router, pause: Arc<Pause>) {
     let places = Arc::new(Semaphore::new(HANDOVERS_MAX));
     while let (Ok(place), Some(handover)) = (places.clone().acquire_owned().await, handovers.recv().await) {
         let stream = TcpStream::from(handover.fd);
         // Fails only for a descriptor that is no socket any more; then there is nobody to answer.
         let Ok(stream) = stream.set_nonblocking(true).and_then(|()| tokio::net::TcpStream::from_std(stream)) else { continue };
-        let router = router.clone();
+        let (router, pause) = (router.clone(), pause.clone());
         tokio::spawn(async move {
-            connection::serve(Prefixed::new(handover.read, stream), router, PUBLIC).await;
+            connection::serve(Prefixed::new(handover.read, stream), router, PUBLIC, &pause).await;
             drop(place);
         });
     }

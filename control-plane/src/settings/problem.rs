@@ -74,6 +74,11 @@ pub struct Problems(pub Vec<Problem>);
 impl Problems {
     /// `EX_CONFIG` of sysexits.h: systemd units can say not to restart on it.
     pub const EXIT_STATUS: u8 = 78;
+
+    /// A single one.
+    pub fn of(key: &str, reason: String) -> Problems {
+        Problems(vec![Problem { key: key.into(), value: None, origin: None, reason }])
+    }
 }
 
 impl fmt::Display for Problems {

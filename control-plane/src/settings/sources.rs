@@ -31,6 +31,8 @@ pub struct Flags {
     pub redis: Option<String>,
     /// `--dev`.
     pub dev: bool,
+    /// Text to be taken for the configuration file's: what this process had before a newer program could not take over.
+    pub configuration: Option<String>,
 }
 
 impl Flags {
@@ -61,6 +63,8 @@ pub(crate) struct Gathered {
     /// By path; settings without value and default are absent.
     values: BTreeMap<&'static str, Given>,
     pub(crate) endpoints: Endpoints,
+    /// The configuration file as it was read.
+    pub(crate) configuration: Option<String>,
     pub(crate) problems: Vec<Problem>,
     pub(crate) warnings: Vec<String>,
 }
@@ -69,7 +73,7 @@ impl Gathered {
     /// Reads all sources.
     pub(crate) fn gather(flags: &Flags, environment: &Environment) -> Gathered {
         let mut gathered = Gathered::default();
-        let file = gathered.file(flags.config.as_deref());
+        let file = gathered.file(flags.config.as_deref(), flags.configuration.clone());
         for setting in settings() {
             gathered.resolve(&setting, flags, environment, &file);
         }
@@ -158,11 +162,15 @@ impl Gathered {
         });
     }
 
-    fn file(&mut self, path: Option<&Path>) -> File {
+    fn file(&mut self, path: Option<&Path>, instead: Option<String>) -> File {
         let Some(path) = path else { return File::default() };
         let name = path.display().to_string();
-        match read_table(path) {
-            Ok(table) => File { name, table },
+        let text = instead.map_or_else(|| read_text(path), Ok);
+        match text.and_then(|text| Ok((parse(&text)?, text))) {
+            Ok((table, text)) => {
+                self.configuration = Some(text);
+                File { name, table }
+            }
             Err(reason) => {
                 self.problems.push(Problem { key: "--config".into(), value: None, origin: Some(format!("file {name}")), reason });
                 File::default()
@@ -320,7 +328,7 @@ pub(crate) fn allowed(setting: &Setting) -> String {
     format!("{}{unit}", setting.kind.allowed())
 }
 
-fn read_table(path: &Path) -> Result<toml::Table, String> {
+fn read_text(path: &Path) -> Result<String, String> {
     use std::io::Read as _;
     let mut text = String::new();
     let file = std::fs::File::open(path).map_err(|error| format!("cannot be read: {error}"))?;
@@ -328,6 +336,10 @@ fn read_table(path: &Path) -> Result<toml::Table, String> {
     if text.len() as u64 > FILE_BYTES_MAX {
         return Err(format!("is larger than {FILE_BYTES_MAX} bytes"));
     }
+    Ok(text)
+}
+
+fn parse(text: &str) -> Result<toml::Table, String> {
     // The error's own text would quote the line, and the line may hold a secret.
     text.parse().map_err(|error: toml::de::Error| match error.span() {
         Some(span) => format!("is not TOML: line {}: {}", 1 + text[..span.start].matches('\n').count(), error.message()),

@@ -4,12 +4,14 @@ use std::fmt;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::UserId;
 
 /// Who a verified token says someone is. It is made of [`Details`].
 ///
 /// Its debug form does not show the claims: in them may stand whatever the login service and its users write.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// `sub`.
     pub user: UserId,

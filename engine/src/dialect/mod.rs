@@ -81,7 +81,7 @@ impl Hello<'_> {
 }
 
 /// Who a connection is, for as long as it lasts. What only some have is apart: there is one of these for every connection.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Profile {
     /// The user, as the admin API and the other clients know him.
     pub user: UserId,
@@ -95,7 +95,7 @@ pub struct Profile {
 }
 
 /// What a connection is besides its user and what his token says. If there is one, all of it counts, and nothing of the token.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Own {
     /// See [`Profile::presence`].
     pub presence: UserId,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::{Sender, TrySendError};
+use crossbeam_channel::{Receiver, Sender, TrySendError};
 
 use crate::config::Io;
 use crate::event::EventBatch;
@@ -21,16 +21,19 @@ use crate::mesh::{Delivery, Inbox, Outlets, Port};
 use crate::relay::lane::Outlet;
 use crate::shard::inquiry::{OpenInquiry, Ruling};
 use crate::shard::parcel::Parcel;
+use crate::shard::thaw::Portion;
 use crate::shard::{Arena, Command, Luggage, Shard, World, Written};
 use crate::stats::ShardStats;
 use crate::time::Now;
 use crate::{Handover, Notice};
 
 mod poller;
+mod rest;
 pub(crate) mod sys;
 
 pub(crate) use poller::Poller;
 use poller::{Event, Token, Write};
+pub(crate) use rest::{Order, Report};
 
 /// Batches of parcels taken in one turn, so that a flood from a neighbour does not keep the sockets waiting.
 const BATCHES_PER_TURN: usize = 64;
@@ -46,7 +49,8 @@ pub(crate) struct Setup {
     pub(crate) id: ShardId,
     pub(crate) cpu: Option<usize>,
     pub(crate) io: Io,
-    pub(crate) listener: TcpListener,
+    /// The shard's own, and those of shards that there were before the process was reloaded with fewer: what waits in them must be taken.
+    pub(crate) listeners: Vec<TcpListener>,
     pub(crate) inbox: Inbox<Moved>,
     /// The eventfd of the inbox.
     pub(crate) bell: File,
@@ -61,6 +65,12 @@ pub(crate) struct Setup {
     /// Told once, when everything that can fail at the start has not failed; dropped without a word otherwise.
     pub(crate) ready: Sender<()>,
     pub(crate) stop: Arc<AtomicBool>,
+    /// True exactly when the shard is to rest, see [`rest`].
+    pub(crate) rest: Arc<AtomicBool>,
+    pub(crate) orders: Receiver<Order>,
+    pub(crate) reports: Sender<(ShardId, Report)>,
+    /// What it takes over, once it is told to go on; until then nothing is touched, so that another process can have it.
+    pub(crate) portion: Option<Portion>,
     /// Zero of the monotonic clock, the same for all shards.
     pub(crate) epoch: Instant,
     pub(crate) random: [u8; 32],
@@ -71,7 +81,8 @@ pub(crate) fn run(setup: Setup) -> io::Result<()> {
     if let Some(cpu) = setup.cpu {
         sys::pin(cpu)?;
     }
-    let ready = setup.ready.clone();
+    let (ready, mut setup) = (setup.ready.clone(), setup);
+    let portion = setup.portion.take();
     let driver = Driver::new(setup)?;
     match driver.poller {
         Poller::Ring(_) => {
@@ -80,11 +91,11 @@ pub(crate) fn run(setup: Setup) -> io::Result<()> {
             ring.setup_coop_taskrun().setup_cqsize(1_024);
             let mut runtime =
                 monoio::RuntimeBuilder::<monoio::IoUringDriver>::new().uring_builder(ring).with_entries(256).enable_timer().build()?;
-            runtime.block_on(driver.serve(ready))
+            runtime.block_on(driver.serve(ready, portion))
         }
         Poller::Epoll(_) => {
             let mut runtime = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new().enable_timer().build()?;
-            runtime.block_on(driver.serve(ready))
+            runtime.block_on(driver.serve(ready, portion))
         }
     }
 }
@@ -112,7 +123,7 @@ struct Driver {
     poller: Poller,
     /// By slot of the link.
     sockets: Vec<Option<Socket>>,
-    listener: Option<TcpListener>,
+    listeners: Vec<TcpListener>,
     inbox: Inbox<Moved>,
     /// Kept open: the poller watches it.
     _bell: File,
@@ -126,6 +137,13 @@ struct Driver {
     events_out: Sender<EventBatch>,
     relay: Option<Outlet>,
     stop: Arc<AtomicBool>,
+    rest: Arc<AtomicBool>,
+    orders: Receiver<Order>,
+    reports: Sender<(ShardId, Report)>,
+    /// True exactly while the shard rests: nothing is read or accepted.
+    resting: bool,
+    /// True exactly when parcels have come or gone since this was last looked at.
+    has_moved_parcels: bool,
     epoch: Instant,
     /// The core's one read buffer: no connection owns one.
     buffer: Box<[u8]>,
@@ -148,9 +166,13 @@ struct Driver {
 
 impl Driver {
     fn new(setup: Setup) -> io::Result<Driver> {
-        let Setup { id, io, listener, inbox, bell, outlets, world, stats, notices, events, relay, stop, epoch, random, .. } = setup;
+        let Setup { id, io, listeners, inbox, bell, outlets, world, stats, notices, events, relay, stop, rest, orders, reports, .. } =
+            setup;
+        let Setup { epoch, random, .. } = setup;
         let mut poller = Poller::new(io)?;
-        poller.watch(listener.as_raw_fd(), Token::Listener)?;
+        for listener in &listeners {
+            poller.watch(listener.as_raw_fd(), Token::Listener)?;
+        }
         poller.watch(bell.as_raw_fd(), Token::Inbox)?;
         let alarm = sys::timer()?;
         poller.watch(alarm.as_raw_fd(), Token::Alarm)?;
@@ -161,7 +183,7 @@ impl Driver {
             shard,
             poller,
             sockets: Vec::new(),
-            listener: Some(listener),
+            listeners,
             inbox,
             _bell: bell,
             outlets,
@@ -172,6 +194,11 @@ impl Driver {
             events_out: events,
             relay,
             stop,
+            rest,
+            orders,
+            reports,
+            resting: false,
+            has_moved_parcels: false,
             epoch,
             buffer: vec![0; READ_BUFFER_BYTES].into(),
             arena: Arena::new(ARENA_BYTES),
@@ -188,7 +215,7 @@ impl Driver {
     }
 
     /// The thread's life: a turn, then a sleep until something is ready or due.
-    async fn serve(mut self, started: Sender<()>) -> io::Result<()> {
+    async fn serve(mut self, started: Sender<()>, portion: Option<Portion>) -> io::Result<()> {
         // Not for monoio to drop: it closes through its ring, and the kernel closes no ring that way.
         let ready = ManuallyDrop::new(monoio::net::TcpStream::from_std(sys::waitable(self.poller.fd())?)?);
         // Always readable: waiting for it lets monoio run its loop once. Waking oneself would starve everything else.
@@ -197,7 +224,15 @@ impl Driver {
         // The starter may have given up on another shard meanwhile.
         let _ = started.send(());
         drop(started);
+        if let Some(portion) = portion {
+            // Nobody goes on before everybody can.
+            let Ok(Order::Resume) = self.orders.recv() else { return Ok(()) };
+            self.thaw(portion);
+        }
         loop {
+            if self.rest.load(Ordering::Acquire) {
+                self.rest();
+            }
             let more = self.turn();
             if self.stop.load(Ordering::Acquire) {
                 self.let_go();
@@ -218,9 +253,9 @@ impl Driver {
     /// Ends the watch over every socket, so that dropping it closes its connection at once: a poll that is still armed holds it until the
     /// kernel has taken the ring apart, and a listener that is held so takes connections for nobody.
     fn let_go(&mut self) {
-        let listener = self.listener.iter().map(|listener| (listener.as_raw_fd(), Token::Listener));
+        let listeners = self.listeners.iter().map(|listener| (listener.as_raw_fd(), Token::Listener));
         let sockets = self.sockets.iter().flatten().map(|socket| (socket.stream.as_raw_fd(), Token::Link(socket.key)));
-        for (fd, token) in listener.chain(sockets) {
+        for (fd, token) in listeners.chain(sockets) {
             self.poller.forget(fd, token);
         }
         self.poller.submit();
@@ -256,7 +291,10 @@ impl Driver {
         let events = self.take_events(started);
         let batches = self.take_parcels(started);
         self.accept(started);
-        self.shard.handle_timeouts(started);
+        if !self.resting {
+            // While it rests answers to heartbeats are not read, so nobody can be blamed for them.
+            self.shard.handle_timeouts(started);
+        }
         self.obey();
         self.flush(started);
         self.obey();
@@ -307,7 +345,7 @@ impl Driver {
     }
 
     fn read_unread(&mut self) {
-        if self.outlets.is_congested() {
+        if self.outlets.is_congested() || self.resting {
             return;
         }
         for key in std::mem::take(&mut self.unread) {
@@ -338,7 +376,7 @@ impl Driver {
         if socket.key != key || socket.listed || self.shard.is_waiting(key) {
             return;
         }
-        if self.outlets.is_congested() || socket.read_turn == self.turns {
+        if self.outlets.is_congested() || self.resting || socket.read_turn == self.turns {
             return self.list(key);
         }
         socket.read_turn = self.turns;
@@ -360,6 +398,7 @@ impl Driver {
     fn take_parcels(&mut self, now: Now) -> bool {
         for _ in 0..BATCHES_PER_TURN {
             let Some(batch) = self.inbox.next() else { return false };
+            self.has_moved_parcels = true;
             for parcel in batch.parcels {
                 self.shard.handle_parcel(now, parcel);
             }
@@ -371,18 +410,23 @@ impl Driver {
     }
 
     fn accept(&mut self, now: Now) {
-        if self.shard.is_draining()
-            && let Some(listener) = self.listener.take()
-        {
-            self.poller.forget(listener.as_raw_fd(), Token::Listener);
+        if self.shard.is_draining() && !self.listeners.is_empty() {
+            for listener in &self.listeners {
+                self.poller.forget(listener.as_raw_fd(), Token::Listener);
+            }
             self.poller.submit();
+            self.listeners.clear();
             self.accept_more = false;
         }
-        if !self.accept_more || self.accept_after_ms > now.ms() {
+        if !self.accept_more || self.accept_after_ms > now.ms() || self.resting {
             return;
         }
+        let mut from = 0;
         for _ in 0..ACCEPTS_PER_TURN {
-            let Some(listener) = &self.listener else { return };
+            let Some(listener) = self.listeners.get(from) else {
+                self.accept_more = false;
+                return;
+            };
             match sys::accept(listener) {
                 // The drop closes it.
                 Ok(_) if self.shard.turns_away() => {}
@@ -391,10 +435,7 @@ impl Driver {
                     let _ = self.welcome(now, stream, peer);
                 }
                 Err(error) => match error.raw_os_error() {
-                    Some(libc::EAGAIN) => {
-                        self.accept_more = false;
-                        return;
-                    }
+                    Some(libc::EAGAIN) => from += 1,
                     Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
                         self.stats.accept_paused.add(1);
                         self.accept_after_ms = now.ms() + ACCEPT_PAUSE_MS;
@@ -531,6 +572,7 @@ impl Driver {
 
     fn send_parcels(&mut self) {
         while let Some((to, parcel)) = self.shard.poll_parcel() {
+            self.has_moved_parcels = true;
             self.outlets.add(to, parcel);
         }
         let (stats, was_full) = (&self.stats, self.outlets.is_full());

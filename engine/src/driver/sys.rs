@@ -122,6 +122,26 @@ pub(crate) fn waitable(fd: RawFd) -> io::Result<TcpStream> {
     owned(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) }).map(TcpStream::from)
 }
 
+/// Says whether a descriptor is closed when the process is replaced. One that is not open has nothing to be said of.
+pub(crate) fn set_close_on_exec(fd: RawFd, closes: bool) {
+    // SAFETY: takes three integers and changes a flag of a descriptor.
+    let _ = unsafe { libc::fcntl(fd, libc::F_SETFD, if closes { libc::FD_CLOEXEC } else { 0 }) };
+}
+
+/// A descriptor that the former process has left to this one, closed on exec from now on.
+pub(crate) fn adopt(fd: RawFd) -> OwnedFd {
+    set_close_on_exec(fd, true);
+    // SAFETY: the number stands in what the former process has written down, once; it kept exactly those descriptors open over `execve`, and
+    // nothing in this process owns one of them.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// A listening socket that the former process has left, by a copy of its descriptor: should this process not be able to go on, the other is still open.
+pub(crate) fn listener(fd: RawFd) -> io::Result<TcpListener> {
+    // SAFETY: duplicating a descriptor takes two integers; the copy is ours alone.
+    owned(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) }).map(TcpListener::from)
+}
+
 /// Closes what [`waitable`] has given, once nothing waits for it any more and nobody else will close it.
 pub(crate) fn close(fd: RawFd) {
     // SAFETY: the caller says that the descriptor is open and nobody's.

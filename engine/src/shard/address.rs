@@ -120,6 +120,13 @@ impl Addresses {
         Some(Ticket(index as u16))
     }
 
+    /// Counts a connection that was counted before this process became what it is.
+    pub fn reopen(&self, address: IpAddr) -> Ticket {
+        let index = self.index(address);
+        self.open[index].fetch_add(1, Relaxed);
+        Ticket(index as u16)
+    }
+
     /// The connection has gone.
     pub fn close(&self, ticket: Ticket) {
         self.open[usize::from(ticket.0)].fetch_sub(1, Relaxed);

@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::Shard;
 use super::links::{Link, State};
 use super::socket_io::Refuse;
@@ -12,6 +14,7 @@ use crate::time::Now;
 use crate::wire::{sio, ws};
 
 /// A packet and what has come of it. Its debug form shows nothing of what was sent.
+#[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Assembly {
     /// The Socket.IO packet, without Engine.IO's type.
     text: String,

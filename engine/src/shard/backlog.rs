@@ -6,9 +6,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
+use serde::{Deserialize, Serialize};
 
+use super::freeze::Frames;
 use crate::auth::Identity;
 use crate::frame::Frame;
+use crate::frozen::FrozenEvent;
 use crate::ids::ConnId;
 use crate::wire::sio::Offset;
 
@@ -22,7 +25,7 @@ pub(crate) struct Bounds {
 }
 
 /// Who got an event.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) enum To {
     /// Those in the room of that name.
     Room(Arc<str>),
@@ -83,6 +86,35 @@ impl Backlog {
         let now_ms = event.ms;
         self.events.push_back(event);
         self.expire(now_ms);
+    }
+
+    /// As plain data, oldest first.
+    pub(crate) fn freeze(&self, frames: &mut Frames) -> Vec<FrozenEvent> {
+        let freeze = |(position, event): (u64, &Event)| FrozenEvent {
+            frame: event.frame.as_ref().map(|frame| frames.put(frame)),
+            to: event.to.clone(),
+            except: event.except,
+            hidden_from: event.hidden_from.clone(),
+            ms: event.ms,
+            offset: event.offset,
+            is_known: self.positions.get(&event.offset) == Some(&position),
+        };
+        self.since(0).map(freeze).collect()
+    }
+
+    /// The opposite of [`Self::freeze`], for an empty one; `first` is the position of the first event.
+    pub(crate) fn thaw(&mut self, first: u64, events: Vec<FrozenEvent>, frames: &[Rc<Frame>]) {
+        self.first = first;
+        for event in events {
+            let FrozenEvent { frame, to, except, hidden_from, ms, offset, is_known } = event;
+            let frame = frame.and_then(|index| frames.get(index as usize).cloned());
+            let event = Event { frame, to, except, hidden_from, ms, offset };
+            if is_known {
+                self.positions.insert(offset, self.next());
+            }
+            self.bytes += event.bytes();
+            self.events.push_back(event);
+        }
     }
 
     /// Remembers an event for one connection more, which others have at another position; where it is.

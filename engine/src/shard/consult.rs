@@ -239,8 +239,8 @@ impl Shard {
     }
 
     /// Gives up what was not answered in time.
-    pub(super) fn end_waiting_consults(&mut self, now: Now) {
-        while let Some((_, ticket)) = self.consults.deadlines.pop_front_if(|(at_ms, _)| *at_ms <= now.ms()) {
+    pub(super) fn end_waiting_consults(&mut self, now: Now, until_ms: u64) {
+        while let Some((_, ticket)) = self.consults.deadlines.pop_front_if(|(at_ms, _)| *at_ms <= until_ms) {
             if self.consults.waiting.contains_key(&ticket) {
                 self.stats.consults_unanswered.add(1);
                 self.consulted(now, ticket, Findings::default());

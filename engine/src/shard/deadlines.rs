@@ -69,11 +69,16 @@ impl Shard {
             self.homes.sweep(now.unix_ms, &self.stats);
             self.receipts.sweep(now.unix_ms);
         }
-        self.end_waiting_emits(now);
-        self.end_waiting_inquiries(now);
-        self.end_waiting_consults(now);
+        self.end_waiting(now, now.ms());
         self.drain_some(now);
         self.settle(now);
+    }
+
+    /// Goes on without the answers that should have come by then.
+    pub(super) fn end_waiting(&mut self, now: Now, until_ms: u64) {
+        self.end_waiting_emits(until_ms);
+        self.end_waiting_inquiries(now, until_ms);
+        self.end_waiting_consults(now, until_ms);
     }
 
     /// True exactly when the shard was told to drain and its last link is gone.

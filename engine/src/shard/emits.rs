@@ -52,6 +52,11 @@ struct Waiting {
 }
 
 impl Emits {
+    /// True exactly when none waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// When the next of them has waited long enough.
     pub(super) fn next_ms(&self) -> Option<u64> {
         self.waiting.first_key_value().map(|((deadline_ms, _), _)| *deadline_ms)
@@ -322,8 +327,8 @@ impl Shard {
     }
 
     /// Answers the emits that have waited long enough.
-    pub(super) fn end_waiting_emits(&mut self, now: Now) {
-        while let Some((ask, emitted)) = self.emits.expire(now.ms()) {
+    pub(super) fn end_waiting_emits(&mut self, until_ms: u64) {
+        while let Some((ask, emitted)) = self.emits.expire(until_ms) {
             self.answers.push_back((ask, Answer::Emitted(emitted)));
         }
     }

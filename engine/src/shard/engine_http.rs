@@ -6,12 +6,15 @@ use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use serde::{Deserialize, Serialize};
+
 use super::links::{Link, Polled, Probe, State};
 use super::parcel::{Call, Parcel, Poll, Requester};
 use super::polling::{HTML, JSON, TEXT};
 use super::{Command, Shard};
 use crate::fault::Refusal;
 use crate::frame::Frame;
+use crate::frozen::FrozenState;
 use crate::ids::{LinkKey, Sid};
 use crate::limits::{BODIES_BYTES_MAX, GZIP_BYTES_MIN, KEEP_ALIVE_MS, UPGRADE_MS};
 use crate::time::Now;
@@ -33,7 +36,7 @@ pub(super) enum Engine {
 }
 
 /// How a request wants to be answered.
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub(crate) struct Reply {
     origin: Option<Box<str>>,
     /// True exactly when the connection may stay.
@@ -56,6 +59,21 @@ pub(crate) struct Post {
     is_binary: bool,
     held: Held,
     pub(crate) deadline_ms: u64,
+}
+
+impl Post {
+    /// As plain data.
+    pub(super) fn freeze(&self) -> FrozenState {
+        let Post { sid, reply, body, is_binary, deadline_ms, .. } = self;
+        FrozenState::Body { sid: *sid, reply: reply.clone(), body: body.clone(), is_binary: *is_binary, deadline_ms: *deadline_ms }
+    }
+
+    /// The opposite of [`Self::freeze`]; `total` is what all bodies of the shard take.
+    pub(super) fn thaw(sid: Sid, reply: Reply, body: Body, is_binary: bool, deadline_ms: u64, total: &Rc<Cell<usize>>) -> Post {
+        let mut held = Held { total: total.clone(), bytes: 0 };
+        let _ = held.grow(body.len(), usize::MAX);
+        Post { sid, reply, body, is_binary, held, deadline_ms }
+    }
 }
 
 /// A share of the bytes that unfinished bodies may take; dropping it gives it back.
@@ -122,8 +140,7 @@ impl Shard {
                 _ => refuse(self, 2),
             };
         };
-        let shards = self.world.config.shards.len();
-        let Some(sid) = Sid::parse(&sid).filter(|sid| usize::from(sid.shard().0) < shards) else { return refuse(self, 1) };
+        let Some(sid) = Sid::parse(&sid) else { return refuse(self, 1) };
         if is_websocket {
             return self.probe(now, key, request, sid, bytes);
         }

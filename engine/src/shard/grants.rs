@@ -63,6 +63,18 @@ impl Grants {
         }
     }
 
+    /// As plain data.
+    pub(crate) fn freeze(&self) -> Vec<(u8, Arc<str>, Vec<Arc<str>>)> {
+        self.by_user.iter().map(|(user, rooms)| (user.endpoint.0, user.name.clone(), rooms.clone())).collect()
+    }
+
+    /// Remembers a user's rooms again; what a smaller bound has no place for is forgotten.
+    pub(crate) fn restore(&mut self, user: &Room, rooms: &[Arc<str>]) {
+        for room in rooms {
+            let _ = self.add(user, room);
+        }
+    }
+
     /// Nobody belongs into a room any more.
     pub(crate) fn forget(&mut self, room: &Room) {
         for user in self.users.remove(room).unwrap_or_default() {

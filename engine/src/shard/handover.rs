@@ -223,10 +223,9 @@ impl Shard {
         self.shares_sessions() && self.world.is_relayed.load(Ordering::Relaxed)
     }
 
-    /// The shard on which a session is taken up, whichever host made its id.
+    /// The shard on which a session is taken up and a connection lives, whichever host made its id and however many shards there were then.
     pub(super) fn shard_of_past(&self, pid: Sid) -> ShardId {
-        let shards = self.world.config.shards.len();
-        ShardId((usize::from(pid.shard().0) % shards) as u8)
+        self.world.shard_of(pid)
     }
 
     /// The slot of the connection with this secret.
@@ -265,9 +264,12 @@ impl Shard {
 
     /// A connection has ended that was made by another host.
     pub(super) fn forget_stranger(&mut self, conn: &Conn) {
-        let Some(recovery) = &conn.recovery else { return };
-        if !self.strangers.is_empty() && self.strangers.remove(&recovery.pid()).is_some() {
-            self.strangers.remove(&conn.sid);
+        if self.strangers.is_empty() {
+            return;
+        }
+        self.strangers.remove(&conn.sid);
+        if let Some(recovery) = &conn.recovery {
+            self.strangers.remove(&recovery.pid());
         }
     }
 
@@ -668,6 +670,21 @@ impl Shard {
                 }
                 Some(_) => {}
             }
+        }
+    }
+
+    /// Whoever waits for the relay, or for what the stream still brings, starts anew.
+    pub(super) fn end_fetching(&mut self, now: Now) {
+        for Early { ask, found, .. } in std::mem::take(&mut self.early) {
+            self.put_back(Fetched::Session(found));
+            self.fetched(now, ask, Fetched::Nothing);
+        }
+        let asked: Vec<u64> = self.fetching.keys().copied().collect();
+        for ask in asked {
+            self.fetched(now, ask, Fetched::Unknown);
+        }
+        for slot in self.restoring.clone() {
+            self.abandon(now, slot, RecoveryFault::Forgotten);
         }
     }
 

@@ -8,9 +8,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
+use serde::{Deserialize, Serialize};
 
 use crate::auth::Identity;
 use crate::dialect::Keep;
+use crate::frozen::FrozenDiary;
 use crate::ids::{EndpointId, MessageId, Room, UserId};
 use crate::limits::Limits;
 use crate::stats::ShardStats;
@@ -20,7 +22,7 @@ pub(crate) mod shared;
 use super::recollection::Recollection;
 
 /// One kept message.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Kept {
     /// Its own id, where it has one.
     pub id: Option<MessageId>,
@@ -207,6 +209,10 @@ pub trait History: fmt::Debug {
     }
     /// This was handed to a store that all hosts share: what is under way to be read may not have it.
     fn handed_on(&mut self, _room: &Room, _record: &Record) {}
+    /// What is kept in this process, as plain data.
+    fn freeze(&self) -> Vec<FrozenDiary>;
+    /// Keeps a room's messages again, oldest first; with each whether it can be found by its id.
+    fn restore(&mut self, room: &Room, kept: Vec<(Kept, bool)>, stats: &ShardStats);
     /// A read has been answered, or (`None`) will not be: what the reader gets. `None` where nobody has read.
     fn settle(&mut self, _ticket: Ticket, found: Option<Recollection>, _unix_ms: u64) -> Option<Recollection> {
         found
@@ -294,6 +300,23 @@ impl Diary {
 }
 
 impl History for Memory {
+    fn freeze(&self) -> Vec<FrozenDiary> {
+        let freeze = |(room, diary): (&Room, &Diary)| {
+            let is_found = |kept: &Kept| kept.id.is_some_and(|id| self.by_id.contains_key(&(room.endpoint, id)));
+            let kept = diary.entries.iter().map(|kept| (kept.clone(), is_found(kept))).collect();
+            FrozenDiary { endpoint: room.endpoint.0, room: room.name.clone(), kept }
+        };
+        self.diaries.iter().map(freeze).collect()
+    }
+
+    fn restore(&mut self, room: &Room, kept: Vec<(Kept, bool)>, stats: &ShardStats) {
+        for (kept, by_id) in kept {
+            let Kept { id, author, unix_ms, text, hidden_from } = kept;
+            // Its own bound was held when it was said.
+            self.append(room, Keep { id, by_id, author, text, hidden_from, messages_max: usize::MAX }, unix_ms, stats);
+        }
+    }
+
     fn append(&mut self, room: &Room, keep: Keep, unix_ms: u64, stats: &ShardStats) {
         let Keep { id, by_id, author, text, hidden_from, messages_max } = keep;
         let messages_max = messages_max.min(self.bounds.messages);

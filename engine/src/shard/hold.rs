@@ -91,9 +91,13 @@ impl Shard {
 
     /// Lets go what has waited long enough.
     pub(super) fn end_hold(&mut self, now: Now) {
-        if now.ns < self.held.until_ns {
-            return;
+        if now.ns >= self.held.until_ns {
+            self.let_go_of_held();
         }
+    }
+
+    /// The same, however long it has waited.
+    pub(super) fn let_go_of_held(&mut self) {
         let mut links = std::mem::take(&mut self.held.links);
         for slot in links.drain(..) {
             if let Some(link) = self.links.get_mut(slot) {

@@ -7,6 +7,7 @@ use foldhash::fast::RandomState;
 use super::history::{Bounds, History, Memory};
 use super::named::Named;
 use crate::dialect::{EnterFault, Keep, OfRoom, RoomView};
+use crate::frozen::FrozenRoom;
 use crate::ids::{EndpointId, Room, ShardId, UserId};
 use crate::limits::Limits;
 use crate::stats::ShardStats;
@@ -131,6 +132,11 @@ impl Homes {
     /// What the rooms keep.
     pub(crate) fn history(&mut self) -> &mut dyn History {
         &mut *self.history
+    }
+
+    /// The same, to be looked at.
+    pub(crate) fn kept(&self) -> &dyn History {
+        &*self.history
     }
 
     /// Puts another store in the memory's place.
@@ -342,6 +348,66 @@ impl Homes {
         }
         self.touch(room, unix_ms);
         Ok(())
+    }
+
+    /// True exactly when no room is ending whose members are still being counted out.
+    pub(crate) fn are_settled(&self) -> bool {
+        self.ending.is_empty() && self.ended.is_empty()
+    }
+
+    /// As plain data: the rooms without their members, and a number that is greater than all of theirs that are gone.
+    pub(crate) fn freeze(&self) -> (Vec<FrozenRoom>, u64) {
+        let freeze = |room: &Room| {
+            let home = self.rooms.get(room)?;
+            let public = home.public.as_deref();
+            let emptied = public.map_or(0, |public| public.emptied);
+            Some(FrozenRoom {
+                endpoint: room.endpoint.0,
+                name: room.name.clone(),
+                seq: home.seq,
+                created_unix_ms: public.map_or(0, |public| public.created_unix_ms),
+                active_unix_ms: public.map_or(0, |public| public.active_unix_ms),
+                emptied: if self.is_empty_since(room, emptied) { emptied } else { 0 },
+                record: public.and_then(|public| public.record.as_deref()).map(Record::freeze),
+            })
+        };
+        (self.rooms.rooms().filter_map(freeze).collect(), self.seq_floor)
+    }
+
+    /// Puts a room back, without members. The bounds on rooms were held when it was made.
+    pub(crate) fn restore(&mut self, room: &Room, frozen: FrozenRoom, stats: &ShardStats) {
+        if self.rooms.contains(room) {
+            return;
+        }
+        if room.is_public() {
+            self.public_rooms += 1;
+            self.names.insert(room.clone());
+            endpoint(stats, room.endpoint).rooms.add(1);
+        }
+        let FrozenRoom { seq, created_unix_ms, active_unix_ms, record, .. } = frozen;
+        let record = record.map(Record::thaw).map(Box::new);
+        self.record_bytes += record.as_ref().map_or(0, |record| record.bytes());
+        let public = PublicPart { present: HashMap::default(), emptied: 0, created_unix_ms, active_unix_ms, record };
+        let public = room.is_public().then(|| Box::new(public));
+        self.rooms.insert(room.clone(), HomeRoom { seq, shards: Counts::NONE, members: 0, away: 0, public });
+    }
+
+    /// Numbers of rooms that come back must be greater than this.
+    pub(crate) fn restore_floor(&mut self, seq_floor: u64) {
+        self.seq_floor = self.seq_floor.max(seq_floor);
+    }
+
+    /// Counts a member in again, or one that is away.
+    pub(crate) fn seat(&mut self, room: &Room, shard: ShardId, presence: &UserId, is_away: bool, stats: &ShardStats) {
+        let shards = self.shards;
+        let Some(home) = self.rooms.get_mut(room) else { return };
+        home.shards.add(shard, shards);
+        if is_away {
+            home.away += 1;
+        } else {
+            self.appear(room, presence, stats);
+        }
+        self.note_change(room);
     }
 
     /// Removes empty rooms whose newest message is too old.

@@ -239,8 +239,8 @@ impl Shard {
     }
 
     /// Gives up what was not answered in time.
-    pub(super) fn end_waiting_inquiries(&mut self, now: Now) {
-        while let Some((_, number)) = self.hooks.deadlines.pop_front_if(|(at_ms, _)| *at_ms <= now.ms()) {
+    pub(super) fn end_waiting_inquiries(&mut self, now: Now, until_ms: u64) {
+        while let Some((_, number)) = self.hooks.deadlines.pop_front_if(|(at_ms, _)| *at_ms <= until_ms) {
             let Some(waiting) = self.hooks.waiting.get(&number) else { continue };
             self.counters(waiting.endpoint).unanswered.add(1);
             self.ruled(now, number, Ruling::Unavailable);

@@ -449,6 +449,13 @@ impl Shard {
         self.arm_next(now, slot);
     }
 
+    /// An id for the next connection of a Socket.IO link. All of a link's lead to one shard, also when there are more or fewer some day.
+    pub(super) fn next_id(&self, slot: u32) -> crate::ids::Sid {
+        let first = self.conns_of(slot).first().and_then(|conn| self.conns.get(*conn));
+        let shard = first.map_or(self.id, |conn| conn.sid.shard());
+        crate::ids::Sid::new(shard, self.conns.next_slot(), self.random_id())
+    }
+
     /// A random engine session id: it is no connection's public id.
     pub(super) fn session_id(&self, slot: u32) -> crate::ids::Sid {
         crate::ids::Sid::new(self.id, slot, self.entropy.borrow_mut().random())

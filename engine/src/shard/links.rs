@@ -5,6 +5,8 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::address::Ticket;
 use super::assembly::Assembly;
 use super::engine_http::{Post, Reply};
@@ -215,7 +217,7 @@ impl SocketIoLink {
 }
 
 /// What a request says of the program it comes from. Its debug form shows nothing of it.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Visitor {
     pub(crate) origin: Option<Box<str>>,
     pub(crate) user_agent: Option<Box<str>>,
@@ -262,7 +264,7 @@ impl fmt::Debug for Polling {
 }
 
 /// Bodies of POSTs as they came: a packet is cut off when its turn has come.
-#[derive(Default)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Inbox {
     bodies: VecDeque<String>,
     /// Bytes of the first body that are done with; its packets and their separators.
@@ -359,7 +361,7 @@ impl Record for Link {
 }
 
 /// When the next ping or the end of the wait for a pong is due.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Heartbeat {
     pub(crate) at_ms: u64,
     /// True exactly when a ping was sent that has not been answered.
@@ -453,7 +455,7 @@ pub(crate) enum Stage {
 }
 
 /// What the back end's word has made of a connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Ruled {
     /// True exactly when the rooms it may enter are the back end's, so that a fresh token does not change them.
     pub(crate) lists: bool,

@@ -106,7 +106,7 @@ impl Shard {
         let outbox = Outbox::unpack(frames, written);
         let bytes = outbox.bytes() as u64;
         let session = polling.as_ref().filter(|polling| !polling.is_over).map(|polling| polling.sid);
-        let guest = session.filter(|sid| sid.shard() != self.id);
+        let guest = session.filter(|sid| self.shard_of_past(*sid) != self.id);
         let inserted = self.links.insert(LINKS_PER_SHARD_MAX, |_, generation| Link {
             state: State::SocketIo(socket),
             outbox,
@@ -142,7 +142,7 @@ impl Shard {
                 self.respond_gone(poll);
             }
             if let Some(sid) = sid {
-                self.post_to(sid.shard(), Parcel::Forget { sid });
+                self.post_to(self.shard_of_past(sid), Parcel::Forget { sid });
             }
         }
     }
@@ -152,14 +152,14 @@ impl Shard {
         if self.guests.contains_key(&sid) {
             return self.id;
         }
-        self.moved_away.get(&sid).copied().unwrap_or(sid.shard())
+        self.moved_away.get(&sid).copied().unwrap_or_else(|| self.shard_of_past(sid))
     }
 
     /// A link ends: if it was a session that began elsewhere, that shard need not show the way any longer.
     pub(super) fn leave_guesthouse(&mut self, guest: Option<Sid>) {
         if let Some(sid) = guest {
             self.guests.remove(&sid);
-            self.post_to(sid.shard(), Parcel::Forget { sid });
+            self.post_to(self.shard_of_past(sid), Parcel::Forget { sid });
         }
     }
 }

@@ -38,6 +38,7 @@ mod echo;
 mod emits;
 mod engine_http;
 mod flow;
+pub mod freeze;
 mod grants;
 pub mod handover;
 pub mod history;
@@ -75,9 +76,23 @@ mod socket_io;
 mod submissions;
 mod table;
 mod telling;
+pub mod thaw;
 pub mod tides;
 mod upgraded;
 mod watching;
+
+/// What a frozen shard is made of besides its own records.
+pub(crate) mod frozen_parts {
+    pub(crate) use super::assembly::Assembly;
+    pub(crate) use super::backlog::To;
+    pub(crate) use super::engine_http::Reply;
+    pub(crate) use super::history::Kept;
+    pub(crate) use super::links::{Heartbeat, Inbox, Ruled, Visitor};
+    pub(crate) use super::rate::Rate;
+    pub(crate) use super::receipts::Awaited;
+    pub(crate) use crate::wire::body::Body;
+    pub(crate) use crate::wire::ws::Decoder;
+}
 
 use address::Addresses;
 use blocklists::Blocklists;
@@ -128,13 +143,18 @@ impl World {
         World { config, addresses, seed, wanted: Wanted::default(), is_relayed: AtomicBool::new(false) }
     }
 
+    /// The shard that an id leads to, whichever host made it and however many shards there were then.
+    pub fn shard_of(&self, sid: Sid) -> ShardId {
+        ShardId((usize::from(sid.shard().0) % self.config.shards.len()) as u8)
+    }
+
     /// The shard that is a room's home.
     pub fn home_of(&self, room: &Room) -> ShardId {
         let shards = self.config.shards.len();
         match Sid::parse(room.addressee().unwrap_or(&room.name)) {
             // A connection's own room lives with it, which is how its name is known to be taken.
             // What another host made lives by the same rule, if it comes here.
-            Some(sid) => ShardId((usize::from(sid.shard().0) % shards) as u8),
+            Some(sid) => self.shard_of(sid),
             _ if room.addressee().is_some() => self.home_of(&room.resolved(false)),
             _ if let Some(user) = room.watched() => self.home_of(&Room::user(room.endpoint, user)),
             _ => {

@@ -28,6 +28,16 @@ impl fmt::Debug for Old {
 }
 
 impl Old {
+    /// One that was promised this id.
+    pub(super) fn promised(promised: Option<Sid>) -> Old {
+        Old { promised, ..Old::default() }
+    }
+
+    /// The id that was promised, if it was not given yet.
+    pub(super) fn promise(&self) -> Option<Sid> {
+        self.promised
+    }
+
     /// Takes the query off a namespace.
     pub(super) fn split_query<'a>(&mut self, namespace: &'a str) -> &'a str {
         let (name, query) = namespace.split_once('?').unwrap_or((namespace, ""));

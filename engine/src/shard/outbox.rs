@@ -213,6 +213,21 @@ impl Outbox {
         }
     }
 
+    /// All frames, and how much of the first is written.
+    pub(crate) fn frames(&self) -> (impl Iterator<Item = &Frame>, usize) {
+        let (one, many, written) = match &self.waiting {
+            Waiting::Nothing => (None, None, 0),
+            Waiting::One(frame) => (Some(frame), None, 0),
+            Waiting::Many(queue) => (None, Some(&queue.frames), queue.written),
+        };
+        (one.into_iter().chain(many.into_iter().flatten()).map(|frame| &**frame), written)
+    }
+
+    /// The opposite of [`Self::frames`].
+    pub(crate) fn of(frames: VecDeque<Rc<Frame>>, written: usize) -> Outbox {
+        Outbox { waiting: Waiting::of(frames, written), ..Outbox::default() }
+    }
+
     /// Takes everything out, to go to another shard: the frames, and how much of the first is written.
     pub(crate) fn pack(&mut self) -> (Vec<Frame>, usize) {
         let written = if let Waiting::Many(queue) = &self.waiting { queue.written } else { 0 };
@@ -222,7 +237,7 @@ impl Outbox {
 
     /// The opposite of [`Self::pack`].
     pub(crate) fn unpack(frames: Vec<Frame>, written: usize) -> Outbox {
-        Outbox { waiting: Waiting::of(frames.into_iter().map(Rc::new).collect(), written), ..Outbox::default() }
+        Outbox::of(frames.into_iter().map(Rc::new).collect(), written)
     }
 
     /// Forgets everything but the rest of a frame that is partly on the wire; calls `unsent` for each forgotten frame.

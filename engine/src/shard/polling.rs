@@ -175,6 +175,15 @@ impl Shard {
         }
     }
 
+    /// Answers the poll that waits, also when there is nothing to say: its client polls again.
+    pub(super) fn answer_with_nothing(&mut self, slot: u32) {
+        self.answer_poll(slot);
+        let poll = self.links.get_mut(slot).and_then(|link| link.polling.as_mut()).and_then(|polling| polling.poll.take());
+        if let Some(poll) = poll {
+            self.respond(poll, 200, TEXT, "6".to_owned());
+        }
+    }
+
     /// The session ends by the server's will: the next poll is told what was still to be said, and that it was the last.
     pub(super) fn end_polling(&mut self, now: Now, slot: u32, peer_done: bool) {
         if peer_done {

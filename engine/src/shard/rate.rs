@@ -1,9 +1,11 @@
 //! How fast one client may talk: a token bucket, and how many windows in a row it overran.
 
+use serde::{Deserialize, Serialize};
+
 use crate::limits::{Limits, RATE_WINDOWS_OVER_MAX};
 
 /// The bucket of one link.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Rate {
     /// Tokens left, in thousandths.
     tokens: u32,

@@ -1,6 +1,10 @@
 //! Who got which message, where somebody wants to know: the shards that deliver it tell the message's home, which remembers it for a
 //! while, and holds against it what those who got it say.
 
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
 use super::Shard;
 use super::parcel::{Confirm, Origin, Parcel, Publish, Sent};
 use super::recent::Recent;
@@ -24,8 +28,8 @@ struct Bounds {
 }
 
 /// A message of which somebody wants to know who got it.
-#[derive(Debug)]
-struct Awaited {
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Awaited {
     to: UserId,
     sent_unix_ms: u64,
     /// Sorted; with what each has said, a bit for each [`Progress`].
@@ -94,6 +98,17 @@ impl Receipts {
         let is_news = *said & bit == 0;
         *said |= bit;
         Some(is_news.then(|| awaited.to.clone()))
+    }
+
+    /// As plain data, oldest first.
+    pub(crate) fn freeze(&self) -> Vec<(u8, Arc<str>, Awaited)> {
+        self.messages.iter().map(|(message, awaited)| (message.endpoint.0, message.name.clone(), awaited.clone())).collect()
+    }
+
+    /// Remembers one again.
+    pub(crate) fn restore(&mut self, message: Room, awaited: Awaited) {
+        self.bytes += awaited.bytes;
+        self.messages.insert(message, awaited);
     }
 
     /// Forgets what is too old.

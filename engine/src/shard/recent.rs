@@ -47,6 +47,14 @@ impl<K: Clone + Eq + Hash, V> Recent<K, V> {
         }
     }
 
+    /// All entries, oldest first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.order.iter().filter_map(|(key, stamp)| {
+            let (current, value) = self.entries.get(key)?;
+            (current == stamp).then_some((key, value))
+        })
+    }
+
     pub(crate) fn remove(&mut self, key: &K) {
         self.entries.remove(key);
     }

@@ -40,6 +40,13 @@ pub(crate) struct Recollections {
     waiting: HashMap<Ticket, Parcel>,
 }
 
+impl Recollections {
+    /// True exactly when none waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}
+
 impl Shard {
     /// A connection wants in, and to know what was said before.
     pub(super) fn home_enter(&mut self, now: Now, enter: Box<Enter>) {
@@ -141,6 +148,7 @@ mod tests {
     use crate::config::{AuthMode, Config, DialectKind, Endpoint, Relay};
     use crate::dialect::Keep;
     use crate::frame::Frame;
+    use crate::frozen::FrozenDiary;
     use crate::ids::{EndpointId, MessageId, ShardId};
     use crate::shard::World;
     use crate::shard::address::Addresses;
@@ -180,6 +188,10 @@ mod tests {
         fn is_full_for(&self, _: &Keep) -> bool {
             false
         }
+        fn freeze(&self) -> Vec<FrozenDiary> {
+            Vec::new()
+        }
+        fn restore(&mut self, _: &Room, _: Vec<(Kept, bool)>, _: &ShardStats) {}
     }
 
     fn says(now: Now, room: &Room, text: &str) -> Parcel {

@@ -14,6 +14,7 @@ use foldhash::fast::RandomState;
 
 use super::Shard;
 use super::backlog::{Backlog, Bounds, Event, To};
+use super::freeze::Frames;
 use super::handover::{Fetched, Found, Restoring};
 use super::links::{Conn, Link, Stage, State};
 use super::parcel::{Announcement, Leave, Parcel, Return};
@@ -22,6 +23,7 @@ use crate::dialect::Profile;
 use crate::event::What;
 use crate::fault::{CloseReason, RecoveryFault};
 use crate::frame::Frame;
+use crate::frozen::{FrozenBacklog, FrozenRecovery};
 use crate::ids::{ConnId, EndpointId, LinkKey, Room, Sid};
 use crate::limits::{PAST_STAYS_MAX, TAKEOVER_MS};
 use crate::time::Now;
@@ -172,7 +174,9 @@ impl Shard {
     /// What a new connection of the endpoint has, if it can be recovered.
     pub(super) fn new_recovery(&mut self, endpoint: EndpointId, slot: u32) -> Option<Box<Recovery>> {
         let next = self.memory.of(endpoint)?.backlog.next();
-        let pid = Sid::new(self.id, slot, self.random_id());
+        // Both of its ids lead to the same shard, however many there are.
+        let shard = self.conns.get(slot)?.sid.shard();
+        let pid = Sid::new(shard, slot, self.random_id());
         let (stays, challenger) = (Vec::new(), None);
         Some(Box::new(Recovery {
             pid,
@@ -707,7 +711,71 @@ impl Shard {
     }
 }
 
+impl Memory {
+    /// As plain data.
+    pub(super) fn freeze(&self, frames: &mut Frames) -> Vec<FrozenBacklog> {
+        let remembering = self.endpoints.iter().enumerate().filter_map(|(index, it)| Some((index, it.as_ref()?)));
+        let freeze = |(index, it): (usize, &Remembered)| FrozenBacklog {
+            endpoint: index as u8,
+            first: it.backlog.first(),
+            events: it.backlog.freeze(frames),
+            away: it.away.iter().copied().collect(),
+        };
+        remembering.map(freeze).collect()
+    }
+
+    /// Remembers again what an endpoint's backlog had.
+    pub(super) fn thaw(&mut self, endpoint: EndpointId, frozen: FrozenBacklog, frames: &[std::rc::Rc<Frame>]) {
+        if let Some(remembered) = self.of(endpoint) {
+            remembered.backlog.thaw(frozen.first, frozen.events, frames);
+            remembered.away = frozen.away.into();
+        }
+    }
+
+    /// A connection is away that was before.
+    pub(super) fn keep_away(&mut self, endpoint: EndpointId) {
+        if let Some(remembered) = self.of(endpoint) {
+            remembered.sessions += 1;
+        }
+    }
+}
+
 impl Recovery {
+    /// As plain data. What it is said to have come from another host with has been settled before.
+    pub(super) fn freeze(&self) -> FrozenRecovery {
+        let challenger = self.challenger.as_ref().map(|it| (it.link.slot, it.packet.clone(), it.deadline_ms));
+        FrozenRecovery {
+            pid: self.pid,
+            stays: self.stays.iter().map(|stay| (stay.room.clone(), stay.from, stay.to)).collect(),
+            floor: self.floor,
+            heard: self.heard,
+            pinged: self.pinged,
+            away_until_ms: self.away_until_ms,
+            challenger,
+            is_shared: self.is_shared,
+            anchors: self.anchors,
+            replayed: self.replayed.iter().map(|(offset, position)| (*offset, *position)).collect(),
+        }
+    }
+
+    /// The opposite of [`Self::freeze`]; `link` finds the link of a slot.
+    pub(super) fn thaw(frozen: FrozenRecovery, link: impl Fn(u32) -> Option<LinkKey>) -> Recovery {
+        let FrozenRecovery { pid, stays, floor, heard, pinged, away_until_ms, challenger, is_shared, anchors, replayed } = frozen;
+        // Tides are counted anew: all that has begun had begun before the first.
+        let stays = stays.into_iter().map(|(room, from, to)| Stay { room, from, to, tide: 0 }).collect();
+        let challenger =
+            challenger.and_then(|(slot, packet, deadline_ms)| Some(Box::new(Challenger { link: link(slot)?, packet, deadline_ms })));
+        let replayed = replayed.into_iter().collect();
+        Recovery { pid, stays, floor, heard, pinged, away_until_ms, challenger, is_shared, restoring: None, anchors, replayed }
+    }
+
+    /// It is on another shard than before, whose backlog has another past: from this position on it is known what it is entitled to.
+    pub(super) fn begin_anew(&mut self, next: u64) {
+        self.stays.retain(|stay| stay.to == u64::MAX);
+        self.stays.iter_mut().for_each(|stay| stay.from = next);
+        (self.floor, self.heard, self.pinged, self.replayed) = (next, next, next, HashMap::default());
+    }
+
     pub(super) fn pid(&self) -> Sid {
         self.pid
     }

@@ -190,7 +190,7 @@ impl Shard {
                 ComebackVerdict::Granted { .. } | ComebackVerdict::Refused => {}
             }
         }
-        let sid = self.promised_id(slot).unwrap_or_else(|| Sid::new(self.id, self.conns.next_slot(), self.random_id()));
+        let sid = self.promised_id(slot).unwrap_or_else(|| self.next_id(slot));
         let (token, query) = self.presented(now, slot, endpoint, auth);
         let asking = self.asking(endpoint, &token, auth.map(Value::raw), || self.visitor_of(slot));
         let admitted = match &asking {

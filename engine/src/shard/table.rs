@@ -92,6 +92,27 @@ impl<T: Record> Table<T> {
         }
     }
 
+    /// How often the slot was used that was used most.
+    pub(crate) fn generations(&self) -> u32 {
+        (0..self.slots.len() as u32).map(|slot| self.generation(slot)).max().unwrap_or(0)
+    }
+
+    /// Puts records into their slots, for an empty table; whoever comes later is told from all that were in one before.
+    pub(crate) fn restore(&mut self, records: Vec<(u32, T)>, generations: u32) {
+        let slots = records.iter().map(|(slot, _)| *slot as usize + 1).max().unwrap_or(0);
+        while self.slots.len() < slots {
+            self.slots.push(Slot::Vacant(generations));
+        }
+        for (slot, record) in records {
+            if let Some(place) = self.slots.get_mut(slot) {
+                *place = Slot::Used(record);
+                self.len += 1;
+            }
+        }
+        // The first to be used again is the first there is.
+        self.free = (0..slots as u32).rev().filter(|slot| self.get(*slot).is_none()).collect();
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.len
     }

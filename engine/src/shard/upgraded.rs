@@ -24,6 +24,11 @@ impl Upgraded {
         self.links.get(&sid).copied()
     }
 
+    /// All of them: sessions and slots of links.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Sid, u32)> {
+        self.links.iter().map(|(sid, link)| (*sid, link.slot))
+    }
+
     /// The link is gone.
     pub(super) fn forget(&mut self, link: LinkKey) {
         // Usually nothing was ever upgraded, and no hash needs to be made.

@@ -1,6 +1,8 @@
 //! Who watches whom, where a user's coming and going is told to those who asked for it: they are members of a room of their own, at home
 //! where the user is, so that how he is now and what changes after that reach them in one order.
 
+use std::sync::Arc;
+
 use super::Shard;
 use super::parcel::Enter;
 use super::recent::Recent;
@@ -20,6 +22,11 @@ impl Absences {
         if self.0.len() > ABSENCES_PER_SHARD_MAX {
             self.0.pop_oldest_if(|_| true);
         }
+    }
+
+    /// As plain data, longest absent first.
+    pub(crate) fn freeze(&self) -> Vec<(u8, Arc<str>, u64)> {
+        self.0.iter().map(|(user, unix_ms)| (user.endpoint.0, user.name.clone(), *unix_ms)).collect()
     }
 
     /// A user has a connection again.

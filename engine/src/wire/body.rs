@@ -7,6 +7,8 @@ use std::io::Write as _;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
+use serde::{Deserialize, Serialize};
+
 use super::http::Framing;
 
 /// What is wrong with a body.
@@ -19,6 +21,7 @@ pub enum BodyFault {
 }
 
 /// A body that is being read. Its debug form shows no data.
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Body {
     data: Vec<u8>,
     data_max: usize,
@@ -28,7 +31,7 @@ pub struct Body {
 }
 
 /// What comes next.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 enum Part {
     /// So many bytes, and no more.
     Sized {

@@ -4,6 +4,7 @@
 
 use std::io::Cursor;
 
+use serde::{Deserialize, Serialize};
 use simdutf8::{basic, compat};
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
@@ -66,7 +67,7 @@ pub enum Step<'b> {
 }
 
 /// Reads one client's frames; eight bytes while no fragmented message is under way.
-#[derive(Default, Debug)]
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub struct Decoder {
     assembly: Option<Box<Assembly>>,
 }
@@ -194,7 +195,7 @@ fn close_message(payload: &[u8]) -> Result<Message<'_>, WsFault> {
 }
 
 /// The fragments of one message.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Assembly {
     content: Content,
     /// Frames so far.
@@ -203,7 +204,7 @@ struct Assembly {
     is_complete: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 enum Content {
     /// What is proven to be UTF-8, and the beginning of a character that the last fragment cut.
     Text {
@@ -252,7 +253,7 @@ impl Assembly {
 }
 
 /// The first bytes, at most three, of a character whose others have not come.
-#[derive(Default, Debug)]
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
 struct Cut {
     bytes: [u8; 4],
     len: usize,

@@ -10,6 +10,7 @@ use foldhash::fast::RandomState;
 
 use super::{Found, History, Kept, Memory, Past, Range, Reading, Record, Ticket, Told};
 use crate::dialect::Keep;
+use crate::frozen::FrozenDiary;
 use crate::ids::{EndpointId, MessageId, Room};
 use crate::shard::World;
 use crate::shard::recollection::Recollection;
@@ -190,6 +191,14 @@ impl History for Shared {
 
     fn forget(&mut self, room: &Room, stats: &ShardStats) {
         self.memory.forget(room, stats);
+    }
+
+    fn freeze(&self) -> Vec<FrozenDiary> {
+        self.memory.freeze()
+    }
+
+    fn restore(&mut self, room: &Room, kept: Vec<(Kept, bool)>, stats: &ShardStats) {
+        self.memory.restore(room, kept, stats);
     }
 
     fn holds(&self, room: &Room, unix_ms: u64) -> bool {

@@ -4,6 +4,7 @@
 use std::ops::Bound;
 
 use super::{HomeRoom, Homes};
+use crate::frozen::FrozenRecord;
 use crate::ids::{EndpointId, Room, ShardId};
 use crate::limits::{ENDS_UNTOLD_MAX, ROLL_ROOMS, ROOM_RECORDS_BYTES_MAX, ROOMS_LISTED_BYTES_MAX, ROOMS_LOOKED_AT_MAX};
 use crate::shard::outward::Made;
@@ -48,6 +49,19 @@ impl Record {
             created_by: self.created_by.as_deref().map(str::to_owned),
             metadata: self.metadata.to_string(),
         }
+    }
+
+    /// As plain data.
+    pub(super) fn freeze(&self) -> FrozenRecord {
+        let Record { name, namespace, created_by, metadata, is_registered, .. } = self;
+        let (name, namespace, metadata) = (name.clone(), namespace.clone(), metadata.clone());
+        FrozenRecord { name, namespace, created_by: created_by.clone(), metadata, is_registered: *is_registered }
+    }
+
+    /// The opposite of [`Self::freeze`].
+    pub(super) fn thaw(frozen: FrozenRecord) -> Record {
+        let FrozenRecord { name, namespace, created_by, metadata, is_registered } = frozen;
+        Record { name, namespace, created_by, metadata, is_registered, seen: 0 }
     }
 
     /// The name for people.

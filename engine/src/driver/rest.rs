@@ -1,0 +1,103 @@
+//! How a shard's thread comes to rest before a reload, is written down, and how it goes on: in the process that this one becomes, or, when there is no such process, here. The
+//! thread stays in one call all the while: no socket, poll or task is dropped, and whatever the kernel has to tell is still told afterwards.
+
+use std::net::TcpStream;
+use std::os::fd::{AsRawFd as _, RawFd};
+
+use super::{Driver, Socket, Token, sys};
+use crate::frozen::write_into;
+use crate::ids::LinkKey;
+use crate::shard::thaw::Portion;
+
+/// What a resting shard is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Order {
+    /// Handle what has come from others, and say whether anything is left. Nothing is read from clients.
+    Round {
+        /// Go on without what others have not answered.
+        is_last: bool,
+    },
+    /// Write down what there is.
+    Freeze,
+    /// Go on as before.
+    Resume,
+}
+
+/// What it says to that.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// True exactly when nothing is under way here and no parcel has come or gone.
+    Rests(bool),
+    /// What there is.
+    Frozen(Part),
+}
+
+/// One shard, written down.
+#[derive(Debug)]
+pub(crate) struct Part {
+    /// A [`crate::frozen::FrozenShard`].
+    pub(crate) bytes: Vec<u8>,
+    /// The descriptors that stand in it.
+    pub(crate) sockets: Vec<RawFd>,
+    pub(crate) listeners: Vec<RawFd>,
+}
+
+impl Driver {
+    /// Rests until told to go on. An end of the orders is such a word: whoever gave them is gone.
+    pub(super) fn rest(&mut self) {
+        self.resting = true;
+        while let Ok(order) = self.orders.recv() {
+            let report = match order {
+                Order::Round { is_last } => Report::Rests(self.round(is_last)),
+                Order::Freeze => self.freeze(),
+                Order::Resume => break,
+            };
+            if self.reports.send((self.id, report)).is_err() {
+                break;
+            }
+        }
+        self.resting = false;
+    }
+
+    fn round(&mut self, is_last: bool) -> bool {
+        self.has_moved_parcels = false;
+        let now = self.now();
+        if is_last {
+            self.shard.wait_no_longer(now);
+        }
+        let rests = self.shard.come_to_rest(now);
+        self.turn();
+        // What the turn has brought may be something to do.
+        rests && !self.has_moved_parcels && !self.outlets.is_pending() && self.shard.come_to_rest(self.now())
+    }
+
+    fn freeze(&self) -> Report {
+        let socket = |key: LinkKey| {
+            let socket = self.sockets.get(key.slot as usize)?.as_ref()?;
+            (socket.key == key).then(|| socket.stream.as_raw_fd())
+        };
+        let frozen = self.shard.freeze(socket);
+        let mut bytes = Vec::new();
+        write_into(&mut bytes, &frozen);
+        let sockets = self.sockets.iter().flatten().map(|socket| socket.stream.as_raw_fd()).collect();
+        Report::Frozen(Part { bytes, sockets, listeners: self.listeners.iter().map(std::os::fd::AsRawFd::as_raw_fd).collect() })
+    }
+
+    /// Takes over what another process had.
+    pub(super) fn thaw(&mut self, portion: Portion) {
+        let now = self.now();
+        for (key, socket) in self.shard.thaw(now, portion) {
+            let slot = key.slot as usize;
+            if self.sockets.len() <= slot {
+                self.sockets.resize_with(slot + 1, || None);
+            }
+            let stream = TcpStream::from(sys::adopt(socket));
+            let watched = self.poller.watch(stream.as_raw_fd(), Token::Link(key));
+            self.sockets[slot] = Some(Socket { stream, key, read_turn: 0, listed: false });
+            if watched.is_err() {
+                self.shard.handle_end(now, key);
+            }
+        }
+        self.poller.submit();
+    }
+}

@@ -1,0 +1,190 @@
+//! Reload in place: all shards of a running engine come to rest together and are written down, for the process that this one becomes by `execve`. Who replaces the process is not
+//! known here; when that fails, the shards go on where they were.
+//!
+//! Rest is found in rounds. In each every shard handles what others have sent it, reads nothing from clients, and says whether anything is under way; when nobody has
+//! anything, and no parcel has come or gone, nothing can come any more. What is waited for from outside (the back end, other hosts, acknowledgements) is waited for a while, and then
+//! gone on without, as if it had not come in time.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use serde_bytes::ByteBuf;
+
+use crate::Engine;
+use crate::driver::{Order, Report, sys};
+use crate::frozen::{Frozen, FrozenEndpoint};
+use crate::ids::ShardId;
+use crate::limits::{REST_ROUND_MS, REST_SURPLUS_MS};
+
+/// Why an engine cannot be written down now. It goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum NotFrozen {
+    /// It is closing its connections.
+    #[error("the server is stopping")]
+    Draining,
+    /// A shard has not said anything for too long.
+    #[error("shard {} does not answer", .0.0)]
+    Silent(ShardId),
+    /// Something goes on being under way.
+    #[error("the shards did not come to rest in time")]
+    Restless,
+}
+
+/// The threads' word that they rest, and how they are told what to do.
+#[derive(Debug)]
+pub(crate) struct Rest {
+    flag: Arc<AtomicBool>,
+    orders: Vec<Sender<Order>>,
+    reports: Receiver<(ShardId, Report)>,
+}
+
+/// The shards' ends of it.
+pub(crate) struct Resting {
+    pub(crate) orders: Vec<Receiver<Order>>,
+    pub(crate) reports: Sender<(ShardId, Report)>,
+}
+
+impl Rest {
+    pub(crate) fn new(shards: usize) -> (Rest, Resting) {
+        let (orders, receivers) = (0..shards).map(|_| bounded(1)).unzip();
+        // Each says one thing to each order, and what a failed attempt has left is taken out before the next.
+        let (sender, reports) = bounded(2 * shards);
+        (Rest { flag: Arc::default(), orders, reports }, Resting { orders: receivers, reports: sender })
+    }
+
+    pub(crate) fn flag(&self) -> Arc<AtomicBool> {
+        self.flag.clone()
+    }
+
+    /// Lets everybody go on.
+    pub(crate) fn resume(&self) {
+        self.flag.store(false, Ordering::Release);
+        for orders in &self.orders {
+            // A shard that hangs finds the order when it looks.
+            let _ = orders.send_timeout(Order::Resume, Duration::from_millis(REST_ROUND_MS));
+        }
+    }
+
+    /// Gives everybody an order, and gathers what they say to it, in the order of the shards.
+    fn ask(&self, order: Order) -> Result<Vec<Report>, NotFrozen> {
+        let until = Instant::now() + Duration::from_millis(REST_ROUND_MS);
+        for (index, orders) in self.orders.iter().enumerate() {
+            orders.send_deadline(order, until).map_err(|_| NotFrozen::Silent(ShardId(index as u8)))?;
+        }
+        let mut said: Vec<Option<Report>> = self.orders.iter().map(|_| None).collect();
+        while let Some(silent) = said.iter().position(Option::is_none) {
+            let (shard, report) = self.reports.recv_deadline(until).map_err(|_| NotFrozen::Silent(ShardId(silent as u8)))?;
+            said[usize::from(shard.0)] = Some(report);
+        }
+        Ok(said.into_iter().flatten().collect())
+    }
+}
+
+impl Engine {
+    /// How often the process has been reloaded.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Brings everything to rest and writes it down. For `patience` what is under way outside is waited for, and as long as `is_busy` says that somebody still
+    /// waits for answers. On success nothing goes on until [`Self::resume`]; on failure it goes on at once.
+    ///
+    /// # Errors
+    /// When there is no rest to be found.
+    pub fn freeze(&self, patience: Duration, is_busy: impl Fn() -> bool) -> Result<Frozen, NotFrozen> {
+        if !self.accepting() {
+            return Err(NotFrozen::Draining);
+        }
+        let frozen = self.rest_and_freeze(patience, is_busy);
+        if frozen.is_err() {
+            self.resume();
+        }
+        frozen
+    }
+
+    fn rest_and_freeze(&self, patience: Duration, is_busy: impl Fn() -> bool) -> Result<Frozen, NotFrozen> {
+        self.rest.reports.try_iter().for_each(drop);
+        self.rest.flag.store(true, Ordering::Release);
+        for port in &self.ports {
+            let _ = port.wake();
+        }
+        let last = Instant::now() + patience;
+        let end = last + Duration::from_millis(REST_SURPLUS_MS);
+        loop {
+            let now = Instant::now();
+            let said = self.rest.ask(Order::Round { is_last: now >= last })?;
+            let rests = said.iter().all(|report| matches!(report, Report::Rests(true)));
+            if rests && (now >= last || !is_busy()) {
+                break;
+            }
+            if now >= end {
+                return Err(NotFrozen::Restless);
+            }
+            if rests {
+                // Somebody outside is waited for.
+                std::thread::sleep(Duration::from_micros(500));
+            }
+        }
+        let elapsed_ns = self.epoch.elapsed().as_nanos() as u64;
+        let said = self.rest.ask(Order::Freeze)?;
+        let (mut shards, mut listeners, mut sockets) = (Vec::new(), Vec::new(), Vec::new());
+        for report in said {
+            if let Report::Frozen(part) = report {
+                shards.push(ByteBuf::from(part.bytes));
+                listeners.extend(part.listeners);
+                sockets.extend(part.sockets);
+            }
+        }
+        let named = |endpoint: &crate::config::Endpoint| FrozenEndpoint {
+            name: endpoint.name.clone(),
+            dialect: endpoint.dialect.name().to_owned(),
+            bind: endpoint.bind.clone(),
+        };
+        Ok(Frozen {
+            generation: self.generation,
+            elapsed_ns,
+            seed: self.world.seed,
+            listeners,
+            endpoints: self.endpoints().iter().map(named).collect(),
+            shards,
+            sockets,
+            ..Frozen::default()
+        })
+    }
+
+    /// Lets the shards go on after [`Self::freeze`], as if nothing had been.
+    pub fn resume(&self) {
+        self.rest.resume();
+    }
+}
+
+/// Says whether these descriptors stay open when the process is replaced.
+pub fn keep_open(descriptors: &[RawFd], stay: bool) {
+    descriptors.iter().for_each(|fd| sys::set_close_on_exec(*fd, !stay));
+}
+
+/// The listening sockets by shard. Those that are inherited are all listened to, also when there are fewer shards than before: in one that was closed, connections might
+/// be waiting.
+pub(crate) fn listeners(address: SocketAddr, shards: usize, inherited: &[RawFd]) -> io::Result<Vec<Vec<TcpListener>>> {
+    let copies = inherited.iter().map(|fd| sys::listener(*fd)).collect::<io::Result<Vec<_>>>()?;
+    // Another address is another port to listen on; what waits at the old one is told that nobody is there.
+    let is_here = |bound: SocketAddr| bound == address || (address.port() == 0 && bound.ip() == address.ip());
+    let copies = if copies.iter().all(|copy| copy.local_addr().is_ok_and(is_here)) { copies } else { Vec::new() };
+    let bound = copies.first().map_or(Ok(address), TcpListener::local_addr)?;
+    let mut by_shard: Vec<Vec<TcpListener>> = (0..shards).map(|_| Vec::new()).collect();
+    let missing = shards.saturating_sub(copies.len());
+    for (index, listener) in copies.into_iter().chain(crate::listeners(bound, missing)?).enumerate() {
+        by_shard[index % shards].push(listener);
+    }
+    Ok(by_shard)
+}
+
+/// Closes descriptors of the former process of which this one has copies.
+pub(crate) fn close(inherited: &[RawFd]) {
+    inherited.iter().for_each(|fd| drop(sys::adopt(*fd)));
+}
