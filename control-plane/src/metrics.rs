@@ -58,6 +58,8 @@
 //! | `jwks_age_seconds` | gauge | | since the key set was last found in order |
 //! | `jwks_failures_total` | counter | | times that its file or URL gave none |
 //! | `jwks_unknown_kids_total` | counter | | tokens that named a key which is not in it |
+//! | `reloads_total` | counter | outcome | reloads since the process was started: `done`, and `refused`, after which it went on as it was |
+//! | `reload_pause_seconds` | gauge | | for how long clients were not heard in the last one; 0 before the first |
 //! | `build_info` | gauge | version, io | always 1 |
 //!
 //! Beside them, without the prefix, `process_*` of the usual collector.
@@ -78,6 +80,7 @@ use crate::events::Events;
 use crate::hooks::Hooks;
 use crate::jwks::Watch;
 use crate::relay::Relay;
+use crate::reload::Reloads;
 
 /// Makes the text of `/metrics`.
 pub struct Metrics {
@@ -85,16 +88,23 @@ pub struct Metrics {
     jwks: Option<Arc<Watch>>,
     hooks: Option<Arc<Hooks>>,
     events: Arc<Events>,
+    reloads: Arc<Reloads>,
     process: ProcessCollector,
     /// Calls refused for the rate, by endpoint: nobody but a shard writes its counters.
     rate_limited: Box<[AtomicU64]>,
 }
 
 impl Metrics {
-    /// Metrics of `host`, of the key set, of webhooks, of the events and of this process.
-    pub fn new(host: Arc<dyn Host>, jwks: Option<Arc<Watch>>, hooks: Option<Arc<Hooks>>, events: Arc<Events>) -> Metrics {
+    /// Metrics of `host`, of the key set, of webhooks, of the events, of reloads and of this process.
+    pub fn new(
+        host: Arc<dyn Host>,
+        jwks: Option<Arc<Watch>>,
+        hooks: Option<Arc<Hooks>>,
+        events: Arc<Events>,
+        reloads: Arc<Reloads>,
+    ) -> Metrics {
         let rate_limited = host.endpoints().iter().map(|_| AtomicU64::new(0)).collect();
-        Metrics { host, jwks, hooks, events, process: ProcessCollector::for_self(), rate_limited }
+        Metrics { host, jwks, hooks, events, reloads, process: ProcessCollector::for_self(), rate_limited }
     }
 
     /// Counts a call of a user that was refused for the rate.
@@ -235,8 +245,13 @@ impl Metrics {
     fn of_the_host(&self) -> Vec<MetricFamily> {
         let delivery = histogram(&[], self.host.stats().iter().map(|shard| &shard.delivery));
         let build = [("version", env!("CARGO_PKG_VERSION")), ("io", self.host.io_name())];
+        let reloads = [("done", &self.reloads.done), ("refused", &self.reloads.refused)];
+        let reloads = reloads.map(|(outcome, count)| sample(MetricType::COUNTER, &[("outcome", outcome)], count.load(Relaxed)));
+        let pause = gauge_of_us(self.reloads.pause_us.load(Relaxed));
         vec![
             family("delivery_seconds", MetricType::HISTOGRAM, "From the read of a message to the last write of its cast.", vec![delivery]),
+            family("reloads_total", MetricType::COUNTER, "Reloads since the process was started.", reloads.into()),
+            family("reload_pause_seconds", MetricType::GAUGE, "For how long clients were not heard in the last reload.", vec![pause]),
             family("build_info", MetricType::GAUGE, "Always 1.", vec![sample(MetricType::GAUGE, &build, 1)]),
         ]
     }
@@ -249,10 +264,7 @@ impl Metrics {
         let of_lanes = self.host.stats().iter().fold(0_u64, |sum, shard| sum.wrapping_add(shard.outward_dropped.read()));
         let dropped = RelayDrop::ALL.iter().map(|reason| (reason.label(), stats.map_or(0, |stats| stats.dropped[reason.index()].read())));
         let dropped = dropped.chain([("lane", of_lanes)]).map(|(reason, count)| sample(MetricType::COUNTER, &[("reason", reason)], count));
-        let mut round_trip = proto::Gauge::default();
-        round_trip.set_value(stats.map_or(0, |stats| stats.round_trip_us.read()) as f64 / 1e6);
-        let mut measured = labelled(&[]);
-        measured.set_gauge(round_trip);
+        let measured = gauge_of_us(stats.map_or(0, |stats| stats.round_trip_us.read()));
         let (gauge, counter) = (MetricType::GAUGE, MetricType::COUNTER);
         let shards = |read: fn(&ShardStats) -> u64| self.host.stats().iter().fold(0_u64, |sum, shard| sum.wrapping_add(read(shard)));
         let unanswered = shards(|shard| shard.consults_unanswered.read().wrapping_add(shard.consults_unasked.read()));
@@ -388,6 +400,15 @@ fn labelled(labels: &[(&str, &str)]) -> Metric {
     Metric::from_label(labels.iter().map(pair).collect())
 }
 
+/// A gauge of seconds, of microseconds.
+fn gauge_of_us(us: u64) -> Metric {
+    let mut gauge = proto::Gauge::default();
+    gauge.set_value(us as f64 / 1e6);
+    let mut metric = labelled(&[]);
+    metric.set_gauge(gauge);
+    metric
+}
+
 fn sample(kind: MetricType, labels: &[(&str, &str)], value: u64) -> Metric {
     let mut metric = labelled(labels);
     if kind == MetricType::GAUGE {
@@ -446,7 +467,7 @@ mod tests {
 
     fn metrics(host: Arc<FakeHost>) -> Metrics {
         let bounds = Bounds { events: 1, bytes: 1 };
-        Metrics::new(host.clone(), None, None, Arc::new(Events::new(host, bounds, EventTypes::NONE)))
+        Metrics::new(host.clone(), None, None, Arc::new(Events::new(host, bounds, EventTypes::NONE)), Arc::default())
     }
 
     /// Name, type and labels as the table at the top of this file has them.

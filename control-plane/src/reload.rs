@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use engine::frozen::VERSION;
+use engine::shard::frozen::VERSION;
 use engine::{Frozen, NotThawed};
 use serde::{Deserialize, Serialize};
 
@@ -283,5 +283,5 @@ impl Inherited {
 /// # Errors
 /// When it cannot.
 pub fn takes(version: u32) -> Result<(), NotThawed> {
-    if (engine::frozen::OLDEST..=VERSION).contains(&version) { Ok(()) } else { Err(NotThawed::Version(version)) }
+    if (engine::shard::frozen::OLDEST..=VERSION).contains(&version) { Ok(()) } else { Err(NotThawed::Version(version)) }
 }

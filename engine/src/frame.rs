@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-use crate::frozen::FrozenFrame;
 use crate::ids::{EndpointId, UserId};
 use crate::wire::sio::Offset;
 use crate::wire::{eio3, ws};
@@ -21,6 +20,18 @@ struct Body {
     mark: Mark,
     has_attachments: bool,
     receipt: Option<Box<Receipt>>,
+}
+
+/// A frame as plain data, for the process that this one becomes at a reload.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct FrozenFrame {
+    #[serde(with = "serde_bytes")]
+    bytes: Vec<u8>,
+    header: u8,
+    pub(crate) endpoint: Option<u8>,
+    mark: Mark,
+    has_attachments: bool,
+    receipt: Option<Receipt>,
 }
 
 /// Somebody wants to know who got a message.

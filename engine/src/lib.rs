@@ -95,9 +95,6 @@ mod driver;
 pub mod event;
 pub mod fault;
 pub mod frame;
-// Public for the tests that reload a host without a process. It promises nothing to others.
-#[doc(hidden)]
-pub mod frozen;
 pub mod ids;
 pub mod json;
 pub mod limits;
@@ -125,7 +122,6 @@ use config::{Config, ConfigFault, Endpoint, Io};
 pub use dialect::BadEvent;
 use driver::Poller;
 use event::{EventBatch, EventTypes};
-pub use frozen::{Frozen, NotThawed};
 use ids::{EndpointId, ShardId};
 use mesh::{Inbox, Outlets, Port};
 pub use relay::RelayState;
@@ -135,6 +131,7 @@ pub use relay::words::{Hello, HostId, Wish};
 pub use reload::{NotFrozen, keep_open};
 use shard::World;
 use shard::address::Addresses;
+pub use shard::frozen::{Frozen, NotThawed};
 pub use shard::history::{Kept, Past, Range};
 pub use shard::inquiry::{About, Caller, Changes, Inquiry, OpenInquiry, Proposal, Ruling};
 pub use shard::parcel::{
@@ -326,7 +323,7 @@ pub fn start_from(config: Config, frozen: Option<Frozen>) -> Result<(Engine, Not
     let address = config.relay.as_ref().map(relay::address_of).transpose()?;
     let world = Arc::new(World::new(config, addresses, frozen.as_ref().map_or_else(rand::random, |frozen| frozen.seed)));
     let shards = world.config.shards.len();
-    let portions = frozen.as_ref().map(|frozen| shard::thaw::portions(frozen, &world)).transpose()?;
+    let portions = frozen.as_ref().map(|frozen| reload::portions(frozen, &world)).transpose()?;
     let is_thawed = portions.is_some();
     let mut portions = portions.into_iter().flatten();
     let (notices, told) = bounded(limits::NOTICES_MAX);

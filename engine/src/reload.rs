@@ -17,9 +17,11 @@ use serde_bytes::ByteBuf;
 
 use crate::Engine;
 use crate::driver::{Order, Report, sys};
-use crate::frozen::{Frozen, FrozenEndpoint};
 use crate::ids::ShardId;
 use crate::limits::{REST_ROUND_MS, REST_SURPLUS_MS};
+use crate::shard::World;
+use crate::shard::frozen::{Frozen, FrozenEndpoint, FrozenShard, NotThawed};
+use crate::shard::thaw::{self, Portion};
 
 /// Why an engine cannot be written down now. It goes on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -161,6 +163,21 @@ impl Engine {
     pub fn resume(&self) {
         self.rest.resume();
     }
+}
+
+/// Gives every shard its portion of what the former process had.
+///
+/// # Errors
+/// When something of it cannot be read.
+pub(crate) fn portions(frozen: &Frozen, world: &World) -> Result<Vec<Portion>, NotThawed> {
+    // Each part is read by a thread of its own: the pause is as long as this takes.
+    let read = std::thread::scope(|scope| {
+        let threads: Vec<_> = frozen.shards.iter().map(|part| scope.spawn(move || FrozenShard::decode(part))).collect();
+        threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect::<Vec<_>>()
+    });
+    let ended = |_| NotThawed::Unfit("a shard's part ended its reader");
+    let parts = read.into_iter().map(|part| part.map_err(ended)?).collect::<Result<Vec<_>, _>>()?;
+    Ok(thaw::portions(frozen, parts, world))
 }
 
 /// Says whether these descriptors stay open when the process is replaced.

@@ -154,6 +154,8 @@ struct Simulation {
     dice: StdRng,
     guests: Vec<Guest>,
     step: usize,
+    /// How many there are; every reload may change that.
+    shards: usize,
     /// Messages said, with the step and the room: each once.
     said: BTreeMap<String, (usize, usize)>,
     refused: u64,
@@ -173,6 +175,7 @@ impl Simulation {
             dice: StdRng::seed_from_u64(seed),
             guests: Vec::new(),
             step: 0,
+            shards: SHARDS,
             said: BTreeMap::new(),
             refused: 0,
         };
@@ -192,7 +195,7 @@ impl Simulation {
     }
 
     fn connect(&mut self, user: String) -> usize {
-        let shard = self.pick(0..SHARDS);
+        let shard = self.pick(0..self.shards);
         let client = self.host.connect(shard, &self.talk.head(&user));
         if self.talk == Talk::Rooms {
             self.host.say(client, "40");
@@ -211,13 +214,13 @@ impl Simulation {
             self.step = step;
             match self.pick(0..100) {
                 0..45 => {
-                    let (from, to) = (self.pick(0..SHARDS), self.pick(0..SHARDS));
+                    let (from, to) = (self.pick(0..self.shards), self.pick(0..self.shards));
                     for _ in 0..self.pick(1..6) {
                         self.host.step(from, to);
                     }
                 }
                 45..60 => {
-                    let shard = self.pick(0..SHARDS);
+                    let shard = self.pick(0..self.shards);
                     self.host.pump(shard);
                     self.listen_all();
                 }
@@ -225,8 +228,14 @@ impl Simulation {
                     let ms = self.pick(1..200) as u64;
                     self.host.now.ns += ms * 1_000_000;
                     self.host.now.unix_ms += ms;
-                    let shard = self.pick(0..SHARDS);
+                    let shard = self.pick(0..self.shards);
                     self.host.shards[shard].handle_timeouts(self.host.now);
+                }
+                // One in a hundred steps would leave nothing to happen in between.
+                64 if self.pick(0..20) == 0 => {
+                    self.shards = self.pick(1..SHARDS + 1);
+                    self.host.reload(self.shards);
+                    self.listen_all();
                 }
                 62..64 if self.live() < CLIENTS_MAX => {
                     // Few users for many connections, so that comings and goings overlap.
@@ -421,21 +430,27 @@ impl Simulation {
 
     fn judge_counters(&mut self) {
         let endpoint = usize::from(self.talk == Talk::Rooms);
-        let sum = |of: &dyn Fn(&engine::stats::ShardStats) -> u64| self.host.stats.iter().map(|stats| of(stats)).sum::<u64>();
+        let gauges = |of: &dyn Fn(&engine::stats::ShardStats) -> u64| self.host.stats.iter().map(|stats| of(stats)).sum::<u64>();
+        let sum = |of: &dyn Fn(&engine::stats::ShardStats) -> u64| gauges(of) + self.host.past.iter().map(|stats| of(stats)).sum::<u64>();
         let delivered = sum(&|stats| stats.endpoints[endpoint].delivered.read());
         assert_eq!(delivered, self.guests.iter().map(|guest| guest.texts).sum::<u64>(), "delivered");
         let open = self.live() as u64;
-        assert_eq!(sum(&|stats| stats.endpoints[endpoint].connections.read()), open, "connections");
+        assert_eq!(gauges(&|stats| stats.endpoints[endpoint].connections.read()), open, "connections");
         let closed = sum(&|stats| stats.endpoints[endpoint].closed.iter().map(|counter| counter.read()).sum());
         assert_eq!(sum(&|stats| stats.endpoints[endpoint].accepted.read()), open + closed, "accepted");
-        assert_eq!(sum(&|stats| stats.outbox_bytes.read()), 0, "bytes queued");
+        assert_eq!(gauges(&|stats| stats.outbox_bytes.read()), 0, "bytes queued");
         let users: BTreeSet<&str> = self.guests.iter().filter(|guest| !guest.closed).map(|guest| &*guest.user).collect();
-        assert_eq!(sum(&|stats| stats.endpoints[endpoint].users.read()), users.len() as u64, "users");
+        assert_eq!(gauges(&|stats| stats.endpoints[endpoint].users.read()), users.len() as u64, "users");
         assert_eq!(sum(&|stats| stats.endpoints[endpoint].received.read()), self.texts_sent(), "received");
     }
 
     fn texts_sent(&self) -> u64 {
-        self.host.stats.iter().map(|stats| stats.endpoints[usize::from(self.talk == Talk::Rooms)].received.read()).sum()
+        self.host
+            .past
+            .iter()
+            .chain(&self.host.stats)
+            .map(|stats| stats.endpoints[usize::from(self.talk == Talk::Rooms)].received.read())
+            .sum()
     }
 }
 

@@ -8,15 +8,15 @@ use std::path::{Path, PathBuf};
 
 /// Rooms, each with the rooms that it must not import. Files directly in `src` that are no room are words that all rooms share.
 const ROOMS: [(&str, &[&str]); 8] = [
-    ("wire", &["dialect", "shard", "mesh", "relay", "driver", "calls"]),
-    ("dialect", &["shard", "mesh", "relay", "driver", "calls"]),
-    ("shard", &["mesh", "relay", "driver", "calls"]),
-    ("mesh", &["dialect", "relay", "driver", "calls"]),
-    ("relay", &["driver", "calls"]),
+    ("wire", &["dialect", "shard", "mesh", "relay", "driver", "calls", "reload"]),
+    ("dialect", &["shard", "mesh", "relay", "driver", "calls", "reload"]),
+    ("shard", &["mesh", "relay", "driver", "calls", "reload"]),
+    ("mesh", &["dialect", "relay", "driver", "calls", "reload"]),
+    ("relay", &["driver", "calls", "reload"]),
     // It has the clock of the shards, and their lanes, which carry sockets as well.
     ("relay/thread", &[]),
-    ("relay/format", &["dialect", "shard", "mesh", "relay", "driver", "calls"]),
-    ("shared", &["dialect", "shard", "mesh", "relay", "driver", "calls"]),
+    ("relay/format", &["dialect", "shard", "mesh", "relay", "driver", "calls", "reload"]),
+    ("shared", &["dialect", "shard", "mesh", "relay", "driver", "calls", "reload"]),
 ];
 
 /// Words, and where alone they may stand: a file, or a folder with its slash.
@@ -26,12 +26,12 @@ const WORDS: [(&[&str], &[&str]); 17] = [
     (&["TcpStream", "UnixStream"], &["driver/", "relay/link.rs"]),
     (&["redis::", "tokio_rustls"], &["relay/link.rs"]),
     // The front door binds the listeners and takes the zero of the monotonic clock.
-    (&["TcpListener", "OwnedFd"], &["driver/", "lib.rs"]),
+    (&["TcpListener", "OwnedFd"], &["driver/", "lib.rs", "reload.rs"]),
     (&["socket2"], &["driver/", "lib.rs", "relay/link.rs"]),
-    (&["Instant"], &["driver/", "lib.rs", "calls.rs", "relay/thread.rs"]),
+    (&["Instant"], &["driver/", "lib.rs", "calls.rs", "reload.rs", "relay/thread.rs"]),
     (&["rand::random"], &["lib.rs"]),
     // What threads of the embedding program wait with; no shard does.
-    (&["std::thread"], &["lib.rs", "calls.rs"]),
+    (&["std::thread"], &["lib.rs", "calls.rs", "reload.rs"]),
     (&["rand::rng", "SysRng", "OsRng", "thread_rng"], &[]),
     (&["jsonwebtoken"], &["auth/"]),
     // TLS to Redis is told to use the cryptography that tokens are verified with.
@@ -170,7 +170,7 @@ fn room_of(file: &str) -> &str {
         }
     }
     match file.split(['/', '.']).next() {
-        Some(room @ ("wire" | "dialect" | "shard" | "mesh" | "relay" | "driver" | "lib" | "calls")) => room,
+        Some(room @ ("wire" | "dialect" | "shard" | "mesh" | "relay" | "driver" | "lib" | "calls" | "reload")) => room,
         _ => "shared",
     }
 }

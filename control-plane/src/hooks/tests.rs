@@ -29,7 +29,12 @@ where
 
 async fn axum_serve(listener: TcpListener, router: Router) {
     while let Ok((stream, _)) = listener.accept().await {
-        tokio::spawn(crate::http::connection::serve(stream, router.clone(), crate::http::connection::ADMIN, &Default::default()));
+        tokio::spawn(crate::http::connection::serve(
+            stream,
+            router.clone(),
+            crate::http::connection::ADMIN,
+            Box::leak(Box::<Arc<crate::http::pause::Pause>>::default()),
+        ));
     }
 }
 

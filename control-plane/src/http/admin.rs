@@ -15,6 +15,7 @@
 //! | `GET /v1/endpoints/{name}/stats`, `/metrics` | numbers of an endpoint, see [`super::endpoints`] |
 //! | `POST /v1/endpoints/{name}/documents/{id}/steps` | the back end's steps, see [`super::steps`] |
 //! | `POST /v1/cleanup`, `/v1/drain` | close what is inactive; stop, see [`super::maintenance`] |
+//! | `POST`, `GET /v1/reload` | reload in place, and how that went, see [`super::reloading`] |
 //! | `POST /v1/emit`, `/v1/batch` | an event to connections, see [`super::emit`]; many of them |
 //! | `POST`, `GET /v1/rooms`, `GET`, `DELETE /v1/rooms/{id}`, `GET /v1/rooms/{id}/stats` | rooms, see [`super::rooms`] |
 //! | `GET`, `PUT`, `DELETE /v1/rooms/{id}/members/{connectionId}`, `/v1/rooms/{id}/users/{userId}` | who is in, see [`super::members`] |
@@ -40,7 +41,7 @@ use utoipa_axum::routes;
 
 use super::problem::{Params, Problem, Segment};
 use super::shapes::{Alive, Closed, Connection, Connections, Name, Readiness, ShardState, Stats, User};
-use super::{Admission, App, Gathered, emit, endpoints, fleet, maintenance, members, messages, openapi, rooms, steps};
+use super::{Admission, App, Gathered, emit, endpoints, fleet, maintenance, members, messages, openapi, reloading, rooms, steps};
 use crate::events::sse;
 use crate::relay::Relay;
 
@@ -103,6 +104,7 @@ pub(super) fn calls() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(steps::steps))
         .routes(routes!(maintenance::cleanup))
         .routes(routes!(maintenance::drain))
+        .routes(routes!(reloading::reload, reloading::reloads))
         .routes(routes!(rooms::create, rooms::list))
         .routes(routes!(rooms::show, rooms::delete))
         .routes(routes!(rooms::stats))

@@ -324,7 +324,7 @@ mod tests {
             assert!(!asked.is_finished(), "nobody has begun");
             // Full: the wish of another has not been seen yet.
             assert_eq!(post(&router, DRAIN, "{}").await.status, StatusCode::CONFLICT);
-            assert_eq!(wishes.try_recv(), Ok(over));
+            assert_eq!(wishes.try_recv(), Ok(crate::lifecycle::Wanted::Stop(over)));
             host.accepting.store(false, Relaxed);
             let heard = asked.await.expect("no panic");
             assert_eq!((heard.status, heard.json()), (StatusCode::ACCEPTED, json!({"seconds": over.as_secs_f64()})));

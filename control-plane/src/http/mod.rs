@@ -19,6 +19,7 @@ pub mod prefixed;
 pub mod problem;
 pub mod public;
 pub mod rates;
+pub mod reloading;
 pub mod rooms;
 mod shapes;
 pub mod steps;
@@ -149,15 +150,16 @@ impl App {
     pub fn new(host: Arc<dyn Host>, pending: Arc<Pending>, terms: Terms) -> App {
         let recorded = terms.webhook.as_ref().map_or(EventTypes::NONE, |webhook| webhook.types);
         let events = Arc::new(Events::new(host.clone(), terms.journal, recorded));
+        let reloads = Arc::<Reloads>::default();
         App {
-            metrics: Metrics::new(host.clone(), terms.jwks.clone(), terms.hooks.clone(), events.clone()),
+            metrics: Metrics::new(host.clone(), terms.jwks.clone(), terms.hooks.clone(), events.clone(), reloads.clone()),
             events,
             host,
             pending,
             throttle: Mutex::new(Throttle::new(terms.allowance)),
             terms,
             pause: Arc::default(),
-            reloads: Arc::default(),
+            reloads,
             rates: Mutex::default(),
             recent: Mutex::default(),
             started: Instant::now(),
@@ -459,7 +461,7 @@ pub(crate) mod testing {
         pub(crate) app: Arc<App>,
         pub(crate) router: Router,
         /// Where it is told to stop.
-        pub(crate) wishes: crossbeam_channel::Receiver<Duration>,
+        pub(crate) wishes: crossbeam_channel::Receiver<super::Wanted>,
     }
 
     /// What stands between the hosts.

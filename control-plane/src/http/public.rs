@@ -247,7 +247,7 @@ mod tests {
     async fn a_handed_over_socket_gets_one_answer_to_what_was_read_before() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let (handovers, queue) = mpsc::channel(4);
-        let server = tokio::spawn(serve(queue, plain(&Arc::new(FakeHost::new(1)))));
+        let server = tokio::spawn(serve(queue, plain(&Arc::new(FakeHost::new(1))), Arc::default()));
         for (read, later, status) in [
             ("GET /ws/fabric HTTP/1.1\r\nhost: x\r\n\r\n", "", "HTTP/1.1 426 Upgrade Required"),
             ("GET /api/community/ws/health HTTP/1.1\r\nho", "st: x\r\n\r\n", "HTTP/1.1 200 OK"),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::http::Method;
 use serde::de::IgnoredAny;
@@ -14,6 +14,11 @@ use super::table::{Table, facts, members, safe_json, shown};
 use super::{Amount, EmitArgs, KickArgs, Kicked, OneRoom, Operation, Output, RoomsArgs};
 use crate::http::emit::EMIT_BYTES_MAX;
 use crate::settings::percent_encoded;
+
+/// How long a reload may take: the new program is asked first, and what is under way is waited for.
+const RELOAD_TIME: Duration = Duration::from_secs(60);
+/// How often it is looked whether it has come to its end.
+const RELOAD_GLANCE: Duration = Duration::from_millis(50);
 
 /// Entries of a page, the most that the API gives.
 const PAGE: u64 = 1_000;
@@ -30,6 +35,7 @@ pub(super) fn perform(operation: &Operation, client: &Client, out: &mut dyn Writ
         Operation::Rooms(args) => rooms(client, args, out),
         Operation::Emit(args) => emit(client, args, out),
         Operation::Hosts { output } => hosts(client, *output, out),
+        Operation::Reload { output } | Operation::Upgrade { output } => reload(client, *output, out),
         Operation::Drain { seconds, all_hosts, host, output } => {
             let hosts = if *all_hosts { Some(json!("all")) } else { (!host.is_empty()).then(|| json!(host)) };
             drain(client, *seconds, hosts, *output, out)
@@ -253,6 +259,39 @@ fn host_row(host: &Value) -> Vec<String> {
     };
     let seen = if host["self"] == true { "this one".to_owned() } else { shown(&host["lastSeen"]) };
     vec![shown(&host["id"]), shown(&host["shards"]), shown(&host["version"]), shown(&host["connections"]), state.to_owned(), seen]
+}
+
+/// Wishes a reload and looks until it is done or refused. While the process is being replaced nobody answers, or hangs up.
+fn reload(client: &Client, output: Output, out: &mut dyn Write) -> Result<(), Fault> {
+    let numbers = |reply: &Reply| {
+        let value = members(&reply.text).map_err(|fault| client.strange(&fault))?;
+        Ok::<_, Fault>((value["done"].as_u64(), value["refused"].as_u64(), value))
+    };
+    let wish = Call { body: Some("{}".to_owned()), ..Call::new(Method::POST, "/v1/reload".to_owned()) };
+    let (done, refused, before) = numbers(&client.call(wish)?)?;
+    let until = Instant::now() + RELOAD_TIME;
+    loop {
+        std::thread::sleep(RELOAD_GLANCE);
+        let reply = match client.call(Call::new(Method::GET, "/v1/reload".to_owned())) {
+            Ok(reply) => reply,
+            Err(Fault::Unreachable { .. } | Fault::Silent(_) | Fault::Strange { .. }) if Instant::now() < until => continue,
+            Err(fault) => return Err(fault),
+        };
+        let (done_now, refused_now, after) = numbers(&reply)?;
+        if refused_now > refused {
+            return Err(Fault::Refused(format!("it goes on as it was: {}", shown(&after["reason"]))));
+        }
+        if done_now > done {
+            return tell(&reply, output, client, out, |after| {
+                let (old, new, pause) = (shown(&before["version"]), shown(&after["version"]), shown(&after["pauseMs"]));
+                let program = if old == new { format!("version {new}") } else { format!("version {old} is {new} now") };
+                format!("reloaded: {program}, after a pause of {pause} ms\n")
+            });
+        }
+        if Instant::now() >= until {
+            return Err(Fault::Incomplete("the reload was neither done nor refused in time".to_owned()));
+        }
+    }
 }
 
 fn drain(client: &Client, seconds: Option<u32>, hosts: Option<Value>, output: Output, out: &mut dyn Write) -> Result<(), Fault> {

@@ -72,6 +72,18 @@ pub enum Operation {
         #[command(flatten)]
         output: Output,
     },
+    /// Have the server take up its configuration and the program that is installed now, keeping all connections; as SIGHUP does.
+    Reload {
+        /// How it is shown.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// The same after another version was installed: says which one runs before and after.
+    Upgrade {
+        /// How it is shown.
+        #[command(flatten)]
+        output: Output,
+    },
     /// Let no more clients in, close all connections bit by bit and stop, as SIGTERM does.
     Drain {
         /// Over how long; if it is not said, as each server's settings say.

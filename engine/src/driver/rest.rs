@@ -5,7 +5,6 @@ use std::net::TcpStream;
 use std::os::fd::{AsRawFd as _, RawFd};
 
 use super::{Driver, Socket, Token, sys};
-use crate::frozen::write_into;
 use crate::ids::LinkKey;
 use crate::shard::thaw::Portion;
 
@@ -35,7 +34,7 @@ pub(crate) enum Report {
 /// One shard, written down.
 #[derive(Debug)]
 pub(crate) struct Part {
-    /// A [`crate::frozen::FrozenShard`].
+    /// A [`crate::shard::frozen::FrozenShard`].
     pub(crate) bytes: Vec<u8>,
     /// The descriptors that stand in it.
     pub(crate) sockets: Vec<RawFd>,
@@ -76,9 +75,7 @@ impl Driver {
             let socket = self.sockets.get(key.slot as usize)?.as_ref()?;
             (socket.key == key).then(|| socket.stream.as_raw_fd())
         };
-        let frozen = self.shard.freeze(socket);
-        let mut bytes = Vec::new();
-        write_into(&mut bytes, &frozen);
+        let bytes = self.shard.freeze(socket).encode();
         let sockets = self.sockets.iter().flatten().map(|socket| socket.stream.as_raw_fd()).collect();
         Report::Frozen(Part { bytes, sockets, listeners: self.listeners.iter().map(std::os::fd::AsRawFd::as_raw_fd).collect() })
     }

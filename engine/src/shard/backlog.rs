@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::freeze::Frames;
 use crate::auth::Identity;
 use crate::frame::Frame;
-use crate::frozen::FrozenEvent;
 use crate::ids::ConnId;
+use crate::shard::frozen::FrozenEvent;
 use crate::wire::sio::Offset;
 
 /// What one shard keeps of one endpoint.

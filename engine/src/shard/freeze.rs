@@ -10,9 +10,9 @@ use foldhash::fast::RandomState;
 use super::Shard;
 use super::links::{Conn, Link, Polling, SocketIoLink, Stage, State};
 use super::recovery::NO_LINK;
-use crate::frame::Frame;
-use crate::frozen::{FrozenConn, FrozenFrame, FrozenLink, FrozenPolling, FrozenShard, FrozenSocketIo, FrozenState};
+use crate::frame::{Frame, FrozenFrame};
 use crate::ids::LinkKey;
+use crate::shard::frozen::{FrozenConn, FrozenLink, FrozenPolling, FrozenShard, FrozenSocketIo, FrozenState};
 use crate::time::Now;
 
 /// The frames that are referred to, each once however many wait for it.

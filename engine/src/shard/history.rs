@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::auth::Identity;
 use crate::dialect::Keep;
-use crate::frozen::FrozenDiary;
 use crate::ids::{EndpointId, MessageId, Room, UserId};
 use crate::limits::Limits;
+use crate::shard::frozen::FrozenDiary;
 use crate::stats::ShardStats;
 
 pub(crate) mod shared;

@@ -7,9 +7,9 @@ use foldhash::fast::RandomState;
 use super::history::{Bounds, History, Memory};
 use super::named::Named;
 use crate::dialect::{EnterFault, Keep, OfRoom, RoomView};
-use crate::frozen::FrozenRoom;
 use crate::ids::{EndpointId, Room, ShardId, UserId};
 use crate::limits::Limits;
+use crate::shard::frozen::FrozenRoom;
 use crate::stats::ShardStats;
 
 mod counts;

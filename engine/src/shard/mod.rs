@@ -39,6 +39,7 @@ mod emits;
 mod engine_http;
 mod flow;
 pub mod freeze;
+pub mod frozen;
 mod grants;
 pub mod handover;
 pub mod history;
@@ -80,19 +81,6 @@ pub mod thaw;
 pub mod tides;
 mod upgraded;
 mod watching;
-
-/// What a frozen shard is made of besides its own records.
-pub(crate) mod frozen_parts {
-    pub(crate) use super::assembly::Assembly;
-    pub(crate) use super::backlog::To;
-    pub(crate) use super::engine_http::Reply;
-    pub(crate) use super::history::Kept;
-    pub(crate) use super::links::{Heartbeat, Inbox, Ruled, Visitor};
-    pub(crate) use super::rate::Rate;
-    pub(crate) use super::receipts::Awaited;
-    pub(crate) use crate::wire::body::Body;
-    pub(crate) use crate::wire::ws::Decoder;
-}
 
 use address::Addresses;
 use blocklists::Blocklists;

@@ -148,10 +148,10 @@ mod tests {
     use crate::config::{AuthMode, Config, DialectKind, Endpoint, Relay};
     use crate::dialect::Keep;
     use crate::frame::Frame;
-    use crate::frozen::FrozenDiary;
     use crate::ids::{EndpointId, MessageId, ShardId};
     use crate::shard::World;
     use crate::shard::address::Addresses;
+    use crate::shard::frozen::FrozenDiary;
     use crate::shard::parcel::{Origin, Publish};
     use crate::stats::ShardStats;
 

@@ -23,9 +23,9 @@ use crate::dialect::Profile;
 use crate::event::What;
 use crate::fault::{CloseReason, RecoveryFault};
 use crate::frame::Frame;
-use crate::frozen::{FrozenBacklog, FrozenRecovery};
 use crate::ids::{ConnId, EndpointId, LinkKey, Room, Sid};
 use crate::limits::{PAST_STAYS_MAX, TAKEOVER_MS};
+use crate::shard::frozen::{FrozenBacklog, FrozenRecovery};
 use crate::time::Now;
 use crate::wire::sio::{self, Offset};
 

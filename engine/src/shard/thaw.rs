@@ -22,9 +22,11 @@ use crate::auth::AuthFault;
 use crate::config::Endpoint;
 use crate::fault::CloseReason;
 use crate::frame::Frame;
-use crate::frozen::{Frozen, FrozenConn, FrozenEndpoint, FrozenLink, FrozenPolling, FrozenRoom, FrozenShard, FrozenSocketIo, FrozenState};
 use crate::ids::{ConnId, EndpointId, LinkKey, Room, ShardId, Sid, UserId};
 use crate::limits::{LINKS_PER_SHARD_MAX, RESUME_GRACE_MS};
+use crate::shard::frozen::{
+    Frozen, FrozenConn, FrozenEndpoint, FrozenLink, FrozenPolling, FrozenRoom, FrozenShard, FrozenSocketIo, FrozenState,
+};
 use crate::time::Now;
 use crate::wire::{sio, ws};
 
@@ -92,11 +94,7 @@ fn destination(link: &FrozenLink, part: &FrozenShard, conns: &HashMap<u32, Sid, 
 }
 
 /// Gives every shard its portion of what the shards of the former process had.
-///
-/// # Errors
-/// When a part cannot be read.
-pub fn portions(frozen: &Frozen, world: &World) -> Result<Vec<Portion>, crate::frozen::NotThawed> {
-    let mut parts = frozen.decode_shards()?;
+pub fn portions(frozen: &Frozen, mut parts: Vec<FrozenShard>, world: &World) -> Vec<Portion> {
     let shards = world.config.shards.len();
     let successors: Vec<_> =
         frozen.endpoints.iter().map(|former| (successor(former, &world.config.endpoints), former.bind.clone())).collect();
@@ -165,7 +163,7 @@ pub fn portions(frozen: &Frozen, world: &World) -> Result<Vec<Portion>, crate::f
         portion.rooms.sort_by_key(|(_, frozen)| frozen.emptied);
         portion.absences.sort_by_key(|(_, unix_ms)| *unix_ms);
     }
-    Ok(portions)
+    portions
 }
 
 fn unite(conn: &mut FrozenConn, names: &mut Names) {

@@ -3,14 +3,17 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![expect(unreachable_pub, reason = "a module of test binaries, which export nothing")]
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use engine::config::{Config, DialectKind, Endpoint};
 use engine::event::Event;
 use engine::ids::{LinkKey, ShardId};
+use engine::limits::Limits;
 use engine::shard::address::Addresses;
+use engine::shard::frozen::{Frozen, FrozenEndpoint, FrozenShard};
 use engine::shard::parcel::Parcel;
+use engine::shard::thaw;
 use engine::shard::{Arena, Command, Shard, World, Written};
 use engine::stats::ShardStats;
 use engine::time::Now;
@@ -88,20 +91,27 @@ pub struct Host {
     pub world: Arc<World>,
     /// Questions to the back end, with the shards that ask and their numbers there.
     pub inquiries: Vec<(usize, u64, Inquiry)>,
+    /// Counters of shards of former processes.
+    pub past: Vec<Arc<ShardStats>>,
+    pub generation: u8,
     pub now: Now,
 }
 
 impl Host {
     pub fn new(config: Config, seed: u64) -> Host {
-        let shards = config.shards.len();
         let now = Now { ns: 1_000_000_000, unix_ms: START_UNIX_MS };
         let addresses = Addresses::new(&config.limits, config.limits.connections.unwrap_or(1_000_000));
-        let endpoints = config.endpoints.len();
-        let world = Arc::new(World::new(config, addresses, seed));
+        Host::of(Arc::new(World::new(config, addresses, seed)), now, 0)
+    }
+
+    /// `generation` counts the reloads before.
+    fn of(world: Arc<World>, now: Now, generation: u8) -> Host {
+        let (shards, endpoints, seed) = (world.config.shards.len(), world.config.endpoints.len(), world.seed);
         let stats: Vec<_> = (0..shards).map(|_| Arc::new(ShardStats::new(endpoints))).collect();
         let make = |(id, stats): (usize, &Arc<ShardStats>)| {
             let mut random = [id as u8 + 1; 32];
             random[..8].copy_from_slice(&seed.to_le_bytes());
+            random[31] = generation;
             Shard::new(ShardId(id as u8), world.clone(), stats.clone(), random, now)
         };
         Host {
@@ -114,6 +124,8 @@ impl Host {
             events_dropped: 0,
             world,
             inquiries: Vec::new(),
+            past: Vec::new(),
+            generation,
             now,
         }
     }
@@ -229,6 +241,74 @@ impl Host {
                 }
             }
             if !moved {
+                return;
+            }
+        }
+    }
+
+    /// The process is replaced by one with so many shards, as by `execve`: nothing goes on but what is written down, and clients notice nothing.
+    pub fn reload(&mut self, shards: usize) {
+        self.come_to_rest();
+        let sockets: HashMap<(usize, LinkKey), i32> =
+            self.clients.iter().enumerate().filter(|(_, it)| it.open).map(|(index, it)| ((it.shard, it.link), index as i32)).collect();
+        let freeze = |(index, shard): (usize, &Shard)| shard.freeze(|link| sockets.get(&(index, link)).copied()).encode().into();
+        let of = |endpoint: &Endpoint| {
+            let (name, dialect, bind) = (endpoint.name.clone(), endpoint.dialect.name().to_owned(), endpoint.bind.clone());
+            FrozenEndpoint { name, dialect, bind }
+        };
+        let frozen = Frozen {
+            shards: self.shards.iter().enumerate().map(freeze).collect(),
+            endpoints: self.world.config.endpoints.iter().map(of).collect(),
+            ..Frozen::default()
+        };
+        let frozen = Frozen::decode(&frozen.encode()).expect("it was just written");
+        let parts = frozen.shards.iter().map(|part| FrozenShard::decode(part).expect("it was just written")).collect();
+        self.shards.clear();
+        self.past.append(&mut self.stats);
+        let old = std::mem::replace(&mut self.world, Arc::new(World::new(config(1, Vec::new()), Addresses::new(&Limits::default(), 1), 0)));
+        let World { config, seed, .. } = Arc::into_inner(old).expect("the shards are gone");
+        let config = Config { shards: vec![None; shards], ..config };
+        let addresses = Addresses::new(&config.limits, config.limits.connections.unwrap_or(1_000_000));
+        self.generation += 1;
+        *self = Host {
+            clients: std::mem::take(&mut self.clients),
+            answers: std::mem::take(&mut self.answers),
+            events: std::mem::take(&mut self.events),
+            inquiries: std::mem::take(&mut self.inquiries),
+            past: std::mem::take(&mut self.past),
+            events_dropped: self.events_dropped,
+            generation: self.generation,
+            ..Host::of(Arc::new(World::new(config, addresses, seed)), self.now, self.generation)
+        };
+        for (index, portion) in thaw::portions(&frozen, parts, &self.world).into_iter().enumerate() {
+            for (link, socket) in self.shards[index].thaw(self.now, portion) {
+                let client = &mut self.clients[socket as usize];
+                (client.shard, client.link) = (index, link);
+            }
+        }
+        self.settle();
+    }
+
+    /// Nothing is read while shards answer each other, until nothing is under way. The back end's answers are not waited for for ever.
+    fn come_to_rest(&mut self) {
+        for round in 0.. {
+            assert!(round < 1_000, "no rest: {:?}", self.shards);
+            let mut rests = true;
+            for shard in 0..self.shards.len() {
+                if round == 100 {
+                    self.shards[shard].wait_no_longer(self.now);
+                }
+                rests &= self.shards[shard].come_to_rest(self.now);
+                rests &= !self.pump(shard);
+            }
+            for from in 0..self.shards.len() {
+                for to in 0..self.shards.len() {
+                    while self.step(from, to) {
+                        rests = false;
+                    }
+                }
+            }
+            if rests {
                 return;
             }
         }

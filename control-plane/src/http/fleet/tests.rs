@@ -15,6 +15,7 @@ use super::super::public;
 use super::super::testing::{Answering, BEARER, Between, Heard, Member, SECRET, call_with, connection, joined};
 use super::*;
 use crate::bridge::Host as _;
+use crate::lifecycle::Wanted;
 
 /// A host that answers so; the number is the shard's.
 fn host(answer: impl Fn(usize, &Question) -> Option<Answer> + Send + Sync + 'static) -> Answering {
@@ -484,7 +485,7 @@ async fn an_operator_sees_the_hosts_and_stops_those_he_means() {
     assert!(members.iter().all(|member| member.wishes.is_empty()), "nobody stops then");
     let heard = drain(json!({"hosts": [id(2), id(2)], "seconds": 0.5})).await;
     assert_eq!((heard.status, heard.json()), (StatusCode::ACCEPTED, json!({"seconds": 0.5, "hosts": [id(2)]})));
-    assert_eq!((members[1].wishes.try_recv(), heard.header("uringcast-missing-hosts")), (Ok(Duration::from_millis(500)), ""));
+    assert_eq!((members[1].wishes.try_recv(), heard.header("uringcast-missing-hosts")), (Ok(Wanted::Stop(Duration::from_millis(500))), ""));
     members[1].host.accepting.store(false, Relaxed);
     assert_eq!(drain(json!({"hosts": [id(2)]})).await.status, StatusCode::CONFLICT);
 
@@ -500,7 +501,7 @@ async fn an_operator_sees_the_hosts_and_stops_those_he_means() {
     let heard = drain(json!({"hosts": "all"})).await;
     begun.await.expect("no panic");
     assert_eq!((heard.status, heard.json()), (StatusCode::ACCEPTED, json!({"seconds": 10.0, "hosts": [id(3), id(1)]})));
-    assert_eq!(members[2].wishes.try_recv(), Ok(Duration::from_secs(10)), "of its own configuration");
+    assert_eq!(members[2].wishes.try_recv(), Ok(Wanted::Stop(Duration::from_secs(10))), "of its own configuration");
     members[2].host.accepting.store(false, Relaxed);
     assert!(members[1].wishes.is_empty());
     assert_eq!(drain(json!({"hosts": "all"})).await.status, StatusCode::CONFLICT);

@@ -10,9 +10,9 @@ use foldhash::fast::RandomState;
 
 use super::{Found, History, Kept, Memory, Past, Range, Reading, Record, Ticket, Told};
 use crate::dialect::Keep;
-use crate::frozen::FrozenDiary;
 use crate::ids::{EndpointId, MessageId, Room};
 use crate::shard::World;
+use crate::shard::frozen::FrozenDiary;
 use crate::shard::recollection::Recollection;
 use crate::stats::ShardStats;
 

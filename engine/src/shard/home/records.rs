@@ -4,9 +4,9 @@
 use std::ops::Bound;
 
 use super::{HomeRoom, Homes};
-use crate::frozen::FrozenRecord;
 use crate::ids::{EndpointId, Room, ShardId};
 use crate::limits::{ENDS_UNTOLD_MAX, ROLL_ROOMS, ROOM_RECORDS_BYTES_MAX, ROOMS_LISTED_BYTES_MAX, ROOMS_LOOKED_AT_MAX};
+use crate::shard::frozen::FrozenRecord;
 use crate::shard::outward::Made;
 use crate::shard::room_calls::{NewRoom, RoomFault, RoomInfo};
 use crate::stats::ShardStats;

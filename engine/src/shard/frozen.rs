@@ -15,12 +15,20 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
+use super::assembly::Assembly;
+use super::backlog::To;
+use super::engine_http::Reply;
+use super::history::Kept;
+use super::links::{Heartbeat, Inbox, Ruled, Visitor};
+use super::rate::Rate;
+use super::receipts::Awaited;
 use crate::auth::{AuthFault, Identity};
 use crate::dialect::Profile;
-use crate::frame::{Mark, Receipt};
+use crate::frame::FrozenFrame;
 use crate::ids::{ConnId, Sid};
-use crate::shard::frozen_parts::{Assembly, Awaited, Body, Decoder, Heartbeat, Inbox, Kept, Rate, Reply, Ruled, To, Visitor};
+use crate::wire::body::Body;
 use crate::wire::sio::Offset;
+use crate::wire::ws::Decoder;
 
 /// What this version writes.
 pub const VERSION: u32 = 1;
@@ -92,19 +100,22 @@ impl Frozen {
             other => Err(NotThawed::Version(other)),
         }
     }
+}
 
-    /// All sockets that it names.
+impl FrozenShard {
+    /// From one of [`Frozen::shards`].
     ///
     /// # Errors
-    /// When a shard's part cannot be read.
-    pub fn decode_shards(&self) -> Result<Vec<FrozenShard>, NotThawed> {
-        // Each is read by a thread of its own: the pause is as long as this takes.
-        let read = |part: &ByteBuf| rmp_serde::from_slice::<FrozenShard>(part);
-        let read = std::thread::scope(|scope| {
-            let threads: Vec<_> = self.shards.iter().map(|part| scope.spawn(move || read(part))).collect();
-            threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect::<Vec<_>>()
-        });
-        read.into_iter().map(|part| Ok(part.map_err(|_| NotThawed::Unfit("a shard's part ended its reader"))??)).collect()
+    /// When it cannot be read.
+    pub fn decode(part: &[u8]) -> Result<FrozenShard, NotThawed> {
+        Ok(rmp_serde::from_slice(part)?)
+    }
+
+    /// For one of [`Frozen::shards`].
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        write_into(&mut bytes, self);
+        bytes
     }
 }
 
@@ -120,7 +131,7 @@ pub struct FrozenEndpoint {
 }
 
 /// Appends a record's bytes. Writing into memory fails for nothing that these records have.
-pub(crate) fn write_into(bytes: &mut Vec<u8>, record: &impl Serialize) {
+fn write_into(bytes: &mut Vec<u8>, record: &impl Serialize) {
     let written = rmp_serde::encode::write(bytes, record);
     debug_assert!(written.is_ok(), "{written:?}");
 }
@@ -152,18 +163,6 @@ pub struct FrozenShard {
     pub(crate) absences: Vec<(u8, Arc<str>, u64)>,
     /// Messages of which somebody wants to know who got them, oldest first.
     pub(crate) receipts: Vec<(u8, Arc<str>, Awaited)>,
-}
-
-/// See [`crate::frame::Frame`].
-#[derive(Clone, Serialize, Deserialize)]
-pub struct FrozenFrame {
-    #[serde(with = "serde_bytes")]
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) header: u8,
-    pub(crate) endpoint: Option<u8>,
-    pub(crate) mark: Mark,
-    pub(crate) has_attachments: bool,
-    pub(crate) receipt: Option<Receipt>,
 }
 
 /// A transport.
