@@ -319,9 +319,13 @@ pub fn start_from(config: Config, frozen: Option<Frozen>) -> Result<(Engine, Not
     let listeners =
         reload::listeners(config.listen, config.shards.len(), inherited).map_err(|error| StartError::Listen(config.listen, error))?;
     let local_addr = listeners[0][0].local_addr()?;
-    let addresses = Addresses::new(&config.limits, connections_max(&config));
+    let seed = frozen.as_ref().map_or_else(rand::random, |frozen| frozen.seed);
+    let addresses = Addresses::seeded(&config.limits, connections_max(&config), seed);
+    if let Some(frozen) = &frozen {
+        addresses.thaw(&frozen.addresses);
+    }
     let address = config.relay.as_ref().map(relay::address_of).transpose()?;
-    let world = Arc::new(World::new(config, addresses, frozen.as_ref().map_or_else(rand::random, |frozen| frozen.seed)));
+    let world = Arc::new(World::new(config, addresses, seed));
     let shards = world.config.shards.len();
     let portions = frozen.as_ref().map(|frozen| reload::portions(frozen, &world)).transpose()?;
     let is_thawed = portions.is_some();

@@ -151,6 +151,7 @@ impl Engine {
             generation: self.generation,
             elapsed_ns,
             seed: self.world.seed,
+            addresses: self.world.addresses.freeze(),
             listeners,
             endpoints: self.endpoints().iter().map(named).collect(),
             shards,

@@ -16,9 +16,19 @@ const FAILURES_SHOWN: usize = 5;
 
 #[test]
 fn every_transcript() {
+    play_all(false);
+}
+
+/// What clients say and hear is the same when the process is replaced after each of their deeds.
+#[test]
+fn every_transcript_with_reloads() {
+    play_all(true);
+}
+
+fn play_all(reloads: bool) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transcripts");
     let only = std::env::var("TRANSCRIPT").unwrap_or_default();
-    let bless = std::env::var_os("URINGCAST_BLESS").is_some();
+    let bless = std::env::var_os("URINGCAST_BLESS").is_some() && !reloads;
     let mut files = files_under(&root);
     files.retain(|file| file.to_string_lossy().contains(&only));
     assert!(!files.is_empty(), "no transcript has {only} in its path");
@@ -26,7 +36,7 @@ fn every_transcript() {
     for file in &files {
         let text = fs::read_to_string(file).expect("a readable transcript");
         let name = file.strip_prefix(&root).unwrap_or(file).display().to_string();
-        let played = play::run(&name, &text);
+        let played = play::run(&name, &text, reloads);
         if bless && played.blessed != text {
             fs::write(file, played.blessed).expect("a writable transcript");
         }
@@ -59,7 +69,7 @@ mod runner {
     const CONNECTED: &str = r#"a< {"type":"connected","clientID":"c","documentId":"d"}"#;
 
     fn failures(tail: &str) -> Vec<String> {
-        play::run("t", &format!("{HEAD}{tail}")).failures
+        play::run("t", &format!("{HEAD}{tail}"), false).failures
     }
 
     #[test]
@@ -77,7 +87,7 @@ mod runner {
 
     #[test]
     fn blessing_writes_what_came() {
-        let blessed = play::run("t", &format!("{HEAD}a< wrong\na> x\n")).blessed;
+        let blessed = play::run("t", &format!("{HEAD}a< wrong\na> x\n"), false).blessed;
         let told = r#"a< {"type":"error","message":"Invalid message format"}"#;
         assert_eq!(blessed, format!("{HEAD}{CONNECTED}\na> x\n{told}\n"));
     }

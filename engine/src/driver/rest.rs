@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd as _, RawFd};
 
 use super::{Driver, Socket, Token, sys};
 use crate::ids::LinkKey;
-use crate::shard::thaw::Portion;
+use crate::shard::thaw::{Portion, Thawed};
 
 /// What a resting shard is told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,16 +83,19 @@ impl Driver {
     /// Takes over what another process had.
     pub(super) fn thaw(&mut self, portion: Portion) {
         let now = self.now();
-        for (key, socket) in self.shard.thaw(now, portion) {
+        for Thawed { link: key, socket, is_blocked } in self.shard.thaw(now, portion) {
             let slot = key.slot as usize;
             if self.sockets.len() <= slot {
                 self.sockets.resize_with(slot + 1, || None);
             }
             let stream = TcpStream::from(sys::adopt(socket));
-            let watched = self.poller.watch(stream.as_raw_fd(), Token::Link(key));
+            let fd = stream.as_raw_fd();
+            let watched = self.poller.watch(fd, Token::Link(key));
             self.sockets[slot] = Some(Socket { stream, key, read_turn: 0, listed: false });
             if watched.is_err() {
                 self.shard.handle_end(now, key);
+            } else if is_blocked {
+                self.poller.watch_writable(fd, key);
             }
         }
         self.poller.submit();

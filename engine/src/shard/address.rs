@@ -18,7 +18,7 @@ const WINDOW_MS: u64 = 10_000;
 /// The process's doorman.
 #[derive(Debug)]
 pub struct Addresses {
-    hasher: foldhash::quality::RandomState,
+    hasher: foldhash::quality::FixedState,
     open: Box<[AtomicU32]>,
     /// Window number in the upper half, handshakes in the lower.
     handshakes: Box<[AtomicU64]>,
@@ -40,8 +40,13 @@ const _: () = assert!(COUNTERS <= 1 << 16);
 impl Addresses {
     /// `total_max`: connections the process may hold.
     pub fn new(limits: &Limits, total_max: usize) -> Addresses {
+        Addresses::seeded(limits, total_max, foldhash::quality::RandomState::default().hash_one(()))
+    }
+
+    /// The same with a secret that goes on over a reload, and with it the places of the counters.
+    pub fn seeded(limits: &Limits, total_max: usize, seed: u64) -> Addresses {
         Addresses {
-            hasher: foldhash::quality::RandomState::default(),
+            hasher: foldhash::quality::FixedState::with_seed(seed),
             open: (0..COUNTERS).map(|_| AtomicU32::new(0)).collect(),
             handshakes: (0..COUNTERS).map(|_| AtomicU64::new(0)).collect(),
             calls: (0..COUNTERS).map(|_| AtomicU64::new(0)).collect(),
@@ -118,6 +123,23 @@ impl Addresses {
             return None;
         }
         Some(Ticket(index as u16))
+    }
+
+    /// What has been counted lately, as plain data: handshakes and calls, each with the place of its counter.
+    pub fn freeze(&self) -> [Vec<(u16, u64)>; 2] {
+        [&self.handshakes, &self.calls].map(|counters| {
+            let counted = counters.iter().enumerate().map(|(index, counter)| (index as u16, counter.load(Relaxed)));
+            counted.filter(|(_, count)| *count > 0).collect()
+        })
+    }
+
+    /// The opposite of [`Self::freeze`], with the same seed.
+    pub fn thaw(&self, counted: &[Vec<(u16, u64)>; 2]) {
+        for (counters, counted) in [&self.handshakes, &self.calls].into_iter().zip(counted) {
+            for (index, count) in counted {
+                counters[usize::from(*index)].store(*count, Relaxed);
+            }
+        }
     }
 
     /// Counts a connection that was counted before this process became what it is.

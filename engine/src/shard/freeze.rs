@@ -130,6 +130,7 @@ fn freeze_link(slot: u32, link: &Link, frames: &mut Frames, socket: impl Fn(Link
         is_counted: link.ticket.is_some(),
         outbox: waiting.map(|frame| frames.put(frame)).collect(),
         written: written as u64,
+        blocked: link.outbox.blocked,
         partial: link.partial.to_vec(),
         decoder: link.decoder.clone(),
         waiting: link.waiting,

@@ -64,6 +64,8 @@ pub struct Frozen {
     pub elapsed_ns: u64,
     /// Key of the hash that gives rooms their homes.
     pub seed: u64,
+    /// Handshakes and calls that were counted lately, by the places of their addresses' counters.
+    pub addresses: [Vec<(u16, u64)>; 2],
     /// Descriptors of the listening sockets of the public port, one for each shard.
     pub listeners: Vec<i32>,
     /// By index.
@@ -178,6 +180,8 @@ pub struct FrozenLink {
     /// Indices of frames, and how many bytes of the first are written.
     pub(crate) outbox: Vec<u32>,
     pub(crate) written: u64,
+    /// True exactly when the socket takes no more.
+    pub(crate) blocked: bool,
     #[serde(with = "serde_bytes")]
     pub(crate) partial: Vec<u8>,
     pub(crate) decoder: Decoder,

@@ -50,6 +50,17 @@ pub struct Portion {
     endpoints: Arc<[(Option<EndpointId>, String)]>,
 }
 
+/// A link with a socket, which is to be watched from now on.
+#[derive(Clone, Copy, Debug)]
+pub struct Thawed {
+    /// The link.
+    pub link: LinkKey,
+    /// Its socket.
+    pub socket: RawFd,
+    /// True exactly when it is to be told when the socket takes bytes again.
+    pub is_blocked: bool,
+}
+
 /// A member of a room.
 struct Seated {
     room: Room,
@@ -235,8 +246,8 @@ impl Places {
 }
 
 impl Shard {
-    /// Takes over its portion of what the former process had, for an empty shard. The links with a socket, which is to be watched from now on.
-    pub fn thaw(&mut self, now: Now, portion: Portion) -> Vec<(LinkKey, RawFd)> {
+    /// Takes over its portion of what the former process had, for an empty shard. Its links that have a socket.
+    pub fn thaw(&mut self, now: Now, portion: Portion) -> Vec<Thawed> {
         let Portion { mut parts, rooms, seq_floor, ends_untold, diaries, grants, absences, receipts, members, moved_away, endpoints } =
             portion;
         self.homes.restore_floor(seq_floor);
@@ -261,7 +272,7 @@ impl Shard {
         parts.into_iter().flat_map(|part| self.thaw_part(now, part, &endpoints)).collect()
     }
 
-    fn thaw_part(&mut self, now: Now, part: FrozenShard, endpoints: &[(Option<EndpointId>, String)]) -> Vec<(LinkKey, RawFd)> {
+    fn thaw_part(&mut self, now: Now, part: FrozenShard, endpoints: &[(Option<EndpointId>, String)]) -> Vec<Thawed> {
         let stays = part.shard == self.id.0;
         let endpoint_of = |index: u8| endpoints.get(usize::from(index)).and_then(|(endpoint, _)| *endpoint);
         let FrozenShard { link_generation, conn_generation, frames, links, mut conns, upgraded, requests, backlogs, .. } = part;
@@ -289,7 +300,7 @@ impl Shard {
         let mut sockets = Vec::with_capacity(links.len());
         for link in links {
             let Some(key) = places.link(link.slot) else { continue };
-            sockets.extend(link.socket.map(|socket| (key, socket)));
+            sockets.extend(link.socket.map(|socket| Thawed { link: key, socket, is_blocked: link.blocked }));
             self.thaw_link(now, key, link, &places, &frames);
         }
         for (sid, slot) in upgraded {
@@ -387,7 +398,20 @@ impl Shard {
 
     fn thaw_link(&mut self, now: Now, key: LinkKey, frozen: FrozenLink, places: &Places, frames: &[Rc<Frame>]) {
         let FrozenLink {
-            peer, is_counted, outbox, written, partial, decoder, waiting, corked, mut heartbeat, polling, guest, state, ..
+            peer,
+            is_counted,
+            outbox,
+            written,
+            blocked,
+            partial,
+            decoder,
+            waiting,
+            corked,
+            mut heartbeat,
+            polling,
+            guest,
+            state,
+            ..
         } = frozen;
         let _ = self.world.addresses.enter();
         if heartbeat.awaiting {
@@ -395,7 +419,8 @@ impl Shard {
             heartbeat.at_ms = heartbeat.at_ms.max(now.ms() + RESUME_GRACE_MS);
         }
         let frames: VecDeque<Rc<Frame>> = outbox.iter().filter_map(|index| frames.get(*index as usize).cloned()).collect();
-        let outbox = Outbox::of(frames, written as usize);
+        let mut outbox = Outbox::of(frames, written as usize);
+        outbox.blocked = blocked;
         self.stats.outbox_bytes.add(outbox.bytes() as u64);
         let polling = polling.map(|polling| Box::new(thaw_polling(polling, places)));
         let session = polling.as_ref().filter(|polling| !polling.is_over).map(|polling| polling.sid);
@@ -427,7 +452,7 @@ impl Shard {
         (link.ticket, link.outbox, link.partial, link.decoder) = (ticket, outbox, partial.into(), decoder);
         (link.waiting, link.corked, link.heartbeat) = (waiting, corked, heartbeat);
         (link.polling, link.guest) = (polling, guest.map(Box::new));
-        if !link.outbox.is_empty() {
+        if !link.outbox.is_empty() && !blocked {
             self.mark_dirty(key.slot);
         }
         self.arm_next(now, key.slot);

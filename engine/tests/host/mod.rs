@@ -13,7 +13,7 @@ use engine::limits::Limits;
 use engine::shard::address::Addresses;
 use engine::shard::frozen::{Frozen, FrozenEndpoint, FrozenShard};
 use engine::shard::parcel::Parcel;
-use engine::shard::thaw;
+use engine::shard::thaw::{self, Thawed};
 use engine::shard::{Arena, Command, Shard, World, Written};
 use engine::stats::ShardStats;
 use engine::time::Now;
@@ -100,7 +100,7 @@ pub struct Host {
 impl Host {
     pub fn new(config: Config, seed: u64) -> Host {
         let now = Now { ns: 1_000_000_000, unix_ms: START_UNIX_MS };
-        let addresses = Addresses::new(&config.limits, config.limits.connections.unwrap_or(1_000_000));
+        let addresses = Addresses::seeded(&config.limits, config.limits.connections.unwrap_or(1_000_000), seed);
         Host::of(Arc::new(World::new(config, addresses, seed)), now, 0)
     }
 
@@ -111,7 +111,7 @@ impl Host {
         let make = |(id, stats): (usize, &Arc<ShardStats>)| {
             let mut random = [id as u8 + 1; 32];
             random[..8].copy_from_slice(&seed.to_le_bytes());
-            random[31] = generation;
+            random[31] ^= generation;
             Shard::new(ShardId(id as u8), world.clone(), stats.clone(), random, now)
         };
         Host {
@@ -259,6 +259,7 @@ impl Host {
         let frozen = Frozen {
             shards: self.shards.iter().enumerate().map(freeze).collect(),
             endpoints: self.world.config.endpoints.iter().map(of).collect(),
+            addresses: self.world.addresses.freeze(),
             ..Frozen::default()
         };
         let frozen = Frozen::decode(&frozen.encode()).expect("it was just written");
@@ -268,7 +269,8 @@ impl Host {
         let old = std::mem::replace(&mut self.world, Arc::new(World::new(config(1, Vec::new()), Addresses::new(&Limits::default(), 1), 0)));
         let World { config, seed, .. } = Arc::into_inner(old).expect("the shards are gone");
         let config = Config { shards: vec![None; shards], ..config };
-        let addresses = Addresses::new(&config.limits, config.limits.connections.unwrap_or(1_000_000));
+        let addresses = Addresses::seeded(&config.limits, config.limits.connections.unwrap_or(1_000_000), seed);
+        addresses.thaw(&frozen.addresses);
         self.generation += 1;
         *self = Host {
             clients: std::mem::take(&mut self.clients),
@@ -281,7 +283,7 @@ impl Host {
             ..Host::of(Arc::new(World::new(config, addresses, seed)), self.now, self.generation)
         };
         for (index, portion) in thaw::portions(&frozen, parts, &self.world).into_iter().enumerate() {
-            for (link, socket) in self.shards[index].thaw(self.now, portion) {
+            for Thawed { link, socket, .. } in self.shards[index].thaw(self.now, portion) {
                 let client = &mut self.clients[socket as usize];
                 (client.shard, client.link) = (index, link);
             }

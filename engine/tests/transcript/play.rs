@@ -13,6 +13,16 @@ use super::pattern::{self, Captured};
 use super::script::{self, Deed, Expect, Line, Meaning, Wanted};
 use crate::host::{self, Got, Host};
 
+/// The text with a word in place of every connection's id.
+fn without_ids(text: &str) -> String {
+    let is_of_id = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let words = text.split_inclusive(|c| !is_of_id(c)).map(|word| {
+        let id = word.trim_end_matches(|c| !is_of_id(c));
+        if Sid::parse(id).is_some() { word.replace(id, "ID") } else { word.to_owned() }
+    });
+    words.collect()
+}
+
 /// What came of a transcript.
 pub(crate) struct Played {
     /// Each begins with file and line.
@@ -21,12 +31,13 @@ pub(crate) struct Played {
     pub(crate) blessed: String,
 }
 
-pub(crate) fn run(name: &str, text: &str) -> Played {
+/// With `reloads` the process is replaced after every deed; nobody may notice.
+pub(crate) fn run(name: &str, text: &str, reloads: bool) -> Played {
     let lines = match script::read(text) {
         Ok(lines) => lines,
         Err(fault) => return Played { failures: vec![format!("{name}:{fault}")], blessed: text.into() },
     };
-    let mut play = Play::new(name);
+    let mut play = Play { reloads, ..Play::new(name) };
     let mut written = Vec::new();
     let raw: Vec<&str> = text.lines().collect();
     for Line { number, meaning } in lines {
@@ -63,6 +74,7 @@ struct Play<'a> {
     pending: HashMap<u64, (usize, Vec<Answer>)>,
     asks: u64,
     failures: Vec<String>,
+    reloads: bool,
 }
 
 /// How the host will be set up.
@@ -82,6 +94,7 @@ impl<'a> Play<'a> {
             pending: HashMap::new(),
             asks: 0,
             failures: Vec::new(),
+            reloads: false,
         }
     }
 
@@ -98,9 +111,11 @@ impl<'a> Play<'a> {
                 self.fail(number, raw, "nothing");
                 return;
             };
+            // Another process makes other ids.
+            let is_same = |wanted: &str, text: &str| self.reloads && without_ids(wanted) == without_ids(text);
             let is_it = match (expect.what, actual.strip_prefix("< ")) {
-                (Wanted::Text(wanted), Some(text)) => pattern::matches(wanted, text, &mut self.captured),
-                (Wanted::Other(wanted), None) => pattern::matches(wanted, &actual, &mut self.captured),
+                (Wanted::Text(wanted), Some(text)) => is_same(wanted, text) || pattern::matches(wanted, text, &mut self.captured),
+                (Wanted::Other(wanted), None) => is_same(wanted, &actual) || pattern::matches(wanted, &actual, &mut self.captured),
                 _ => false,
             };
             if !is_it {
@@ -178,6 +193,9 @@ impl<'a> Play<'a> {
                 // It is time that closes them.
                 host.advance(1);
             }
+        }
+        if let Some(host) = self.host.as_mut().filter(|host| self.reloads && self.pending.is_empty() && !host.shards[0].is_draining()) {
+            host.reload(host.shards.len());
         }
         self.collect();
         Ok(())
