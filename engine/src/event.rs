@@ -114,6 +114,16 @@ impl Wanted {
         EventTypes(self.0.load(Relaxed)).has(kind)
     }
 
+    /// All of them, as a number that means nothing to another version.
+    pub(crate) fn bits(&self) -> u16 {
+        self.0.load(Relaxed)
+    }
+
+    /// The opposite of [`Self::bits`].
+    pub(crate) fn set_bits(&self, bits: u16) {
+        self.0.store(bits, Relaxed);
+    }
+
     /// From now on these are wanted, and no others.
     pub fn set(&self, types: EventTypes) {
         self.0.store(types.0, Relaxed);

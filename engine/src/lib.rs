@@ -327,6 +327,7 @@ pub fn start_from(config: Config, frozen: Option<Frozen>) -> Result<(Engine, Not
     let address = config.relay.as_ref().map(relay::address_of).transpose()?;
     let world = Arc::new(World::new(config, addresses, seed));
     let shards = world.config.shards.len();
+    world.wanted.set_bits(frozen.as_ref().map_or(0, |frozen| frozen.wanted));
     let portions = frozen.as_ref().map(|frozen| reload::portions(frozen, &world)).transpose()?;
     let is_thawed = portions.is_some();
     let mut portions = portions.into_iter().flatten();

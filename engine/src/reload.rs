@@ -152,6 +152,7 @@ impl Engine {
             elapsed_ns,
             seed: self.world.seed,
             addresses: self.world.addresses.freeze(),
+            wanted: self.world.wanted.bits(),
             listeners,
             endpoints: self.endpoints().iter().map(named).collect(),
             shards,

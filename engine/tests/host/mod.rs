@@ -271,7 +271,7 @@ impl Host {
         let config = Config { shards: vec![None; shards], ..config };
         let addresses = Addresses::seeded(&config.limits, config.limits.connections.unwrap_or(1_000_000), seed);
         addresses.thaw(&frozen.addresses);
-        self.generation += 1;
+        self.generation = self.generation.wrapping_add(1).max(1);
         *self = Host {
             clients: std::mem::take(&mut self.clients),
             answers: std::mem::take(&mut self.answers),
