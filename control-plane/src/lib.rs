@@ -1,5 +1,6 @@
 //! The control plane: settings, command line and everything around the engine that is not on the path of a message.
 
+pub mod activation;
 pub mod bridge;
 pub mod cli;
 pub mod events;
@@ -17,3 +18,4 @@ pub mod serve;
 pub mod settings;
 pub mod signals;
 pub mod token;
+pub mod watchdog;

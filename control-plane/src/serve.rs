@@ -18,6 +18,7 @@ use engine::{Engine, EngineLost, Handover, Notices, OpenInquiry, RelayState};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::activation::{self, ActivationFault};
 use crate::bridge::{self, HANDOVERS_MAX, Pending};
 use crate::events::{self, Events, webhook};
 use crate::hooks::{Hooks, Queue};
@@ -30,8 +31,9 @@ use crate::log;
 use crate::outbound::Outbound;
 use crate::relay;
 use crate::secret::Secret;
-use crate::settings::{ControlListen, Settings};
+use crate::settings::{ControlListen, Problems, Settings};
 use crate::signals::Signals;
+use crate::watchdog::Watchdog;
 
 /// sysexits.h EX_SOFTWARE: a shard ended although nobody asked it to.
 const EXIT_SOFTWARE: u8 = 70;
@@ -47,6 +49,8 @@ const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 /// Why there is no server.
 #[derive(Debug, thiserror::Error)]
 enum StartFault {
+    #[error(transparent)]
+    Activation(#[from] ActivationFault),
     #[error("cannot block signals: {0}")]
     Signals(io::Error),
     #[error("control listener {0}: {1}")]
@@ -62,8 +66,18 @@ pub fn run(settings: Settings) -> ExitCode {
     match start(settings) {
         Ok(server) => server.keep(),
         Err(fault) => {
-            log::error(fault);
-            ExitCode::FAILURE
+            log::error(&fault);
+            fault.exit_code()
+        }
+    }
+}
+
+impl StartFault {
+    /// What another start would fail at again has the status of a wrong setting.
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            StartFault::Activation(_) | StartFault::Engine(engine::StartError::Config(_)) => ExitCode::from(Problems::EXIT_STATUS),
+            _ => ExitCode::FAILURE,
         }
     }
 }
@@ -92,9 +106,11 @@ struct Control {
     thread: JoinHandle<()>,
 }
 
-fn start(settings: Settings) -> Result<Server, StartFault> {
+fn start(mut settings: Settings) -> Result<Server, StartFault> {
     // Before the first thread: all of them inherit the mask.
     let signals = Signals::block().map_err(StartFault::Signals)?;
+    settings.engine.inherited = activation::listeners()?;
+    let passed = settings.engine.inherited.len();
     let control =
         Listener::bind(&settings.control_listen).map_err(|fault| StartFault::Control(shown_listen(&settings.control_listen), fault))?;
     let (hooks, queue, asked) = match settings.hooks.as_ref().map(|hooks| Hooks::new(hooks, Outbound::new())) {
@@ -111,7 +127,7 @@ fn start(settings: Settings) -> Result<Server, StartFault> {
     let fleet = settings.redis.as_deref().zip(settings.engine.relay.as_ref()).map(|(place, relay)| relay::introduction(place, relay));
     let (engine, notices) = engine::start(settings.engine)?;
     let engine = Arc::new(engine);
-    log_start(&engine, &control, fleet.as_deref());
+    log_start(&engine, &control, passed, fleet.as_deref());
     let greeting =
         terms.dev.as_ref().map(|dev| Greeting::new(dev, settings.admin_token.as_ref(), engine.local_addr(), control.to_string()));
 
@@ -134,7 +150,13 @@ fn start(settings: Settings) -> Result<Server, StartFault> {
 
 impl Server {
     fn keep(self) -> ExitCode {
-        let stop = lifecycle::wait_for_stop(&self.signals, &self.wishes, || !self.bridge.is_finished());
+        let mut watchdog = Watchdog::of_environment();
+        let mut glance = || {
+            if let Some(watchdog) = &mut watchdog {
+                watchdog.look(|| self.engine.longest_silence());
+            }
+        };
+        let stop = lifecycle::wait_for_stop(&self.signals, &self.wishes, || !self.bridge.is_finished(), &mut glance);
         let over = match stop {
             Stop::Lost => return self.lost(),
             Stop::Signalled => self.drain,
@@ -148,14 +170,14 @@ impl Server {
         log::info(format_args!("stopping: closing all connections within {} s", over.as_secs_f32()));
         self.engine.drain(over);
         let mut draining = Draining::new(&self.signals, &self.drained, self.engine.stats().len());
-        let mut outcome = draining.wait(over);
+        let mut outcome = draining.wait(over, &mut glance);
         if let (Drain::Signalled, Stop::Asked(_)) = (outcome, stop) {
             // Whoever sends it waits no longer than he always does, and clients are told all the same.
             let rest = over.saturating_sub(began.elapsed()).min(self.drain);
             lifecycle::notify_stopping(rest);
             log::info(format_args!("stopping sooner: closing all connections within {} s", rest.as_secs_f32()));
             self.engine.drain(rest);
-            outcome = draining.wait(rest);
+            outcome = draining.wait(rest, &mut glance);
         }
         if outcome == Drain::Lost {
             return self.lost();
@@ -321,7 +343,7 @@ fn shown_listen(listen: &ControlListen) -> String {
     }
 }
 
-fn log_start(engine: &Engine, control: &Listener, fleet: Option<&str>) {
+fn log_start(engine: &Engine, control: &Listener, passed: usize, fleet: Option<&str>) {
     if let Some(note) = engine.io_note() {
         log::warning(note);
     }
@@ -330,6 +352,9 @@ fn log_start(engine: &Engine, control: &Listener, fleet: Option<&str>) {
         "version {} serves: public http://{address} control {control} ({shards} shards, {io})",
         env!("CARGO_PKG_VERSION")
     ));
+    if passed > 0 {
+        log::info(format_args!("public port: {passed} sockets were passed by systemd, so server.listen does not count"));
+    }
     if let Some((fleet, host)) = fleet.zip(engine.host_id()) {
         log::info(format_args!("relay: host {host} of a fleet, by way of {fleet}"));
     }

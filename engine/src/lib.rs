@@ -78,7 +78,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -250,6 +250,24 @@ pub struct Reached {
     pub others: Others,
 }
 
+/// One of the engine's threads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Worker {
+    /// That of a shard.
+    Shard(ShardId),
+    /// The one that speaks with Redis.
+    Relay,
+}
+
+impl fmt::Display for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Worker::Shard(shard) => write!(f, "shard {}", shard.0),
+            Worker::Relay => f.write_str("the relay"),
+        }
+    }
+}
+
 /// A running engine.
 #[derive(Debug)]
 pub struct Engine {
@@ -289,15 +307,26 @@ pub fn without_huge_pages() {
     driver::sys::without_huge_pages();
 }
 
+/// A listening socket that was passed to this process by its number, as systemd does, to be one of [`Config::inherited`].
+///
+/// # Errors
+/// When it is no TCP socket that listens.
+pub fn inherited_listener(fd: RawFd) -> io::Result<TcpListener> {
+    driver::sys::inherit(fd)
+}
+
 /// Starts the shards. When this returns every one of them serves; the public port accepts.
 ///
 /// # Errors
 /// When the configuration cannot be served ([`Config::check`]), when the port cannot be bound, when the kernel interface that was asked for is not there, when threads or descriptors run out, or
 /// when one of the shards cannot be built. Those that could are stopped then.
-pub fn start(config: Config) -> Result<(Engine, Notices), StartError> {
+pub fn start(mut config: Config) -> Result<(Engine, Notices), StartError> {
     config.check()?;
     let (io, io_note) = Poller::choose(config.io).map_err(StartError::Io)?;
-    let listeners = listeners(config.listen, config.shards.len()).map_err(|error| StartError::Listen(config.listen, error))?;
+    let listeners = match std::mem::take(&mut config.inherited).as_slice() {
+        [] => listeners(config.listen, config.shards.len()).map_err(|error| StartError::Listen(config.listen, error))?,
+        inherited => shared(inherited, config.shards.len())?,
+    };
     let local_addr = listeners[0].local_addr()?;
     let addresses = Addresses::new(&config.limits, connections_max(&config));
     let address = config.relay.as_ref().map(relay::address_of).transpose()?;
@@ -532,8 +561,20 @@ impl Engine {
         self.stats.get(shard).is_some_and(|stats| self.is_lately(stats.last_turn_ms.read()))
     }
 
+    /// Which of the engine's threads has not turned for longest, and for how long: in an idle engine at most a second.
+    pub fn longest_silence(&self) -> (Worker, Duration) {
+        let shards = self.stats.iter().enumerate().map(|(index, stats)| (Worker::Shard(ShardId(index as u8)), stats.last_turn_ms.read()));
+        let relay = self.relay.iter().map(|relay| (Worker::Relay, relay.stats.last_turn_ms.read()));
+        let (worker, turn_ms) = shards.chain(relay).min_by_key(|(_, turn_ms)| *turn_ms).expect("there is a shard");
+        (worker, Duration::from_millis(self.ms_since(turn_ms)))
+    }
+
     fn is_lately(&self, turn_ms: u64) -> bool {
-        (self.epoch.elapsed().as_millis() as u64).saturating_sub(turn_ms) < RESPONSIVE_MS
+        self.ms_since(turn_ms) < RESPONSIVE_MS
+    }
+
+    fn ms_since(&self, turn_ms: u64) -> u64 {
+        (self.epoch.elapsed().as_millis() as u64).saturating_sub(turn_ms)
     }
 
     /// Stops the shards where they are and waits for their threads.
@@ -582,6 +623,12 @@ fn listeners(address: SocketAddr, shards: usize) -> io::Result<Vec<TcpListener>>
         listeners.push(listener);
     }
     Ok(listeners)
+}
+
+/// A listener for each shard out of at least one and at most as many. Shards that share one are all woken by a connection, and the first takes it: one that is
+/// busy leaves it to another.
+fn shared(inherited: &[TcpListener], shards: usize) -> io::Result<Vec<TcpListener>> {
+    inherited.iter().cycle().take(shards).map(TcpListener::try_clone).collect()
 }
 
 /// How many connections the process may hold.
