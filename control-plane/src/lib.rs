@@ -12,6 +12,7 @@ pub mod log;
 pub mod metrics;
 pub mod operator;
 pub mod outbound;
+pub mod pages;
 pub mod relay;
 pub mod secret;
 pub mod serve;

@@ -353,7 +353,7 @@ fn log_start(engine: &Engine, control: &Listener, passed: usize, fleet: Option<&
         env!("CARGO_PKG_VERSION")
     ));
     if passed > 0 {
-        log::info(format_args!("public port: {passed} sockets were passed by systemd, so server.listen does not count"));
+        log::info(format_args!("the public port is what systemd has bound (sockets: {passed}), and not server.listen"));
     }
     if let Some((fleet, host)) = fleet.zip(engine.host_id()) {
         log::info(format_args!("relay: host {host} of a fleet, by way of {fleet}"));
