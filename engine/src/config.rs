@@ -24,7 +24,7 @@ pub struct Config {
     /// Address of the public port. Port 0 lets the kernel choose; [`crate::Engine::local_addr`] tells.
     pub listen: SocketAddr,
     /// Listening sockets of the public port that were bound before this process began, at most one for each shard: none, and they are bound here at
-    /// `listen`. Where there are fewer than shards, shards share them. All are served, because with one that is closed go the connections that
+    /// `listen`. Where there are fewer than shards, shards share them, and give each other their due of the connections. All are served, because with one that is closed go the connections that
     /// wait in it.
     pub inherited: Vec<TcpListener>,
     /// CPU of each shard; its length is the number of shards (1 to [`crate::limits::SHARDS_MAX`]). `None`: not pinned.

@@ -323,7 +323,9 @@ pub fn inherited_listener(fd: RawFd) -> io::Result<TcpListener> {
 pub fn start(mut config: Config) -> Result<(Engine, Notices), StartError> {
     config.check()?;
     let (io, io_note) = Poller::choose(config.io).map_err(StartError::Io)?;
-    let listeners = match std::mem::take(&mut config.inherited).as_slice() {
+    let inherited = std::mem::take(&mut config.inherited);
+    let shares = !inherited.is_empty() && inherited.len() < config.shards.len();
+    let listeners = match inherited.as_slice() {
         [] => listeners(config.listen, config.shards.len()).map_err(|error| StartError::Listen(config.listen, error))?,
         inherited => shared(inherited, config.shards.len())?,
     };
@@ -376,6 +378,7 @@ pub fn start(mut config: Config) -> Result<(Engine, Notices), StartError> {
             cpu: world.config.shards[index],
             io,
             listener,
+            spread_over: if shares { shards as u8 } else { 1 },
             inbox,
             bell,
             outlets: Outlets::new(engine.ports.clone(), congested.clone()),
@@ -625,8 +628,7 @@ fn listeners(address: SocketAddr, shards: usize) -> io::Result<Vec<TcpListener>>
     Ok(listeners)
 }
 
-/// A listener for each shard out of at least one and at most as many. Shards that share one are all woken by a connection, and the first takes it: one that is
-/// busy leaves it to another.
+/// A listener for each shard out of at least one and at most as many. Shards that share one are all woken by a connection, and the first takes it.
 fn shared(inherited: &[TcpListener], shards: usize) -> io::Result<Vec<TcpListener>> {
     inherited.iter().cycle().take(shards).map(TcpListener::try_clone).collect()
 }

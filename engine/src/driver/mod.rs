@@ -47,6 +47,8 @@ pub(crate) struct Setup {
     pub(crate) cpu: Option<usize>,
     pub(crate) io: Io,
     pub(crate) listener: TcpListener,
+    /// How many shards whom this one accepts are shared out among: one, or all where some share a listener.
+    pub(crate) spread_over: u8,
     pub(crate) inbox: Inbox<Moved>,
     /// The eventfd of the inbox.
     pub(crate) bell: File,
@@ -113,6 +115,9 @@ struct Driver {
     /// By slot of the link.
     sockets: Vec<Option<Socket>>,
     listener: Option<TcpListener>,
+    spread_over: u8,
+    /// The shard that the last accepted connection was given to.
+    given_to: u8,
     inbox: Inbox<Moved>,
     /// Kept open: the poller watches it.
     _bell: File,
@@ -148,7 +153,9 @@ struct Driver {
 
 impl Driver {
     fn new(setup: Setup) -> io::Result<Driver> {
-        let Setup { id, io, listener, inbox, bell, outlets, world, stats, notices, events, relay, stop, epoch, random, .. } = setup;
+        let Setup {
+            id, io, listener, spread_over, inbox, bell, outlets, world, stats, notices, events, relay, stop, epoch, random, ..
+        } = setup;
         let mut poller = Poller::new(io)?;
         poller.watch(listener.as_raw_fd(), Token::Listener)?;
         poller.watch(bell.as_raw_fd(), Token::Inbox)?;
@@ -162,6 +169,8 @@ impl Driver {
             poller,
             sockets: Vec::new(),
             listener: Some(listener),
+            spread_over,
+            given_to: id.0,
             inbox,
             _bell: bell,
             outlets,
@@ -386,10 +395,17 @@ impl Driver {
             match sys::accept(listener) {
                 // The drop closes it.
                 Ok(_) if self.shard.turns_away() => {}
-                Ok((stream, peer)) => {
-                    // `None`: the table is full, and the drop closes it.
-                    let _ = self.welcome(now, stream, peer);
-                }
+                Ok((stream, peer)) => match self.next_host() {
+                    to if to == self.id => {
+                        // `None`: the table is full, and the drop closes it.
+                        let _ = self.welcome(now, stream, peer);
+                    }
+                    to => {
+                        let _ = stream.set_nodelay(true);
+                        let socket = Handover { fd: stream.into(), peer, read: Vec::new() };
+                        self.outlets.add_socket(to, Moved { socket, luggage: None }, 0);
+                    }
+                },
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EAGAIN) => {
                         self.accept_more = false;
@@ -405,6 +421,16 @@ impl Driver {
                 },
             }
         }
+    }
+
+    /// The shard that takes the next connection. Of shards that share a listener mostly the same one comes to it first, so it gives to each in turn; while lanes
+    /// are full it keeps what it accepts.
+    fn next_host(&mut self) -> ShardId {
+        if self.spread_over == 1 || self.outlets.is_congested() {
+            return self.id;
+        }
+        self.given_to = (self.given_to + 1) % self.spread_over;
+        ShardId(self.given_to)
     }
 
     /// Takes a socket that another shard accepted, as if this one had, and had read what that one did.
