@@ -2,13 +2,14 @@
 //! them, so that a bad one is told in the same words wherever it came from.
 
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::operator::{self, Operation};
+use crate::pages;
 use crate::reload;
 use crate::secret::Secret;
 use crate::settings::{Environment, Flags, Problems, Settings, TestProfile, print};
@@ -60,6 +61,12 @@ pub enum Command {
     /// What is asked of a running one.
     #[command(flatten)]
     Operate(Operation),
+    /// Write the man pages and the shell completions into a folder, for a package.
+    #[command(hide = true)]
+    Pages {
+        /// It is made if it is not there.
+        folder: PathBuf,
+    },
 }
 
 /// Commands that need no server.
@@ -155,6 +162,7 @@ pub fn environment() -> Environment {
 pub fn perform(command: &Command, flags: &Flags, environment: &Environment) -> ExitCode {
     let command = match command {
         Command::Operate(operation) => return operator::perform(operation, flags, environment),
+        Command::Pages { folder } => return written(folder),
         Command::Alone(command) => command,
     };
     match answer(command, flags, environment) {
@@ -175,6 +183,12 @@ pub fn warn(warnings: &[String]) {
     for warning in warnings {
         let _ = writeln!(io::stderr(), "warning: {warning}");
     }
+}
+
+fn written(folder: &Path) -> ExitCode {
+    let Err(fault) = pages::write(folder) else { return ExitCode::SUCCESS };
+    let _ = writeln!(io::stderr(), "{}: {fault}", folder.display());
+    ExitCode::FAILURE
 }
 
 fn answer(command: &Alone, flags: &Flags, environment: &Environment) -> Result<String, Problems> {

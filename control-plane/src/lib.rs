@@ -1,5 +1,6 @@
 //! The control plane: settings, command line and everything around the engine that is not on the path of a message.
 
+pub mod activation;
 pub mod bridge;
 pub mod cli;
 pub mod events;
@@ -11,6 +12,7 @@ pub mod log;
 pub mod metrics;
 pub mod operator;
 pub mod outbound;
+pub mod pages;
 pub mod relay;
 pub mod reload;
 pub mod secret;
@@ -18,3 +20,4 @@ pub mod serve;
 pub mod settings;
 pub mod signals;
 pub mod token;
+pub mod watchdog;

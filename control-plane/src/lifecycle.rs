@@ -71,9 +71,11 @@ pub enum Wanted {
     Reload,
 }
 
-/// Waits until the server has a reason to stop, or to reload. `wishes` are those of the admin API; `alive` says whether the engine still reports.
-pub fn wait_for_stop(signals: &Signals, wishes: &Receiver<Wanted>, alive: impl Fn() -> bool) -> Stop {
+/// Waits until the server has a reason to stop, or to reload. `wishes` are those of the admin API; `alive` says whether the engine still reports; `glance` is
+/// called all the while.
+pub fn wait_for_stop(signals: &Signals, wishes: &Receiver<Wanted>, alive: impl Fn() -> bool, glance: &mut dyn FnMut()) -> Stop {
     loop {
+        glance();
         match signals.wait(WISH_GLANCE) {
             Some(Signal::Terminate | Signal::Interrupt) => return Stop::Signalled,
             Some(Signal::Hangup) => return Stop::Reload,
@@ -115,10 +117,12 @@ impl<'a> Draining<'a> {
         Draining { signals, drained, left: shards }
     }
 
-    /// Waits until all shards are empty, at most the drain time and [`HARD_STOP_AFTER`] more. After a signal it may be called again.
-    pub fn wait(&mut self, over: Duration) -> Drain {
+    /// Waits until all shards are empty, at most the drain time and [`HARD_STOP_AFTER`] more. After a signal it may be called again. `glance`
+    /// is called all the while.
+    pub fn wait(&mut self, over: Duration, glance: &mut dyn FnMut()) -> Drain {
         let deadline = Instant::now() + over + HARD_STOP_AFTER;
         while self.left > 0 {
+            glance();
             match self.drained.recv_timeout(GLANCE) {
                 Ok(_) => self.left -= 1,
                 Err(RecvTimeoutError::Disconnected) => return Drain::Lost,
@@ -162,9 +166,9 @@ mod tests {
         let signals = Signals::block().expect("these signals can be blocked");
         let (wish, wishes) = crossbeam_channel::bounded(1);
         wish.send(Wanted::Stop(Duration::from_millis(7))).expect("room");
-        assert_eq!(wait_for_stop(&signals, &wishes, || true), Stop::Asked(Duration::from_millis(7)));
+        assert_eq!(wait_for_stop(&signals, &wishes, || true, &mut || {}), Stop::Asked(Duration::from_millis(7)));
         drop(wish);
-        assert_eq!(wait_for_stop(&signals, &wishes, || false), Stop::Lost);
+        assert_eq!(wait_for_stop(&signals, &wishes, || false, &mut || {}), Stop::Lost);
     }
 
     #[test]
@@ -173,8 +177,8 @@ mod tests {
         let (sender, drained) = crossbeam_channel::bounded(2);
         sender.send(ShardId(0)).expect("room");
         sender.send(ShardId(1)).expect("room");
-        assert_eq!(Draining::new(&signals, &drained, 2).wait(Duration::ZERO), Drain::Complete);
+        assert_eq!(Draining::new(&signals, &drained, 2).wait(Duration::ZERO, &mut || {}), Drain::Complete);
         drop(sender);
-        assert_eq!(Draining::new(&signals, &drained, 2).wait(Duration::ZERO), Drain::Lost);
+        assert_eq!(Draining::new(&signals, &drained, 2).wait(Duration::ZERO, &mut || {}), Drain::Lost);
     }
 }

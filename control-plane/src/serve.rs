@@ -21,6 +21,7 @@ use engine::{Engine, EngineLost, Frozen, Handover, Notices, OpenInquiry, RelaySt
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::activation::{self, ActivationFault};
 use crate::bridge::{self, HANDOVERS_MAX, Pending};
 use crate::events::{self, Events, webhook};
 use crate::hooks::{Hooks, Queue};
@@ -34,8 +35,9 @@ use crate::outbound::Outbound;
 use crate::relay;
 use crate::reload::{self, Inherited, Own, Program, Refused};
 use crate::secret::Secret;
-use crate::settings::{ControlListen, Settings};
+use crate::settings::{ControlListen, Problems, Settings};
 use crate::signals::Signals;
+use crate::watchdog::Watchdog;
 
 /// sysexits.h EX_SOFTWARE: a shard ended although nobody asked it to.
 const EXIT_SOFTWARE: u8 = 70;
@@ -53,6 +55,8 @@ const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 /// Why there is no server.
 #[derive(Debug, thiserror::Error)]
 enum StartFault {
+    #[error(transparent)]
+    Activation(#[from] ActivationFault),
     #[error("cannot block signals: {0}")]
     Signals(io::Error),
     #[error("control listener {0}: {1}")]
@@ -82,7 +86,17 @@ pub fn run(settings: Settings, mut inherited: Option<Inherited>) -> ExitCode {
             if let Some(inherited) = &inherited {
                 log::error(inherited.go_back(&fault.to_string()));
             }
-            ExitCode::FAILURE
+            fault.exit_code()
+        }
+    }
+}
+
+impl StartFault {
+    /// What another start would fail at again has the status of a wrong setting.
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            StartFault::Activation(_) | StartFault::Engine(engine::StartError::Config(_)) => ExitCode::from(Problems::EXIT_STATUS),
+            _ => ExitCode::FAILURE,
         }
     }
 }
@@ -115,10 +129,13 @@ struct Control {
     thread: JoinHandle<()>,
 }
 
-fn start(settings: Settings, frozen: Option<Frozen>, inherited: Option<&Inherited>) -> Result<Server, StartFault> {
+fn start(mut settings: Settings, frozen: Option<Frozen>, inherited: Option<&Inherited>) -> Result<Server, StartFault> {
     // Before the first thread: all of them inherit the mask.
     let signals = Signals::block().map_err(StartFault::Signals)?;
     let own = Own::new(settings.configuration.clone()).map_err(StartFault::Own)?;
+    // A former process has left those that it was given with all others.
+    settings.engine.inherited = if inherited.is_some() { Vec::new() } else { activation::listeners()? };
+    let passed = settings.engine.inherited.len();
     let place = shown_listen(&settings.control_listen);
     let fault = |fault| StartFault::Control(place.clone(), fault);
     let control = match inherited.and_then(|inherited| inherited.listener(&place)) {
@@ -140,7 +157,7 @@ fn start(settings: Settings, frozen: Option<Frozen>, inherited: Option<&Inherite
     let fleet = settings.redis.as_deref().zip(settings.engine.relay.as_ref()).map(|(place, relay)| relay::introduction(place, relay));
     let (engine, notices) = engine::start_from(settings.engine, frozen)?;
     let engine = Arc::new(engine);
-    log_start(&engine, &control, fleet.as_deref());
+    log_start(&engine, &control, passed, fleet.as_deref());
     let greeting =
         terms.dev.as_ref().map(|dev| Greeting::new(dev, settings.admin_token.as_ref(), engine.local_addr(), control.to_string()));
 
@@ -164,8 +181,14 @@ fn start(settings: Settings, frozen: Option<Frozen>, inherited: Option<&Inherite
 
 impl Server {
     fn keep(self) -> ExitCode {
+        let mut watchdog = Watchdog::of_environment();
+        let mut glance = || {
+            if let Some(watchdog) = &mut watchdog {
+                watchdog.look(|| self.engine.longest_silence());
+            }
+        };
         let stop = loop {
-            match lifecycle::wait_for_stop(&self.signals, &self.wishes, || !self.bridge.is_finished()) {
+            match lifecycle::wait_for_stop(&self.signals, &self.wishes, || !self.bridge.is_finished(), &mut glance) {
                 Stop::Reload => self.reload(),
                 stop => break stop,
             }
@@ -183,14 +206,14 @@ impl Server {
         log::info(format_args!("stopping: closing all connections within {} s", over.as_secs_f32()));
         self.engine.drain(over);
         let mut draining = Draining::new(&self.signals, &self.drained, self.engine.stats().len());
-        let mut outcome = draining.wait(over);
+        let mut outcome = draining.wait(over, &mut glance);
         if let (Drain::Signalled, Stop::Asked(_)) = (outcome, stop) {
             // Whoever sends it waits no longer than he always does, and clients are told all the same.
             let rest = over.saturating_sub(began.elapsed()).min(self.drain);
             lifecycle::notify_stopping(rest);
             log::info(format_args!("stopping sooner: closing all connections within {} s", rest.as_secs_f32()));
             self.engine.drain(rest);
-            outcome = draining.wait(rest);
+            outcome = draining.wait(rest, &mut glance);
         }
         if outcome == Drain::Lost {
             return self.lost();
@@ -408,7 +431,7 @@ fn shown_listen(listen: &ControlListen) -> String {
     }
 }
 
-fn log_start(engine: &Engine, control: &Listener, fleet: Option<&str>) {
+fn log_start(engine: &Engine, control: &Listener, passed: usize, fleet: Option<&str>) {
     if let Some(note) = engine.io_note() {
         log::warning(note);
     }
@@ -417,6 +440,9 @@ fn log_start(engine: &Engine, control: &Listener, fleet: Option<&str>) {
         "version {} serves: public http://{address} control {control} ({shards} shards, {io})",
         env!("CARGO_PKG_VERSION")
     ));
+    if passed > 0 {
+        log::info(format_args!("the public port is what systemd has bound (sockets: {passed}), and not server.listen"));
+    }
     if let Some((fleet, host)) = fleet.zip(engine.host_id()) {
         log::info(format_args!("relay: host {host} of a fleet, by way of {fleet}"));
     }

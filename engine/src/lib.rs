@@ -78,7 +78,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -256,6 +256,24 @@ pub struct Reached {
     pub others: Others,
 }
 
+/// One of the engine's threads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Worker {
+    /// That of a shard.
+    Shard(ShardId),
+    /// The one that speaks with Redis.
+    Relay,
+}
+
+impl fmt::Display for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Worker::Shard(shard) => write!(f, "shard {}", shard.0),
+            Worker::Relay => f.write_str("the relay"),
+        }
+    }
+}
+
 /// A running engine.
 #[derive(Debug)]
 pub struct Engine {
@@ -274,6 +292,8 @@ pub struct Engine {
     /// How often the process has been reloaded.
     generation: u64,
     rest: reload::Rest,
+    /// True exactly when shards share listening sockets that this process was given.
+    shares: bool,
 }
 
 /// What the engine has of its relay.
@@ -298,6 +318,14 @@ pub fn without_huge_pages() {
     driver::sys::without_huge_pages();
 }
 
+/// A listening socket that was passed to this process by its number, as systemd does, to be one of [`Config::inherited`].
+///
+/// # Errors
+/// When it is no TCP socket that listens.
+pub fn inherited_listener(fd: RawFd) -> io::Result<TcpListener> {
+    driver::sys::inherit(fd)
+}
+
 /// Starts the shards. When this returns every one of them serves; the public port accepts.
 ///
 /// # Errors
@@ -312,12 +340,18 @@ pub fn start(config: Config) -> Result<(Engine, Notices), StartError> {
 ///
 /// # Errors
 /// As [`start`], and when what is given cannot be read or does not fit.
-pub fn start_from(config: Config, frozen: Option<Frozen>) -> Result<(Engine, Notices), StartError> {
+pub fn start_from(mut config: Config, frozen: Option<Frozen>) -> Result<(Engine, Notices), StartError> {
     config.check()?;
     let (io, io_note) = Poller::choose(config.io).map_err(StartError::Io)?;
-    let inherited = frozen.as_ref().map_or(&[][..], |frozen| &frozen.listeners);
-    let listeners =
-        reload::listeners(config.listen, config.shards.len(), inherited).map_err(|error| StartError::Listen(config.listen, error))?;
+    let left = frozen.as_ref().map_or(&[][..], |frozen| &frozen.listeners);
+    let passed = std::mem::take(&mut config.inherited);
+    let shares = frozen.as_ref().is_some_and(|frozen| frozen.shares) || (!passed.is_empty() && passed.len() < config.shards.len());
+    let listeners = match passed.as_slice() {
+        [] => {
+            reload::listeners(config.listen, config.shards.len(), left, shares).map_err(|error| StartError::Listen(config.listen, error))?
+        }
+        passed => shared(passed, config.shards.len())?.into_iter().map(|listener| vec![listener]).collect(),
+    };
     let local_addr = listeners[0][0].local_addr()?;
     let seed = frozen.as_ref().map_or_else(rand::random, |frozen| frozen.seed);
     let addresses = Addresses::seeded(&config.limits, connections_max(&config), seed);
@@ -374,6 +408,7 @@ pub fn start_from(config: Config, frozen: Option<Frozen>) -> Result<(Engine, Not
         epoch,
         generation: frozen.as_ref().map_or(0, |frozen| frozen.generation + 1),
         rest,
+        shares,
     };
     for (index, ((_, inbox, bell), listeners)) in lanes.into_iter().zip(listeners).enumerate() {
         let setup = driver::Setup {
@@ -381,6 +416,7 @@ pub fn start_from(config: Config, frozen: Option<Frozen>) -> Result<(Engine, Not
             cpu: world.config.shards[index],
             io,
             listeners,
+            spread_over: if shares { shards as u8 } else { 1 },
             inbox,
             bell,
             outlets: Outlets::new(engine.ports.clone(), congested.clone()),
@@ -409,7 +445,7 @@ pub fn start_from(config: Config, frozen: Option<Frozen>) -> Result<(Engine, Not
     wait_until_ready(&started, &told, shards)?;
     if is_thawed {
         engine.rest.resume();
-        reload::close(inherited);
+        reload::close(left);
     }
     Ok((engine, told))
 }
@@ -574,8 +610,20 @@ impl Engine {
         self.stats.get(shard).is_some_and(|stats| self.is_lately(stats.last_turn_ms.read()))
     }
 
+    /// Which of the engine's threads has not turned for longest, and for how long: in an idle engine at most a second.
+    pub fn longest_silence(&self) -> (Worker, Duration) {
+        let shards = self.stats.iter().enumerate().map(|(index, stats)| (Worker::Shard(ShardId(index as u8)), stats.last_turn_ms.read()));
+        let relay = self.relay.iter().map(|relay| (Worker::Relay, relay.stats.last_turn_ms.read()));
+        let (worker, turn_ms) = shards.chain(relay).min_by_key(|(_, turn_ms)| *turn_ms).expect("there is a shard");
+        (worker, Duration::from_millis(self.ms_since(turn_ms)))
+    }
+
     fn is_lately(&self, turn_ms: u64) -> bool {
-        (self.epoch.elapsed().as_millis() as u64).saturating_sub(turn_ms) < RESPONSIVE_MS
+        self.ms_since(turn_ms) < RESPONSIVE_MS
+    }
+
+    fn ms_since(&self, turn_ms: u64) -> u64 {
+        (self.epoch.elapsed().as_millis() as u64).saturating_sub(turn_ms)
     }
 
     /// Stops the shards where they are and waits for their threads.
@@ -624,6 +672,11 @@ fn listeners(address: SocketAddr, shards: usize) -> io::Result<Vec<TcpListener>>
         listeners.push(listener);
     }
     Ok(listeners)
+}
+
+/// A listener for each shard out of at least one and at most as many. Shards that share one are all woken by a connection, and the first takes it.
+fn shared(inherited: &[TcpListener], shards: usize) -> io::Result<Vec<TcpListener>> {
+    inherited.iter().cycle().take(shards).map(TcpListener::try_clone).collect()
 }
 
 /// How many connections the process may hold.

@@ -151,6 +151,7 @@ impl Engine {
             generation: self.generation,
             elapsed_ns,
             seed: self.world.seed,
+            shares: self.shares,
             addresses: self.world.addresses.freeze(),
             wanted: self.world.wanted.bits(),
             listeners,
@@ -187,9 +188,9 @@ pub fn keep_open(descriptors: &[RawFd], stay: bool) {
     descriptors.iter().for_each(|fd| sys::set_close_on_exec(*fd, !stay));
 }
 
-/// The listening sockets by shard. Those that are inherited are all listened to, also when there are fewer shards than before: in one that was closed, connections might
+/// The listening sockets by shard; `shares`: several may have the same. Those that are inherited are all listened to, also when there are fewer shards than before: in one that was closed, connections might
 /// be waiting.
-pub(crate) fn listeners(address: SocketAddr, shards: usize, inherited: &[RawFd]) -> io::Result<Vec<Vec<TcpListener>>> {
+pub(crate) fn listeners(address: SocketAddr, shards: usize, inherited: &[RawFd], shares: bool) -> io::Result<Vec<Vec<TcpListener>>> {
     let copies = inherited.iter().map(|fd| sys::listener(*fd)).collect::<io::Result<Vec<_>>>()?;
     // Another address is another port to listen on; what waits at the old one is told that nobody is there.
     let is_here = |bound: SocketAddr| bound == address || (address.port() == 0 && bound.ip() == address.ip());
@@ -197,7 +198,13 @@ pub(crate) fn listeners(address: SocketAddr, shards: usize, inherited: &[RawFd])
     let bound = copies.first().map_or(Ok(address), TcpListener::local_addr)?;
     let mut by_shard: Vec<Vec<TcpListener>> = (0..shards).map(|_| Vec::new()).collect();
     let missing = shards.saturating_sub(copies.len());
-    for (index, listener) in copies.into_iter().chain(crate::listeners(bound, missing)?).enumerate() {
+    // What this process was given it cannot bind once more.
+    let more = if shares && !copies.is_empty() {
+        copies.iter().cycle().take(missing).map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>()?
+    } else {
+        crate::listeners(bound, missing)?
+    };
+    for (index, listener) in copies.into_iter().chain(more).enumerate() {
         by_shard[index % shards].push(listener);
     }
     Ok(by_shard)

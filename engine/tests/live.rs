@@ -6,16 +6,17 @@ mod sockets;
 
 use std::fs;
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use engine::config::Io;
+use engine::config::{Config, ConfigFault, Io};
 use engine::event::{EventType, EventTypes, What};
-use engine::ids::EndpointId;
+use engine::ids::{EndpointId, ShardId};
 use engine::limits::EVENT_BYTES_WAITING_MAX;
-use engine::{Answer, Emit, Emitted, Notice, Question, Selection, Target};
+use engine::{Answer, Emit, Emitted, Notice, Question, Selection, StartError, Target};
 use sockets::{Client, Flood, Live, PATIENCE, config};
 use tungstenite::protocol::frame::coding::CloseCode;
 
@@ -46,6 +47,8 @@ on_both!(
     a_drained_shard_has_passed_on_its_last_events,
     draining_says_goodbye_to_everybody,
     dropping_the_engine_ends_everything,
+    passed_listeners_outlive_the_engine,
+    every_passed_listener_is_served,
 );
 
 /// Held for reading by every test but the one that measures this process and wants it for itself.
@@ -424,6 +427,41 @@ fn dropping_the_engine_ends_everything(io: Io) {
     let ended = half_open.read(&mut [0; 16]);
     assert!(!ended.is_err_and(|error| error.kind() == ErrorKind::WouldBlock), "that of a half-open one too");
     assert!(gives_way(|| TcpStream::connect_timeout(&address, PATIENCE).is_err()), "the port is free");
+}
+
+/// A listener as systemd passes it: copied into this process, and kept by whoever passed it.
+fn passed(listener: &TcpListener) -> TcpListener {
+    engine::inherited_listener(listener.as_raw_fd()).expect("it listens")
+}
+
+fn passed_listeners_outlive_the_engine(io: Io) {
+    let kept = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = kept.local_addr().expect("bound");
+    for _ in 0..2 {
+        // It comes while there is no server.
+        let early = thread::spawn(move || Client::open(address, "/api/community/ws").greeted());
+        let Some(live) = Live::start(Config { inherited: vec![passed(&kept)], ..config(io, 2) }) else { return };
+        early.join().expect("it was waited for").ping();
+        assert_eq!(live.address(), address);
+        // Whichever shard comes first to a newcomer, each gets its share of them.
+        let mut clients: Vec<_> = (0..40).map(|_| live.community()).collect();
+        let first = clients.iter().filter(|client| client.shard() == ShardId(0)).count();
+        assert!((18..=22).contains(&first), "{first} of 40 are on one of two shards");
+        for client in &mut clients {
+            client.ping();
+        }
+    }
+}
+
+fn every_passed_listener_is_served(io: Io) {
+    let kept: Vec<_> = (0..2).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+    let inherited = || kept.iter().map(passed).collect();
+    let refused = engine::start(Config { inherited: inherited(), ..config(io, 1) });
+    assert!(matches!(refused, Err(StartError::Config(ConfigFault::Listeners))), "one shard serves one listener");
+    let Some(_live) = Live::start(Config { inherited: inherited(), ..config(io, 3) }) else { return };
+    for listener in &kept {
+        Client::open(listener.local_addr().expect("bound"), "/api/community/ws").greeted().ping();
+    }
 }
 
 /// Whether something becomes true in good time: what the kernel takes apart after the last close has no event to wait for.

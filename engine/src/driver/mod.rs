@@ -51,6 +51,8 @@ pub(crate) struct Setup {
     pub(crate) io: Io,
     /// The shard's own, and those of shards that there were before the process was reloaded with fewer: what waits in them must be taken.
     pub(crate) listeners: Vec<TcpListener>,
+    /// How many shards whom this one accepts are shared out among: one, or all where some share a listener.
+    pub(crate) spread_over: u8,
     pub(crate) inbox: Inbox<Moved>,
     /// The eventfd of the inbox.
     pub(crate) bell: File,
@@ -124,6 +126,9 @@ struct Driver {
     /// By slot of the link.
     sockets: Vec<Option<Socket>>,
     listeners: Vec<TcpListener>,
+    spread_over: u8,
+    /// The shard that the last accepted connection was given to.
+    given_to: u8,
     inbox: Inbox<Moved>,
     /// Kept open: the poller watches it.
     _bell: File,
@@ -166,8 +171,25 @@ struct Driver {
 
 impl Driver {
     fn new(setup: Setup) -> io::Result<Driver> {
-        let Setup { id, io, listeners, inbox, bell, outlets, world, stats, notices, events, relay, stop, rest, orders, reports, .. } =
-            setup;
+        let Setup {
+            id,
+            io,
+            listeners,
+            spread_over,
+            inbox,
+            bell,
+            outlets,
+            world,
+            stats,
+            notices,
+            events,
+            relay,
+            stop,
+            rest,
+            orders,
+            reports,
+            ..
+        } = setup;
         let Setup { epoch, random, .. } = setup;
         let mut poller = Poller::new(io)?;
         for listener in &listeners {
@@ -184,6 +206,8 @@ impl Driver {
             poller,
             sockets: Vec::new(),
             listeners,
+            spread_over,
+            given_to: id.0,
             inbox,
             _bell: bell,
             outlets,
@@ -430,10 +454,17 @@ impl Driver {
             match sys::accept(listener) {
                 // The drop closes it.
                 Ok(_) if self.shard.turns_away() => {}
-                Ok((stream, peer)) => {
-                    // `None`: the table is full, and the drop closes it.
-                    let _ = self.welcome(now, stream, peer);
-                }
+                Ok((stream, peer)) => match self.next_host() {
+                    to if to == self.id => {
+                        // `None`: the table is full, and the drop closes it.
+                        let _ = self.welcome(now, stream, peer);
+                    }
+                    to => {
+                        let _ = stream.set_nodelay(true);
+                        let socket = Handover { fd: stream.into(), peer, read: Vec::new() };
+                        self.outlets.add_socket(to, Moved { socket, luggage: None }, 0);
+                    }
+                },
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EAGAIN) => from += 1,
                     Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
@@ -446,6 +477,16 @@ impl Driver {
                 },
             }
         }
+    }
+
+    /// The shard that takes the next connection. Of shards that share a listener mostly the same one comes to it first, so it gives to each in turn; while lanes
+    /// are full it keeps what it accepts.
+    fn next_host(&mut self) -> ShardId {
+        if self.spread_over == 1 || self.outlets.is_congested() {
+            return self.id;
+        }
+        self.given_to = (self.given_to + 1) % self.spread_over;
+        ShardId(self.given_to)
     }
 
     /// Takes a socket that another shard accepted, as if this one had, and had read what that one did.

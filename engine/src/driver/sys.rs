@@ -40,6 +40,21 @@ pub(crate) fn set_timer(timer: RawFd, ns: u64) {
     debug_assert!(result == 0, "the descriptor is a timer's, and the nanoseconds are below a second");
 }
 
+/// A listening socket that was passed to this process, by a descriptor of its own: non-blocking, and closed on exec as the number it came by is from now on.
+/// It is a copy, so that whoever closes that number takes nothing away.
+pub(crate) fn inherit(fd: RawFd) -> io::Result<TcpListener> {
+    // SAFETY: sets a flag of a descriptor by two integers; a number that is none is refused.
+    check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    // SAFETY: duplicating a descriptor takes two integers; the copy is ours alone.
+    let socket = socket2::Socket::from(owned(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) })?);
+    let is_ip = socket.local_addr()?.as_socket().is_some();
+    if !is_ip || socket.r#type()? != socket2::Type::STREAM || !socket.is_listener()? {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no TCP socket that listens"));
+    }
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
 /// Takes a waiting connection of a non-blocking listener; the socket is non-blocking and closed on exec from its first moment.
 pub(crate) fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     // SAFETY: an all-zero `sockaddr_storage` is a valid value of that plain C struct.

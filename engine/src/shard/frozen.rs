@@ -66,6 +66,8 @@ pub struct Frozen {
     pub seed: u64,
     /// Handshakes and calls that were counted lately, by the places of their addresses' counters.
     pub addresses: [Vec<(u16, u64)>; 2],
+    /// True exactly when several of the listening sockets are one and the same, which the process was given.
+    pub shares: bool,
     /// Which events somebody wanted, until somebody says what he wants now.
     pub wanted: u16,
     /// Descriptors of the listening sockets of the public port, one for each shard.

@@ -133,7 +133,7 @@ impl Client {
     }
 
     /// Takes the greeting of community, whose user id is an anonymous connection's id.
-    fn greeted(mut self) -> Client {
+    pub fn greeted(mut self) -> Client {
         let greeting = self.hear_type("USER_JOINED");
         self.sid = Sid::parse(greeting["payload"]["userId"].as_str().expect("a user id"));
         self
