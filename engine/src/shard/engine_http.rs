@@ -58,6 +58,13 @@ pub(crate) struct Post {
     pub(crate) deadline_ms: u64,
 }
 
+impl Post {
+    /// Bytes of its body that are here.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.held.bytes
+    }
+}
+
 /// A share of the bytes that unfinished bodies may take; dropping it gives it back.
 #[derive(Debug)]
 struct Held {

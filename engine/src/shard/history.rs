@@ -201,6 +201,10 @@ pub trait History: fmt::Debug {
             Reading::Later(_) => Past::default(),
         }
     }
+    /// Bytes of everything that is kept in this process.
+    fn bytes(&self) -> usize {
+        0
+    }
     /// The text of a message that is kept in this process.
     fn remembered(&self, _room: &Room, _id: MessageId) -> Option<Arc<str>> {
         None
@@ -223,7 +227,7 @@ pub(crate) struct Bounds {
 
 impl Bounds {
     pub(crate) fn new(limits: &Limits, shards: usize) -> Bounds {
-        Bounds { bytes: limits.history_bytes / shards, messages: limits.history_messages, age_ms: limits.history_age_ms }
+        Bounds { bytes: limits.kept(limits.history_bytes) / shards, messages: limits.history_messages, age_ms: limits.history_age_ms }
     }
 
     fn oldest(&self, unix_ms: u64) -> u64 {
@@ -264,12 +268,6 @@ impl Memory {
         let oldest = self.bounds.oldest(unix_ms);
         diary.entries.partition_point(|kept| kept.unix_ms < oldest)
     }
-
-    /// Bytes of everything.
-    #[cfg(test)]
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
-    }
 }
 
 impl Diary {
@@ -294,6 +292,10 @@ impl Diary {
 }
 
 impl History for Memory {
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     fn append(&mut self, room: &Room, keep: Keep, unix_ms: u64, stats: &ShardStats) {
         let Keep { id, by_id, author, text, hidden_from, messages_max } = keep;
         let messages_max = messages_max.min(self.bounds.messages);
