@@ -59,13 +59,15 @@ enum StartFault {
 
 /// Runs the server until a signal or the admin API stops it. The result is the process's exit status.
 pub fn run(settings: Settings) -> ExitCode {
-    match start(settings) {
+    let status = match start(settings) {
         Ok(server) => server.keep(),
         Err(fault) => {
             log::error(fault);
             ExitCode::FAILURE
         }
-    }
+    };
+    log::flush();
+    status
 }
 
 /// Everything that runs, and what it takes to stop it.
