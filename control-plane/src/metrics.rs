@@ -25,6 +25,11 @@
 //! | `webhooks_unasked_total` | counter | endpoint | questions refused unasked because too many were under way on a shard |
 //! | `webhooks_unanswered_total` | counter | endpoint | questions that nobody answered within the timeout and a margin |
 //! | `outbox_bytes` | gauge | shard | bytes queued for sockets that take no more |
+//! | `memory_held_bytes` | gauge | shard | bytes that connections hold; 0 unless `limits.memory` is set |
+//! | `memory_shed_total` | counter | shard | connections ended as slow readers because all together held more than `limits.memory` |
+//! | `memory_shed_bytes_total` | counter | shard | bytes that those held |
+//! | `handshakes_waiting` | gauge | shard | handshakes that wait to be let in (`limits.handshakes_per_second`) |
+//! | `handshakes_delayed_total` | counter | shard | handshakes that had to wait; those told to come again are `handshakes_refused_total{reason="busy"}` |
 //! | `mesh_parcels_total` | counter | shard | parcels sent to other shards |
 //! | `mesh_wakes_total` | counter | shard | other shards woken to fetch them |
 //! | `held_casts_total` | counter | shard | messages of busy rooms that waited for further ones, at most `limits.hold_ms` |
@@ -223,6 +228,11 @@ impl Metrics {
         let turns = turns.map(|(shard, stats)| histogram(&[("shard", &shard.to_string())], [&stats.loop_time])).collect();
         vec![
             by_shard("outbox_bytes", MetricType::GAUGE, "Bytes queued for sockets that take no more.", |it| it.outbox_bytes.read()),
+            by_shard("memory_held_bytes", MetricType::GAUGE, "Bytes that connections hold.", |it| it.memory_held.read()),
+            by_shard("memory_shed_total", MetricType::COUNTER, "Connections ended because all held too much.", |it| it.memory_shed.read()),
+            by_shard("memory_shed_bytes_total", MetricType::COUNTER, "Bytes that those held.", |it| it.memory_shed_bytes.read()),
+            by_shard("handshakes_waiting", MetricType::GAUGE, "Handshakes that wait to be let in.", |it| it.handshakes_waiting.read()),
+            by_shard("handshakes_delayed_total", MetricType::COUNTER, "Handshakes that had to wait.", |it| it.handshakes_delayed.read()),
             by_shard("mesh_parcels_total", MetricType::COUNTER, "Parcels sent to other shards.", |it| it.mesh_parcels.read()),
             by_shard("mesh_wakes_total", MetricType::COUNTER, "Wakes of other shards.", |it| it.mesh_wakes.read()),
             by_shard("held_casts_total", MetricType::COUNTER, "Messages of busy rooms that waited for further ones.", |it| {

@@ -74,7 +74,7 @@ enum StartFault {
 /// With what a former process has left it goes on from there, or gives the process back to it.
 pub fn run(settings: Settings, mut inherited: Option<Inherited>) -> ExitCode {
     let frozen = inherited.as_mut().and_then(Inherited::take_frozen);
-    match start(settings, frozen, inherited.as_ref()) {
+    let status = match start(settings, frozen, inherited.as_ref()) {
         Ok(server) => {
             if let Some(inherited) = inherited {
                 server.has_taken_over(inherited);
@@ -88,7 +88,9 @@ pub fn run(settings: Settings, mut inherited: Option<Inherited>) -> ExitCode {
             }
             fault.exit_code()
         }
-    }
+    };
+    log::flush();
+    status
 }
 
 impl StartFault {
@@ -248,6 +250,7 @@ impl Server {
                 refused: app.reloads.refused.load(Relaxed),
                 ..Program::default()
             };
+            log::flush();
             self.own.replace(frozen, program, paused_ns)
         });
         // Still here: it has failed.

@@ -363,6 +363,8 @@ fn limits(gathered: &Gathered) -> Limits {
         connections_per_user: number("connections_per_user") as u32,
         connections_per_address: number("connections_per_address") as u32,
         handshakes_per_address: number("handshakes_per_address") as u32,
+        handshakes_per_second: number("handshakes_per_second") as u32,
+        memory: number("memory") as usize,
         connections: gathered.integer("limits.connections").map(|most| most as usize),
         head_bytes: number("head_bytes") as usize,
         handshake_ms: number("handshake_ms"),

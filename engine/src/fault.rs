@@ -128,6 +128,8 @@ labelled! {
         AddressLimit = "address_limit",
         /// The process holds as many connections as it may.
         Full = "full",
+        /// More handshakes at once than are let in: it was told to come again.
+        Busy = "busy",
         /// The server is stopping.
         Stopping = "stopping",
         /// A page whose origin is not allowed, where that is asked for.

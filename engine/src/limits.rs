@@ -20,6 +20,35 @@ pub const READ_BUFFER_BYTES: usize = 64 * 1024;
 /// Readiness events handled in one turn before output is flushed: with 5 µs of work each, a turn is about a millisecond.
 pub const EVENTS_PER_TURN: usize = 256;
 
+/// Handshakes that were made to wait and are let in within one turn: with a token signed with a public key each takes about 0.1 ms.
+pub const ADMITTED_PER_TURN: usize = 64;
+
+/// For how long handshakes wait at the most when more come than are let in, in milliseconds: two seconds' worth wait, and as many of clients that
+/// go on with what they had. A client that is told to come again needs as long itself.
+pub const DOOR_WAIT_MS: u64 = 2_000;
+
+/// What a shard has let in less than it might is made good for the length of a second divided by this: usual bursts pass without waiting, and
+/// take no core for longer than a few turns.
+pub const DOOR_BURST_PER_SECOND: u64 = 4;
+
+/// Bytes of a Socket.IO CONNECT that may wait: a token as long as may be, and what a client says of itself.
+pub const DOOR_PACKET_BYTES_MAX: usize = TOKEN_BYTES_MAX + CONNECTION_METADATA_BYTES_MAX;
+
+/// Milliseconds between two looks at how much connections hold, where that is bounded. So long it can grow by as much as the network brings.
+pub const MEMORY_LOOK_MS: u64 = 64;
+
+/// Links for each of which milliseconds more lie between two looks, which go through all of them: 50 ns a link, two hundredths of a core at most.
+pub const LINKS_PER_LOOK_MS: u64 = 250;
+
+/// Tenths of what connections may hold that are left when links were ended because it was too much: the next look shall not find the same.
+pub const MEMORY_SHED_TENTHS: usize = 9;
+
+/// Frames of a queue that are looked at to know what it holds; more would make a look as long as all queues.
+pub const QUEUE_SAMPLES: usize = 16;
+
+/// Bytes that a frame which waits takes besides its own: its record and two counters.
+pub const FRAME_OVERHEAD_BYTES: usize = 128;
+
 /// Connections accepted in one turn: a burst of new ones must not delay the messages of those that are there.
 pub const ACCEPTS_PER_TURN: usize = 64;
 
@@ -443,7 +472,11 @@ pub const RECEIPT_BYTES_PER_SHARD_MAX: usize = 128 * 1024 * 1024;
 /// them. Several minutes of such messages; a peer that is gone is cut then at the latest, and usually when the kernel's retries end.
 pub const HELD_SILENCE_MS: u64 = 600_000;
 
-/// Milliseconds in which what was sent to a link while it was held is read, when it is heard again.
+/// Milliseconds between two looks of a shard at the time, after which it has not run itself (the process was stopped, the machine stood still); it
+/// sleeps for one second at most.
+pub const STALL_MS: u64 = 3_000;
+
+/// Milliseconds in which what was sent to a link while it was held is read, when it is heard again; and to all links while the shard did not run.
 pub const RESUME_GRACE_MS: u64 = 1_000;
 
 /// Questions of one kind (connect, join, publish) to the back end (webhooks) that are under way for one endpoint on one shard; what comes
@@ -516,6 +549,11 @@ pub struct Limits {
     pub connections_per_address: u32,
     /// Handshakes from one address in 10 s.
     pub handshakes_per_address: u32,
+    /// Handshakes that one shard lets in per second; 0: all at once. What comes faster waits, for two seconds at most, and the rest is told to come
+    /// again. 5,000 of them with a signed token are about half of a core, so that those who are connected have the other half.
+    pub handshakes_per_second: u32,
+    /// Bytes that connections may hold together, in all shards; 0: no bound but those of each of them.
+    pub memory: usize,
     /// Connections of the process; `None`: as many as there are file descriptors.
     pub connections: Option<usize>,
     /// Bytes of a request head.
@@ -556,6 +594,8 @@ impl Default for Limits {
             connections_per_user: 100,
             connections_per_address: 10_000,
             handshakes_per_address: 1_000,
+            handshakes_per_second: 5_000,
+            memory: 0,
             connections: None,
             head_bytes: 16 * 1024,
             handshake_ms: 10_000,

@@ -141,6 +141,16 @@ pub struct ShardStats {
     pub endpoints: Box<[EndpointStats]>,
     /// Bytes queued for connections whose sockets take no more.
     pub outbox_bytes: Counter,
+    /// Bytes that its connections hold; 0 where that is not bounded.
+    pub memory_held: Counter,
+    /// Connections ended because all together held too much.
+    pub memory_shed: Counter,
+    /// Bytes that those held.
+    pub memory_shed_bytes: Counter,
+    /// Handshakes that wait to be let in.
+    pub handshakes_waiting: Counter,
+    /// Handshakes that had to wait.
+    pub handshakes_delayed: Counter,
     /// Parcels sent to other shards.
     pub mesh_parcels: Counter,
     /// Wakes of other shards (eventfd writes).
@@ -222,6 +232,11 @@ impl ShardStats {
         ShardStats {
             endpoints: (0..=endpoints).map(|_| EndpointStats::default()).collect(),
             outbox_bytes: Counter::default(),
+            memory_held: Counter::default(),
+            memory_shed: Counter::default(),
+            memory_shed_bytes: Counter::default(),
+            handshakes_waiting: Counter::default(),
+            handshakes_delayed: Counter::default(),
             mesh_parcels: Counter::default(),
             mesh_wakes: Counter::default(),
             held_casts: Counter::default(),

@@ -53,7 +53,7 @@ impl Host {
     pub(super) fn new(endpoint: Endpoint, shards: usize) -> Host {
         let mut config = Config::new(([127, 0, 0, 1], 0), shards, vec![endpoint]);
         config.verifier = Some(Verifier::new(Key::Hs256(SECRET.to_vec())).expect("the secret is long enough"));
-        config.limits = Limits { history_messages: HISTORY_MESSAGES, ..Limits::default() };
+        config.limits = Limits { history_messages: HISTORY_MESSAGES, handshakes_per_second: 0, ..Limits::default() };
         config.check().expect("one endpoint, bound to a path");
         let addresses = Addresses::new(&config.limits, CONNECTIONS_MAX);
         let world = Arc::new(World::new(config, addresses, SEED));

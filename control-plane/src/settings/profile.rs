@@ -78,7 +78,7 @@ fn keep_to_this_host(settings: &Settings) -> Result<(), Problems> {
 fn open_wide(limits: &mut Limits) {
     limits.message_bytes = 1_000_000;
     (limits.rate_messages, limits.rate_window_ms) = (RATE_MESSAGES, 1_000);
-    (limits.connections_per_address, limits.handshakes_per_address) = (u32::MAX, u32::MAX);
+    (limits.connections_per_address, limits.handshakes_per_address, limits.handshakes_per_second) = (u32::MAX, u32::MAX, 0);
 }
 
 #[cfg(test)]

@@ -335,6 +335,20 @@ fn limits() -> Vec<Setting> {
             "Handshakes from one IP address in 10 seconds; ten times as many calls over plain HTTP.",
         ),
         number(
+            "limits.handshakes_per_second",
+            "handshakes",
+            (0, 1_000_000),
+            Some(u64::from(default.handshakes_per_second)),
+            "Handshakes that one shard lets in per second, and a quarter of that at once; 0: all. What comes faster waits, clients that recover first; beyond two seconds' worth clients are told to come again (plain WebSocket: 503 with Retry-After; Socket.IO: its transport closes).",
+        ),
+        number(
+            "limits.memory",
+            "bytes",
+            (0, 1 << 44),
+            Some(default.memory as u64),
+            "What connections may hold together: queues, unfinished messages, events for those who come back and histories (these two a quarter each at most). Beyond it those that hold most are cut as slow readers. 0: no bound but each connection's own. About half of systemd's MemoryMax, if that is set: the rest is for what idle connections, rooms and the control plane take.",
+        ),
+        number(
             "limits.connections",
             "connections",
             (1, links),

@@ -31,6 +31,13 @@ impl fmt::Debug for Assembly {
     }
 }
 
+impl Assembly {
+    /// Bytes of all its messages so far.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
 impl Shard {
     /// Begins a packet that so many attachments follow. `bytes` is the length of its message.
     pub(super) fn begin_assembly(&mut self, slot: u32, text: &str, attachments: usize, bytes: usize) {

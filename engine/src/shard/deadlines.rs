@@ -9,7 +9,7 @@ use crate::dialect::Publication;
 use crate::fault::CloseReason;
 use crate::frame::Frame;
 use crate::ids::{ConnId, LinkKey};
-use crate::limits::{RESUME_GRACE_MS, TICK_MS};
+use crate::limits::{RESUME_GRACE_MS, STALL_MS, TICK_MS};
 use crate::time::Now;
 use crate::wire::{http, ws};
 
@@ -52,6 +52,11 @@ impl Drain {
 impl Shard {
     /// Everything that time brings: call it when [`Self::poll_timeout`] says so, or more often.
     pub fn handle_timeouts(&mut self, now: Now) {
+        if now.ms() > self.timed_ms + STALL_MS {
+            // Answers that came in time may lie in sockets unread.
+            self.patient_until_ms = now.ms() + RESUME_GRACE_MS;
+        }
+        self.timed_ms = now.ms();
         let mut alarms = std::mem::take(&mut self.alarms);
         self.wheel.expire(now.ms(), &mut alarms);
         for alarm in alarms.drain(..) {
@@ -63,6 +68,8 @@ impl Shard {
         }
         self.alarms = alarms;
         self.end_hold(now);
+        self.open_door(now);
+        self.look_at_memory(now);
         if now.ms() >= self.swept_ms + SWEEP_MS {
             self.swept_ms = now.ms();
             self.sweep_memory(now);
@@ -93,6 +100,9 @@ impl Shard {
 
     fn look_at_deadlines(&mut self, now: Now, slot: u32) {
         self.greet_late(now);
+        if now.ms() < self.patient_until_ms {
+            return self.arm(slot, self.patient_until_ms);
+        }
         let Some(link) = self.links.get(slot) else { return };
         let ms = now.ms();
         match &link.state {

@@ -74,6 +74,11 @@ impl Post {
         let _ = held.grow(body.len(), usize::MAX);
         Post { sid, reply, body, is_binary, held, deadline_ms }
     }
+
+    /// Bytes of its body that are here.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.held.bytes
+    }
 }
 
 /// A share of the bytes that unfinished bodies may take; dropping it gives it back.

@@ -157,6 +157,8 @@ pub struct FrozenShard {
     /// Long-polling sessions that WebSockets have taken over, with the slots of these.
     pub(crate) upgraded: Vec<(Sid, u32)>,
     pub(crate) requests: u32,
+    /// Who waits at the door, in order: whether he resumes, the slot of his link, and his CONNECT.
+    pub(crate) at_door: Vec<(bool, u32, Option<Box<str>>)>,
     pub(crate) backlogs: Vec<FrozenBacklog>,
     pub(crate) rooms: Vec<FrozenRoom>,
     pub(crate) seq_floor: u64,
@@ -216,6 +218,7 @@ pub(crate) struct FrozenSocketIo {
     pub(crate) conns: Vec<u32>,
     pub(crate) connect_deadline_ms: u64,
     pub(crate) has_tried: bool,
+    pub(crate) has_entered: bool,
     pub(crate) assembly: Option<Assembly>,
     pub(crate) has_moved: bool,
     pub(crate) may_recover: bool,

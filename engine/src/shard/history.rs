@@ -203,6 +203,10 @@ pub trait History: fmt::Debug {
             Reading::Later(_) => Past::default(),
         }
     }
+    /// Bytes of everything that is kept in this process.
+    fn bytes(&self) -> usize {
+        0
+    }
     /// The text of a message that is kept in this process.
     fn remembered(&self, _room: &Room, _id: MessageId) -> Option<Arc<str>> {
         None
@@ -229,7 +233,7 @@ pub(crate) struct Bounds {
 
 impl Bounds {
     pub(crate) fn new(limits: &Limits, shards: usize) -> Bounds {
-        Bounds { bytes: limits.history_bytes / shards, messages: limits.history_messages, age_ms: limits.history_age_ms }
+        Bounds { bytes: limits.kept(limits.history_bytes) / shards, messages: limits.history_messages, age_ms: limits.history_age_ms }
     }
 
     fn oldest(&self, unix_ms: u64) -> u64 {
@@ -270,12 +274,6 @@ impl Memory {
         let oldest = self.bounds.oldest(unix_ms);
         diary.entries.partition_point(|kept| kept.unix_ms < oldest)
     }
-
-    /// Bytes of everything.
-    #[cfg(test)]
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
-    }
 }
 
 impl Diary {
@@ -315,6 +313,10 @@ impl History for Memory {
             // Its own bound was held when it was said.
             self.append(room, Keep { id, by_id, author, text, hidden_from, messages_max: usize::MAX }, unix_ms, stats);
         }
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
     }
 
     fn append(&mut self, room: &Room, keep: Keep, unix_ms: u64, stats: &ShardStats) {

@@ -139,6 +139,11 @@ impl Homes {
         &*self.history
     }
 
+    /// Bytes of the histories of this shard's rooms.
+    pub(crate) fn history_bytes(&self) -> usize {
+        self.history.bytes()
+    }
+
     /// Puts another store in the memory's place.
     pub(crate) fn set_history(&mut self, history: Box<dyn History>) {
         self.history = history;

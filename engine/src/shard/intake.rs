@@ -65,7 +65,7 @@ impl Shard {
         self.settle(now);
     }
 
-    fn consume_partial(&mut self, now: Now, key: LinkKey) {
+    pub(super) fn consume_partial(&mut self, now: Now, key: LinkKey) {
         self.drain_inbox(now, key.slot);
         let Some(link) = self.links.get_mut_of(key.slot, key.generation) else { return };
         let mut partial = link.partial.take();
@@ -229,7 +229,8 @@ impl Shard {
                     Some(Engine::Handshake | Engine::File) | None => {}
                 }
                 let is_call = !request.wants_websocket() && engine != Some(Engine::Handshake);
-                let client = match self.let_in(now, key.slot, welcome, is_call, &request) {
+                let entering = self.door.admits(key).then(|| self.links.get(key.slot).map(|link| link.peer.into())).flatten();
+                let client = match entering.map_or_else(|| self.let_in(now, key.slot, welcome, is_call, &request), Ok) {
                     Ok(client) => client,
                     Err((refusal, status)) if is_call => {
                         self.refuse_call(now, key.slot, refusal, status);
@@ -244,6 +245,10 @@ impl Shard {
                 if request.wants_websocket() {
                     if let Some(link) = self.links.get_mut(key.slot) {
                         link.peer = client.into();
+                    }
+                    // Socket.IO comes in by its CONNECT, which says whether it goes on with what it had.
+                    if entering.is_none() && !is_engine_io && !self.enters_by_head(now, key) {
+                        return if self.links.get(key.slot).is_some_and(|link| link.waiting > 0) { Look::Wait } else { Look::Gone };
                     }
                     self.upgrade(now, key.slot, &request);
                 } else if engine == Some(Engine::Handshake) {

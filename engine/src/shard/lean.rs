@@ -99,6 +99,11 @@ impl<T> Seldom<T> {
         self.0.take_if(|list| list.is_empty());
     }
 
+    /// Bytes of its block.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, |list| list.capacity() * size_of::<T>())
+    }
+
     pub(crate) fn push(&mut self, entry: T) {
         self.list().push(entry);
     }

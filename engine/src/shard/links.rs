@@ -139,6 +139,8 @@ pub(crate) struct SocketIoLink {
     pub(crate) connect_deadline_ms: u64,
     /// True exactly when it has asked for a namespace.
     pub(crate) has_tried: bool,
+    /// True exactly when it has come in by the door: its next CONNECT does not wait there.
+    pub(crate) has_entered: bool,
     /// The packet whose attachments are still to come, if there is one.
     pub(crate) assembly: Option<Box<Assembly>>,
     /// True exactly when it came from another shard: it goes to no third one.
@@ -191,6 +193,7 @@ impl SocketIoLink {
             conns: Few::new(),
             connect_deadline_ms: u64::MAX,
             has_tried: false,
+            has_entered: false,
             assembly: None,
             has_moved: false,
             may_recover: true,

@@ -34,6 +34,7 @@ mod chunks;
 mod clock;
 pub mod consult;
 mod deadlines;
+mod door;
 mod echo;
 mod emits;
 mod engine_http;
@@ -54,6 +55,7 @@ mod lifecycle;
 mod links;
 mod luggage;
 mod membership;
+mod memory;
 mod named;
 mod obituary;
 mod old_clients;
@@ -86,6 +88,7 @@ use address::Addresses;
 use blocklists::Blocklists;
 use clock::Wheel;
 use consult::Consults;
+use door::Door;
 use emits::{Emits, NOBODY};
 use grants::Grants;
 use history::shared::Shared;
@@ -96,6 +99,7 @@ use hooks::Hooks;
 use links::{Conn, Link, State};
 pub use luggage::Luggage;
 use membership::Membership;
+use memory::Ledger;
 use outbox::Spares;
 pub use outbox::{Arena, Span};
 use outward::{Outward, Outwards, RELAY_ASK, is_of_peer};
@@ -121,6 +125,8 @@ pub struct World {
     pub seed: u64,
     /// Which events somebody wants to be told of.
     pub wanted: Wanted,
+    /// What each shard's connections hold.
+    ledger: Ledger,
     /// Whether the relay reaches other hosts; false too where there is none.
     pub is_relayed: AtomicBool,
 }
@@ -128,7 +134,8 @@ pub struct World {
 impl World {
     /// Nobody wants events, and no other host is reached.
     pub fn new(config: Config, addresses: Addresses, seed: u64) -> World {
-        World { config, addresses, seed, wanted: Wanted::default(), is_relayed: AtomicBool::new(false) }
+        let ledger = Ledger::new(config.shards.len());
+        World { config, addresses, seed, wanted: Wanted::default(), ledger, is_relayed: AtomicBool::new(false) }
     }
 
     /// The shard that an id leads to, whichever host made it and however many shards there were then.
@@ -296,6 +303,12 @@ pub struct Shard {
     /// When whoever is being heard was heard before, see [`Act::Heartbeat`].
     heard_before: u32,
     drain: Option<deadlines::Drain>,
+    door: Door,
+    /// When it is looked again how much connections hold.
+    memory_look_ms: u64,
+    /// When it last looked at the time, and until when nobody is judged because that was too long ago.
+    timed_ms: u64,
+    patient_until_ms: u64,
     alarms: Vec<clock::Alarm>,
     swept_ms: u64,
 }
@@ -377,6 +390,10 @@ impl Shard {
             read_ns: now.ns,
             heard_before: 0,
             drain: None,
+            door: Door::new(&world.config.limits),
+            memory_look_ms: 0,
+            timed_ms: now.ms(),
+            patient_until_ms: 0,
             alarms: Vec::new(),
             swept_ms: now.ms(),
             world,
@@ -529,7 +546,7 @@ impl Shard {
     /// When [`Self::handle_timeouts`] has something to do next, monotonic milliseconds.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<u64> {
-        let asked = self.emits.next_ms().into_iter().chain(self.hooks.next_ms()).chain(self.consults.next_ms());
+        let asked = self.emits.next_ms().into_iter().chain(self.hooks.next_ms()).chain(self.consults.next_ms()).chain(self.door.next_ms());
         self.wheel.next_ms().into_iter().chain(asked).min()
     }
 

@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use crate::frame::Frame;
-use crate::limits::{COALESCE_FRAME_BYTES_MAX, COALESCE_WRITE_BYTES_MAX, SPARE_QUEUE_FRAMES_MAX, SPARE_QUEUES_MAX};
+use crate::limits::{
+    COALESCE_FRAME_BYTES_MAX, COALESCE_WRITE_BYTES_MAX, FRAME_OVERHEAD_BYTES, QUEUE_SAMPLES, SPARE_QUEUE_FRAMES_MAX, SPARE_QUEUES_MAX,
+};
 use crate::wire::eio;
 
 /// Frames in the order in which they leave. An idle link owns no queue, and one for which a single frame waits neither.
@@ -142,6 +144,22 @@ impl Outbox {
         let Waiting::Many(queue) = &self.waiting else { return false };
         let long = queue.frames.front().map(|frame| frame.bytes().len()).filter(|len| *len > bytes_max);
         queue.bytes - long.map_or(0, |len| len - queue.written) > bytes_max
+    }
+
+    /// Bytes of memory that ending it gives back, about: its places, its frames, and its part of those for which others wait too. Some of them
+    /// are looked at, so that it costs the same however many there are.
+    pub(crate) fn share(&self) -> usize {
+        let of = |frame: &Rc<Frame>| (frame.bytes().len() + FRAME_OVERHEAD_BYTES) / Rc::strong_count(frame);
+        match &self.waiting {
+            Waiting::Nothing => 0,
+            Waiting::One(frame) => of(frame),
+            Waiting::Many(queue) => {
+                let step = queue.frames.len().div_ceil(QUEUE_SAMPLES).max(1);
+                let looked = queue.frames.iter().step_by(step);
+                let (count, bytes) = looked.fold((0, 0), |(count, bytes), frame| (count + 1, bytes + of(frame)));
+                bytes * queue.frames.len() / count.max(1) + queue.frames.capacity() * size_of::<Rc<Frame>>()
+            }
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -358,6 +376,18 @@ mod tests {
         assert_eq!((unsent, outbox.bytes()), (1, 15), "the frame that is partly on the wire stays");
         outbox.sent(15, &mut Spares::default(), |_| done += 1);
         assert!(outbox.is_empty() && done == 2);
+    }
+
+    #[test]
+    fn a_frame_for_which_several_wait_is_shared_between_them() {
+        let shared = Rc::new(Frame::encoded(vec![0; 10_000]));
+        let mut crowd: Vec<Outbox> = (0..10).map(|_| Outbox::default()).collect();
+        crowd.iter_mut().for_each(|outbox| outbox.push(shared.clone(), &mut Spares::default()));
+        drop(shared);
+        let together: usize = crowd.iter().map(Outbox::share).sum();
+        assert!((10_000..10_000 + 2 * FRAME_OVERHEAD_BYTES).contains(&together), "{together}");
+        let alone = outbox(&[1; 1_000]).share();
+        assert!(alone >= 1_000 * (FRAME_OVERHEAD_BYTES + 8), "small frames cost more than their bytes: {alone}");
     }
 
     #[test]

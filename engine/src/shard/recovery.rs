@@ -110,8 +110,11 @@ impl Memory {
         let remembering = config.endpoints.iter().filter(|endpoint| endpoint.recovery_ms > 0).count().max(1);
         let (limits, share) = (&config.limits, shards * remembering);
         let of_endpoint = |endpoint: &crate::config::Endpoint| {
-            let bounds =
-                Bounds { age_ms: endpoint.recovery_ms, events: limits.recovery_events / share, bytes: limits.recovery_bytes / share };
+            let bounds = Bounds {
+                age_ms: endpoint.recovery_ms,
+                events: limits.recovery_events / share,
+                bytes: limits.kept(limits.recovery_bytes) / share,
+            };
             (endpoint.recovery_ms > 0).then(|| Remembered {
                 backlog: Backlog::new(bounds),
                 away: std::collections::VecDeque::new(),
@@ -126,6 +129,11 @@ impl Memory {
     /// By endpoint: the backlog's next position; 0 where nothing is recovered.
     pub(super) fn positions(&self) -> Box<[u64]> {
         self.endpoints.iter().map(|remembered| remembered.as_ref().map_or(0, |remembered| remembered.backlog.next())).collect()
+    }
+
+    /// Bytes of all that is remembered.
+    pub(super) fn bytes(&self) -> usize {
+        self.endpoints.iter().flatten().map(|remembered| remembered.backlog.usage().1).sum()
     }
 
     pub(super) fn backlog(&self, endpoint: EndpointId) -> Option<&Backlog> {

@@ -65,6 +65,7 @@ impl Shard {
         let mut socket = SocketIoLink::new(self.shared_query(&without_token(request.query)));
         let (token, cookie) = (of_link(self.token_of_request(now, request)), of_link(self.token_of_cookie(now, request)));
         if [&token, &cookie].into_iter().any(|token| *token != Err(AuthFault::Missing)) {
+            self.door.note_token(now.ns);
             (socket.rare_mut().token, socket.rare_mut().cookie) = (token, cookie);
         }
         if version(request) == 3 {
@@ -177,7 +178,11 @@ impl Shard {
             self.refuse_namespace(now, slot, packet.namespace, r#"{"message":"Invalid namespace"}"#);
             return Ok(());
         };
-        if let Some(comeback) = Comeback::asked(auth).filter(|_| !is_old && self.remembers(endpoint)) {
+        let comeback = Comeback::asked(auth).filter(|_| !is_old && self.remembers(endpoint));
+        if !self.enters_by_packet(now, slot, comeback.is_some(), text) {
+            return Ok(());
+        }
+        if let Some(comeback) = comeback {
             let packet = format!("4{text}");
             match self.may_come_back(now, slot, endpoint, &comeback, &packet) {
                 ComebackVerdict::Granted { conn, from } if self.come_back(now, slot, endpoint, auth, conn, from) => return Ok(()),

@@ -199,7 +199,7 @@ fn divide(part: FrozenShard, links_to: &[ShardId], conns_to: &[ShardId], shards:
         pieces[own] = Some(part);
         return pieces;
     }
-    let FrozenShard { shard, link_generation, conn_generation, frames, links, conns, upgraded, requests, backlogs, .. } = part;
+    let FrozenShard { shard, link_generation, conn_generation, frames, links, conns, upgraded, requests, at_door, backlogs, .. } = part;
     let mut all: Vec<FrozenShard> =
         (0..shards).map(|_| FrozenShard { shard, link_generation, conn_generation, requests, ..FrozenShard::default() }).collect();
     let to_of_slot: HashMap<u32, usize, RandomState> =
@@ -209,6 +209,11 @@ fn divide(part: FrozenShard, links_to: &[ShardId], conns_to: &[ShardId], shards:
     for (sid, slot) in upgraded {
         if let Some(to) = to_of_slot.get(&slot) {
             all[*to].upgraded.push((sid, slot));
+        }
+    }
+    for waiting in at_door {
+        if let Some(to) = to_of_slot.get(&waiting.1) {
+            all[*to].at_door.push(waiting);
         }
     }
     for (index, piece) in all.iter_mut().enumerate().filter(|(index, _)| *index != own) {
@@ -275,7 +280,7 @@ impl Shard {
     fn thaw_part(&mut self, now: Now, part: FrozenShard, endpoints: &[(Option<EndpointId>, String)]) -> Vec<Thawed> {
         let stays = part.shard == self.id.0;
         let endpoint_of = |index: u8| endpoints.get(usize::from(index)).and_then(|(endpoint, _)| *endpoint);
-        let FrozenShard { link_generation, conn_generation, frames, links, mut conns, upgraded, requests, backlogs, .. } = part;
+        let FrozenShard { link_generation, conn_generation, frames, links, mut conns, upgraded, requests, at_door, backlogs, .. } = part;
         self.requests = self.requests.max(requests);
         let frames: Vec<Rc<Frame>> = frames
             .into_iter()
@@ -306,6 +311,11 @@ impl Shard {
         for (sid, slot) in upgraded {
             if let Some(link) = places.link(slot) {
                 self.upgraded.add(sid, link);
+            }
+        }
+        for (resumes, slot, packet) in at_door {
+            if let Some(link) = places.link(slot) {
+                self.door.thaw(resumes, link, packet);
             }
         }
         for conn in lost {
@@ -513,6 +523,7 @@ fn thaw_socket_io(frozen: FrozenSocketIo, places: &Places) -> SocketIoLink {
         conns,
         connect_deadline_ms,
         has_tried,
+        has_entered,
         assembly,
         has_moved,
         may_recover,
@@ -525,8 +536,8 @@ fn thaw_socket_io(frozen: FrozenSocketIo, places: &Places) -> SocketIoLink {
     } = frozen;
     let mut socket = SocketIoLink::new(query);
     conns.into_iter().filter_map(|conn| places.conn(conn)).for_each(|conn| socket.conns.push(conn));
-    (socket.connect_deadline_ms, socket.has_tried, socket.has_moved, socket.may_recover) =
-        (connect_deadline_ms, has_tried, has_moved, may_recover);
+    (socket.connect_deadline_ms, socket.has_tried, socket.has_entered) = (connect_deadline_ms, has_tried, has_entered);
+    (socket.has_moved, socket.may_recover) = (has_moved, may_recover);
     socket.assembly = assembly.map(Box::new);
     let challenged = challenged.and_then(|conn| places.conns.get(&conn).copied());
     let missing = Err(AuthFault::Missing);

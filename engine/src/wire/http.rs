@@ -86,7 +86,7 @@ impl<'b> Request<'b> {
         let (method, target, minor_version) = (parsed.method?, parsed.path?, parsed.version?);
         let (path, query) = split_target(target);
         let request = Request { method, target, path, query, minor_version, headers: parsed.headers.to_vec() };
-        (!has_bare_line_feed(head) && request.has_clear_host() && request.has_clear_length() && request.count("Sec-WebSocket-Key") <= 1)
+        (!has_bare_line_feed(head) && request.has_clear_host() && request.has_clear_length() && request.has_clear_upgrade())
             .then_some(request)
     }
 
@@ -197,6 +197,11 @@ impl<'b> Request<'b> {
         let (scheme, token) = self.header("Authorization")?.split_once(' ')?;
         let token = token.trim_ascii();
         (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+    }
+
+    /// False when the headers of an upgrade are there twice: a proxy before us may have read the other one.
+    fn has_clear_upgrade(&self) -> bool {
+        ["Sec-WebSocket-Key", "Sec-WebSocket-Version"].iter().all(|name| self.count(name) <= 1)
     }
 
     /// True exactly when it asks to become a WebSocket: GET of HTTP/1.1, `Connection` names `upgrade`, `Upgrade` names `websocket`.

@@ -93,6 +93,11 @@ impl Decoder {
         Ok(Step::Consumed { bytes, message })
     }
 
+    /// Bytes of fragments that are held.
+    pub fn held_bytes(&self) -> usize {
+        self.assembly.as_ref().map_or(0, |assembly| assembly.len())
+    }
+
     /// True exactly when no fragments are held: the connection is between two messages.
     pub fn is_idle(&self) -> bool {
         self.assembly.as_ref().is_none_or(|assembly| assembly.is_complete)

@@ -413,6 +413,8 @@ fn number(config: &mut Config, key: &str, value: u64) -> Result<(), String> {
         "connections_per_user" => limits.connections_per_user = value as u32,
         "connections_per_address" => limits.connections_per_address = value as u32,
         "handshakes_per_address" => limits.handshakes_per_address = value as u32,
+        "handshakes_per_second" => limits.handshakes_per_second = value as u32,
+        "memory" => limits.memory = value as usize,
         "connections" => limits.connections = Some(value as usize),
         "head_bytes" => limits.head_bytes = value as usize,
         "history_messages" => limits.history_messages = value as usize,

@@ -160,6 +160,10 @@ fn cut(kept: &mut Vec<Kept>, limit: usize, bytes_max: usize) {
 }
 
 impl History for Shared {
+    fn bytes(&self) -> usize {
+        self.memory.bytes()
+    }
+
     fn append(&mut self, room: &Room, keep: Keep, unix_ms: u64, stats: &ShardStats) {
         self.memory.append(room, keep, unix_ms, stats);
     }
