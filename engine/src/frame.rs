@@ -13,7 +13,8 @@ pub struct Frame(Arc<Body>);
 
 #[derive(Debug)]
 struct Body {
-    bytes: Box<[u8]>,
+    bytes: Vec<u8>,
+    /// Bytes of the first WebSocket header; 0 for what is encoded whole.
     header: u8,
     /// The endpoint whose message this is; `None` for control frames, which the message counters leave out.
     endpoint: Option<EndpointId>,
@@ -69,7 +70,12 @@ impl Frame {
 
     /// A Socket.IO packet of an endpoint with the attachments that follow it: one frame each, always together.
     pub fn event(endpoint: EndpointId, text: &str, attachments: &[Vec<u8>], mark: Mark) -> Frame {
-        Frame::new(text, attachments, Some(endpoint), mark)
+        Frame::new(text.len(), |out| out.push_str(text), attachments, Some(endpoint), mark)
+    }
+
+    /// The same of a text of about so many bytes that `write` appends: it is encoded where it stays.
+    pub fn written(endpoint: EndpointId, bytes: usize, write: impl FnOnce(&mut String), attachments: &[Vec<u8>], mark: Mark) -> Frame {
+        Frame::new(bytes, write, attachments, Some(endpoint), mark)
     }
 
     /// A binary message of an endpoint of plain WebSocket.
@@ -79,7 +85,7 @@ impl Frame {
 
     /// A text frame that is no message: Engine.IO handshake and heartbeat, Socket.IO connect and disconnect.
     pub fn control_text(payload: &str) -> Frame {
-        Frame::new(payload, &[], None, Mark::default())
+        Frame::new(payload.len(), |out| out.push_str(payload), &[], None, Mark::default())
     }
 
     /// A binary frame that belongs to no text and is no message of an endpoint.
@@ -90,48 +96,37 @@ impl Frame {
     fn of_binary(payload: &[u8], endpoint: Option<EndpointId>) -> Frame {
         let (header, header_len) = ws::header(2, payload.len());
         let bytes = [&header[..header_len], payload].concat();
-        Frame(Arc::new(Body {
-            bytes: bytes.into(),
-            header: header_len as u8,
-            endpoint,
-            mark: Mark::default(),
-            has_attachments: false,
-            receipt: None,
-        }))
+        Frame(Arc::new(Body { header: header_len as u8, endpoint, ..Body::of(bytes) }))
     }
 
     /// A WebSocket control frame, or anything else that is already encoded whole (an HTTP answer).
     pub fn encoded(bytes: Vec<u8>) -> Frame {
-        Frame(Arc::new(Body {
-            bytes: bytes.into(),
-            header: 0,
-            endpoint: None,
-            mark: Mark::default(),
-            has_attachments: false,
-            receipt: None,
-        }))
+        Frame(Arc::new(Body::of(bytes)))
     }
 
-    fn new(text: &str, attachments: &[Vec<u8>], endpoint: Option<EndpointId>, mark: Mark) -> Frame {
-        let (header, header_len) = ws::header(1, text.len());
-        // The one copy of an outgoing message: it buys a frame that all receivers can share.
-        let mut bytes =
-            Vec::with_capacity(header_len + text.len() + attachments.iter().map(|data| data.len() + ws::HEADER_BYTES_MAX).sum::<usize>());
-        bytes.extend_from_slice(&header[..header_len]);
-        bytes.extend_from_slice(text.as_bytes());
+    fn new(text_bytes: usize, write: impl FnOnce(&mut String), attachments: &[Vec<u8>], endpoint: Option<EndpointId>, mark: Mark) -> Frame {
+        /// Room for the longest header: how long it is, is known when the text is there.
+        const ROOM: &str = match str::from_utf8(&[0; ws::HEADER_BYTES_MAX]) {
+            Ok(room) => room,
+            Err(_) => unreachable!(),
+        };
+        let attached: usize = attachments.iter().map(|data| data.len() + ws::HEADER_BYTES_MAX).sum();
+        let mut text = String::with_capacity(ROOM.len() + text_bytes + attached);
+        text.push_str(ROOM);
+        write(&mut text);
+        let mut bytes = text.into_bytes();
+        let (header, header_len) = ws::header(1, bytes.len() - ROOM.len());
+        let start = ROOM.len() - header_len;
+        bytes[start..ROOM.len()].copy_from_slice(&header[..header_len]);
+        // A move of a few bytes back, and every receiver finds the frame where its bytes begin.
+        bytes.drain(..start);
         for attachment in attachments {
             let (header, header_len) = ws::header(2, attachment.len());
             bytes.extend_from_slice(&header[..header_len]);
             bytes.extend_from_slice(attachment);
         }
-        Frame(Arc::new(Body {
-            bytes: bytes.into(),
-            header: header_len as u8,
-            endpoint,
-            mark,
-            has_attachments: !attachments.is_empty(),
-            receipt: None,
-        }))
+        let (header, has_attachments) = (header_len as u8, !attachments.is_empty());
+        Frame(Arc::new(Body { header, endpoint, mark, has_attachments, ..Body::of(bytes) }))
     }
 
     /// What tells it from all others that live: clones of a frame are one.
@@ -161,7 +156,7 @@ impl Frame {
                 Packet::Binary(data) => attachments.push([&[eio3::MESSAGE], data].concat()),
             }
         }
-        Frame::new(text, &attachments, self.0.endpoint, self.0.mark)
+        Frame::new(text.len(), |out| out.push_str(text), &attachments, self.0.endpoint, self.0.mark)
     }
 
     /// True exactly when attachments follow its text.
@@ -195,7 +190,7 @@ impl Frame {
 
     /// Its Engine.IO packets; none for what is encoded for one transport only.
     pub fn packets(&self) -> impl Iterator<Item = Packet<'_>> {
-        let mut rest = if self.0.header == 0 { &[][..] } else { &self.0.bytes[..] };
+        let mut rest = if self.is_encoded() { &[][..] } else { self.bytes() };
         std::iter::from_fn(move || {
             let (is_text, payload, after) = ws::split_own(rest)?;
             rest = after;
@@ -216,6 +211,13 @@ impl Frame {
     /// What delivery has to know of it.
     pub fn mark(&self) -> Mark {
         self.0.mark
+    }
+}
+
+impl Body {
+    /// What is encoded whole.
+    fn of(bytes: Vec<u8>) -> Body {
+        Body { bytes, header: 0, endpoint: None, mark: Mark::default(), has_attachments: false, receipt: None }
     }
 }
 

@@ -22,6 +22,8 @@ pub struct BadJson;
 pub struct Scratch {
     /// Copy of the text, which simd-json writes into, and its padding.
     input: Vec<u8>,
+    /// The same of a text that simd-json does not take as it is, once it is mended.
+    mended: Vec<u8>,
     /// Made with the first text: an empty scratch stands in where a full one is in use, several times a message, and costs nothing.
     buffers: Option<Buffers>,
     /// Start of each tape node in the text.
@@ -41,7 +43,7 @@ impl Default for Scratch {
 impl Scratch {
     /// One with a bound of its own instead of [`JSON_DEPTH_MAX`], for texts that hold a message inside something else.
     pub fn with_depth_max(depth_max: usize) -> Scratch {
-        Scratch { input: Vec::new(), buffers: None, starts: Vec::new(), tape: Tape(Vec::new()), depth_max }
+        Scratch { input: Vec::new(), mended: Vec::new(), buffers: None, starts: Vec::new(), tape: Tape(Vec::new()), depth_max }
     }
 
     /// Parses a whole text. Refused: anything that is not exactly one JSON value between blanks, and nesting beyond [`JSON_DEPTH_MAX`].
@@ -52,28 +54,41 @@ impl Scratch {
         if self.input.capacity() > SCRATCH_KEEP_BYTES && text.len() <= SCRATCH_KEEP_BYTES / 2 {
             *self = Scratch::with_depth_max(self.depth_max);
         }
-        let Scratch { input, buffers, starts, tape: home, depth_max } = self;
+        let Scratch { input, mended, buffers, starts, tape: home, depth_max } = self;
         let buffers = buffers.get_or_insert_with(|| Buffers::with_max_depth(0, *depth_max));
-        input.clear();
-        input.reserve(text.len() + INPUT_PADDING);
-        input.extend_from_slice(text.as_bytes());
-        // One byte is found much faster than two words are.
-        if text.contains('\\') && (text.contains("\\ud") || text.contains("\\uD")) {
-            replace_lone_surrogates(input);
-        }
-        if may_have_huge_numbers(input) {
-            shrink_huge_numbers(input);
-        }
-        input.resize(text.len() + INPUT_PADDING, b' ');
+        copy_padded(text, input);
         let mut tape = std::mem::replace(home, Tape(Vec::new())).reset();
-        let parsed = simd_json::fill_tape_padded(input, text.len(), buffers, &mut tape);
+        let mut parsed = simd_json::fill_tape_padded(input, text.len(), buffers, &mut tape).is_ok();
+        // simd-json refuses both of what is mended, so good texts are not searched for it.
+        if !parsed {
+            tape = tape.reset();
+            copy_padded(text, mended);
+            parsed = mend(&mut mended[..text.len()]) && simd_json::fill_tape_padded(mended, text.len(), buffers, &mut tape).is_ok();
+        }
         // From here on the tape returns to its home however this ends.
         let doc = Doc { text, tape, starts, home };
-        parsed.map_err(|_| BadJson)?;
+        if !parsed {
+            return Err(BadJson);
+        }
         collect_starts(doc.starts, text, buffers.structural_indexes());
         // Both come from one list of structural characters; were they ever to differ, no value would know its text.
         if doc.starts.len() != doc.tape.0.len() { Err(BadJson) } else { Ok(doc) }
     }
+}
+
+/// Makes `input` the text and the padding that simd-json reads beyond it.
+fn copy_padded(text: &str, input: &mut Vec<u8>) {
+    input.clear();
+    input.reserve(text.len() + INPUT_PADDING);
+    input.extend_from_slice(text.as_bytes());
+    input.resize(text.len() + INPUT_PADDING, b' ');
+}
+
+/// Writes over what is JSON to JavaScript and not to simd-json. True exactly when there was something. The length stays, so offsets in the copy
+/// stay those of the text.
+fn mend(json: &mut [u8]) -> bool {
+    let is_mended = replace_lone_surrogates(json);
+    shrink_huge_numbers(json) || is_mended
 }
 
 /// Keeps of the structural characters those at which a tape node begins.
@@ -83,9 +98,9 @@ fn collect_starts(starts: &mut Vec<u32>, text: &str, structurals: &[u32]) {
     starts.extend(structurals.iter().filter(|&&at| !matches!(bytes.get(at as usize), Some(b':' | b',' | b'}' | b']') | None)));
 }
 
-/// Writes `\ufffd` over every escape of half a surrogate pair. The length stays, so offsets in the copy stay those of the text.
-fn replace_lone_surrogates(json: &mut [u8]) {
-    let mut at = 0;
+/// Writes `\ufffd` over every escape of half a surrogate pair. True exactly when there was one.
+fn replace_lone_surrogates(json: &mut [u8]) -> bool {
+    let (mut at, mut found) = (0, false);
     while let Some(skip) = json[at..].iter().position(|&b| b == b'\\') {
         at += skip;
         match escaped_unit(&json[at..]) {
@@ -93,16 +108,18 @@ fn replace_lone_surrogates(json: &mut [u8]) {
             Some(0xD800..=0xDBFF) if matches!(escaped_unit(&json[at + 6..]), Some(0xDC00..=0xDFFF)) => at += 12,
             Some(0xD800..=0xDFFF) => {
                 json[at..at + 6].copy_from_slice(b"\\ufffd");
+                found = true;
                 at += 6;
             }
             Some(_) => at += 6,
         }
     }
+    found
 }
 
-/// Writes `1e308` over every number that no float holds; simd-json would refuse it. The length stays here too: blanks follow.
-fn shrink_huge_numbers(json: &mut [u8]) {
-    let mut in_string = false;
+/// Writes `1e308` and blanks over every number that no float holds. True exactly when there was one.
+fn shrink_huge_numbers(json: &mut [u8]) -> bool {
+    let (mut in_string, mut found) = (false, false);
     let mut at = 0;
     while at < json.len() {
         match json[at] {
@@ -115,6 +132,7 @@ fn shrink_huge_numbers(json: &mut [u8]) {
                 if is_json_number(text) && text.parse::<f64>().is_ok_and(f64::is_infinite) {
                     number.fill(b' ');
                     number[..5].copy_from_slice(b"1e308");
+                    found = true;
                 }
                 at += length - 1;
             }
@@ -122,17 +140,7 @@ fn shrink_huge_numbers(json: &mut [u8]) {
         }
         at += 1;
     }
-}
-
-/// False for nearly every text: a number beyond a float has an exponent of three digits, or a run of 200.
-fn may_have_huge_numbers(text: &[u8]) -> bool {
-    let digits = |at: usize, count: usize| text.get(at..at + count).is_some_and(|digits| digits.iter().all(u8::is_ascii_digit));
-    let exponent = |at: usize| digits(at + 1, 3) || (matches!(text.get(at + 1), Some(b'+' | b'-')) && digits(at + 2, 3));
-    let long_run = |at: usize| {
-        let backward = text[..at].iter().rev().take(200).take_while(|b| b.is_ascii_digit()).count();
-        digits(at - backward, 200)
-    };
-    text.iter().enumerate().any(|(at, byte)| matches!(byte, b'e' | b'E') && exponent(at)) || (0..text.len()).step_by(200).any(long_run)
+    found
 }
 
 fn is_of_number(byte: u8) -> bool {
@@ -237,7 +245,12 @@ impl<'d> Value<'d> {
     /// A string that decodes without loss, as a name must. Half a surrogate pair decodes to U+FFFD, so two different names
     /// could become one: a U+FFFD that the text does not spell out makes this `None`.
     pub fn as_exact_str(self) -> Option<&'d str> {
+        /// First byte of U+FFFD, and of few other characters.
+        const REPLACEMENT_BYTE: u8 = 0xEF;
         let text = self.as_str()?;
+        if !text.as_bytes().contains(&REPLACEMENT_BYTE) {
+            return Some(text);
+        }
         let spelled = || self.raw().contains('\u{fffd}') || self.raw().to_ascii_lowercase().contains("\\ufffd");
         (!text.contains('\u{fffd}') || spelled()).then_some(text)
     }
@@ -290,7 +303,20 @@ impl<'d> Value<'d> {
     /// A member of an object by its decoded key. Of several the last counts, as in `JSON.parse`: a check must not see another one than the
     /// receivers do.
     pub fn get(self, key: &str) -> Option<Value<'d>> {
-        self.members().filter(|member| member.key == key).last().map(|member| member.value)
+        let Node::Object { .. } = self.node() else { return None };
+        let stop = self.view.after(self.at);
+        let (mut at, mut found) = (self.at + 1, None);
+        while at < stop {
+            let after = self.view.after(at + 1);
+            if matches!(self.view.nodes.get(at), Some(Node::String(own)) if *own == key) {
+                found = Some((at + 1, after));
+            }
+            at = after;
+        }
+        // Only of the one that counts it is asked where it ends.
+        let (at, after) = found?;
+        let end = if after < stop { end_before(self.view, after) } else { self.end_of_children() };
+        Some(Value { view: self.view, at, end })
     }
 
     /// All members of an object in their order, none of anything else. Duplicates come as often as they stand there.
@@ -335,9 +361,12 @@ impl<'d> Value<'d> {
     }
 
     fn children(self) -> Children<'d> {
-        // The last child ends where the blanks before the closing bracket begin.
-        let end = trimmed_end(self.view.text.as_bytes(), self.end.saturating_sub(1));
-        Children { view: self.view, at: self.at + 1, stop: self.view.after(self.at), end }
+        Children { view: self.view, at: self.at + 1, stop: self.view.after(self.at), end: self.end_of_children() }
+    }
+
+    /// The last child of an object or array ends where the blanks before the closing bracket begin.
+    fn end_of_children(self) -> usize {
+        trimmed_end(self.view.text.as_bytes(), self.end.saturating_sub(1))
     }
 }
 
@@ -414,6 +443,9 @@ pub struct Object {
     out: String,
 }
 
+/// Room of a text whose length nobody has said: small ones grow no further.
+const SMALL_BYTES: usize = 240;
+
 impl Default for Object {
     fn default() -> Self {
         Object::new()
@@ -423,7 +455,7 @@ impl Default for Object {
 impl Object {
     /// An empty one.
     pub fn new() -> Object {
-        Object::with_capacity(64)
+        Object::with_capacity(SMALL_BYTES)
     }
 
     /// An empty one with room for this many bytes of text.
@@ -518,11 +550,28 @@ pub fn quote(out: &mut String, text: &str) {
 /// byte, which the compiler makes one comparison of vectors.
 fn first_to_escape(text: &[u8]) -> Option<usize> {
     const BLOCK: usize = 32;
-    let is_special = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
-    let has_none = |block: &&[u8; BLOCK]| !block.iter().fold(false, |found, byte| found | is_special(byte));
-    let (blocks, _) = text.as_chunks::<BLOCK>();
-    let clean = blocks.iter().take_while(has_none).count() * BLOCK;
+    let (blocks, rest) = text.as_chunks::<BLOCK>();
+    let clean = blocks.iter().take_while(|block| !has_special(*block)).count() * BLOCK;
+    if clean == text.len() - rest.len() && is_short_clean(rest) {
+        return None;
+    }
     text[clean..].iter().position(is_special).map(|at| clean + at)
+}
+
+fn is_special(byte: &u8) -> bool {
+    *byte < 0x20 || *byte == b'"' || *byte == b'\\'
+}
+
+fn has_special<const N: usize>(block: &[u8; N]) -> bool {
+    block.iter().fold(false, |found, byte| found | is_special(byte))
+}
+
+/// The same of fewer bytes than a block, as nearly all names and keys are: of two parts that overlap, where there are enough for that.
+fn is_short_clean(text: &[u8]) -> bool {
+    fn ends<const N: usize>(text: &[u8]) -> Option<bool> {
+        Some(!has_special(text.first_chunk::<N>()?) && !has_special(text.last_chunk::<N>()?))
+    }
+    ends::<16>(text).or_else(|| ends::<8>(text)).or_else(|| ends::<4>(text)).unwrap_or_else(|| !text.iter().any(is_special))
 }
 
 #[cfg(test)]

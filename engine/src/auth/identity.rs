@@ -220,8 +220,12 @@ fn push_text(texts: &mut String, text: &str) {
 
 /// Takes off the text that begins after so many bytes.
 fn take_text<'a>(texts: &mut &'a str, after: usize) -> Option<&'a str> {
-    let (len, rest) = texts.get(after..)?.split_once(':')?;
-    let (text, rest) = rest.split_at_checked(len.parse().ok()?)?;
+    let (mut at, mut len) = (after, 0_usize);
+    while let Some(digit @ b'0'..=b'9') = texts.as_bytes().get(at) {
+        len = len.checked_mul(10)?.checked_add(usize::from(digit - b'0'))?;
+        at += 1;
+    }
+    let (text, rest) = texts.get(at..)?.strip_prefix(':')?.split_at_checked(len)?;
     *texts = rest;
     Some(text)
 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use super::{
     Act, BackEndMessage, BadOutgoing, Change, Composed, Cx, Dialect, EnterFault, Entry, Hello, Keep, Overheard, Profile, Publication,
-    Refused, Remark, Revised, RoomView, Said, UNAVAILABLE, lists, typed,
+    Refused, Remark, Revised, RoomView, Said, UNAVAILABLE, lists, typed_frame,
 };
 use crate::auth::{AuthFault, Identity};
 use crate::config::{AuthMode, Endpoint, Membership};
@@ -67,8 +67,8 @@ impl<'a> Channel<'a> {
 
     /// The room that it is.
     pub fn room(self) -> Arc<str> {
-        let prefix = if self.key == Channel::ROOM { "room" } else { "group" };
-        format!("{prefix}:{}", self.id).into()
+        let prefix = if self.key == Channel::ROOM { "room:" } else { "group:" };
+        [prefix, self.id].concat().into()
     }
 
     /// Whether the endpoint's membership source lets a user with these claims in, or, where it is a webhook or a set in Redis, may let him in:
@@ -130,9 +130,15 @@ pub struct Broadcast {
 impl Message<'_> {
     /// What its channel hears and keeps.
     pub fn broadcast(self, endpoint: EndpointId) -> Broadcast {
+        let name = self.channel.room();
+        self.broadcast_in(Room { endpoint, name })
+    }
+
+    /// The same, of a channel whose room is at hand.
+    fn broadcast_in(self, room: Room) -> Broadcast {
         let Message { id, author, channel, content, unix_ms, hidden_from } = self;
         let payload = Object::with_capacity(content.len() + 300)
-            .str("id", &id.to_string())
+            .str("id", id.as_hyphenated().encode_lower(&mut MessageId::encode_buffer()))
             .raw("content", content)
             .str(channel.key, channel.id)
             .str("authorId", author.user)
@@ -141,10 +147,10 @@ impl Message<'_> {
             .bool("isEdited", false)
             .str("createdAt", &rfc3339(unix_ms))
             .finish();
-        let frame = Frame::text(endpoint, &typed("CHAT_MESSAGE", &payload));
+        let frame = typed_frame(room.endpoint, "CHAT_MESSAGE", &payload);
         let (author, text) = (author.user.clone(), payload.into());
         let keep = Keep { id: Some(id), by_id: true, author, text, hidden_from, messages_max: KEPT_PER_CHANNEL };
-        Broadcast { room: Room { endpoint, name: channel.room() }, frame, keep }
+        Broadcast { room, frame, keep }
     }
 }
 
@@ -301,7 +307,7 @@ impl Dialect for Community {
             Change::Remove => ("MESSAGE_DELETE", told, None),
         };
         let told = told.str(channel.key, channel.id).finish();
-        Some(Revised { text, frame: Frame::text(room.endpoint, &typed(kind, &told)) })
+        Some(Revised { text, frame: typed_frame(room.endpoint, kind, &told) })
     }
 
     fn overheard(&self, room: &Room, _endpoint: &Endpoint, said: Overheard<'_>, scratch: &mut Scratch) -> Option<Remark> {
@@ -388,13 +394,14 @@ fn typing_frame(cx: &Cx<'_>, channel: Channel<'_>, on: bool) -> Frame {
 
 fn chat_message(cx: &Cx<'_>, channel: Channel<'_>, payload: Option<Value<'_>>, acts: &mut Vec<Act>) {
     let Some(content) = payload.and_then(content) else { return refuse_invalid(cx, acts) };
-    if !(cx.is_in)(&channel.room()) {
+    let room = channel.room();
+    if !(cx.is_in)(&room) {
         return refuse_forbidden(cx, channel, acts);
     }
     let author = Author { user: &cx.profile.user, name: display_name(cx), image: picture(cx) };
     let hidden_from = hidden_from(cx);
     let message = Message { id: cx.message_id(), author, channel, content, unix_ms: cx.now.unix_ms, hidden_from: hidden_from.clone() };
-    let Broadcast { room, frame, keep } = message.broadcast(cx.endpoint_id);
+    let Broadcast { room, frame, keep } = message.broadcast_in(Room { endpoint: cx.endpoint_id, name: room });
     let told = cx.told(|| keep.text.clone());
     let submission = cx.submission(Some(&room.name), "CHAT_MESSAGE", payload.map_or("{}", Value::raw));
     let (room, keep) = (room.name, Some(keep));
@@ -415,7 +422,7 @@ fn edited(kept: &str, content: &str, scratch: &mut Scratch) -> Option<String> {
 
 /// The identity whose `blocked` list hides the author's messages; `None` for the many who blocked nobody.
 fn hidden_from(cx: &Cx<'_>) -> Option<Arc<Identity>> {
-    cx.profile.identity.clone().filter(|identity| !identity.blocked.is_empty())
+    cx.profile.identity.as_ref().filter(|identity| !identity.blocked.is_empty()).cloned()
 }
 
 fn authenticate(cx: &Cx<'_>, payload: Option<Value<'_>>, acts: &mut Vec<Act>) {
@@ -442,7 +449,7 @@ fn online(channel: Channel<'_>, view: &RoomView) -> String {
 }
 
 fn frame(cx: &Cx<'_>, kind: &str, payload: &str) -> Frame {
-    cx.text(&typed(kind, payload))
+    typed_frame(cx.endpoint_id, kind, payload)
 }
 
 fn send(cx: &Cx<'_>, kind: &str, payload: &str) -> Act {

@@ -15,9 +15,9 @@ use crate::event::{Event, EventType, Receipted, Wanted, What};
 use crate::fault::{CloseReason, DropReason, Refusal};
 use crate::frame::{Frame, Mark, Receipt};
 use crate::ids::{EndpointId, MessageId, Room, Sid, UserId, checked_name, new_message_id};
-use crate::json::{Object, Scratch, Value};
+use crate::json::{self, Object, Scratch, Value};
 use crate::limits::Limits;
-use crate::time::Now;
+use crate::time::{Now, Rfc3339};
 use crate::wire::http;
 use crate::wire::sio::{self, Offset};
 
@@ -646,7 +646,7 @@ impl BackEndMessage {
         Some(self.kind.as_deref().unwrap_or("text")).filter(|kind| kinds.contains(kind))
     }
 
-    fn rfc3339(&self) -> String {
+    fn rfc3339(&self) -> Rfc3339 {
         Now { ns: 0, unix_ms: self.unix_ms }.rfc3339()
     }
 }
@@ -937,8 +937,26 @@ pub trait Dialect: Sync {
 
 /// A message of a kind; without data its payload is empty, as a client's may be missing.
 fn typed(kind: &str, data: &str) -> String {
-    let payload = if data.is_empty() { "{}" } else { data };
-    Object::with_capacity(payload.len() + 40).str("type", kind).raw("payload", payload).finish()
+    let mut out = String::with_capacity(typed_bytes(kind, data));
+    append_typed(&mut out, kind, data);
+    out
+}
+
+/// The same as a frame.
+fn typed_frame(endpoint: EndpointId, kind: &str, data: &str) -> Frame {
+    Frame::written(endpoint, typed_bytes(kind, data), |out| append_typed(out, kind, data), &[], Mark::default())
+}
+
+fn typed_bytes(kind: &str, data: &str) -> usize {
+    kind.len() + data.len() + 32
+}
+
+fn append_typed(out: &mut String, kind: &str, data: &str) {
+    out.push_str(r#"{"type":"#);
+    json::quote(out, kind);
+    out.push_str(r#","payload":"#);
+    out.push_str(if data.is_empty() { "{}" } else { data });
+    out.push('}');
 }
 
 /// True exactly when the list is there and has the name.
@@ -955,8 +973,9 @@ fn event(cx: &Cx<'_>, name: &str, arguments: &str) -> Frame {
 fn event_frame(endpoint_id: EndpointId, endpoint: &Endpoint, said: &Emission<'_>) -> Frame {
     let offset = said.mark.offset.map(Offset::text);
     let extras = sio::Extras { attachments: said.attachments.len(), offset: offset.as_deref() };
-    let text = sio::event_with(&endpoint.bind, said.ack, said.event, said.args, extras);
-    Frame::event(endpoint_id, &text, said.attachments, said.mark)
+    let bytes = endpoint.bind.len() + said.event.len() + said.args.len() + sio::PACKET_BYTES;
+    let write = |out: &mut String| sio::append_event(out, &endpoint.bind, said.ack, said.event, said.args, extras);
+    Frame::written(endpoint_id, bytes, write, said.attachments, said.mark)
 }
 
 /// An event of the server's own will.
@@ -986,8 +1005,9 @@ pub(crate) fn emission(endpoint_id: EndpointId, endpoint: &Endpoint, said: &Emis
 /// The answer to a Socket.IO event for which the client waits.
 fn acknowledge(cx: &Cx<'_>, ack: &str, answer: &str) -> Act {
     let attachments = cx.attachments_of(answer);
-    let text = sio::ack(&cx.endpoint.bind, ack, answer, attachments.len());
-    Act::Send(Frame::event(cx.endpoint_id, &text, attachments, Mark::default()))
+    let bytes = cx.endpoint.bind.len() + ack.len() + answer.len() + sio::PACKET_BYTES;
+    let write = |out: &mut String| sio::append_ack(out, &cx.endpoint.bind, ack, answer, attachments.len());
+    Act::Send(Frame::written(cx.endpoint_id, bytes, write, attachments, Mark::default()))
 }
 
 /// The answer that says no more than that it worked, if the client waits for one.

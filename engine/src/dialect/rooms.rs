@@ -225,10 +225,11 @@ fn message(cx: &Cx<'_>, argument: Option<Value<'_>>, ack: Option<&str>, acts: &m
         return None;
     }
     let message_id = cx.message_id();
-    let id = message_id.to_string();
+    let mut id = MessageId::encode_buffer();
+    let id = &*message_id.as_hyphenated().encode_lower(&mut id);
     let with_metadata = |metadata: Option<&str>| {
         Object::with_capacity(content.raw().len() + metadata.map_or(0, str::len) + 300)
-            .str("id", &id)
+            .str("id", id)
             .str("roomId", room)
             .str("userId", &cx.profile.user)
             .str("username", display_name(cx))

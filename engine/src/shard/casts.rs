@@ -297,14 +297,15 @@ impl Shard {
         }
         let is_told = self.tell_other_hosts(now, &publish, None);
         let Publish { room, frame, except, hidden_from, keep, read_ns, origin } = publish;
-        let mut casts = Vec::new();
-        let found = self.homes.publish(&room, keep, now.unix_ms, &self.stats, |shard, seq| casts.push((shard, seq)));
+        let Shard { id, homes, stats, loopback, outgoing, .. } = self;
+        let cast = |shard, seq| {
+            let (room, frame, hidden_from) = (room.clone(), frame.clone(), hidden_from.clone());
+            let cast = Parcel::Cast(Box::new(Cast { room, seq, frame, except, hidden_from, read_ns, emit: None }));
+            if shard == *id { loopback.push_back(cast) } else { outgoing.push_back((shard, cast)) }
+        };
+        let found = homes.publish(&room, keep, now.unix_ms, stats, cast);
         if found.is_none() && frame.endpoint().is_some() && !is_told && origin != Origin::Elsewhere {
             self.counters(room.endpoint).dropped[DropReason::NoRoom.index()].add(1);
-        }
-        for (shard, seq) in casts {
-            let (room, frame, hidden_from) = (room.clone(), frame.clone(), hidden_from.clone());
-            self.post_to(shard, Parcel::Cast(Box::new(Cast { room, seq, frame, except, hidden_from, read_ns, emit: None })));
         }
     }
 

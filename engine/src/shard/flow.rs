@@ -168,19 +168,13 @@ impl Shard {
     }
 
     pub(super) fn mark_dirty(&mut self, slot: u32) {
-        if let Some(link) = self.links.get(slot)
-            && link.is_polling()
-        {
+        let Some(link) = self.links.get_mut(slot) else { return };
+        if link.is_polling() {
             // Without a poll there is nobody to tell; the next one looks for itself.
             if link.polling.as_ref().is_some_and(|polling| polling.poll.is_some()) {
                 self.polls.push(slot);
             }
-            return;
-        }
-        if let Some(link) = self.links.get_mut(slot)
-            && !link.outbox.dirty
-            && !link.corked
-        {
+        } else if !link.outbox.dirty && !link.corked {
             link.outbox.dirty = true;
             self.dirty.push_back(slot);
         }

@@ -326,10 +326,10 @@ impl History for Memory {
             return;
         }
         let Memory { diaries, by_id: ids, bounds, bytes } = self;
-        if !diaries.contains_key(room) {
-            diaries.insert(room.clone(), Diary::default());
-        }
-        let Some(diary) = diaries.get_mut(room) else { return };
+        let diary = match diaries.get_mut(room) {
+            Some(diary) => diary,
+            None => diaries.entry(room.clone()).or_default(),
+        };
         let kept = Kept { id, author, unix_ms, text, hidden_from };
         *bytes += kept.bytes();
         diary.bytes += kept.bytes();

@@ -114,19 +114,18 @@ pub struct Span {
 
 impl Outbox {
     pub(crate) fn push(&mut self, frame: Rc<Frame>, spares: &mut Spares) {
-        match std::mem::take(&mut self.waiting) {
-            Waiting::Nothing => self.waiting = Waiting::One(frame),
+        if let Waiting::Many(queue) = &mut self.waiting {
+            return queue.push(frame);
+        }
+        self.waiting = match std::mem::take(&mut self.waiting) {
             Waiting::One(first) => {
                 let mut queue = spares.take();
                 queue.push(first);
                 queue.push(frame);
-                self.waiting = Waiting::Many(queue);
+                Waiting::Many(queue)
             }
-            Waiting::Many(mut queue) => {
-                queue.push(frame);
-                self.waiting = Waiting::Many(queue);
-            }
-        }
+            _ => Waiting::One(frame),
+        };
     }
 
     /// Bytes still to be written.

@@ -188,6 +188,9 @@ pub(super) struct Outwards {
 impl Shard {
     /// Hands a publication to the relay, if it was made here and there is one; false when nobody else hears of it.
     pub(super) fn tell_other_hosts(&mut self, now: Now, publish: &Publish, addressee: Option<Sid>) -> bool {
+        if self.world.config.relay.is_none() {
+            return false;
+        }
         let record = publish.keep.as_ref().map(|keep| Record::append(keep, now.unix_ms, false));
         self.tell_other_hosts_with(now, publish, addressee, record)
     }

@@ -180,13 +180,16 @@ impl Shard {
 
     pub(super) fn types(&mut self, now: Now, slot: u32, room: Arc<str>, on: bool) {
         let Some(conn) = self.conns.get_mut(slot) else { return };
-        conn.typing.retain(|typing| typing.room != room);
-        if on {
-            let until_ms = now.ms() + TYPING_MS;
-            conn.typing.push(Typing { room, until_ms });
-            let link = conn.link;
-            self.arm(link, until_ms);
+        if !on {
+            return conn.typing.retain(|typing| typing.room != room);
         }
+        let until_ms = now.ms() + TYPING_MS;
+        match conn.typing.iter_mut().find(|typing| typing.room == room) {
+            Some(typing) => typing.until_ms = until_ms,
+            None => conn.typing.push(Typing { room, until_ms }),
+        }
+        let link = conn.link;
+        self.arm(link, until_ms);
     }
 
     /// Asks the connection's dialect and performs what it wants.

@@ -236,8 +236,9 @@ impl<'b> Request<'b> {
 
 /// True exactly when some line ends without CR: httparse takes that, a proxy before us may not.
 fn has_bare_line_feed(head: &[u8]) -> bool {
-    let mut before = 0;
-    head.iter().any(|&byte| std::mem::replace(&mut before, byte) != b'\r' && byte == b'\n')
+    // Without a branch a byte, which the compiler makes comparisons of vectors: heads have no such line, so all of them are looked through.
+    let pairs = head.iter().zip(head.iter().skip(1));
+    head.first() == Some(&b'\n') || pairs.fold(false, |found, (before, byte)| found | ((*byte == b'\n') & (*before != b'\r')))
 }
 
 /// Path and query of a target, also of one in absolute form (`http://host/path`), which servers must take (RFC 9112 section 3.2.2).
@@ -282,7 +283,8 @@ fn raw_query_values<'q>(query: &'q str, name: &str) -> impl Iterator<Item = &'q 
 
 /// Percent-decodes as browsers do: what is no escape stays. `None` when the result is not UTF-8.
 fn decoded(text: &str) -> Option<Cow<'_, str>> {
-    if !text.bytes().any(|byte| byte == b'%' || byte == b'+') {
+    // Tokens are long and have none: looked through without a branch a byte.
+    if !text.bytes().fold(false, |found, byte| found | (byte == b'%') | (byte == b'+')) {
         return Some(Cow::Borrowed(text));
     }
     let mut bytes = Vec::with_capacity(text.len());

@@ -110,12 +110,13 @@ fn split_namespace(text: &str) -> (&str, &str) {
 }
 
 fn start(digit: char, namespace: &str, capacity: usize) -> String {
-    start_with(digit, digit, 0, namespace, capacity)
+    let mut out = String::with_capacity(8 + namespace.len() + capacity);
+    append_start(&mut out, digit, digit, 0, namespace);
+    out
 }
 
 /// Starts a packet: Engine.IO's `4`, the type, how many attachments follow, and the namespace unless it is the main one.
-fn start_with(plain: char, binary: char, attachments: usize, namespace: &str, capacity: usize) -> String {
-    let mut out = String::with_capacity(8 + namespace.len() + capacity);
+fn append_start(out: &mut String, plain: char, binary: char, attachments: usize, namespace: &str) {
     out.push('4');
     if attachments > 0 {
         out.push(binary);
@@ -128,7 +129,6 @@ fn start_with(plain: char, binary: char, attachments: usize, namespace: &str, ca
         out.push_str(namespace);
         out.push(',');
     }
-    out
 }
 
 /// The answer to a CONNECT. `pid` belongs to connection state recovery; without it the answer is exactly `{sid}`.
@@ -161,37 +161,47 @@ pub struct Extras<'a> {
 
 /// An event; `args_json` are JSON texts joined by commas, maybe none. With an `id` the client is asked to acknowledge.
 pub fn event(ns: &str, id: Option<u64>, name: &str, args_json: &str) -> String {
-    event_with(ns, id, name, args_json, Extras::default())
+    let mut out = String::with_capacity(ns.len() + name.len() + args_json.len() + PACKET_BYTES);
+    append_event(&mut out, ns, id, name, args_json, Extras::default());
+    out
 }
 
-/// An event with more than text.
-pub fn event_with(ns: &str, id: Option<u64>, name: &str, args_json: &str, extras: Extras<'_>) -> String {
-    let mut out = start_with('2', '5', extras.attachments, ns, name.len() + args_json.len() + 48);
+/// About as many bytes an event or acknowledgement has besides namespace, name and arguments.
+pub const PACKET_BYTES: usize = 56;
+
+/// Appends an event with more than text.
+pub fn append_event(out: &mut String, ns: &str, id: Option<u64>, name: &str, args_json: &str, extras: Extras<'_>) {
+    append_start(out, '2', '5', extras.attachments, ns);
     if let Some(id) = id {
         out.push_str(&id.to_string());
     }
     out.push('[');
-    json::quote(&mut out, name);
+    json::quote(out, name);
     if !args_json.is_empty() {
         out.push(',');
         out.push_str(args_json);
     }
     if let Some(offset) = extras.offset {
         out.push(',');
-        json::quote(&mut out, offset);
+        json::quote(out, offset);
     }
     out.push(']');
-    out
 }
 
 /// The answer to an event that carried an id, as [`Packet::id_text`] gave it; `attachments` binary messages follow.
 pub fn ack(ns: &str, id_text: &str, args_json: &str, attachments: usize) -> String {
-    let mut out = start_with('3', '6', attachments, ns, id_text.len() + args_json.len() + 2);
+    let mut out = String::with_capacity(ns.len() + id_text.len() + args_json.len() + PACKET_BYTES);
+    append_ack(&mut out, ns, id_text, args_json, attachments);
+    out
+}
+
+/// Appends such an answer.
+pub fn append_ack(out: &mut String, ns: &str, id_text: &str, args_json: &str, attachments: usize) {
+    append_start(out, '3', '6', attachments, ns);
     out.push_str(id_text);
     out.push('[');
     out.push_str(args_json);
     out.push(']');
-    out
 }
 
 /// The number of the attachment that an object stands for; `None` inside when it is no number, nothing when it stands for none.

@@ -1,6 +1,6 @@
 //! RFC 6455 frames, the server's side: masked frames of a client become messages, messages become unmasked frames. It works in the caller's
-//! buffer and owns bytes only while a fragmented message is incomplete. Frame headers, opcodes and close codes are tungstenite's; stricter here:
-//! lengths must be minimal. It sends nothing: the caller answers a [`WsFault`] with the close frame of its code.
+//! buffer and owns bytes only while a fragmented message is incomplete. Clients' frame headers, opcodes and close codes are read by tungstenite;
+//! stricter here: lengths must be minimal. It sends nothing: the caller answers a [`WsFault`] with the close frame of its code.
 
 use std::io::Cursor;
 
@@ -303,11 +303,24 @@ impl Cut {
 
 /// An unmasked header of a whole message, and how many of the ten bytes it takes. Opcodes: 1 text, 2 binary, 8 close, 9 ping, 10 pong.
 pub fn header(opcode: u8, payload_len: usize) -> ([u8; HEADER_BYTES_MAX], usize) {
-    let header = FrameHeader { opcode: OpCode::from(opcode & 0x0F), ..FrameHeader::default() };
     let mut bytes = [0; HEADER_BYTES_MAX];
-    let mut rest = &mut bytes[..];
-    header.format(payload_len as u64, &mut rest).expect("an unmasked header is at most 10 bytes, and a slice takes as many as it has");
-    let used = HEADER_BYTES_MAX - rest.len();
+    bytes[0] = 0x80 | (opcode & 0x0F);
+    let used = match payload_len {
+        0..126 => {
+            bytes[1] = payload_len as u8;
+            2
+        }
+        126..0x1_0000 => {
+            bytes[1] = 126;
+            bytes[2..4].copy_from_slice(&(payload_len as u16).to_be_bytes());
+            4
+        }
+        _ => {
+            bytes[1] = 127;
+            bytes[2..].copy_from_slice(&(payload_len as u64).to_be_bytes());
+            10
+        }
+    };
     (bytes, used)
 }
 
