@@ -434,7 +434,9 @@ mod tests {
         assert_eq!(ack("/", "0", "", 0), "430[]");
         assert_eq!(ack("/chat", "99999999999999999999", r#"{"success":true},1"#, 0), r#"43/chat,99999999999999999999[{"success":true},1]"#);
         let extras = Extras { attachments: 2, offset: Some("o") };
-        assert_eq!(event_with("/chat", Some(1), "e", "1", extras), r#"452-/chat,1["e",1,"o"]"#);
+        let mut with_attachments = String::new();
+        append_event(&mut with_attachments, "/chat", Some(1), "e", "1", extras);
+        assert_eq!(with_attachments, r#"452-/chat,1["e",1,"o"]"#);
         assert_eq!(ack("/", "7", "null", 1), "461-7[null]");
         assert_eq!((disconnect("/"), disconnect("/chat")), ("41".to_owned(), "41/chat,".to_owned()));
     }

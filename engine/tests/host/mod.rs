@@ -78,6 +78,26 @@ pub struct Client {
     pub handed_over: bool,
 }
 
+impl Client {
+    fn new(shard: usize, link: LinkKey) -> Client {
+        Client {
+            shard,
+            link,
+            capacity: usize::MAX,
+            taken: Vec::new(),
+            raw: Vec::new(),
+            writes: 0,
+            answers: Vec::new(),
+            asks_head: false,
+            unread: Vec::new(),
+            upgraded: false,
+            got: VecDeque::new(),
+            open: true,
+            handed_over: false,
+        }
+    }
+}
+
 pub struct Host {
     pub shards: Vec<Shard>,
     pub stats: Vec<Arc<ShardStats>>,
@@ -134,22 +154,7 @@ impl Host {
     pub fn connect(&mut self, shard: usize, head: &str) -> usize {
         let peer = ([127, 0, 0, 1], 1000 + self.clients.len() as u16).into();
         let link = self.shards[shard].handle_accept(self.now, peer).expect("a table with room");
-        let client = Client {
-            shard,
-            link,
-            capacity: usize::MAX,
-            taken: Vec::new(),
-            raw: Vec::new(),
-            writes: 0,
-            answers: Vec::new(),
-            asks_head: false,
-            unread: Vec::new(),
-            upgraded: false,
-            got: VecDeque::new(),
-            open: true,
-            handed_over: false,
-        };
-        self.clients.push(client);
+        self.clients.push(Client::new(shard, link));
         self.write(self.clients.len() - 1, head.as_bytes());
         self.clients.len() - 1
     }
@@ -248,6 +253,32 @@ impl Host {
 
     /// The process is replaced by one with so many shards, as by `execve`: nothing goes on but what is written down, and clients notice nothing.
     pub fn reload(&mut self, shards: usize) {
+        let state = self.freeze();
+        self.shards.clear();
+        self.past.append(&mut self.stats);
+        let blank = Arc::new(World::new(config(1, Vec::new()), Addresses::new(&Limits::default(), 1), 0));
+        let World { config, .. } = Arc::into_inner(std::mem::replace(&mut self.world, blank)).expect("the shards are gone");
+        self.generation = self.generation.wrapping_add(1).max(1);
+        let host = Host::thawed(
+            &state,
+            Config { shards: vec![None; shards], ..config },
+            self.now,
+            self.generation,
+            std::mem::take(&mut self.clients),
+        );
+        *self = Host {
+            answers: std::mem::take(&mut self.answers),
+            events: std::mem::take(&mut self.events),
+            inquiries: std::mem::take(&mut self.inquiries),
+            past: std::mem::take(&mut self.past),
+            events_dropped: self.events_dropped,
+            ..host
+        };
+        self.settle();
+    }
+
+    /// Everything at rest, as it is handed on. A client's socket is its index.
+    pub fn freeze(&mut self) -> Vec<u8> {
         self.come_to_rest();
         let sockets: HashMap<(usize, LinkKey), i32> =
             self.clients.iter().enumerate().filter(|(_, it)| it.open).map(|(index, it)| ((it.shard, it.link), index as i32)).collect();
@@ -257,38 +288,32 @@ impl Host {
             FrozenEndpoint { name, dialect, bind }
         };
         let frozen = Frozen {
+            seed: self.world.seed,
             shards: self.shards.iter().enumerate().map(freeze).collect(),
             endpoints: self.world.config.endpoints.iter().map(of).collect(),
             addresses: self.world.addresses.freeze(),
             ..Frozen::default()
         };
-        let frozen = Frozen::decode(&frozen.encode()).expect("it was just written");
-        let parts = frozen.shards.iter().map(|part| FrozenShard::decode(part).expect("it was just written")).collect();
-        self.shards.clear();
-        self.past.append(&mut self.stats);
-        let old = std::mem::replace(&mut self.world, Arc::new(World::new(config(1, Vec::new()), Addresses::new(&Limits::default(), 1), 0)));
-        let World { config, seed, .. } = Arc::into_inner(old).expect("the shards are gone");
-        let config = Config { shards: vec![None; shards], ..config };
-        let addresses = Addresses::seeded(&config.limits, config.limits.connections.unwrap_or(1_000_000), seed);
+        frozen.encode()
+    }
+
+    /// A host that goes on from there.
+    pub fn thawed(state: &[u8], config: Config, now: Now, generation: u8, clients: Vec<Client>) -> Host {
+        let frozen = Frozen::decode(state).expect("a state");
+        let parts = frozen.shards.iter().map(|part| FrozenShard::decode(part).expect("a shard's part")).collect();
+        let addresses = Addresses::seeded(&config.limits, config.limits.connections.unwrap_or(1_000_000), frozen.seed);
         addresses.thaw(&frozen.addresses);
-        self.generation = self.generation.wrapping_add(1).max(1);
-        *self = Host {
-            clients: std::mem::take(&mut self.clients),
-            answers: std::mem::take(&mut self.answers),
-            events: std::mem::take(&mut self.events),
-            inquiries: std::mem::take(&mut self.inquiries),
-            past: std::mem::take(&mut self.past),
-            events_dropped: self.events_dropped,
-            generation: self.generation,
-            ..Host::of(Arc::new(World::new(config, addresses, seed)), self.now, self.generation)
-        };
-        for (index, portion) in thaw::portions(&frozen, parts, &self.world).into_iter().enumerate() {
-            for Thawed { link, socket, .. } in self.shards[index].thaw(self.now, portion) {
-                let client = &mut self.clients[socket as usize];
-                (client.shard, client.link) = (index, link);
+        let mut host = Host { clients, ..Host::of(Arc::new(World::new(config, addresses, frozen.seed)), now, generation) };
+        for (index, portion) in thaw::portions(&frozen, parts, &host.world).into_iter().enumerate() {
+            for Thawed { link, socket, .. } in host.shards[index].thaw(now, portion) {
+                while host.clients.len() <= socket as usize {
+                    host.clients.push(Client { open: false, upgraded: true, ..Client::new(index, link) });
+                }
+                let client = &mut host.clients[socket as usize];
+                (client.shard, client.link, client.open) = (index, link, true);
             }
         }
-        self.settle();
+        host
     }
 
     /// Nothing is read while shards answer each other, until nothing is under way. The back end's answers are not waited for for ever.
