@@ -133,6 +133,46 @@ pub struct EndpointStats {
     pub dropped: [Counter; DropReason::ALL.len()],
 }
 
+impl EndpointStats {
+    /// What only grows, each under a name of its own.
+    fn totals(&self) -> impl Iterator<Item = (String, &Counter)> {
+        let alone = [
+            ("accepted", &self.accepted),
+            ("received", &self.received),
+            ("received_bytes", &self.received_bytes),
+            ("delivered", &self.delivered),
+            ("delivered_bytes", &self.delivered_bytes),
+            ("rate_limited", &self.rate_limited),
+            ("round_trip_us", &self.round_trip_us),
+            ("round_trips", &self.round_trips),
+            ("recovered", &self.recovered),
+            ("restored", &self.restored),
+            ("unshared", &self.unshared),
+            ("unasked", &self.unasked),
+            ("unanswered", &self.unanswered),
+        ];
+        let alone = alone.into_iter().map(|(name, counter)| (name.to_owned(), counter));
+        let closed = CloseReason::ALL.iter().map(|it| (format!("closed {}", it.label()), &self.closed[it.index()]));
+        let unrecovered = RecoveryFault::ALL.iter().map(|it| (format!("unrecovered {}", it.label()), &self.unrecovered[it.index()]));
+        let refused = Refusal::ALL.iter().map(|it| (format!("refused {}", it.label()), &self.refused[it.index()]));
+        let dropped = DropReason::ALL.iter().map(|it| (format!("dropped {}", it.label()), &self.dropped[it.index()]));
+        alone.chain(closed).chain(unrecovered).chain(refused).chain(dropped)
+    }
+
+    /// As plain data: what only grows and is not zero. Scrapers see no reset then when the process is replaced.
+    pub(crate) fn freeze(&self) -> Vec<(String, u64)> {
+        self.totals().map(|(name, counter)| (name, counter.read())).filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// Goes on counting from there. What is counted no longer is forgotten.
+    pub(crate) fn thaw(&self, counted: &[(String, u64)]) {
+        for (name, counter) in self.totals() {
+            let before = counted.iter().find(|(other, _)| *other == name).map_or(0, |(_, count)| *count);
+            counter.add(before);
+        }
+    }
+}
+
 /// What one shard counts. Aligned so that two shards never write one cache line.
 #[derive(Debug)]
 #[repr(align(128))]

@@ -430,17 +430,16 @@ impl Simulation {
 
     fn judge_counters(&mut self) {
         let endpoint = usize::from(self.talk == Talk::Rooms);
-        let gauges = |of: &dyn Fn(&engine::stats::ShardStats) -> u64| self.host.stats.iter().map(|stats| of(stats)).sum::<u64>();
-        let sum = |of: &dyn Fn(&engine::stats::ShardStats) -> u64| gauges(of) + self.host.past.iter().map(|stats| of(stats)).sum::<u64>();
+        let sum = |of: &dyn Fn(&engine::stats::ShardStats) -> u64| self.host.stats.iter().map(|stats| of(stats)).sum::<u64>();
         let delivered = sum(&|stats| stats.endpoints[endpoint].delivered.read());
         assert_eq!(delivered, self.guests.iter().map(|guest| guest.texts).sum::<u64>(), "delivered");
         let open = self.live() as u64;
-        assert_eq!(gauges(&|stats| stats.endpoints[endpoint].connections.read()), open, "connections");
+        assert_eq!(sum(&|stats| stats.endpoints[endpoint].connections.read()), open, "connections");
         let closed = sum(&|stats| stats.endpoints[endpoint].closed.iter().map(|counter| counter.read()).sum());
         assert_eq!(sum(&|stats| stats.endpoints[endpoint].accepted.read()), open + closed, "accepted");
-        assert_eq!(gauges(&|stats| stats.outbox_bytes.read()), 0, "bytes queued");
+        assert_eq!(sum(&|stats| stats.outbox_bytes.read()), 0, "bytes queued");
         let users: BTreeSet<&str> = self.guests.iter().filter(|guest| !guest.closed).map(|guest| &*guest.user).collect();
-        assert_eq!(gauges(&|stats| stats.endpoints[endpoint].users.read()), users.len() as u64, "users");
+        assert_eq!(sum(&|stats| stats.endpoints[endpoint].users.read()), users.len() as u64, "users");
         assert_eq!(sum(&|stats| stats.endpoints[endpoint].received.read()), self.texts_sent(), "received");
     }
 

@@ -13,6 +13,7 @@ use super::recovery::NO_LINK;
 use crate::frame::{Frame, FrozenFrame};
 use crate::ids::LinkKey;
 use crate::shard::frozen::{FrozenConn, FrozenLink, FrozenPolling, FrozenShard, FrozenSocketIo, FrozenState};
+use crate::stats::EndpointStats;
 use crate::time::Now;
 
 /// The frames that are referred to, each once however many wait for it.
@@ -91,6 +92,7 @@ impl Shard {
             grants: self.grants.freeze(),
             absences: self.absences.freeze(),
             receipts: self.receipts.freeze(),
+            counted: self.stats.endpoints.iter().map(EndpointStats::freeze).collect(),
         }
     }
 

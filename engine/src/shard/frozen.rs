@@ -31,7 +31,7 @@ use crate::wire::sio::Offset;
 use crate::wire::ws::Decoder;
 
 /// What this version writes.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The oldest that it reads.
 pub const OLDEST: u32 = 1;
 
@@ -171,6 +171,9 @@ pub struct FrozenShard {
     pub(crate) absences: Vec<(u8, Arc<str>, u64)>,
     /// Messages of which somebody wants to know who got them, oldest first.
     pub(crate) receipts: Vec<(u8, Arc<str>, Awaited)>,
+    /// What was counted of each endpoint, and last of what reached none. Of version 2 on.
+    #[serde(default)]
+    pub(crate) counted: Vec<Vec<(String, u64)>>,
 }
 
 /// A transport.

@@ -42,6 +42,8 @@ pub struct Portion {
     grants: Vec<(Room, Vec<Arc<str>>)>,
     absences: Vec<(Room, u64)>,
     receipts: Vec<(Room, Awaited)>,
+    /// What shards counted of each endpoint, and last of what reached none.
+    counted: Vec<Vec<Vec<(String, u64)>>>,
     /// Who is in the rooms whose home it is.
     members: Vec<Seated>,
     /// Long-polling sessions whose ids lead here, and where they live.
@@ -164,6 +166,7 @@ pub fn portions(frozen: &Frozen, mut parts: Vec<FrozenShard>, world: &World) -> 
             let Some(message) = room_of(endpoint, message) else { continue };
             portions[home(&message)].receipts.push((message, awaited));
         }
+        portions[usize::from(part.shard) % shards].counted.push(std::mem::take(&mut part.counted));
         portions.iter_mut().for_each(|portion| portion.seq_floor = portion.seq_floor.max(part.seq_floor));
         for (portion, piece) in portions.iter_mut().zip(divide(std::mem::take(part), &links_to, &conns_to, shards)) {
             portion.parts.extend(piece);
@@ -253,9 +256,22 @@ impl Places {
 impl Shard {
     /// Takes over its portion of what the former process had, for an empty shard. Its links that have a socket.
     pub fn thaw(&mut self, now: Now, portion: Portion) -> Vec<Thawed> {
-        let Portion { mut parts, rooms, seq_floor, ends_untold, diaries, grants, absences, receipts, members, moved_away, endpoints } =
-            portion;
+        let Portion {
+            mut parts,
+            rooms,
+            seq_floor,
+            ends_untold,
+            diaries,
+            grants,
+            absences,
+            receipts,
+            counted,
+            members,
+            moved_away,
+            endpoints,
+        } = portion;
         self.homes.restore_floor(seq_floor);
+        counted.iter().for_each(|counted| self.count_on(counted, &endpoints));
         let mut names = Vec::with_capacity(rooms.len());
         for (room, frozen) in rooms {
             self.homes.restore(&room, frozen, &self.stats);
@@ -275,6 +291,16 @@ impl Shard {
         // Those that stay first: they keep their places.
         parts.sort_by_key(|part| part.shard != self.id.0);
         parts.into_iter().flat_map(|part| self.thaw_part(now, part, &endpoints)).collect()
+    }
+
+    fn count_on(&self, counted: &[Vec<(String, u64)>], endpoints: &[(Option<EndpointId>, String)]) {
+        for (index, counted) in counted.iter().enumerate() {
+            match endpoints.get(index) {
+                Some((Some(endpoint), _)) => self.counters(*endpoint).thaw(counted),
+                Some((None, _)) => {}
+                None => self.stats.unrouted().thaw(counted),
+            }
+        }
     }
 
     fn thaw_part(&mut self, now: Now, part: FrozenShard, endpoints: &[(Option<EndpointId>, String)]) -> Vec<Thawed> {

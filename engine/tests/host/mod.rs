@@ -111,8 +111,6 @@ pub struct Host {
     pub world: Arc<World>,
     /// Questions to the back end, with the shards that ask and their numbers there.
     pub inquiries: Vec<(usize, u64, Inquiry)>,
-    /// Counters of shards of former processes.
-    pub past: Vec<Arc<ShardStats>>,
     pub generation: u8,
     pub now: Now,
 }
@@ -144,7 +142,6 @@ impl Host {
             events_dropped: 0,
             world,
             inquiries: Vec::new(),
-            past: Vec::new(),
             generation,
             now,
         }
@@ -255,7 +252,6 @@ impl Host {
     pub fn reload(&mut self, shards: usize) {
         let state = self.freeze();
         self.shards.clear();
-        self.past.append(&mut self.stats);
         let blank = Arc::new(World::new(config(1, Vec::new()), Addresses::new(&Limits::default(), 1), 0));
         let World { config, .. } = Arc::into_inner(std::mem::replace(&mut self.world, blank)).expect("the shards are gone");
         self.generation = self.generation.wrapping_add(1).max(1);
@@ -270,7 +266,6 @@ impl Host {
             answers: std::mem::take(&mut self.answers),
             events: std::mem::take(&mut self.events),
             inquiries: std::mem::take(&mut self.inquiries),
-            past: std::mem::take(&mut self.past),
             events_dropped: self.events_dropped,
             ..host
         };
