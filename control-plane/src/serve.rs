@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use engine::ids::ShardId;
-use engine::{Engine, EngineLost, Handover, Notices, OpenInquiry, RelayState};
+use engine::{Engine, EngineLost, Handover, Notices, OpenInquiry, RelayState, StartError};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 
@@ -58,7 +58,7 @@ enum StartFault {
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
     #[error(transparent)]
-    Engine(#[from] engine::StartError),
+    Engine(#[from] StartError),
 }
 
 /// Runs the server until a signal or the admin API stops it. The result is the process's exit status.
@@ -76,7 +76,9 @@ impl StartFault {
     /// What another start would fail at again has the status of a wrong setting.
     fn exit_code(&self) -> ExitCode {
         match self {
-            StartFault::Activation(_) | StartFault::Engine(engine::StartError::Config(_)) => ExitCode::from(Problems::EXIT_STATUS),
+            StartFault::Activation(_) | StartFault::Engine(StartError::Config(_) | StartError::Listeners { .. }) => {
+                ExitCode::from(Problems::EXIT_STATUS)
+            }
             _ => ExitCode::FAILURE,
         }
     }
@@ -106,11 +108,10 @@ struct Control {
     thread: JoinHandle<()>,
 }
 
-fn start(mut settings: Settings) -> Result<Server, StartFault> {
+fn start(settings: Settings) -> Result<Server, StartFault> {
     // Before the first thread: all of them inherit the mask.
     let signals = Signals::block().map_err(StartFault::Signals)?;
-    settings.engine.inherited = activation::listeners()?;
-    let passed = settings.engine.inherited.len();
+    let passed = activation::listeners()?;
     let control =
         Listener::bind(&settings.control_listen).map_err(|fault| StartFault::Control(shown_listen(&settings.control_listen), fault))?;
     let (hooks, queue, asked) = match settings.hooks.as_ref().map(|hooks| Hooks::new(hooks, Outbound::new())) {
@@ -125,9 +126,9 @@ fn start(mut settings: Settings) -> Result<Server, StartFault> {
         runtime.block_on(keeper.begin());
     }
     let fleet = settings.redis.as_deref().zip(settings.engine.relay.as_ref()).map(|(place, relay)| relay::introduction(place, relay));
-    let (engine, notices) = engine::start(settings.engine)?;
+    let (engine, notices) = engine::start_on(settings.engine, &passed)?;
     let engine = Arc::new(engine);
-    log_start(&engine, &control, passed, fleet.as_deref());
+    log_start(&engine, &control, passed.len(), fleet.as_deref());
     let greeting =
         terms.dev.as_ref().map(|dev| Greeting::new(dev, settings.admin_token.as_ref(), engine.local_addr(), control.to_string()));
 

@@ -228,6 +228,14 @@ pub enum StartError {
     /// The kernel interface that was asked for cannot be had.
     #[error("io_uring was asked for and is not available: {0}")]
     Io(io::Error),
+    /// More listening sockets were passed than there are shards to serve them.
+    #[error("{passed} listening sockets were passed, and each needs a shard: there are {shards}")]
+    Listeners {
+        /// How many were passed.
+        passed: usize,
+        /// How many could be served.
+        shards: usize,
+    },
     /// Anything else the kernel refused.
     #[error("cannot start the shards: {0}")]
     System(#[from] io::Error),
@@ -307,12 +315,18 @@ pub fn without_huge_pages() {
     driver::sys::without_huge_pages();
 }
 
-/// A listening socket that was passed to this process by its number, as systemd does, to be one of [`Config::inherited`].
-///
-/// # Errors
-/// When it is no TCP socket that listens.
-pub fn inherited_listener(fd: RawFd) -> io::Result<TcpListener> {
-    driver::sys::inherit(fd)
+/// A listening socket that was bound before this process began, for [`start_on`].
+#[derive(Debug)]
+pub struct PassedListener(TcpListener);
+
+impl PassedListener {
+    /// The one that was passed to this process by its number, as systemd does.
+    ///
+    /// # Errors
+    /// When it is no TCP socket that listens.
+    pub fn numbered(fd: RawFd) -> io::Result<PassedListener> {
+        driver::sys::inherit(fd).map(PassedListener)
+    }
 }
 
 /// Starts the shards. When this returns every one of them serves; the public port accepts.
@@ -320,14 +334,26 @@ pub fn inherited_listener(fd: RawFd) -> io::Result<TcpListener> {
 /// # Errors
 /// When the configuration cannot be served ([`Config::check`]), when the port cannot be bound, when the kernel interface that was asked for is not there, when threads or descriptors run out, or
 /// when one of the shards cannot be built. Those that could are stopped then.
-pub fn start(mut config: Config) -> Result<(Engine, Notices), StartError> {
+pub fn start(config: Config) -> Result<(Engine, Notices), StartError> {
+    start_on(config, &[])
+}
+
+/// Starts the shards as [`start`] does, on these listening sockets of the public port, if there are any, instead of [`Config::listen`]: at most one for each shard.
+/// Where there are fewer, shards share them, and give each other their due of the connections. All are served, because with one that is closed go
+/// the connections that wait in it.
+///
+/// # Errors
+/// As [`start`], and when there are more of them than shards.
+pub fn start_on(config: Config, passed: &[PassedListener]) -> Result<(Engine, Notices), StartError> {
     config.check()?;
+    if passed.len() > config.shards.len() {
+        return Err(StartError::Listeners { passed: passed.len(), shards: config.shards.len() });
+    }
     let (io, io_note) = Poller::choose(config.io).map_err(StartError::Io)?;
-    let inherited = std::mem::take(&mut config.inherited);
-    let shares = !inherited.is_empty() && inherited.len() < config.shards.len();
-    let listeners = match inherited.as_slice() {
+    let shares = !passed.is_empty() && passed.len() < config.shards.len();
+    let listeners = match passed {
         [] => listeners(config.listen, config.shards.len()).map_err(|error| StartError::Listen(config.listen, error))?,
-        inherited => shared(inherited, config.shards.len())?,
+        passed => shared(passed, config.shards.len())?,
     };
     let local_addr = listeners[0].local_addr()?;
     let addresses = Addresses::new(&config.limits, connections_max(&config));
@@ -629,8 +655,8 @@ fn listeners(address: SocketAddr, shards: usize) -> io::Result<Vec<TcpListener>>
 }
 
 /// A listener for each shard out of at least one and at most as many. Shards that share one are all woken by a connection, and the first takes it.
-fn shared(inherited: &[TcpListener], shards: usize) -> io::Result<Vec<TcpListener>> {
-    inherited.iter().cycle().take(shards).map(TcpListener::try_clone).collect()
+fn shared(passed: &[PassedListener], shards: usize) -> io::Result<Vec<TcpListener>> {
+    passed.iter().cycle().take(shards).map(|passed| passed.0.try_clone()).collect()
 }
 
 /// How many connections the process may hold.
