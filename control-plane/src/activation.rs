@@ -2,9 +2,9 @@
 //! wait in them instead of being refused. Read before the first thread starts; what the sockets serve is the engine's.
 
 use std::io;
-use std::net::TcpListener;
 use std::os::fd::RawFd;
 
+use engine::PassedListener;
 use engine::limits::SHARDS_MAX;
 
 /// The first descriptor that is passed, as systemd has it.
@@ -28,9 +28,9 @@ pub enum ActivationFault {
 }
 
 /// The sockets of the public port that were passed to this process; none where it is started without.
-pub fn listeners() -> Result<Vec<TcpListener>, ActivationFault> {
+pub fn listeners() -> Result<Vec<PassedListener>, ActivationFault> {
     let descriptors = descriptors(|name| std::env::var(name).ok(), std::process::id())?;
-    descriptors.map(|fd| engine::inherited_listener(fd).map_err(|fault| ActivationFault::Unusable(fd, fault))).collect()
+    descriptors.map(|fd| PassedListener::numbered(fd).map_err(|fault| ActivationFault::Unusable(fd, fault))).collect()
 }
 
 /// Which numbers they have. Variables that were meant for another process, and came here by inheritance, say nothing.
@@ -85,13 +85,13 @@ mod tests {
     #[test]
     fn a_descriptor_that_is_no_listener_is_refused() {
         use std::os::fd::AsRawFd as _;
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let client = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
         let datagrams = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
         let file = std::fs::File::open("/dev/null").expect("it is there");
-        assert!(engine::inherited_listener(listener.as_raw_fd()).is_ok());
+        assert!(PassedListener::numbered(listener.as_raw_fd()).is_ok());
         for other in [client.as_raw_fd(), datagrams.as_raw_fd(), file.as_raw_fd(), RawFd::MAX] {
-            assert!(engine::inherited_listener(other).is_err());
+            assert!(PassedListener::numbered(other).is_err());
         }
     }
 }

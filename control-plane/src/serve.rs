@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use engine::ids::ShardId;
-use engine::{Engine, EngineLost, Frozen, Handover, Notices, OpenInquiry, RelayState};
+use engine::{Engine, EngineLost, Frozen, Handover, Notices, OpenInquiry, RelayState, StartError};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 
@@ -66,7 +66,7 @@ enum StartFault {
     #[error("it is not known how this process was started: {0}")]
     Own(io::Error),
     #[error(transparent)]
-    Engine(#[from] engine::StartError),
+    Engine(#[from] StartError),
 }
 
 /// Runs the server until a signal or the admin API stops it. The result is the process's exit status.
@@ -97,7 +97,9 @@ impl StartFault {
     /// What another start would fail at again has the status of a wrong setting.
     fn exit_code(&self) -> ExitCode {
         match self {
-            StartFault::Activation(_) | StartFault::Engine(engine::StartError::Config(_)) => ExitCode::from(Problems::EXIT_STATUS),
+            StartFault::Activation(_) | StartFault::Engine(StartError::Config(_) | StartError::Listeners { .. }) => {
+                ExitCode::from(Problems::EXIT_STATUS)
+            }
             _ => ExitCode::FAILURE,
         }
     }
@@ -131,13 +133,12 @@ struct Control {
     thread: JoinHandle<()>,
 }
 
-fn start(mut settings: Settings, frozen: Option<Frozen>, inherited: Option<&Inherited>) -> Result<Server, StartFault> {
+fn start(settings: Settings, frozen: Option<Frozen>, inherited: Option<&Inherited>) -> Result<Server, StartFault> {
     // Before the first thread: all of them inherit the mask.
     let signals = Signals::block().map_err(StartFault::Signals)?;
     let own = Own::new(settings.configuration.clone()).map_err(StartFault::Own)?;
     // A former process has left those that it was given with all others.
-    settings.engine.inherited = if inherited.is_some() { Vec::new() } else { activation::listeners()? };
-    let passed = settings.engine.inherited.len();
+    let passed = if inherited.is_some() { Vec::new() } else { activation::listeners()? };
     let place = shown_listen(&settings.control_listen);
     let fault = |fault| StartFault::Control(place.clone(), fault);
     let control = match inherited.and_then(|inherited| inherited.listener(&place)) {
@@ -157,9 +158,12 @@ fn start(mut settings: Settings, frozen: Option<Frozen>, inherited: Option<&Inhe
         runtime.block_on(keeper.begin());
     }
     let fleet = settings.redis.as_deref().zip(settings.engine.relay.as_ref()).map(|(place, relay)| relay::introduction(place, relay));
-    let (engine, notices) = engine::start_from(settings.engine, frozen)?;
+    let (engine, notices) = match frozen {
+        Some(frozen) => engine::start_from(settings.engine, &frozen)?,
+        None => engine::start_on(settings.engine, &passed)?,
+    };
     let engine = Arc::new(engine);
-    log_start(&engine, &control, passed, fleet.as_deref());
+    log_start(&engine, &control, passed.len(), fleet.as_deref());
     let greeting =
         terms.dev.as_ref().map(|dev| Greeting::new(dev, settings.admin_token.as_ref(), engine.local_addr(), control.to_string()));
 

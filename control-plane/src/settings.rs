@@ -318,8 +318,6 @@ fn engine_config(gathered: &Gathered, verifier: Option<Verifier>, relay: Option<
     let listen: SocketAddr = gathered.address("server.listen");
     Config {
         listen,
-        // What the process was started with is no setting.
-        inherited: Vec::new(),
         shards: cpus::of_shards(shards, gathered.boolean("server.pin"), &cpus::allowed()),
         io: match gathered.text("server.io") {
             Some("uring") => Io::Uring,

@@ -12,7 +12,7 @@
 //! ```
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
 
 use crate::auth::Verifier;
 pub use crate::dialect::OwnDialect;
@@ -23,10 +23,6 @@ use crate::limits::{ENDPOINTS_MAX, Limits, SHARDS_MAX};
 pub struct Config {
     /// Address of the public port. Port 0 lets the kernel choose; [`crate::Engine::local_addr`] tells.
     pub listen: SocketAddr,
-    /// Listening sockets of the public port that were bound before this process began, at most one for each shard: none, and they are bound here at
-    /// `listen`. Where there are fewer than shards, shards share them, and give each other their due of the connections. All are served, because with one that is closed go the connections that
-    /// wait in it.
-    pub inherited: Vec<TcpListener>,
     /// CPU of each shard; its length is the number of shards (1 to [`crate::limits::SHARDS_MAX`]). `None`: not pinned.
     pub shards: Vec<Option<usize>>,
     /// Which kernel interface the shards wait and send with.
@@ -55,7 +51,6 @@ impl Config {
     pub fn new(listen: impl Into<SocketAddr>, shards: usize, endpoints: Vec<Endpoint>) -> Config {
         Config {
             listen: listen.into(),
-            inherited: Vec::new(),
             shards: vec![None; shards],
             io: Io::Auto,
             endpoints,
@@ -76,9 +71,6 @@ impl Config {
     pub fn check(&self) -> Result<(), ConfigFault> {
         if !(1..=SHARDS_MAX).contains(&self.shards.len()) {
             return Err(ConfigFault::Shards);
-        }
-        if self.inherited.len() > self.shards.len() {
-            return Err(ConfigFault::Listeners);
         }
         if !(1..=ENDPOINTS_MAX).contains(&self.endpoints.len()) {
             return Err(ConfigFault::Endpoints);
@@ -123,9 +115,6 @@ pub enum ConfigFault {
     /// No shard, or more than an id has room for.
     #[error("shards: 1 to {SHARDS_MAX}")]
     Shards,
-    /// More listening sockets than shards to serve them.
-    #[error("listening sockets: at most one for each shard")]
-    Listeners,
     /// No endpoint, or more than an id has room for.
     #[error("endpoints: 1 to {ENDPOINTS_MAX}")]
     Endpoints,

@@ -234,6 +234,14 @@ pub enum StartError {
     /// What the former process has left cannot be taken over.
     #[error(transparent)]
     State(#[from] NotThawed),
+    /// More listening sockets were passed than there are shards to serve them.
+    #[error("{passed} listening sockets were passed, and each needs a shard: there are {shards}")]
+    Listeners {
+        /// How many were passed.
+        passed: usize,
+        /// How many could be served.
+        shards: usize,
+    },
     /// Anything else the kernel refused.
     #[error("cannot start the shards: {0}")]
     System(#[from] io::Error),
@@ -318,12 +326,18 @@ pub fn without_huge_pages() {
     driver::sys::without_huge_pages();
 }
 
-/// A listening socket that was passed to this process by its number, as systemd does, to be one of [`Config::inherited`].
-///
-/// # Errors
-/// When it is no TCP socket that listens.
-pub fn inherited_listener(fd: RawFd) -> io::Result<TcpListener> {
-    driver::sys::inherit(fd)
+/// A listening socket that was bound before this process began, for [`start_on`].
+#[derive(Debug)]
+pub struct PassedListener(TcpListener);
+
+impl PassedListener {
+    /// The one that was passed to this process by its number, as systemd does.
+    ///
+    /// # Errors
+    /// When it is no TCP socket that listens.
+    pub fn numbered(fd: RawFd) -> io::Result<PassedListener> {
+        driver::sys::inherit(fd).map(PassedListener)
+    }
 }
 
 /// Starts the shards. When this returns every one of them serves; the public port accepts.
@@ -332,43 +346,59 @@ pub fn inherited_listener(fd: RawFd) -> io::Result<TcpListener> {
 /// When the configuration cannot be served ([`Config::check`]), when the port cannot be bound, when the kernel interface that was asked for is not there, when threads or descriptors run out, or
 /// when one of the shards cannot be built. Those that could are stopped then.
 pub fn start(config: Config) -> Result<(Engine, Notices), StartError> {
-    start_from(config, None)
+    start_on(config, &[])
 }
 
-/// The same, going on from what the process was before it was reloaded ([`Engine::freeze`]). What the configuration says counts from now on: connections of endpoints
-/// that it does not name, by name and dialect, are told goodbye. Sockets are taken over when nothing can fail any more; until then another process can have them.
+/// Starts the shards as [`start`] does, on these listening sockets of the public port, if there are any, instead of [`Config::listen`]: at most one for each shard.
+/// Where there are fewer, shards share them, and give each other their due of the connections. All are served, because with one that is closed go
+/// the connections that wait in it.
+///
+/// # Errors
+/// As [`start`], and when there are more of them than shards.
+pub fn start_on(config: Config, passed: &[PassedListener]) -> Result<(Engine, Notices), StartError> {
+    launch(config, passed, None)
+}
+
+/// Starts the shards as [`start`] does, going on from what the process was before it was reloaded ([`Engine::freeze`]). What the configuration says counts from now on: connections of
+/// endpoints that it does not name, by name and dialect, are told goodbye. Sockets are taken over when nothing can fail any more; until then another process can have them.
 ///
 /// # Errors
 /// As [`start`], and when what is given cannot be read or does not fit.
-pub fn start_from(mut config: Config, frozen: Option<Frozen>) -> Result<(Engine, Notices), StartError> {
+pub fn start_from(config: Config, frozen: &Frozen) -> Result<(Engine, Notices), StartError> {
+    launch(config, &[], Some(frozen))
+}
+
+fn launch(config: Config, passed: &[PassedListener], frozen: Option<&Frozen>) -> Result<(Engine, Notices), StartError> {
     config.check()?;
+    if passed.len() > config.shards.len() {
+        return Err(StartError::Listeners { passed: passed.len(), shards: config.shards.len() });
+    }
     let (io, io_note) = Poller::choose(config.io).map_err(StartError::Io)?;
-    let left = frozen.as_ref().map_or(&[][..], |frozen| &frozen.listeners);
-    let passed = std::mem::take(&mut config.inherited);
-    let shares = frozen.as_ref().is_some_and(|frozen| frozen.shares) || (!passed.is_empty() && passed.len() < config.shards.len());
-    let listeners = match passed.as_slice() {
+    let left = frozen.map_or(&[][..], |frozen| &frozen.listeners);
+    let shares = frozen.is_some_and(|frozen| frozen.shares) || (!passed.is_empty() && passed.len() < config.shards.len());
+    let listeners = match passed {
         [] => {
             reload::listeners(config.listen, config.shards.len(), left, shares).map_err(|error| StartError::Listen(config.listen, error))?
         }
         passed => shared(passed, config.shards.len())?.into_iter().map(|listener| vec![listener]).collect(),
     };
     let local_addr = listeners[0][0].local_addr()?;
-    let seed = frozen.as_ref().map_or_else(rand::random, |frozen| frozen.seed);
+    let seed = frozen.map_or_else(rand::random, |frozen| frozen.seed);
     let addresses = Addresses::seeded(&config.limits, connections_max(&config), seed);
-    if let Some(frozen) = &frozen {
+    if let Some(frozen) = frozen {
         addresses.thaw(&frozen.addresses);
     }
     let address = config.relay.as_ref().map(relay::address_of).transpose()?;
     let world = Arc::new(World::new(config, addresses, seed));
     let shards = world.config.shards.len();
-    world.wanted.set_bits(frozen.as_ref().map_or(0, |frozen| frozen.wanted));
-    let portions = frozen.as_ref().map(|frozen| reload::portions(frozen, &world)).transpose()?;
+    world.wanted.set_bits(frozen.map_or(0, |frozen| frozen.wanted));
+    let portions = frozen.map(|frozen| reload::portions(frozen, &world)).transpose()?;
     let is_thawed = portions.is_some();
     let mut portions = portions.into_iter().flatten();
     let (notices, told) = bounded(limits::NOTICES_MAX);
     let (happenings, events) = bounded(shards * limits::EVENT_BATCHES_PER_SHARD_MAX);
     // The pause has not been: nothing has become due in it.
-    let epoch = Instant::now().checked_sub(Duration::from_nanos(frozen.as_ref().map_or(0, |frozen| frozen.elapsed_ns)));
+    let epoch = Instant::now().checked_sub(Duration::from_nanos(frozen.map_or(0, |frozen| frozen.elapsed_ns)));
     let epoch = epoch.ok_or(NotThawed::Unfit("it is of a time before this machine was started"))?;
     let stop = Arc::new(AtomicBool::new(false));
     let congested = Arc::<AtomicUsize>::default();
@@ -406,7 +436,7 @@ pub fn start_from(mut config: Config, frozen: Option<Frozen>) -> Result<(Engine,
         stop: stop.clone(),
         draining,
         epoch,
-        generation: frozen.as_ref().map_or(0, |frozen| frozen.generation + 1),
+        generation: frozen.map_or(0, |frozen| frozen.generation + 1),
         rest,
         shares,
     };
@@ -675,8 +705,8 @@ fn listeners(address: SocketAddr, shards: usize) -> io::Result<Vec<TcpListener>>
 }
 
 /// A listener for each shard out of at least one and at most as many. Shards that share one are all woken by a connection, and the first takes it.
-fn shared(inherited: &[TcpListener], shards: usize) -> io::Result<Vec<TcpListener>> {
-    inherited.iter().cycle().take(shards).map(TcpListener::try_clone).collect()
+fn shared(passed: &[PassedListener], shards: usize) -> io::Result<Vec<TcpListener>> {
+    passed.iter().cycle().take(shards).map(|passed| passed.0.try_clone()).collect()
 }
 
 /// How many connections the process may hold.

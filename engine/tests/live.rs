@@ -12,11 +12,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use engine::config::{Config, ConfigFault, Io};
+use engine::config::Io;
 use engine::event::{EventType, EventTypes, What};
 use engine::ids::{EndpointId, ShardId};
 use engine::limits::EVENT_BYTES_WAITING_MAX;
-use engine::{Answer, Emit, Emitted, Notice, Question, Selection, StartError, Target};
+use engine::{Answer, Emit, Emitted, Notice, PassedListener, Question, Selection, StartError, Target};
 use sockets::{Client, Flood, Live, PATIENCE, config};
 use tungstenite::protocol::frame::coding::CloseCode;
 
@@ -430,8 +430,8 @@ fn dropping_the_engine_ends_everything(io: Io) {
 }
 
 /// A listener as systemd passes it: copied into this process, and kept by whoever passed it.
-fn passed(listener: &TcpListener) -> TcpListener {
-    engine::inherited_listener(listener.as_raw_fd()).expect("it listens")
+fn passed(listener: &TcpListener) -> PassedListener {
+    PassedListener::numbered(listener.as_raw_fd()).expect("it listens")
 }
 
 fn passed_listeners_outlive_the_engine(io: Io) {
@@ -440,7 +440,7 @@ fn passed_listeners_outlive_the_engine(io: Io) {
     for _ in 0..2 {
         // It comes while there is no server.
         let early = thread::spawn(move || Client::open(address, "/api/community/ws").greeted());
-        let Some(live) = Live::start(Config { inherited: vec![passed(&kept)], ..config(io, 2) }) else { return };
+        let Some(live) = Live::start_on(config(io, 2), vec![passed(&kept)]) else { return };
         early.join().expect("it was waited for").ping();
         assert_eq!(live.address(), address);
         // Whichever shard comes first to a newcomer, each gets its share of them.
@@ -455,10 +455,10 @@ fn passed_listeners_outlive_the_engine(io: Io) {
 
 fn every_passed_listener_is_served(io: Io) {
     let kept: Vec<_> = (0..2).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
-    let inherited = || kept.iter().map(passed).collect();
-    let refused = engine::start(Config { inherited: inherited(), ..config(io, 1) });
-    assert!(matches!(refused, Err(StartError::Config(ConfigFault::Listeners))), "one shard serves one listener");
-    let Some(_live) = Live::start(Config { inherited: inherited(), ..config(io, 3) }) else { return };
+    let all = || kept.iter().map(passed).collect::<Vec<_>>();
+    let refused = engine::start_on(config(io, 1), &all());
+    assert!(matches!(refused, Err(StartError::Listeners { passed: 2, shards: 1 })), "one shard serves one listener");
+    let Some(_live) = Live::start_on(config(io, 3), all()) else { return };
     for listener in &kept {
         Client::open(listener.local_addr().expect("bound"), "/api/community/ws").greeted().ping();
     }

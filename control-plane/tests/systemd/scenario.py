@@ -330,7 +330,7 @@ def more_sockets_than_shards_are_refused():
     run("systemctl", "start", "uringcast.socket")
     run("systemctl", "start", "uringcast.service", expect=1)
     assert exit_statuses() == ("exit-code", 78)
-    until_said("at most one for each shard", before)
+    until_said("and each needs a shard", before)
     run("systemctl", "stop", "uringcast.socket")
     SOCKET_DROP_IN.unlink()
     run("systemctl", "daemon-reload")

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 use engine::config::{AuthMode, Config, DialectKind, Io, Membership};
 use engine::ids::{ShardId, Sid};
-use engine::{Answer, Engine, Handover, Notice, StartError};
+use engine::{Answer, Engine, Handover, Notice, PassedListener, StartError};
 use serde_json::Value;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Message, WebSocket};
@@ -44,9 +44,14 @@ pub struct Live {
 impl Live {
     /// `None`, and a word about it, where the kernel forbids io_uring.
     pub fn start(config: Config) -> Option<Live> {
+        Live::start_on(config, Vec::new())
+    }
+
+    /// On sockets that were bound before.
+    pub fn start_on(config: Config, passed: Vec<PassedListener>) -> Option<Live> {
         // In a thread of its own: the ring that is tried out at the start is taken apart in the name of the thread that made it, and
         // interrupts the system call it is in by then.
-        let started = std::thread::spawn(|| engine::start(config)).join().expect("the engine starts or says why not");
+        let started = std::thread::spawn(move || engine::start_on(config, &passed)).join().expect("the engine starts or says why not");
         match started {
             Ok((engine, notices)) => Some(Live { engine, notices }),
             Err(StartError::Io(error)) => {
