@@ -100,11 +100,11 @@ impl Shard {
 
     fn look_at_deadlines(&mut self, now: Now, slot: u32) {
         self.greet_late(now);
-        if now.ms() < self.patient_until_ms {
-            return self.arm(slot, self.patient_until_ms);
-        }
         let Some(link) = self.links.get(slot) else { return };
         let ms = now.ms();
+        if ms < self.patient_until_ms && !link.is_only_asked(ms) {
+            return self.arm(slot, self.patient_until_ms);
+        }
         match &link.state {
             // Nothing was begun, so nothing is said; an answer that was not taken in that time is not taken any more.
             State::Head { deadline_ms, idle: true, .. } if *deadline_ms <= ms => return self.finish(slot, !link.outbox.is_empty()),

@@ -309,6 +309,8 @@ impl Shard {
         }
         debug_assert!(self.conns_of(key.slot).is_empty(), "a link is forgotten after its connections");
         self.upgraded.forget(key);
+        // Its time may have been over after it was given away: what it was told then reaches nobody.
+        self.drop_unsent(key.slot, false);
         if let Some(link) = self.links.remove(key.slot) {
             self.world.addresses.leave();
             if let Some(ticket) = link.ticket {

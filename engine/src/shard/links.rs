@@ -351,6 +351,12 @@ impl Link {
         self.heartbeat.awaiting && now.ns.saturating_sub(self.heartbeat.sent_ns) / 1_000_000 < HELD_SILENCE_MS
     }
 
+    /// True exactly when nothing is due but a heartbeat to be sent.
+    pub(crate) fn is_only_asked(&self, now_ms: u64) -> bool {
+        let is_expected = matches!(&self.state, State::SocketIo(socket) if socket.connect_deadline_ms <= now_ms);
+        self.heartbeat.at_ms <= now_ms && !self.heartbeat.awaiting && !is_expected
+    }
+
     /// True exactly when it is a long-polling session now.
     pub(crate) fn is_polling(&self) -> bool {
         self.polling.as_ref().is_some_and(|polling| !polling.is_over)
