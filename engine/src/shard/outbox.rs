@@ -114,18 +114,19 @@ pub struct Span {
 
 impl Outbox {
     pub(crate) fn push(&mut self, frame: Rc<Frame>, spares: &mut Spares) {
-        if let Waiting::Many(queue) = &mut self.waiting {
-            return queue.push(frame);
-        }
-        self.waiting = match std::mem::take(&mut self.waiting) {
+        match std::mem::take(&mut self.waiting) {
+            Waiting::Nothing => self.waiting = Waiting::One(frame),
             Waiting::One(first) => {
                 let mut queue = spares.take();
                 queue.push(first);
                 queue.push(frame);
-                Waiting::Many(queue)
+                self.waiting = Waiting::Many(queue);
             }
-            _ => Waiting::One(frame),
-        };
+            Waiting::Many(mut queue) => {
+                queue.push(frame);
+                self.waiting = Waiting::Many(queue);
+            }
+        }
     }
 
     /// Bytes still to be written.
