@@ -19,6 +19,8 @@ use engine::shard::frozen::VERSION;
 use engine::{Frozen, NotThawed};
 use serde::{Deserialize, Serialize};
 
+use crate::events::Past;
+
 mod exec;
 
 /// Names the descriptor of the state.
@@ -96,12 +98,15 @@ pub struct Program {
     pub control: Option<(RawFd, String)>,
     /// The configuration file as it was read.
     pub(crate) configuration: Option<String>,
-    /// When the pause began, see [`now_ns`].
+    /// When the pause began, when all was at rest and written down, and when this process was about to be replaced, see [`now_ns`].
     pub(crate) paused_ns: u64,
+    pub(crate) frozen_ns: u64,
+    pub(crate) replaced_ns: u64,
     /// Reloads that were refused.
     pub refused: u64,
-    /// When the process started, milliseconds since 1970.
-    pub start_unix_ms: u64,
+    /// Where the events have come to.
+    #[serde(default)]
+    pub events: Option<Past>,
 }
 
 /// How this process was started, for as long as it lives.
@@ -148,11 +153,11 @@ impl Own {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn replace(&self, mut frozen: Frozen, program: Program, paused_ns: u64) -> Result<Infallible, Refused> {
+    pub fn replace(&self, mut frozen: Frozen, program: Program) -> Result<Infallible, Refused> {
         let old_program = exec::own_program()?;
         let control = program.control.as_ref().map(|(fd, _)| *fd);
         let configuration = self.configuration.clone();
-        let program = Program { old_program: exec::number(&old_program), configuration, paused_ns, ..program };
+        let program = Program { old_program: exec::number(&old_program), configuration, replaced_ns: now_ns(), ..program };
         frozen.program = serde_json::to_vec(&program).map_err(io::Error::other)?.into();
         let mut state = exec::memory_file()?;
         state.write_all(&frozen.encode())?;
@@ -201,6 +206,8 @@ fn environment(state: RawFd, returned: Option<&str>) -> Vec<OsString> {
 
 /// What a former program has left to this one.
 pub struct Inherited {
+    /// When this program was found to be the next, see [`now_ns`].
+    begun_ns: u64,
     state: OwnedFd,
     frozen: Option<Frozen>,
     /// The control plane's own.
@@ -221,6 +228,7 @@ impl Inherited {
     /// # Errors
     /// When there is something that cannot be read. Then nobody can go on: not even the way back is known.
     pub fn find() -> Result<Option<Inherited>, io::Error> {
+        let begun_ns = now_ns();
         let Some(named) = std::env::var_os(STATE) else { return Ok(None) };
         let number =
             named.to_str().and_then(|text| text.parse().ok()).ok_or_else(|| io::Error::other(format!("{STATE} is no descriptor")))?;
@@ -231,7 +239,7 @@ impl Inherited {
         let frozen = Frozen::decode(&bytes).map_err(io::Error::other)?;
         let program = serde_json::from_slice(&frozen.program).map_err(io::Error::other)?;
         let returned = std::env::var_os(RETURNED).map(|reason| reason.to_string_lossy().into_owned());
-        Ok(Some(Inherited { state: state.into(), frozen: Some(frozen), program, returned }))
+        Ok(Some(Inherited { begun_ns, state: state.into(), frozen: Some(frozen), program, returned }))
     }
 
     /// The configuration file to be used instead of the one that is there: what this program had before a newer one could not take over.
@@ -269,12 +277,22 @@ impl Inherited {
         }
     }
 
-    /// Everything is taken over: the former program is needed no longer. How long the pause was.
-    pub fn settle(self) -> Duration {
+    /// Everything is taken over: the former program is needed no longer. How long the pause was, and its parts.
+    pub fn settle(self) -> (Duration, String) {
         drop(exec::inherited(self.program.old_program));
         drop(self.program.control.map(|(fd, _)| exec::inherited(fd)));
         drop(self.state);
-        Duration::from_nanos(now_ns().saturating_sub(self.program.paused_ns))
+        let Program { paused_ns, frozen_ns, replaced_ns, .. } = self.program;
+        let now_ns = now_ns();
+        let ms = |from: u64, to: u64| to.saturating_sub(from) as f64 / 1e6;
+        let parts = format!(
+            "rest and freeze {:.1}, events {:.1}, writing and execve {:.1}, start and thaw {:.1}",
+            ms(paused_ns, frozen_ns),
+            ms(frozen_ns, replaced_ns),
+            ms(replaced_ns, self.begun_ns),
+            ms(self.begun_ns, now_ns)
+        );
+        (Duration::from_nanos(now_ns.saturating_sub(paused_ns)), parts)
     }
 }
 

@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::activation::{self, ActivationFault};
 use crate::bridge::{self, HANDOVERS_MAX, Pending};
-use crate::events::{self, Events, webhook};
+use crate::events::{self, Events, Past, webhook};
 use crate::hooks::{Hooks, Queue};
 use crate::http::listener::Listener;
 use crate::http::throttle::Allowance;
@@ -171,7 +171,8 @@ fn start(settings: Settings, frozen: Option<Frozen>, inherited: Option<&Inherite
     let (handovers, handed_over) = mpsc::channel(HANDOVERS_MAX);
     let (at_bridge, drained) = crossbeam_channel::bounded(engine.stats().len());
     let (at_relay, states) = mpsc::channel(relay::STATES_MAX);
-    let app = Arc::new(App::new(engine.clone(), pending.clone(), terms));
+    let past = inherited.and_then(|inherited| inherited.program.events.clone());
+    let app = Arc::new(App::after(engine.clone(), pending.clone(), terms, past));
     let own_app = app.clone();
     let bridge = start_bridge(notices, pending, handovers, queue, at_relay, at_bridge, Arc::downgrade(&app))?;
     let events = start_taker(&engine, app.events.clone())?;
@@ -250,17 +251,32 @@ impl Server {
         let paused_ns = reload::now_ns();
         let outcome = self.engine.freeze(REST_PATIENCE, || !app.pause.is_quiet()).map_err(Refused::from).and_then(|frozen| {
             let program = Program {
+                paused_ns,
+                frozen_ns: reload::now_ns(),
                 control: Some((self.listening.0.as_raw_fd(), self.listening.1.clone())),
                 refused: app.reloads.refused.load(Relaxed),
+                events: Some(self.events_until_now()),
                 ..Program::default()
             };
             log::flush();
-            self.own.replace(frozen, program, paused_ns)
+            self.own.replace(frozen, program)
         });
         // Still here: it has failed.
         self.engine.resume();
         app.pause.end();
         outcome
+    }
+
+    /// Where the events have come to, when everything is at rest and told.
+    fn events_until_now(&self) -> Past {
+        let told = self.engine.events();
+        let until = Instant::now() + REST_PATIENCE;
+        while !told.is_empty() && Instant::now() < until {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        // The last batch has been taken, and is written down in the next moment.
+        std::thread::sleep(Duration::from_millis(2));
+        self.app.events.past()
     }
 
     /// The former process's last word, or, when that was given back, this one's.
@@ -272,12 +288,12 @@ impl Server {
         if let Some(reason) = &returned {
             reloads.refuse(reason);
         }
-        let pause = inherited.settle();
+        let (pause, parts) = inherited.settle();
         reloads.pause_us.store(u64::try_from(pause.as_micros()).unwrap_or(u64::MAX), Relaxed);
         let ms = pause.as_secs_f64() * 1_000.0;
         match returned {
             Some(reason) => log::error(format_args!("not reloaded, after a pause of {ms:.1} ms: {reason}")),
-            None => log::info(format_args!("reloaded (number {}), after a pause of {ms:.1} ms", self.engine.generation())),
+            None => log::info(format_args!("reloaded (number {}), after a pause of {ms:.1} ms ({parts})", self.engine.generation())),
         }
     }
 

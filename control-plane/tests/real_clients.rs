@@ -30,6 +30,9 @@ const THREE_SHARDS: Setup = Setup { shards: Some(3), ..STANDARD };
 /// With few messages and calls for each user, and as many requests from one address as it takes.
 const CALLERS: Setup = Setup { limits: "handshakes_per_address = 1000000\nrate_messages = 300\nrate_window_ms = 10000\n", ..STANDARD };
 
+/// As many handshakes and messages as it takes.
+const CALLERS_UNBOUND: Setup = Setup { limits: "handshakes_per_address = 1000000\nrate_messages = 1000000\n", ..STANDARD };
+
 /// With clients of Engine.IO 3 beside the others.
 const OLD_CLIENTS: Setup =
     Setup { variables: &[("URINGCAST_ENDPOINT_ROOMS_EIO3", "true"), ("URINGCAST_ENDPOINT_CHAT_EIO3", "true")], ..THREE_SHARDS };
@@ -80,6 +83,7 @@ scripts! {
     profile_engine_io: "profile.mjs", Setup { profile: Some("engine.io"), ..STANDARD };
     profile_socket_io: "profile.mjs", Setup { profile: Some("socket.io"), ..STANDARD };
     browser: "page_chat.mjs", Setup { dev: true, ..STANDARD };
+    reload: "page_reload.mjs", CALLERS_UNBOUND;
 }
 
 #[test]

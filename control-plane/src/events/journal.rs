@@ -109,8 +109,9 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    pub(crate) fn new(bounds: Bounds) -> Journal {
-        Journal { entries: VecDeque::new(), first: 1, gone: Weight::default(), last_gap: 0, bytes: 0, bounds }
+    /// An empty one whose first entry has this number.
+    pub(crate) fn new(bounds: Bounds, first: u64) -> Journal {
+        Journal { entries: VecDeque::new(), first, gone: Weight::default(), last_gap: 0, bytes: 0, bounds }
     }
 
     /// Adds the newest entry.
@@ -172,7 +173,7 @@ mod tests {
 
     #[test]
     fn numbers_go_on_while_the_oldest_make_way() {
-        let mut journal = Journal::new(Bounds { events: 3, bytes: usize::MAX });
+        let mut journal = Journal::new(Bounds { events: 3, bytes: usize::MAX }, 1);
         assert_eq!((journal.first(), journal.next()), (1, 1));
         for count in 1..=5 {
             journal.push(dropped(count));
@@ -196,7 +197,7 @@ mod tests {
                 what,
             })
         };
-        let mut journal = Journal::new(Bounds { events: 100, bytes: 10_000 });
+        let mut journal = Journal::new(Bounds { events: 100, bytes: 10_000 }, 1);
         for _ in 0..50 {
             journal.push(message(1_000));
             assert!(journal.bytes <= 10_000);

@@ -35,6 +35,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, select};
 use engine::event::{Event, EventBatch, EventType, EventTypes};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::bridge::Host;
@@ -59,8 +60,31 @@ pub struct Events {
     always: EventTypes,
     state: Mutex<State>,
     closed: watch::Sender<bool>,
+    /// Number of the last entry that the webhook is done with.
+    settled: AtomicU64,
+    /// What a former process had not sent to the webhook, until it is sent.
+    carried: Mutex<Vec<Unsent>>,
     /// What `/metrics` tells.
     pub counts: Counts,
+}
+
+/// An event as the webhook gets it, which it has not got yet.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Unsent {
+    /// Its number.
+    pub(crate) number: u64,
+    /// JSON.
+    pub(crate) text: String,
+    /// False for a word on missing ones.
+    pub(crate) is_event: bool,
+}
+
+/// Where a process that is replaced has come to. Readers of streams begin anew; the webhook gets everything.
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
+pub struct Past {
+    start: u64,
+    next: u64,
+    unsent: Vec<Unsent>,
 }
 
 struct State {
@@ -117,9 +141,16 @@ pub enum Item<'a> {
 impl Events {
     /// An empty journal. Events of the types `always` are recorded from now on.
     pub fn new(host: Arc<dyn Host>, bounds: Bounds, always: EventTypes) -> Events {
+        Events::after(host, bounds, always, Past { start: unix_ms(), next: 1, unsent: Vec::new() })
+    }
+
+    /// The same, going on from where a former process has come to.
+    pub fn after(host: Arc<dyn Host>, bounds: Bounds, always: EventTypes, past: Past) -> Events {
         host.want_events(always);
+        let Past { start, next, unsent } = past;
+        let settled = unsent.first().map_or(next - 1, |first| first.number.saturating_sub(1));
         let state = State {
-            journal: Journal::new(bounds),
+            journal: Journal::new(bounds, next),
             readers: HashMap::new(),
             next_reader: 0,
             lingering: [None; EventType::ALL.len()],
@@ -127,7 +158,41 @@ impl Events {
             is_closed: false,
         };
         let (closed, _) = watch::channel(false);
-        Events { host, start: unix_ms(), always, state: Mutex::new(state), closed, counts: Counts::default() }
+        let (settled, carried) = (AtomicU64::new(settled), Mutex::new(unsent));
+        Events { host, start, always, state: Mutex::new(state), closed, settled, carried, counts: Counts::default() }
+    }
+
+    /// Where it has come to, for the process that this one becomes.
+    pub fn past(&self) -> Past {
+        let settled = self.settled.load(Relaxed);
+        let state = self.lock();
+        let mut unsent: Vec<Unsent> = self.carried().iter().filter(|unsent| unsent.number > settled).cloned().collect();
+        for number in state.journal.first().max(settled + 1)..state.journal.next() {
+            let item = match state.journal.get(number) {
+                Some(Told::Event(event)) if self.always.has(event.kind()) => Item::Event(event),
+                Some(Told::Dropped { count, unix_ms }) => Item::Dropped { count: *count, is_more: false, unix_ms: *unix_ms },
+                _ => continue,
+            };
+            let (text, is_event) = (shape::nested(self.host.endpoints(), &self.id(number), &item), matches!(item, Item::Event(_)));
+            unsent.push(Unsent { number, text, is_event });
+        }
+        // Without a webhook nobody is to be sent anything.
+        let unsent = if self.always == EventTypes::NONE { Vec::new() } else { unsent };
+        Past { start: self.start, next: state.journal.next(), unsent }
+    }
+
+    fn carried(&self) -> MutexGuard<'_, Vec<Unsent>> {
+        self.carried.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a former process has left to be sent.
+    pub(crate) fn carried_over(&self) -> Vec<Unsent> {
+        self.carried().clone()
+    }
+
+    /// The webhook is done with everything up to this number.
+    pub(crate) fn settle(&self, number: u64) {
+        self.settled.fetch_max(number, Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -209,7 +274,7 @@ impl Events {
     /// The webhook's own reading: from the first event on, though clients may have come before it was made.
     pub fn read_for_webhook(self: &Arc<Events>, types: EventTypes) -> Result<Reading, TooManyReaders> {
         let mut reading = self.read(types, None)?;
-        reading.cursor = 1;
+        reading.cursor = self.lock().journal.first();
         reading.seen = Some(Weight::default());
         reading.missed = |counts| &counts.missed_by_webhook;
         Ok(reading)

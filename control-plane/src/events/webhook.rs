@@ -14,7 +14,7 @@ use axum::http::StatusCode;
 use engine::event::EventTypes;
 use rand::RngExt as _;
 
-use super::{Events, Item, Reading, shape};
+use super::{Events, Item, Reading, Unsent, shape};
 use crate::log;
 use crate::outbound::{Bounds, Outbound, OutboundFault, Reply, SIGNATURE, Url, sign};
 use crate::secret::Secret;
@@ -96,7 +96,10 @@ impl Gap {
 /// Sends what happens until the journal is closed and all is sent. `reading` begins where the process did.
 pub async fn deliver(events: Arc<Events>, mut reading: Reading, webhook: Webhook, outbound: Outbound) {
     // Given up, and not told yet; read, and not sent yet: what is left of one reading.
-    let (mut owed, mut waiting) = (Gap::default(), VecDeque::new());
+    let mut owed = Gap::default();
+    let carried = events.carried_over();
+    let mut waiting: VecDeque<Vec<Piece>> =
+        carried.chunks(webhook.batch_events.max(1)).map(|part| part.iter().cloned().map(Piece::carried).collect()).collect();
     loop {
         let next = match waiting.pop_front() {
             Some(pieces) => Some(pieces),
@@ -104,14 +107,18 @@ pub async fn deliver(events: Arc<Events>, mut reading: Reading, webhook: Webhook
         };
         let Some(pieces) = next else { return };
         let mut batch = Batch::new(&events, std::mem::take(&mut owed), pieces);
+        let last = batch.pieces.last().map_or(0, |last| last.number);
         match send(&events, &webhook, &outbound, &batch).await {
-            Outcome::Taken => {}
+            Outcome::Taken => events.settle(last),
             Outcome::TooLarge if batch.pieces.len() > 1 => {
                 let second = batch.pieces.split_off(batch.pieces.len() / 2);
                 waiting.push_front(second);
                 waiting.push_front(batch.pieces);
             }
-            Outcome::TooLarge | Outcome::GivenUp => owed = batch.give_up(&events),
+            Outcome::TooLarge | Outcome::GivenUp => {
+                owed = batch.give_up(&events);
+                events.settle(last);
+            }
         }
     }
 }
@@ -132,6 +139,12 @@ async fn next_pieces(events: &Events, reading: &mut Reading, webhook: &Webhook) 
 }
 
 impl Piece {
+    /// One that a former process has not sent.
+    fn carried(unsent: Unsent) -> Piece {
+        let Unsent { number, text, is_event } = unsent;
+        Piece { number, text, is_event, gap: Gap { count: u64::from(is_event), is_more: !is_event } }
+    }
+
     fn new(events: &Events, number: u64, item: &Item<'_>) -> Piece {
         let (is_event, gap) = match *item {
             Item::Event(_) => (true, Gap { count: 1, is_more: false }),

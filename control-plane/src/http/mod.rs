@@ -38,7 +38,7 @@ use engine::{Question, Wish};
 
 use crate::bridge::{Gathered, Host, Pending};
 use crate::events::webhook::Webhook;
-use crate::events::{Bounds, Events};
+use crate::events::{Bounds, Events, Past};
 use crate::hooks::Hooks;
 use crate::jwks::Watch;
 use crate::lifecycle::Wanted;
@@ -148,8 +148,16 @@ impl Dev {
 impl App {
     /// An app that has measured nothing yet.
     pub fn new(host: Arc<dyn Host>, pending: Arc<Pending>, terms: Terms) -> App {
+        App::after(host, pending, terms, None)
+    }
+
+    /// The same, where events go on from what a former process had.
+    pub fn after(host: Arc<dyn Host>, pending: Arc<Pending>, terms: Terms, past: Option<Past>) -> App {
         let recorded = terms.webhook.as_ref().map_or(EventTypes::NONE, |webhook| webhook.types);
-        let events = Arc::new(Events::new(host.clone(), terms.journal, recorded));
+        let events = Arc::new(match past {
+            Some(past) => Events::after(host.clone(), terms.journal, recorded, past),
+            None => Events::new(host.clone(), terms.journal, recorded),
+        });
         let reloads = Arc::<Reloads>::default();
         App {
             metrics: Metrics::new(host.clone(), terms.jwks.clone(), terms.hooks.clone(), events.clone(), reloads.clone()),
