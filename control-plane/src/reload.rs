@@ -253,9 +253,11 @@ impl Inherited {
         exec::copy(*fd).ok()
     }
 
-    /// The engine's part, once.
+    /// The engine's part, once. Where the process was given back it has not been reloaded.
     pub fn take_frozen(&mut self) -> Option<Frozen> {
-        self.frozen.take()
+        let mut frozen = self.frozen.take()?;
+        frozen.generation -= u64::from(self.returned.is_some()).min(frozen.generation);
+        Some(frozen)
     }
 
     /// Gives the process back to the program that it was before. It returns only when that is not possible: when this is that program, or the kernel refuses.

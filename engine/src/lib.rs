@@ -436,7 +436,7 @@ fn launch(config: Config, passed: &[PassedListener], frozen: Option<&Frozen>) ->
         stop: stop.clone(),
         draining,
         epoch,
-        generation: frozen.map_or(0, |frozen| frozen.generation + 1),
+        generation: frozen.map_or(0, |frozen| frozen.generation),
         rest,
         shares,
     };

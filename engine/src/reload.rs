@@ -148,7 +148,7 @@ impl Engine {
             bind: endpoint.bind.clone(),
         };
         Ok(Frozen {
-            generation: self.generation,
+            generation: self.generation + 1,
             elapsed_ns,
             seed: self.world.seed,
             shares: self.shares,

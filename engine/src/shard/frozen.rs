@@ -58,7 +58,7 @@ pub enum NotThawed {
 /// Everything.
 #[derive(Default, Serialize, Deserialize)]
 pub struct Frozen {
-    /// How often the process has been reloaded.
+    /// How often the process has been reloaded when somebody has taken this over.
     pub generation: u64,
     /// Nanoseconds since the engine's zero at the moment of the freeze.
     pub elapsed_ns: u64,
