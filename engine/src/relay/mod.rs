@@ -15,6 +15,7 @@ mod core;
 mod fake;
 pub mod fleet;
 pub mod format;
+mod frozen;
 mod guard;
 pub mod handle;
 mod history;
@@ -43,4 +44,5 @@ mod waiting;
 pub mod words;
 
 pub use status::RelayState;
-pub(crate) use thread::{Setup, address_of, live};
+pub(crate) use frozen::FrozenRelay;
+pub(crate) use thread::{Report, Resting, Setup, address_of, live};
