@@ -131,7 +131,6 @@ pub use relay::words::{Hello, HostId, Wish};
 pub use reload::{NotFrozen, keep_open};
 use shard::World;
 use shard::address::Addresses;
-use shard::thaw;
 pub use shard::frozen::{Frozen, NotThawed};
 pub use shard::history::{Kept, Past, Range};
 pub use shard::inquiry::{About, Caller, Changes, Inquiry, OpenInquiry, Proposal, Ruling};
@@ -140,6 +139,7 @@ pub use shard::parcel::{
 };
 pub use shard::room_calls::{NewRoom, RoomAnswer, RoomCall, RoomFault, RoomInfo, Saying};
 pub use shard::scope::Scope;
+use shard::thaw;
 use stats::{RelayStats, ShardStats};
 
 /// Something the engine tells. It must be taken without long waits: see [`Notices`].

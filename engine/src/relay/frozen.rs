@@ -45,7 +45,7 @@ pub(crate) struct FrozenRelay {
     pub(crate) appenders: Vec<FrozenAppender>,
     pub(crate) readers: Vec<FrozenReader>,
     pub(crate) sessions: Option<FrozenSessions>,
-    /// What was published and not looked at yet: the channel, the pattern by which it was heard, the message.
+    /// What was published and not looked at yet.
     pub(crate) heard: Vec<FrozenPush>,
 }
 

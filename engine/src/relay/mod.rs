@@ -43,6 +43,6 @@ mod thread;
 mod waiting;
 pub mod words;
 
-pub use status::RelayState;
 pub(crate) use frozen::FrozenRelay;
+pub use status::RelayState;
 pub(crate) use thread::{Report, Resting, Setup, address_of, live};

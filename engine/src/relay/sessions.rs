@@ -29,7 +29,8 @@ use crate::frame::{Frame, Mark, Packet};
 use crate::ids::{EndpointId, ShardId, Sid};
 use crate::json::Scratch;
 use crate::limits::{
-    FETCH_AGAIN_MS, FETCH_MS, RELAY_JOURNAL_BYTES_MAX, RELAY_JOURNAL_CARRIED_BYTES_MAX, SESSION_EVENTS_MAX, SESSIONS_LATER_MAX, SESSIONS_PENDING_BYTES_MAX, TIDE_MS,
+    FETCH_AGAIN_MS, FETCH_MS, RELAY_JOURNAL_BYTES_MAX, RELAY_JOURNAL_CARRIED_BYTES_MAX, SESSION_EVENTS_MAX, SESSIONS_LATER_MAX,
+    SESSIONS_PENDING_BYTES_MAX, TIDE_MS,
 };
 use crate::shard::handover::{Fetched, Found, Missed, Past, Session, Since, Told, ToldKind, Wanted};
 use crate::shard::outward::Outward;

@@ -8,11 +8,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering;
 
-use super::{Shard, World};
 use super::history::{Range, Recall, Ticket};
 use super::outward::{Outward, Published};
 use super::parcel::{Enter, Leave, Parcel, Return};
 use super::recollection::Recollection;
+use super::{Shard, World};
 use crate::dialect::{EnterFault, Sight};
 use crate::ids::{Room, Sid, UserId};
 use crate::limits::{CONSULT_MS, CONSULTS_WAITING_MAX, RECALL_BYTES_MAX};

@@ -9,6 +9,7 @@ use super::super::socketio::Namespace;
 use super::super::streams::Streams;
 use super::super::waiting::{OVERHEAD_BYTES, Publication};
 use super::Core;
+use super::asking::Hearing;
 use crate::config::Relay;
 use crate::fault::RelayDrop;
 use crate::ids::{EndpointId, Room};
@@ -24,7 +25,7 @@ impl Core {
 
     /// True exactly when something that rests nowhere waits for what Redis says by itself.
     pub(crate) fn awaits_pushes(&self) -> bool {
-        let is_waiting = self.hearings.values().any(|hearing| hearing.has_waiting());
+        let is_waiting = self.hearings.values().any(Hearing::has_waiting);
         self.is_up && (is_waiting || !self.consults.is_idle() || self.gathering.is_some())
     }
 
