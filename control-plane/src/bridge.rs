@@ -99,6 +99,11 @@ impl Host for Engine {
 pub struct Pending(Calls);
 
 impl Pending {
+    /// See [`Calls::of_generation`].
+    pub fn of_generation(generation: u64) -> Pending {
+        Pending(Calls::of_generation(generation))
+    }
+
     /// Asks all shards and waits for their answers, at most [`ANSWER_WAIT`].
     pub async fn ask(&self, host: &dyn Host, question: Question) -> Gathered {
         self.begin(host, question).answers(Duration::ZERO).await

@@ -167,7 +167,7 @@ fn start(settings: Settings, frozen: Option<Frozen>, inherited: Option<&Inherite
     let greeting =
         terms.dev.as_ref().map(|dev| Greeting::new(dev, settings.admin_token.as_ref(), engine.local_addr(), control.to_string()));
 
-    let pending = Arc::new(Pending::default());
+    let pending = Arc::new(Pending::of_generation(engine.generation()));
     let (handovers, handed_over) = mpsc::channel(HANDOVERS_MAX);
     let (at_bridge, drained) = crossbeam_channel::bounded(engine.stats().len());
     let (at_relay, states) = mpsc::channel(relay::STATES_MAX);

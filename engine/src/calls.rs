@@ -137,6 +137,11 @@ impl Calls {
         })
     }
 
+    /// Of a process that was reloaded so often: what other hosts answer late to what it asked before is no answer to what it asks now.
+    pub fn of_generation(generation: u64) -> Calls {
+        Calls { next: AtomicU64::new((generation & 0xff_ffff) << 32), ..Calls::default() }
+    }
+
     /// The same where he also puts it to other hosts, and says to how many.
     pub fn begin_with_hosts(&self, shards: usize, put: impl FnOnce(u64) -> Others) -> Asked<'_> {
         let ask = self.next.fetch_add(1, Relaxed);

@@ -139,6 +139,7 @@ pub use shard::parcel::{
 };
 pub use shard::room_calls::{NewRoom, RoomAnswer, RoomCall, RoomFault, RoomInfo, Saying};
 pub use shard::scope::Scope;
+use shard::thaw;
 use stats::{RelayStats, ShardStats};
 
 /// Something the engine tells. It must be taken without long waits: see [`Notices`].
@@ -392,9 +393,6 @@ fn launch(config: Config, passed: &[PassedListener], frozen: Option<&Frozen>) ->
     let world = Arc::new(World::new(config, addresses, seed));
     let shards = world.config.shards.len();
     world.wanted.set_bits(frozen.map_or(0, |frozen| frozen.wanted));
-    let portions = frozen.map(|frozen| reload::portions(frozen, &world)).transpose()?;
-    let is_thawed = portions.is_some();
-    let mut portions = portions.into_iter().flatten();
     let (notices, told) = bounded(limits::NOTICES_MAX);
     let (happenings, events) = bounded(shards * limits::EVENT_BATCHES_PER_SHARD_MAX);
     // The pause has not been: nothing has become due in it.
@@ -407,21 +405,44 @@ fn launch(config: Config, passed: &[PassedListener], frozen: Option<&Frozen>) ->
     let ports: Vec<_> = lanes.iter().map(|(port, _, _)| port.clone()).collect();
     let (ready, started) = bounded(shards);
     let draining = AtomicBool::new(false);
-    let (outlet, relay) = match address.zip(world.config.relay.clone()) {
-        Some((address, settings)) => {
+    let (rest, mut resting) = reload::Rest::new(shards, address.is_some());
+    let (outlet, relay) = match address.zip(world.config.relay.clone()).zip(resting.relay.take()) {
+        Some(((address, settings), resting)) => {
             let (outlet, inlet) = relay::lane::lane();
             let stats = Arc::<RelayStats>::default();
             let endpoints = world.config.endpoints.iter().map(|endpoint| endpoint.name.clone());
-            let own = Hello::new(HostId::new(rand::random()), shards, &settings.version, endpoints);
+            let left = frozen.and_then(|frozen| relay::FrozenRelay::decode(&frozen.relay, &settings));
+            let former = left.as_ref().and_then(|left| HostId::parse(&left.host));
+            let own = Hello::new(former.unwrap_or_else(|| HostId::new(rand::random())), shards, &settings.version, endpoints);
             let (fleet, port) = relay::handle::channel(own.clone());
             let end = RelayEnd { fleet, stats: stats.clone() };
-            let (world, ports, random) = (world.clone(), ports.clone(), rand::random());
-            (Some(outlet), Some((end, relay::Setup { world, settings, address, own, port, stats, inlet, ports, epoch, random })))
+            // What connections ask of other hosts from the first moment on waits for the connection to Redis.
+            world.is_relayed.store(left.as_ref().is_some_and(|left| left.is_up), Ordering::Relaxed);
+            let successors = frozen.map_or_else(Vec::new, |frozen| thaw::successors(&frozen.endpoints, &world.config.endpoints));
+            let (world, ports, random, may_leave) = (world.clone(), ports.clone(), rand::random(), frozen.is_none());
+            let present = Vec::new();
+            let setup = relay::Setup {
+                world,
+                settings,
+                address,
+                own,
+                port,
+                stats,
+                inlet,
+                ports,
+                epoch,
+                random,
+                resting,
+                frozen: left,
+                successors,
+                present,
+                may_leave,
+            };
+            (Some(outlet), Some((end, setup)))
         }
         None => (None, None),
     };
-    let (relay, relay_setup) = relay.unzip();
-    let (rest, mut resting) = reload::Rest::new(shards);
+    let (relay, mut relay_setup) = relay.unzip();
     // Before the first thread: whatever fails from here on drops it, and that stops those that run.
     let mut engine = Engine {
         world: world.clone(),
@@ -440,6 +461,16 @@ fn launch(config: Config, passed: &[PassedListener], frozen: Option<&Frozen>) ->
         rest,
         shares,
     };
+    if let Some(setup) = relay_setup.take_if(|setup| setup.frozen.is_some()) {
+        // What is published while it is not there it misses, so it is the first; what it hears waits in the shards' lanes.
+        engine.threads.push(start_relay(setup, notices.clone())?);
+    }
+    let portions = frozen.map(|frozen| reload::portions(frozen, &world)).transpose()?;
+    let is_thawed = portions.is_some();
+    if let Some(setup) = &mut relay_setup {
+        setup.present = portions.iter().flatten().flat_map(|portion| portion.present(&world)).collect();
+    }
+    let mut portions = portions.into_iter().flatten();
     for (index, ((_, inbox, bell), listeners)) in lanes.into_iter().zip(listeners).enumerate() {
         let setup = driver::Setup {
             id: ShardId(index as u8),
@@ -469,8 +500,7 @@ fn launch(config: Config, passed: &[PassedListener], frozen: Option<&Frozen>) ->
     // With the last shard's end of the lane the relay ends too.
     drop((ready, outlet));
     if let Some(setup) = relay_setup {
-        let notices = notices.clone();
-        engine.threads.push(std::thread::Builder::new().name("relay".into()).spawn(move || relay::live(setup, &notices))?);
+        engine.threads.push(start_relay(setup, notices.clone())?);
     }
     wait_until_ready(&started, &told, shards)?;
     if is_thawed {
@@ -478,6 +508,10 @@ fn launch(config: Config, passed: &[PassedListener], frozen: Option<&Frozen>) ->
         reload::close(left);
     }
     Ok((engine, told))
+}
+
+fn start_relay(setup: relay::Setup, notices: crossbeam_channel::Sender<Notice>) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name("relay".into()).spawn(move || relay::live(setup, &notices))
 }
 
 /// Whether the URLs and certificates of these settings can be used, as [`start`] will find them. Nobody is called.

@@ -347,6 +347,14 @@ pub const RELAY_HOSTS_MAX: usize = 1_024;
 /// Bytes of the stream's last entries that a host keeps in memory for clients that come back to it.
 pub const RELAY_JOURNAL_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// Bytes of those that go on over a reload: about 5,000 short events, which are written and read again in some 20 milliseconds, and nobody is served meanwhile. Who comes
+/// back from another host and has missed more begins anew.
+pub const RELAY_JOURNAL_CARRIED_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// How long what shards say waits after a reload for the first connection to Redis, in milliseconds: until then nobody could say whether somebody who comes is on another host.
+/// It takes a few milliseconds where Redis is there.
+pub const RELAY_RETURN_MS: u64 = 1_000;
+
 /// Other hosts whose beats are counted, and adapters of each: a fleet has fewer.
 pub const BEATING_HOSTS_MAX: usize = 1_024;
 

@@ -19,6 +19,7 @@ use crate::Engine;
 use crate::driver::{Order, Report, sys};
 use crate::ids::ShardId;
 use crate::limits::{REST_ROUND_MS, REST_SURPLUS_MS};
+use crate::relay;
 use crate::shard::World;
 use crate::shard::frozen::{Frozen, FrozenEndpoint, FrozenShard, NotThawed};
 use crate::shard::thaw::{self, Portion};
@@ -32,6 +33,9 @@ pub enum NotFrozen {
     /// A shard has not said anything for too long.
     #[error("shard {} does not answer", .0.0)]
     Silent(ShardId),
+    /// The relay has not.
+    #[error("the relay does not answer")]
+    SilentRelay,
     /// Something goes on being under way.
     #[error("the shards did not come to rest in time")]
     Restless,
@@ -43,20 +47,50 @@ pub(crate) struct Rest {
     flag: Arc<AtomicBool>,
     orders: Vec<Sender<Order>>,
     reports: Receiver<(ShardId, Report)>,
+    /// There where there is a relay.
+    relay: Option<RelayRest>,
 }
 
-/// The shards' ends of it.
+/// The shards' ends of it, and the relay's.
 pub(crate) struct Resting {
     pub(crate) orders: Vec<Receiver<Order>>,
     pub(crate) reports: Sender<(ShardId, Report)>,
+    pub(crate) relay: Option<relay::Resting>,
+}
+
+/// The same of the relay, which waits for several things at once.
+#[derive(Debug)]
+struct RelayRest {
+    orders: tokio::sync::mpsc::Sender<Order>,
+    reports: Receiver<relay::Report>,
+}
+
+/// Orders that may wait for the relay: one, and that it is to go on, whatever became of that.
+const RELAY_ORDERS_MAX: usize = 2;
+
+impl RelayRest {
+    fn new() -> (RelayRest, relay::Resting) {
+        let (orders, ordered) = tokio::sync::mpsc::channel(RELAY_ORDERS_MAX);
+        let (reports, reported) = bounded(RELAY_ORDERS_MAX);
+        (RelayRest { orders, reports: reported }, relay::Resting { orders: ordered, reports })
+    }
+
+    fn ask(&self, order: Order) -> Result<relay::Report, NotFrozen> {
+        // What a failed attempt has left.
+        self.reports.try_iter().for_each(drop);
+        self.orders.try_send(order).map_err(|_| NotFrozen::SilentRelay)?;
+        self.reports.recv_timeout(Duration::from_millis(REST_ROUND_MS)).map_err(|_| NotFrozen::SilentRelay)
+    }
 }
 
 impl Rest {
-    pub(crate) fn new(shards: usize) -> (Rest, Resting) {
+    pub(crate) fn new(shards: usize, has_relay: bool) -> (Rest, Resting) {
         let (orders, receivers) = (0..shards).map(|_| bounded(1)).unzip();
         // Each says one thing to each order, and what a failed attempt has left is taken out before the next.
         let (sender, reports) = bounded(2 * shards);
-        (Rest { flag: Arc::default(), orders, reports }, Resting { orders: receivers, reports: sender })
+        let (relay, relay_resting) = has_relay.then(RelayRest::new).unzip();
+        let rest = Rest { flag: Arc::default(), orders, reports, relay };
+        (rest, Resting { orders: receivers, reports: sender, relay: relay_resting })
     }
 
     pub(crate) fn flag(&self) -> Arc<AtomicBool> {
@@ -69,6 +103,25 @@ impl Rest {
         for orders in &self.orders {
             // A shard that hangs finds the order when it looks.
             let _ = orders.send_timeout(Order::Resume, Duration::from_millis(REST_ROUND_MS));
+        }
+        if let Some(relay) = &self.relay {
+            // One that has not taken the last order yet takes this one next.
+            let _ = relay.orders.try_send(Order::Resume);
+        }
+    }
+
+    /// True exactly when the relay has nothing under way any more, or there is none. It is to be asked when the shards rest: what it hands to them wakes them.
+    fn relay_rests(&self, is_last: bool) -> Result<bool, NotFrozen> {
+        let Some(relay) = &self.relay else { return Ok(true) };
+        Ok(matches!(relay.ask(Order::Round { is_last })?, relay::Report::Rests(true)))
+    }
+
+    /// What the resting relay has; nothing where there is none.
+    fn frozen_relay(&self) -> Result<Vec<u8>, NotFrozen> {
+        match self.relay.as_ref().map(|relay| relay.ask(Order::Freeze)).transpose()? {
+            Some(relay::Report::Frozen(bytes)) => Ok(bytes),
+            Some(relay::Report::Rests(_)) => Err(NotFrozen::Restless),
+            None => Ok(Vec::new()),
         }
     }
 
@@ -121,7 +174,7 @@ impl Engine {
             let now = Instant::now();
             let said = self.rest.ask(Order::Round { is_last: now >= last })?;
             let rests = said.iter().all(|report| matches!(report, Report::Rests(true)));
-            if rests && (now >= last || !is_busy()) {
+            if rests && (now >= last || !is_busy()) && self.rest.relay_rests(now >= last)? {
                 break;
             }
             if now >= end {
@@ -158,6 +211,8 @@ impl Engine {
             endpoints: self.endpoints().iter().map(named).collect(),
             shards,
             sockets,
+            // Last: what other hosts say is heard until then.
+            relay: self.rest.frozen_relay()?.into(),
             ..Frozen::default()
         })
     }

@@ -23,7 +23,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    fn listening(raw: Raw) -> Client {
+    pub(crate) fn listening(raw: Raw) -> Client {
         let heard = Arc::<Mutex<String>>::default();
         let mut ear = Raw::over(raw.stream.try_clone().expect("one more descriptor"));
         raw.stream.set_read_timeout(None).expect("a valid time");

@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 
+use super::frozen::FrozenAppender;
 use super::request::{Call, Lost, Reply};
 use super::waiting::OVERHEAD_BYTES;
 use crate::limits::{RELAY_BATCH_BYTES_MAX, RELAY_BATCH_ENTRIES_MAX, RELAY_KEPT_BYTES_MAX, RELAY_KEPT_MS, RELAY_RETRY_MS};
@@ -125,6 +126,27 @@ impl Appender {
             has_hole: false,
             retry_ms: 0,
         }
+    }
+
+    /// What goes on after a reload, with the same numbers: an entry that Redis has already got is not added again.
+    pub(super) fn freeze(&self) -> FrozenAppender {
+        FrozenAppender {
+            next: self.next,
+            queue: self.queue.iter().map(|entry| (entry.number, entry.words.clone())).collect(),
+            kept: self.kept.iter().map(|entry| (entry.number, entry.words.clone(), entry.confirmed_ms)).collect(),
+            has_hole: self.has_hole,
+        }
+    }
+
+    pub(super) fn thaw(&mut self, frozen: FrozenAppender) {
+        let entry = |number, words: Call, confirmed_ms| Entry { number, bytes: words.bytes() + OVERHEAD_BYTES, words, confirmed_ms };
+        self.next = frozen.next.max(1);
+        self.queue = frozen.queue.into_iter().map(|(number, words)| entry(number, words, 0)).collect();
+        self.kept = frozen.kept.into_iter().map(|(number, words, confirmed_ms)| entry(number, words, confirmed_ms)).collect();
+        self.bytes = self.queue.iter().map(|entry| entry.bytes).sum();
+        self.kept_bytes = self.kept.iter().map(|entry| entry.bytes).sum();
+        self.has_hole = frozen.has_hole;
+        self.sent = self.confirmed();
     }
 
     /// Its stream's key.

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
+use super::frozen::FrozenBeats;
 use crate::limits::BEATING_HOSTS_MAX;
 
 /// What is known of one other host's words.
@@ -42,6 +43,18 @@ impl Beats {
             let _ = write!(text, "{}{uid}", if index == 0 { "" } else { "," });
         }
         text
+    }
+
+    /// What goes on after a reload: what was missed meanwhile is counted with the next beat.
+    pub(crate) fn freeze(&self) -> FrozenBeats {
+        let hearts = self.hearts.iter().map(|(host, heart)| (host.clone(), heart.told, heart.heard)).collect();
+        let owners = self.owners.iter().map(|(uid, host)| (uid.clone(), host.clone())).collect();
+        FrozenBeats { told: self.told, hearts, owners }
+    }
+
+    pub(crate) fn thaw(frozen: FrozenBeats) -> Beats {
+        let hearts = frozen.hearts.into_iter().map(|(host, told, heard)| (host, Heart { told, heard })).collect();
+        Beats { told: frozen.told, hearts, owners: frozen.owners.into_iter().collect() }
     }
 
     /// A broadcast of an adapter was heard.

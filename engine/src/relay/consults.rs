@@ -187,6 +187,16 @@ impl Consults {
         }
     }
 
+    /// After a reload: numbers go on, so that a mark of before names nothing of now.
+    pub(crate) fn go_on_from(&mut self, number: u64) {
+        self.next = number;
+    }
+
+    /// True exactly when something is held back.
+    pub(crate) fn has_held_back(&self) -> bool {
+        !self.held_back.is_empty()
+    }
+
     /// Number of the last transaction that was sent.
     pub(crate) fn last_sent(&self) -> u64 {
         self.next

@@ -27,7 +27,7 @@ use super::words::{Hello, HostId, Wish};
 use crate::Notice;
 use crate::config::{Relay, RelayMode};
 use crate::fault::RelayDrop;
-use crate::ids::{EndpointId, MessageId, Room, ShardId};
+use crate::ids::{EndpointId, MessageId, Room, ShardId, UserId};
 use crate::limits::{LISTENED_AT_ONCE_MAX, PEER_HELD_BYTES_MAX, RELAY_BATCH_BYTES_MAX, RELAY_IN_FLIGHT_MAX, TYPING_MS};
 use crate::shard::World;
 use crate::shard::consult::Consult;
@@ -43,6 +43,7 @@ mod captured;
 mod keeping;
 pub(super) mod looking;
 mod remembering;
+mod resting;
 
 use asking::{Hearing, Named};
 use keeping::{Errand, Keeping};
@@ -126,8 +127,11 @@ pub(crate) struct Core {
     /// Other hosts that there were when that was last known.
     known_hosts: usize,
     waiting: Waiting,
-    /// Requests with messages that Redis has not confirmed.
+    /// Requests with messages that Redis has not confirmed, and these messages.
     in_flight: usize,
+    unconfirmed: usize,
+    /// True exactly when nothing new is to be begun, because of a reload.
+    pub(super) is_resting: bool,
     pub(super) requests: VecDeque<(Tag, Request)>,
     listenings: VecDeque<Listening>,
     /// All that is to be listened to, for when a connection is new.
@@ -212,6 +216,8 @@ impl Core {
             gathering: None,
             known_hosts: 0,
             in_flight: 0,
+            unconfirmed: 0,
+            is_resting: false,
             requests: VecDeque::new(),
             listenings: VecDeque::new(),
             listened: HashSet::new(),
@@ -335,6 +341,21 @@ impl Core {
             self.end_looks(now, true);
             self.conclude(now);
             self.end_searches(now);
+        }
+    }
+
+    /// After a reload shards may believe that Redis can be reached because it could be before.
+    pub(crate) fn tell_whether_up(&self) {
+        self.world.is_relayed.store(self.is_up, Ordering::Relaxed);
+    }
+
+    /// Who was somewhere before there was a relay.
+    pub(crate) fn remember(&mut self, present: Vec<(Room, UserId)>) {
+        for (room, presence) in present {
+            if let Some(channel) = self.channels.channel_of(&room) {
+                self.listened.insert((Kind::Channel, channel));
+            }
+            self.presence.remember(room, [presence]);
         }
     }
 
@@ -708,6 +729,7 @@ impl Core {
         match (tag, replies) {
             (Tag::Published(told), replies) => {
                 self.in_flight = self.in_flight.saturating_sub(1);
+                self.unconfirmed = self.unconfirmed.saturating_sub(told.len());
                 match replies {
                     Ok(replies) => self.told(told, &replies),
                     // They may have been delivered or not: to send them again could deliver them twice.
@@ -901,6 +923,7 @@ impl Core {
             return None;
         }
         self.in_flight += 1;
+        self.unconfirmed += told.len();
         let broadcasts = told.iter().filter(|publication| self.is_broadcast(publication)).count();
         self.hosts.beats().tell(broadcasts as u64);
         let calls = told.iter().flat_map(|publication| &publication.calls).cloned().collect();

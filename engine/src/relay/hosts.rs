@@ -15,6 +15,7 @@ use std::sync::Arc;
 use super::beats::Beats;
 use super::core::looking::{blocked_key, members_key};
 use super::fleet::{Channel, Fleet, HostAnswers, Output, Seen};
+use super::frozen::FrozenBeats;
 use super::handle::{Claim, FleetPort, Order, ToRelay};
 use super::request::{Call, Reply, Request};
 use super::words::{Hello, HostId, Wish};
@@ -94,6 +95,29 @@ impl Hosts {
             look_ms: u64::MAX,
             outcomes: VecDeque::new(),
         }
+    }
+
+    /// Leases of the other hosts and when they were seen, for after a reload.
+    pub(crate) fn freeze(&self) -> Vec<(String, u64)> {
+        self.fleet.others().iter().map(|seen| (seen.hello.text(), seen.seen_unix_ms)).collect()
+    }
+
+    /// This host's id.
+    pub(crate) fn own(&self) -> &HostId {
+        &self.fleet.hello().host
+    }
+
+    /// What was told and heard, likewise.
+    pub(crate) fn frozen_beats(&self) -> FrozenBeats {
+        self.beats.freeze()
+    }
+
+    /// They are known at once, and are asked as soon as they can be.
+    pub(crate) fn thaw(&mut self, hosts: Vec<(String, u64)>, beats: Beats) {
+        let seen = hosts.into_iter().filter_map(|(text, seen_unix_ms)| Some(Seen { hello: Hello::parse(&text)?, seen_unix_ms }));
+        self.fleet.saw_hosts(seen);
+        self.port.set_hosts(self.fleet.others());
+        self.beats = beats;
     }
 
     /// What is listened to.

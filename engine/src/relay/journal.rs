@@ -62,6 +62,17 @@ impl Journal {
         }
     }
 
+    /// The last events, of at most so many bytes, and the entry behind which nothing is missing then.
+    pub(super) fn freeze(&self, bytes_max: usize) -> (EntryId, Vec<(EntryId, Arc<Arrival>)>) {
+        let (mut bytes, mut from) = (0, self.events.len());
+        while let Some(noted) = from.checked_sub(1).and_then(|at| self.events.get(at)).filter(|noted| bytes + noted.bytes <= bytes_max) {
+            bytes += noted.bytes;
+            from -= 1;
+        }
+        let floor = from.checked_sub(1).and_then(|at| self.events.get(at)).map_or(self.floor, |last| last.id);
+        (floor, self.events.range(from..).map(|noted| (noted.id, noted.arrival.clone())).collect())
+    }
+
     /// Bytes it holds on to.
     pub(super) fn bytes(&self) -> usize {
         self.bytes

@@ -15,6 +15,7 @@ mod core;
 mod fake;
 pub mod fleet;
 pub mod format;
+mod frozen;
 mod guard;
 pub mod handle;
 mod history;
@@ -42,5 +43,6 @@ mod thread;
 mod waiting;
 pub mod words;
 
+pub(crate) use frozen::FrozenRelay;
 pub use status::RelayState;
-pub(crate) use thread::{Setup, address_of, live};
+pub(crate) use thread::{Report, Resting, Setup, address_of, live};

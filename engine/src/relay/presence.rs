@@ -10,6 +10,7 @@
 //! Without prefix those of the contract: `users:online` and `CHANNEL:online`.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
@@ -129,6 +130,16 @@ impl Presence {
         if present.is_empty() {
             self.here.remove(&consult.room);
         }
+    }
+
+    /// Remembers who is somewhere without being told by a consult: it was known before a reload.
+    pub(crate) fn remember(&mut self, room: Room, present: impl IntoIterator<Item = UserId>) {
+        self.here.entry(room).or_default().extend(present);
+    }
+
+    /// Who is where, for after a reload.
+    pub(crate) fn freeze(&self) -> Vec<(u8, Arc<str>, Vec<UserId>)> {
+        self.here.iter().map(|(room, present)| (room.endpoint.0, room.name.clone(), present.iter().cloned().collect())).collect()
     }
 
     fn of(&self, room: &Room) -> &Served {

@@ -8,6 +8,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use super::frozen::FrozenReader;
 use super::request::{Call, Lost, Reply, Request};
 use crate::limits::{RELAY_BLOCK_MS, RELAY_HOSTS_MAX, RELAY_READ_ENTRIES_MAX, RELAY_READ_IDS, RELAY_RETRY_MS};
 use crate::wire::sio::EntryId;
@@ -99,6 +100,25 @@ impl Reader {
             |key| Stream { key, cursor: None, past: None, recent: VecDeque::new(), known: HashSet::new(), numbers: HashMap::new() };
         let streams = keys.into_iter().map(stream).collect();
         Reader { streams, is_connected: false, has_looked: false, asked: Asked::Nothing, count: RELAY_READ_ENTRIES_MAX, retry_ms: 0 }
+    }
+
+    /// Where it goes on after a reload, by stream.
+    pub(super) fn freeze(&self) -> Vec<FrozenReader> {
+        let frozen = |stream: &Stream| FrozenReader {
+            cursor: stream.cursor,
+            past: stream.past,
+            recent: stream.recent.iter().copied().collect(),
+            known: stream.known.iter().copied().collect(),
+            numbers: stream.numbers.iter().map(|(host, number)| (host.clone(), *number)).collect(),
+        };
+        self.streams.iter().map(frozen).collect()
+    }
+
+    pub(super) fn thaw(&mut self, frozen: Vec<FrozenReader>) {
+        for (stream, FrozenReader { cursor, past, recent, known, numbers }) in self.streams.iter_mut().zip(frozen) {
+            (stream.cursor, stream.past) = (cursor, past);
+            (stream.recent, stream.known, stream.numbers) = (recent.into(), known.into_iter().collect(), numbers.into_iter().collect());
+        }
     }
 
     /// Up to where a stream was read; `None` while its past is not.

@@ -3,10 +3,13 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// One command, as the words of its line.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Call {
     /// The words, one after the other.
+    #[serde(with = "serde_bytes")]
     bytes: Vec<u8>,
     /// Where each of them ends.
     ends: Vec<usize>,

@@ -72,6 +72,15 @@ impl Rooms {
         Rooms { prefix: prefix.to_owned(), names, mark: None, number: 0, step: Step::None, scratch: Scratch::default() }
     }
 
+    /// By what it is known that Redis has lost nothing, for after a reload.
+    pub(crate) fn mark(&self) -> Option<&String> {
+        self.mark.as_ref()
+    }
+
+    pub(crate) fn set_mark(&mut self, mark: Option<String>) {
+        self.mark = mark;
+    }
+
     fn key(&self, endpoint: usize) -> String {
         format!("{}:rooms:{}", self.prefix, self.names.get(endpoint).map_or("", String::as_str))
     }

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::core::{Core, Tag};
 use super::format::{self, streams};
+use super::frozen::{FrozenPending, FrozenSessions, Successors};
 use super::journal::Journal;
 use super::request::{Call, Reply, Request};
 use super::streams::EVENTS;
@@ -28,7 +29,8 @@ use crate::frame::{Frame, Mark, Packet};
 use crate::ids::{EndpointId, ShardId, Sid};
 use crate::json::Scratch;
 use crate::limits::{
-    FETCH_AGAIN_MS, FETCH_MS, RELAY_JOURNAL_BYTES_MAX, SESSION_EVENTS_MAX, SESSIONS_LATER_MAX, SESSIONS_PENDING_BYTES_MAX, TIDE_MS,
+    FETCH_AGAIN_MS, FETCH_MS, RELAY_JOURNAL_BYTES_MAX, RELAY_JOURNAL_CARRIED_BYTES_MAX, SESSION_EVENTS_MAX, SESSIONS_LATER_MAX,
+    SESSIONS_PENDING_BYTES_MAX, TIDE_MS,
 };
 use crate::shard::handover::{Fetched, Found, Missed, Past, Session, Since, Told, ToldKind, Wanted};
 use crate::shard::outward::Outward;
@@ -184,6 +186,38 @@ impl Sessions {
             && let Some(oldest) = self.pending.pop_front()
         {
             self.pending_bytes -= oldest.value.len();
+        }
+    }
+
+    /// What goes on after a reload, when all that shards have said has come; `appended`: number of the last of our entries. Tides begin anew: what was before
+    /// the reload is before the first.
+    pub(super) fn freeze(&self, appended: u64) -> FrozenSessions {
+        let pending = |pending: &Pending| FrozenPending {
+            after: pending.after.unwrap_or(appended),
+            pid: pending.pid,
+            endpoint: pending.endpoint.0,
+            left_unix_ms: pending.left_unix_ms,
+            value: pending.value.clone(),
+        };
+        let (floor, journal) = self.journal.freeze(RELAY_JOURNAL_CARRIED_BYTES_MAX);
+        FrozenSessions { pending: self.pending.iter().map(pending).collect(), later: self.later.iter().cloned().collect(), floor, journal }
+    }
+
+    pub(super) fn thaw(&mut self, frozen: FrozenSessions, successor: Successors<'_>) {
+        let pending = |pending: FrozenPending| {
+            let FrozenPending { after, pid, endpoint, left_unix_ms, value } = pending;
+            Some(Pending { tide: 0, after: Some(after), pid, endpoint: successor(endpoint)?, left_unix_ms, value })
+        };
+        self.pending = frozen.pending.into_iter().filter_map(pending).collect();
+        self.pending_bytes = self.pending.iter().map(|pending| pending.value.len()).sum();
+        self.later = frozen.later.into();
+        self.journal.begin(frozen.floor);
+        for (id, mut arrival) in frozen.journal {
+            let Some(endpoint) = successor(arrival.emit.to.endpoint.0) else { continue };
+            if arrival.emit.to.endpoint != endpoint {
+                Arc::make_mut(&mut arrival).emit.to.endpoint = endpoint;
+            }
+            self.journal.note(id, arrival);
         }
     }
 
@@ -503,7 +537,8 @@ impl Core {
         if is_time {
             tides.look_ms = now.ms() + TIDE_MS;
         }
-        let Some(mark) = cursor else { return };
+        // At rest nothing new has come, and shards are not to be moved by it.
+        let Some(mark) = cursor.filter(|_| !self.is_resting) else { return };
         let is_news = tides.mark != mark || tides.done != done || tides.number == 0;
         if tides.is_under_way || !(tides.is_urgent || (is_news && is_time)) {
             return;

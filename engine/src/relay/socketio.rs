@@ -121,6 +121,11 @@ impl Place<'_> {
     }
 }
 
+/// As whom those are told that are no uringcast hosts.
+fn told_uid(uid: &str) -> String {
+    format!("{TOLD}{}", uid.get(1..).unwrap_or_default())
+}
+
 /// All namespaces that this host serves.
 pub(crate) struct SocketIo {
     pub(crate) namespaces: Vec<Namespace>,
@@ -144,8 +149,13 @@ impl Namespace {
                 (uid, Wire::Sharded(channels))
             }
         };
-        let told_uid = format!("{TOLD}{}", &uid[1..]);
+        let told_uid = told_uid(&uid);
         Namespace { endpoint, name: name.to_owned(), uid, told_uid, servers: 0, dialect, wire }
+    }
+
+    /// Goes on as the adapter of this id, which others know from before a reload.
+    pub(crate) fn rename(&mut self, uid: String) {
+        (self.told_uid, self.uid) = (told_uid(&uid), uid);
     }
 
     /// What is listened to all the time.

@@ -17,6 +17,7 @@ use super::append::Appender;
 use super::channels::Heard;
 use super::core::{Core, Tag};
 use super::format::Message;
+use super::frozen::{FrozenAppender, FrozenReader};
 use super::read::{Entry, Reader};
 use super::request::{Call, Lost, Reply, Request};
 use super::socketio::{ENTRY, TOLD};
@@ -136,6 +137,21 @@ impl Streams {
             }
         }
         None
+    }
+
+    /// What goes on after a reload, when nothing that was read has to wait any more.
+    pub(super) fn freeze(&self) -> (Vec<FrozenAppender>, Vec<FrozenReader>) {
+        (self.appenders.iter().map(Appender::freeze).collect(), self.reader.freeze())
+    }
+
+    pub(super) fn thaw(&mut self, appenders: Vec<FrozenAppender>, readers: Vec<FrozenReader>) {
+        self.appenders.iter_mut().zip(appenders).for_each(|(appender, frozen)| appender.thaw(frozen));
+        self.reader.thaw(readers);
+    }
+
+    /// True exactly when nothing that was read has to wait.
+    pub(super) fn has_taken_all(&self) -> bool {
+        self.held.iter().all(VecDeque::is_empty)
     }
 
     pub(super) fn handle_connected(&mut self) {

@@ -4,6 +4,7 @@
 //! It wakes when shards have said something, when Redis has, or when something is due, handles everything that is there, and sends what
 //! follows from it: requests to Redis in as few writes as there are, parcels to each shard in one batch.
 
+use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use rand::{Rng as _, RngExt as _, SeedableRng as _};
 use tokio::sync::mpsc;
 
 use super::core::{Core, Listening, Tag};
+use super::frozen::FrozenRelay;
 use super::handle::{FleetPort, ToRelay};
 use super::lane::{self, Inlet};
 use super::link::{self, Address, Backoff, Certificates, Link, Servers};
@@ -26,11 +28,16 @@ use crate::Notice;
 use crate::config;
 use crate::driver::{Moved, read_clock};
 use crate::fault::RelayDrop;
-use crate::limits::{GOODBYE_MS, RELAY_OUTWARDS_PER_TURN, RELAY_PUSHES_PER_TURN};
+use crate::ids::{EndpointId, Room, UserId};
+use crate::limits::{GOODBYE_MS, RELAY_OUTWARDS_PER_TURN, RELAY_PUSHES_PER_TURN, RELAY_RETURN_MS};
 use crate::mesh::{Outlets, Port};
 use crate::shard::World;
 use crate::stats::RelayStats;
 use crate::time::Now;
+
+mod resting;
+
+pub(crate) use resting::{Report, Resting};
 
 /// Everything the relay's thread starts with.
 pub(crate) struct Setup {
@@ -45,6 +52,15 @@ pub(crate) struct Setup {
     /// Zero of the monotonic clock, the same as the shards'.
     pub(crate) epoch: Instant,
     pub(crate) random: [u8; 32],
+    pub(crate) resting: Resting,
+    /// What the relay of a former process has left.
+    pub(crate) frozen: Option<FrozenRelay>,
+    /// By former index: the endpoint now.
+    pub(crate) successors: Vec<Option<EndpointId>>,
+    /// Who is where already, where no relay knew.
+    pub(crate) present: Vec<(Room, UserId)>,
+    /// True exactly when an end of the shards is one, and not that of a start which has failed.
+    pub(crate) may_leave: bool,
 }
 
 /// Milliseconds after which parcels are offered again to a shard whose lane was full.
@@ -78,6 +94,18 @@ struct Thread {
     outlets: Outlets<Moved>,
     stats: Arc<RelayStats>,
     epoch: Instant,
+    settings: config::Relay,
+    resting: Resting,
+    /// Requests that Redis has not answered.
+    asked: usize,
+    /// True exactly when something has come from shards or gone to them since that was asked last.
+    has_moved_parcels: bool,
+    /// What Redis has said since a reload has begun.
+    heard: VecDeque<Push>,
+    /// Until when what shards say waits for a connection, monotonic milliseconds.
+    waits_until_ms: Option<u64>,
+    /// See [`Setup::may_leave`].
+    may_leave: bool,
 }
 
 /// The relay's thread, until all shards have ended. Whatever ends it before is told, a panic too.
@@ -107,9 +135,17 @@ pub(crate) fn address_of(settings: &config::Relay) -> Result<Address, link::Addr
 
 impl Thread {
     fn new(setup: Setup, notices: crossbeam_channel::Sender<Notice>) -> Thread {
-        let Setup { world, settings, address, own, port, stats, inlet, ports, epoch, random } = setup;
+        let Setup { world, settings, address, own, port, stats, inlet, ports, epoch, random, resting, frozen, successors, present, .. } =
+            setup;
+        let may_leave = setup.may_leave;
         let mut seeds = StdRng::from_seed(random);
-        let core = Core::new(world, stats.clone(), &settings, &own, port, seeds.random());
+        let mut core = Core::new(world, stats.clone(), &settings, &own, port, seeds.random());
+        core.remember(present);
+        let now = read_clock(epoch);
+        let waits_until_ms = frozen.as_ref().filter(|frozen| frozen.is_up).map(|_| now.ms() + RELAY_RETURN_MS);
+        if let Some(frozen) = frozen {
+            core.thaw(now, frozen, &|former| successors.get(usize::from(former)).copied().flatten());
+        }
         let reader = (settings.mode == config::RelayMode::Streams).then(|| Reader::new(address.clone(), seeds.random()));
         // Its own count: shards need not stop reading their clients because one of them takes nothing from other hosts.
         let outlets = Outlets::new(ports, Arc::<AtomicUsize>::default());
@@ -129,6 +165,13 @@ impl Thread {
             outlets,
             stats,
             epoch,
+            settings,
+            resting,
+            asked: 0,
+            has_moved_parcels: false,
+            heard: VecDeque::new(),
+            waits_until_ms,
+            may_leave,
         }
     }
 
@@ -145,23 +188,39 @@ impl Thread {
             let due_ms = self.core.poll_timeout().saturating_sub(self.now().ms()).max(1);
             let wait = Duration::from_millis(if are_sent { due_ms } else { RETRY_MS });
             tokio::select! {
-                batch = self.inlet.recv() => match batch {
+                batch = self.inlet.recv(), if self.waits_until_ms.is_none() => match batch {
                     Some(batch) => self.take_outwards(batch),
-                    None => return self.take_leave().await,
+                    None if self.may_leave => return self.take_leave().await,
+                    None => return,
                 },
+                Some(order) = self.resting.orders.recv() => self.rest(order).await,
                 Some((tag, replies)) = self.replies.1.recv() => self.take_reply(tag, replies),
                 Some(order) = next_order(&mut self.core) => self.take_orders(order),
                 Some(attempt) = self.attempts.1.recv() => self.take_attempt(attempt),
-                push = next_push(&mut self.link), if are_sent => self.take_pushes(push),
-                happening = next_happening(&mut self.reader), if are_sent => self.take_happening(happening),
+                push = next_push(&mut self.link), if are_sent && self.takes_in_pushes() => self.take_pushes(push),
+                happening = next_happening(&mut self.reader), if are_sent && !self.core.is_resting => self.take_happening(happening),
                 () = tokio::time::sleep(wait) => {}
             }
             let now = self.now();
+            if self.waits_until_ms.is_some_and(|until_ms| until_ms <= now.ms()) {
+                self.wait_no_longer();
+            }
             self.core.handle_timeouts(now);
             self.tell(now);
             // While there is always something here, nothing else of this thread would be done: what goes to Redis and comes from it is.
             tokio::task::yield_now().await;
         }
+    }
+
+    /// While it rests, only what somebody waits for.
+    fn takes_in_pushes(&self) -> bool {
+        !self.core.is_resting || self.core.awaits_pushes()
+    }
+
+    /// After a reload Redis is not there, or is: what shards say is looked at.
+    fn wait_no_longer(&mut self) {
+        self.waits_until_ms = None;
+        self.core.tell_whether_up();
     }
 
     /// Tells how the connection does, if that has changed. Where there is no place for it, it is told in a later turn.
@@ -198,7 +257,7 @@ impl Thread {
     /// Asks for what is to be read.
     fn read(&mut self) {
         let now = self.now();
-        let Some(reader) = &self.reader else { return };
+        let Some(reader) = self.reader.as_ref().filter(|_| !self.core.is_resting) else { return };
         if let Some(request) = self.core.poll_read(now) {
             reader.ask(&request);
         }
@@ -228,6 +287,7 @@ impl Thread {
             }
             while let Some((tag, request)) = self.core.poll_request(now) {
                 let (answer, replies) = (link.send(&request), self.replies.0.clone());
+                self.asked += 1;
                 tokio::spawn(async move {
                     // Whoever would take it has ended with the thread.
                     let _ = replies.send((tag, answer.await));
@@ -236,6 +296,7 @@ impl Thread {
         }
         while let Some((to, parcel)) = self.core.poll_parcel() {
             self.outlets.add(to, parcel);
+            self.has_moved_parcels = true;
         }
         while let Some(notice) = self.core.poll_notice() {
             // Nobody listens, or too slowly: the asker has a deadline of its own.
@@ -255,6 +316,7 @@ impl Thread {
 
     fn take_outwards(&mut self, batch: lane::Batch) {
         let now = self.now();
+        self.has_moved_parcels = true;
         let (mut next, mut handled) = (Some(batch), 0);
         while let Some(batch) = next {
             handled += batch.outwards.len();
@@ -272,6 +334,8 @@ impl Thread {
             for text in replies.iter().flatten().filter_map(complaint) {
                 self.status.refused(now.ms(), text);
             }
+            // What Redis refuses to let be listened to was no request.
+            self.asked = self.asked.saturating_sub(usize::from(!matches!(tag, Tag::Unheard(_))));
             self.core.handle_reply(now, tag, replies);
             next = self.replies.1.try_recv().ok();
         }
@@ -325,6 +389,7 @@ impl Thread {
                 self.connect_soon();
             }
         }
+        self.wait_no_longer();
     }
 
     /// The connection is over; the next is tried soon.

@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 
+use super::frozen::FrozenPublication;
 use super::request::Call;
 use crate::ids::{Room, ShardId};
 
@@ -83,6 +84,17 @@ impl Waiting {
         self.gone += gone;
         self.breathe();
         gone
+    }
+
+    /// What waits, for after a reload.
+    pub(crate) fn freeze(&self) -> Vec<FrozenPublication> {
+        let frozen = |publication: &Publication| {
+            let Publication { calls, told, confirmed, after, said_ms, is_for_all, .. } = publication;
+            let confirmed = confirmed.as_ref().map(|(_, room)| (room.endpoint.0, room.name.clone()));
+            let (calls, is_for_all) = (calls.clone(), *is_for_all);
+            FrozenPublication { calls, told: *told, confirmed, after: *after, said_ms: *said_ms, is_for_all }
+        };
+        self.queue.iter().map(frozen).collect()
     }
 
     /// True exactly when the next message finds no place.

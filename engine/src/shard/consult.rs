@@ -8,11 +8,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering;
 
-use super::Shard;
 use super::history::{Range, Recall, Ticket};
 use super::outward::{Outward, Published};
 use super::parcel::{Enter, Leave, Parcel, Return};
 use super::recollection::Recollection;
+use super::{Shard, World};
 use crate::dialect::{EnterFault, Sight};
 use crate::ids::{Room, Sid, UserId};
 use crate::limits::{CONSULT_MS, CONSULTS_WAITING_MAX, RECALL_BYTES_MAX};
@@ -199,12 +199,18 @@ impl Consults {
     }
 }
 
+impl World {
+    /// See [`Shard::is_shared`].
+    pub(crate) fn tells_others_of(&self, room: &Room) -> bool {
+        let dialect = || crate::dialect::of(self.config.endpoints[usize::from(room.endpoint.0)].dialect);
+        self.config.relay.is_some() && (room.is_public() && dialect().tells_of_rooms() || room.is_user() && dialect().tells_of_users())
+    }
+}
+
 impl Shard {
     /// True exactly when other hosts have to know who is in a room, or that a user is there.
     pub(super) fn is_shared(&self, room: &Room) -> bool {
-        let dialect = || self.dialect(room.endpoint);
-        self.world.config.relay.is_some()
-            && (room.is_public() && dialect().tells_of_rooms() || room.is_user() && dialect().tells_of_users())
+        self.world.tells_others_of(room)
     }
 
     /// Asks, and sets the parcel aside; where nobody can be asked it goes on at once, but never before another about the same room.

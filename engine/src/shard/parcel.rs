@@ -587,7 +587,7 @@ impl Emit {
 }
 
 /// What another host, or another program, says to clients of an endpoint.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Arrival {
     /// To whom, and what, unless [`Self::text`] says it.
     pub emit: Emit,

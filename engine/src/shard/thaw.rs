@@ -77,6 +77,19 @@ fn successor(former: &FrozenEndpoint, endpoints: &[Endpoint]) -> Option<Endpoint
     endpoints.iter().position(is_it).map(|index| EndpointId(index as u8))
 }
 
+/// By former index: the endpoint now.
+pub(crate) fn successors(former: &[FrozenEndpoint], endpoints: &[Endpoint]) -> Vec<Option<EndpointId>> {
+    former.iter().map(|former| successor(former, endpoints)).collect()
+}
+
+impl Portion {
+    /// Whom this shard's rooms have, where other hosts are told of that.
+    pub(crate) fn present(&self, world: &World) -> impl Iterator<Item = (Room, UserId)> {
+        let present = self.members.iter().filter(|seated| !seated.is_away && world.tells_others_of(&seated.room));
+        present.map(|seated| (seated.room.clone(), seated.presence.clone()))
+    }
+}
+
 /// Texts of which one copy serves all.
 #[derive(Default)]
 struct Names(HashSet<Arc<str>, RandomState>);

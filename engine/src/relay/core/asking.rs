@@ -44,6 +44,29 @@ struct NamedAsk {
     is_theirs: bool,
 }
 
+impl Hearing {
+    pub(super) fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+}
+
+impl Named {
+    /// Number of the last question.
+    pub(super) fn last(&self) -> u64 {
+        self.next
+    }
+
+    /// After a reload: an answer to a question of before is none to one of now.
+    pub(super) fn go_on_from(&mut self, number: u64) {
+        self.next = number;
+    }
+
+    /// True exactly when nobody is asked.
+    pub(super) fn is_idle(&self) -> bool {
+        self.asks.is_empty()
+    }
+}
+
 impl Core {
     /// A room's home asks. What has changed is true from now on, whether Redis can be told now or not.
     pub(super) fn consult(&mut self, now: Now, shard: ShardId, mut consult: Box<Consult>) {

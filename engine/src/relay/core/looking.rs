@@ -41,6 +41,11 @@ impl Looking {
         first.into_iter().chain(self.held.as_ref().map(|(_, _, until_ms)| *until_ms)).min().unwrap_or(u64::MAX)
     }
 
+    /// True exactly when something is looked for.
+    pub(super) fn is_asked(&self) -> bool {
+        self.held.is_some() || !self.inquiries.is_empty()
+    }
+
     /// True exactly when what other hosts say has to wait.
     pub(super) fn holds_back(&self) -> bool {
         self.held.is_some()
