@@ -41,6 +41,8 @@ impl Place {
         let mut child = Command::new(place.program())
             .arg("--config")
             .arg(place.folder.join("uringcast.toml"))
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("JWT_SECRET", SECRET)
             .stderr(Stdio::piped())
             .spawn()
