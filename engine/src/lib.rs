@@ -441,6 +441,8 @@ pub fn start_from(config: Config, frozen: Option<Frozen>) -> Result<(Engine, Not
         engine.rest.resume();
         reload::close(inherited);
     }
+    // Until now a start that failed could have been made again from it.
+    drop(frozen);
     Ok((engine, told))
 }
 
