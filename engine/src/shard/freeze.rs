@@ -112,7 +112,7 @@ impl Shard {
             unknown_until_ms: if let Stage::Unknown { until_ms } = conn.stage { Some(until_ms) } else { None },
             typing: conn.typing.iter().map(|typing| (typing.room.clone(), typing.until_ms)).collect(),
             ruled: conn.ruled,
-            recovery: conn.recovery.as_ref().map(|recovery| recovery.freeze()),
+            recovery: conn.recovery.as_ref().map(|recovery| recovery.freeze(|key| self.links.holds(key.slot, key.generation))),
         }
     }
 }

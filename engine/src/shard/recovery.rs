@@ -749,9 +749,11 @@ impl Memory {
 }
 
 impl Recovery {
-    /// As plain data. What it is said to have come from another host with has been settled before.
-    pub(super) fn freeze(&self) -> FrozenRecovery {
-        let challenger = self.challenger.as_ref().map(|it| (it.link.slot, it.packet.clone(), it.deadline_ms));
+    /// As plain data. What it is said to have come from another host with has been settled before. `is_there` knows links: a challenger whose own has ended goes no further,
+    /// because his slot may be another's by now.
+    pub(super) fn freeze(&self, is_there: impl Fn(LinkKey) -> bool) -> FrozenRecovery {
+        let challenger =
+            self.challenger.as_ref().filter(|it| is_there(it.link)).map(|it| (it.link.slot, it.packet.clone(), it.deadline_ms));
         FrozenRecovery {
             pid: self.pid,
             stays: self.stays.iter().map(|stay| (stay.room.clone(), stay.from, stay.to)).collect(),
