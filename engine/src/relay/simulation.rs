@@ -12,12 +12,13 @@ use serde_json::{Value, json};
 
 use super::core::{Core, Tag};
 use super::fake::Fake;
+use super::frozen::FrozenRelay;
 use super::handle;
 use super::host::{self, Got, Host};
 use super::request::{Kind, Lost, Push, Reply, Request};
 use super::words::{Hello, HostId};
 use crate::config::{DialectKind, Endpoint, Relay, RelayMode};
-use crate::ids::ShardId;
+use crate::ids::{EndpointId, ShardId};
 use crate::shard::outward::Outward;
 use crate::shard::parcel::Parcel;
 use crate::stats::RelayStats;
@@ -30,6 +31,8 @@ const JOIN: &str = r#"["room:join",{"roomId":"r"}]"#;
 
 struct Site {
     host: Host,
+    own: Hello,
+    random: [u8; 32],
     core: Core,
     _handle: handle::FleetHandle,
     /// By shard: what it has said to the relay.
@@ -71,21 +74,22 @@ struct Fleet {
     sites: Vec<Site>,
     clients: Vec<Client>,
     other: u64,
+    reloads: u64,
 }
 
 impl Site {
     fn new(seed: u64, number: usize) -> Site {
         let rooms = Endpoint { recovery_ms: 60_000, ..host::endpoint("rooms", DialectKind::Rooms, "/") };
-        let settings = Relay { mode: RelayMode::Streams, ..Relay::new("redis://localhost") };
-        let config = crate::config::Config { relay: Some(settings.clone()), ..host::config(SHARDS, vec![rooms]) };
+        let config = crate::config::Config { relay: Some(settings()), ..host::config(SHARDS, vec![rooms]) };
         let host = Host::new(config, seed * 10 + number as u64);
         let own = Hello::new(HostId::new(seed * 10 + number as u64 + 1), SHARDS, "", ["rooms".to_owned()]);
-        let (handle, port) = handle::channel(own.clone());
         let mut random = [number as u8 + 1; 32];
         random[..8].copy_from_slice(&seed.to_le_bytes());
-        let core = Core::new(host.world.clone(), Arc::<RelayStats>::default(), &settings, &own, port, random);
+        let (core, handle) = core_of(&host, &own, random);
         Site {
             host,
+            own,
+            random,
             core,
             _handle: handle,
             outward: (0..SHARDS).map(|_| VecDeque::new()).collect(),
@@ -127,6 +131,58 @@ impl Site {
         if self.reading.take().is_some() || self.read.take().is_some() {
             self.core.handle_read(self.host.now, Err(Lost::Connection));
         }
+    }
+
+    /// Nothing is taken in, what is under way is finished, or given up after so many rounds; of what Redis is asked then some is done.
+    fn come_to_rest(&mut self, redis: &mut Fake, rounds: usize, done: usize) {
+        self.core.set_resting(true);
+        for round in 0.. {
+            assert!(round < 1_000, "no rest: {:?}", self.host.shards);
+            let (now, is_last) = (self.host.now, round >= rounds);
+            let mut has_moved = false;
+            for shard in 0..SHARDS {
+                if is_last {
+                    self.host.shards[shard].wait_no_longer(now);
+                }
+                has_moved |= !self.host.shards[shard].come_to_rest(now);
+                for other in 0..SHARDS {
+                    for what in 0..5 {
+                        has_moved |= (!is_last || what < 3) && self.go_on(redis, what, shard, other);
+                    }
+                }
+            }
+            if is_last {
+                self.core.wait_no_longer(now);
+            }
+            self.collect();
+            has_moved |= self.inward.iter().any(|parcels| !parcels.is_empty()) || self.outward.iter().any(|said| !said.is_empty());
+            if !has_moved && self.core.is_at_rest() && (is_last || self.core.is_told()) {
+                break;
+            }
+        }
+        for (_, request) in self.asked.drain(..).take(done) {
+            let _ = redis.perform(&request);
+        }
+    }
+
+    /// The process is replaced. Its connections are not there yet.
+    fn reload(&mut self, redis: &mut Fake, rounds: usize, done: usize) {
+        self.come_to_rest(redis, rounds, done);
+        let written = self.core.freeze(&settings(), self.pushed.iter()).encode();
+        // What the old one has of the world must go with it.
+        self.core = core_of(&Host::new(host::config(1, Vec::new()), 0), &self.own, self.random).0;
+        self.host.reload(SHARDS);
+        self.random[31] = self.random[31].wrapping_add(7);
+        let frozen = FrozenRelay::decode(&written, &settings()).expect("it was just written");
+        assert_eq!(frozen.host, self.own.host.as_str());
+        (self.core, self._handle) = core_of(&self.host, &self.own, self.random);
+        self.host.world.is_relayed.store(frozen.is_up, std::sync::atomic::Ordering::Relaxed);
+        self.core.thaw(self.host.now, frozen, &|endpoint| Some(EndpointId(endpoint)));
+        (self.reading, self.read) = (None, None);
+        self.listened.clear();
+        self.pushed.clear();
+        self.asked.clear();
+        self.answered.clear();
     }
 
     /// What shards and the relay have made goes onto its way.
@@ -231,6 +287,7 @@ impl Fleet {
             sites: (0..HOSTS).map(|number| Site::new(seed, number)).collect(),
             clients: (0..CLIENTS).map(|_| Client::default()).collect(),
             other: 0,
+            reloads: 0,
         };
         for site in 0..HOSTS {
             fleet.sites[site].connect();
@@ -274,6 +331,7 @@ impl Fleet {
                 }
                 self.settle();
             }
+            16..18 => self.reload(site),
             // It asks for something that is said to it alone.
             12 => self.ask(who),
             _ => {
@@ -285,6 +343,32 @@ impl Fleet {
         }
         self.publish();
         self.listen();
+    }
+
+    /// One host's process is replaced, and the others go on meanwhile.
+    fn reload(&mut self, site: usize) {
+        let rounds = if self.random.random_range(0..3) == 0 { 0 } else { 100 };
+        let (done, pause) = (self.random.random_range(0..4), self.random.random_range(0..40));
+        let was_connected = self.sites[site].is_connected;
+        let Fleet { sites, redis, .. } = self;
+        sites[site].reload(redis, rounds, done);
+        sites[site].is_connected = false;
+        for _ in 0..pause {
+            let (what, shard, other) =
+                (self.random.random_range(0..8), self.random.random_range(0..SHARDS), self.random.random_range(0..SHARDS));
+            if self.random.random_range(0..20) == 0 {
+                self.tell((site + 1) % HOSTS);
+                self.tell_as_other();
+            }
+            let Fleet { sites, redis, .. } = self;
+            sites[(site + 1) % HOSTS].go_on(redis, what, shard, other);
+            self.publish();
+        }
+        if was_connected {
+            self.sites[site].connect();
+        }
+        self.sites[site].core.tell_whether_up();
+        self.reloads += 1;
     }
 
     /// What was published is on its way to who listens.
@@ -473,6 +557,15 @@ impl Fleet {
     }
 }
 
+fn settings() -> Relay {
+    Relay { mode: RelayMode::Streams, ..Relay::new("redis://localhost") }
+}
+
+fn core_of(host: &Host, own: &Hello, random: [u8; 32]) -> (Core, handle::FleetHandle) {
+    let (handle, port) = handle::channel(own.clone());
+    (Core::new(host.world.clone(), Arc::<RelayStats>::default(), &settings(), own, port, random), handle)
+}
+
 fn connect(user: &str, client: &Client) -> String {
     let claims = json!({"sub": user, "exp": host::START_UNIX_MS / 1_000 + 100_000});
     let mut auth = json!({"token": host::token(&claims)});
@@ -484,15 +577,17 @@ fn connect(user: &str, client: &Client) -> String {
 
 #[test]
 fn nobody_misses_or_hears_twice_on_whichever_host() {
-    let (mut recovered, mut moved) = (0, 0);
+    let (mut recovered, mut moved, mut reloads) = (0, 0, 0);
     let seeds = option_env!("URINGCAST_SIM_SEEDS").and_then(|text| text.parse().ok()).unwrap_or(60);
     for seed in 0..seeds {
         let mut fleet = Fleet::new(seed);
         for _ in 0..STEPS {
             fleet.step();
         }
+        reloads += fleet.reloads;
         let counted = fleet.finish();
         (recovered, moved) = (recovered + counted.0, moved + counted.1);
     }
     assert!(recovered > 2 * seeds && moved > seeds / 2, "{recovered} recoveries, {moved} on another host, in {seeds} runs test little");
+    assert!(reloads > 10 * seeds, "{reloads} reloads in {seeds} runs test little");
 }
