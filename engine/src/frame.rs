@@ -144,7 +144,7 @@ impl Frame {
     /// The opposite of [`Self::freeze`]; `endpoint` is its endpoint now.
     pub(crate) fn thaw(frozen: FrozenFrame, endpoint: Option<EndpointId>) -> Frame {
         let FrozenFrame { bytes, header, mark, has_attachments, receipt, .. } = frozen;
-        Frame(Arc::new(Body { bytes: bytes.into(), header, endpoint, mark, has_attachments, receipt: receipt.map(Box::new) }))
+        Frame(Arc::new(Body { bytes, header, endpoint, mark, has_attachments, receipt: receipt.map(Box::new) }))
     }
 
     /// The same with the type byte before each attachment, for a WebSocket of Engine.IO 3. A copy each: old clients are few.

@@ -551,7 +551,7 @@ pub fn quote(out: &mut String, text: &str) {
 fn first_to_escape(text: &[u8]) -> Option<usize> {
     const BLOCK: usize = 32;
     let (blocks, rest) = text.as_chunks::<BLOCK>();
-    let clean = blocks.iter().take_while(|block| !has_special(*block)).count() * BLOCK;
+    let clean = blocks.iter().take_while(|block| !has_special(block)).count() * BLOCK;
     if clean == text.len() - rest.len() && is_short_clean(rest) {
         return None;
     }

@@ -507,8 +507,6 @@ fn launch(config: Config, passed: &[PassedListener], frozen: Option<&Frozen>) ->
         engine.rest.resume();
         reload::close(left);
     }
-    // Until now a start that failed could have been made again from it.
-    drop(frozen);
     Ok((engine, told))
 }
 

@@ -83,9 +83,8 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S
     let mut end = Instant::now() + bounds.life;
     loop {
         tokio::select! {
-            ended = timeout_at(end, connection.as_mut()) => match ended {
-                Ok(_) => return,
-                Err(_) => {}
+            ended = timeout_at(end, connection.as_mut()) => if ended.is_ok() {
+                return;
             },
             () = pause.begun() => {
                 // Who reads an answer without an end reads on in another connection.
