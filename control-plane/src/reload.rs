@@ -34,8 +34,8 @@ pub const OWN_VARIABLES: [&str; 2] = [STATE, RETURNED];
 /// What socket activation has said is said to the first program only: the same process would take the descriptors for its own again.
 const ACTIVATION: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID"];
 
-/// How long the new program may take to say whether it can take over. It reads files and looks up nothing.
-const CHECK_TIME: Duration = Duration::from_secs(20);
+/// How long the new program may take to say whether it can take over. It reads files and looks up nothing; and nobody feeds the watchdog meanwhile.
+const CHECK_TIME: Duration = Duration::from_secs(10);
 
 /// Nanoseconds of the clock that goes on over a replacement, as systemd wants it too.
 pub fn now_ns() -> u64 {
