@@ -265,6 +265,15 @@ const CALLS: &[Cases] = &[
         bytes_max: 65_536,
         paths: &[("/v1/drain?seconds=1", 400), ("/v1/drain/", 404)],
     },
+    Cases { path: "/v1/reload", paths: &[("/v1/reload?x=1", 400), ("/v1/reload/", 404)], ..NONE },
+    Cases {
+        method: "POST",
+        path: "/v1/reload",
+        body: "{}",
+        bodies: &[("", 400), ("[]", 400), ("7", 400), (r#"{"version":2}"#, 400)],
+        bytes_max: 65_536,
+        paths: &[("/v1/reload?x=1", 400)],
+    },
     Cases {
         path: "/v1/rooms",
         paths: &[

@@ -56,6 +56,8 @@ pub struct Events {
     host: Arc<dyn Host>,
     /// When the process started, milliseconds since 1970; the first half of each id.
     start: u64,
+    /// Number of the first entry of this process.
+    begin: u64,
     /// Recorded whoever reads.
     always: EventTypes,
     state: Mutex<State>,
@@ -159,7 +161,7 @@ impl Events {
         };
         let (closed, _) = watch::channel(false);
         let (settled, carried) = (AtomicU64::new(settled), Mutex::new(unsent));
-        Events { host, start, always, state: Mutex::new(state), closed, settled, carried, counts: Counts::default() }
+        Events { host, start, begin: next, always, state: Mutex::new(state), closed, settled, carried, counts: Counts::default() }
     }
 
     /// Where it has come to, for the process that this one becomes.
@@ -274,7 +276,7 @@ impl Events {
     /// The webhook's own reading: from the first event on, though clients may have come before it was made.
     pub fn read_for_webhook(self: &Arc<Events>, types: EventTypes) -> Result<Reading, TooManyReaders> {
         let mut reading = self.read(types, None)?;
-        reading.cursor = self.lock().journal.first();
+        reading.cursor = self.begin;
         reading.seen = Some(Weight::default());
         reading.missed = |counts| &counts.missed_by_webhook;
         Ok(reading)

@@ -147,6 +147,8 @@ mod tests {
                 peer.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("open");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
+            // The connection is looked at for the first time.
+            tokio::time::sleep(Duration::from_millis(1)).await;
             assert!(!pause.is_quiet());
             pause.begin();
             let mut heard = String::new();
