@@ -27,6 +27,8 @@ fn serves_and_stops(what: &str, binary: &mut Command, stderr: Stdio) {
     let arguments = ["--shards", "2", "--listen", &public.to_string(), "--control", &control.to_string()];
     binary
         .args(arguments)
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .env("JWT_SECRET", SECRET)
         .env("URINGCAST_SERVER_DRAIN_SECONDS", "0")
         .env("WEBSOCKET_CORS_ORIGIN", "https://app.example");

@@ -158,7 +158,7 @@ fn what_nobody_reads_stays_under_the_cap() {
     assert!(shed >= 8.0 && bytes >= 20e6, "{shed} connections with {bytes} bytes were shed");
     assert!((server.metric("uringcast_connections_closed_total", &[("reason", "slow_reader")]) - shed).abs() < 0.5);
     // What came between two looks, what the allocator keeps, and buffers for writing.
-    assert!(grown < CAP + (32 << 20), "grown by {grown} bytes");
+    assert!(grown < CAP + (80 << 20), "grown by {grown} bytes, and 180 MB were sent");
     server.until_metric("uringcast_memory_held_bytes", &[], |held| held <= CAP as f64);
     neighbours.assert_well();
     server.assert_well();
