@@ -42,6 +42,14 @@ pub fn now_ns() -> u64 {
     exec::monotonic_ns()
 }
 
+/// Has another process reload, by SIGHUP.
+///
+/// # Errors
+/// When there is no such process, or it is somebody else's.
+pub fn wish(pid: i32) -> io::Result<()> {
+    exec::hang_up(pid)
+}
+
 /// How reloads of this process went.
 #[derive(Default, Debug)]
 pub struct Reloads {

@@ -261,32 +261,48 @@ fn host_row(host: &Value) -> Vec<String> {
     vec![shown(&host["id"]), shown(&host["shards"]), shown(&host["version"]), shown(&host["connections"]), state.to_owned(), seen]
 }
 
-/// Wishes a reload and looks until it is done or refused. While the process is being replaced nobody answers, or hangs up.
-fn reload(client: &Client, output: Output, out: &mut dyn Write) -> Result<(), Fault> {
-    let numbers = |reply: &Reply| {
-        let value = members(&reply.text).map_err(|fault| client.strange(&fault))?;
-        Ok::<_, Fault>((value["done"].as_u64(), value["refused"].as_u64(), value))
+/// How reloads went until now: done, refused, the last pause in seconds.
+fn reloads(client: &Client) -> Result<[f64; 3], Fault> {
+    // The metrics are open to everybody who reaches the listener, which the admin API is not.
+    let text = client.call(Call::new(Method::GET, "/metrics".to_owned()))?.text;
+    let names = ["reloads_total{outcome=\"done\"}", "reloads_total{outcome=\"refused\"}", "reload_pause_seconds"];
+    let value = |name: &str| text.lines().find_map(|line| line.strip_prefix("uringcast_")?.strip_prefix(name)?.trim().parse().ok());
+    let [Some(done), Some(refused), Some(pause)] = names.map(value) else {
+        return Err(client.strange(&"it has no metrics of reloads"));
     };
-    let wish = Call { body: Some("{}".to_owned()), ..Call::new(Method::POST, "/v1/reload".to_owned()) };
-    let (done, refused, before) = numbers(&client.call(wish)?)?;
+    Ok([done, refused, pause])
+}
+
+/// Wishes a reload and looks until it is done or refused. While the process is being replaced nobody answers, or hangs up. Run by systemd it has no credentials, but is told the
+/// process, which may be sent a signal.
+fn reload(client: &Client, output: Output, out: &mut dyn Write) -> Result<(), Fault> {
+    let [done, refused, _] = reloads(client)?;
+    match std::env::var("MAINPID").ok().and_then(|pid| pid.parse().ok()) {
+        Some(pid) => crate::reload::wish(pid).map_err(|fault| Fault::Refused(format!("process {pid} cannot be sent SIGHUP: {fault}")))?,
+        None => drop(client.call(Call { body: Some("{}".to_owned()), ..Call::new(Method::POST, "/v1/reload".to_owned()) })?),
+    }
     let until = Instant::now() + RELOAD_TIME;
     loop {
         std::thread::sleep(RELOAD_GLANCE);
-        let reply = match client.call(Call::new(Method::GET, "/v1/reload".to_owned())) {
-            Ok(reply) => reply,
+        let [done_now, refused_now, pause] = match reloads(client) {
+            Ok(now) => now,
             Err(Fault::Unreachable { .. } | Fault::Silent(_) | Fault::Strange { .. }) if Instant::now() < until => continue,
             Err(fault) => return Err(fault),
         };
-        let (done_now, refused_now, after) = numbers(&reply)?;
         if refused_now > refused {
-            return Err(Fault::Refused(format!("it goes on as it was: {}", shown(&after["reason"]))));
+            let why = client.call(Call::new(Method::GET, "/v1/reload".to_owned())).ok().and_then(|reply| members(&reply.text).ok());
+            let why = why.map_or_else(|| "its log says why".to_owned(), |it| shown(&it["reason"]));
+            return Err(Fault::Refused(format!("it goes on as it was: {why}")));
         }
         if done_now > done {
-            return tell(&reply, output, client, out, |after| {
-                let (old, new, pause) = (shown(&before["version"]), shown(&after["version"]), shown(&after["pauseMs"]));
-                let program = if old == new { format!("version {new}") } else { format!("version {old} is {new} now") };
-                format!("reloaded: {program}, after a pause of {pause} ms\n")
-            });
+            let pause_ms = pause * 1_000.0;
+            let text = if output.json {
+                format!("{{\"done\":{done_now},\"pauseMs\":{pause_ms}}}\n")
+            } else {
+                format!("reloaded, after a pause of {pause_ms:.1} ms\n")
+            };
+            out.write_all(text.as_bytes())?;
+            return Ok(out.flush()?);
         }
         if Instant::now() >= until {
             return Err(Fault::Incomplete("the reload was neither done nor refused in time".to_owned()));

@@ -78,7 +78,7 @@ pub enum Operation {
         #[command(flatten)]
         output: Output,
     },
-    /// The same after another version was installed: says which one runs before and after.
+    /// The same, by the name that says what it is for after another version was installed.
     Upgrade {
         /// How it is shown.
         #[command(flatten)]

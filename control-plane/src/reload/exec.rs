@@ -81,6 +81,12 @@ pub(super) fn copy(fd: RawFd) -> io::Result<OwnedFd> {
     owned(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) })
 }
 
+/// Sends SIGHUP to a process.
+pub(super) fn hang_up(pid: i32) -> io::Result<()> {
+    // SAFETY: takes two integers.
+    if unsafe { libc::kill(pid, libc::SIGHUP) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Nanoseconds of the clock that goes on over a replacement.
 pub(super) fn monotonic_ns() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
