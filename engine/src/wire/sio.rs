@@ -269,7 +269,9 @@ pub struct EntryId {
 impl EntryId {
     /// Reads `MS-NUMBER`, as Redis writes it; `None` for any other text.
     pub fn parse(text: &str) -> Option<EntryId> {
-        let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+        // Written one way only: another would be another text of the same entry.
+        let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+        let number = |text: &str| is_number(text).then(|| text.parse().ok()).flatten();
         let (ms, count) = text.split_once('-')?;
         Some(EntryId { ms: number(ms)?, number: number(count)? })
     }
@@ -439,6 +441,17 @@ mod tests {
         assert_eq!(with_attachments, r#"452-/chat,1["e",1,"o"]"#);
         assert_eq!(ack("/", "7", "null", 1), "461-7[null]");
         assert_eq!((disconnect("/"), disconnect("/chat")), ("41".to_owned(), "41/chat,".to_owned()));
+    }
+
+    #[test]
+    fn an_offset_has_one_text() {
+        for text in ["1700000000000-0", "0-0", "AAAAAAAAAAA"] {
+            assert_eq!(Offset::parse(text).map(Offset::text).as_deref(), Some(text));
+        }
+        // The first would be written with eleven characters, which are those of the other kind.
+        for text in ["0621302-5455", "1700000000000-00", "-1", "1-", "1-+2"] {
+            assert_eq!(Offset::parse(text), None, "{text}");
+        }
     }
 
     #[test]
