@@ -5,7 +5,7 @@
 use std::convert::Infallible;
 use std::ffi::{CString, OsString};
 use std::fmt;
-use std::io::{self, Read as _, Seek as _, Write as _};
+use std::io::{self, Read as _, Seek as _};
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
@@ -167,10 +167,10 @@ impl Own {
         let configuration = self.configuration.clone();
         let program = Program { old_program: exec::number(&old_program), configuration, replaced_ns: now_ns(), ..program };
         frozen.program = serde_json::to_vec(&program).map_err(io::Error::other)?.into();
-        let mut state = exec::memory_file()?;
-        state.write_all(&frozen.encode())?;
-        let mut open = std::mem::take(&mut frozen.sockets);
-        open.extend(frozen.listeners.iter().copied().chain(control));
+        let mut state = io::BufWriter::new(exec::memory_file()?);
+        frozen.write(&mut state)?;
+        let state = state.into_inner().map_err(io::IntoInnerError::into_error)?;
+        let mut open: Vec<RawFd> = frozen.listeners.iter().copied().chain(control).collect();
         open.extend([exec::number(&old_program), exec::number(&state)]);
         let call = exec::Call::new(self.arguments.clone(), environment(exec::number(&state), None))?;
         let path = CString::new(self.program.as_os_str().as_bytes()).map_err(io::Error::other)?;

@@ -35,6 +35,12 @@ pub(crate) struct FrozenFrame {
     receipt: Option<Receipt>,
 }
 
+impl FrozenFrame {
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
 /// Somebody wants to know who got a message.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Receipt {

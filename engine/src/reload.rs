@@ -147,7 +147,8 @@ impl Engine {
     }
 
     /// Brings everything to rest and writes it down. For `patience` what is under way outside is waited for, and as long as `is_busy` says that somebody still
-    /// waits for answers. On success nothing goes on until [`Self::resume`]; on failure it goes on at once.
+    /// waits for answers. On success nothing goes on until [`Self::resume`], and until then the connections' sockets stay open when the process is replaced; on failure it
+    /// goes on at once.
     ///
     /// # Errors
     /// When there is no rest to be found.
@@ -187,12 +188,11 @@ impl Engine {
         }
         let elapsed_ns = self.epoch.elapsed().as_nanos() as u64;
         let said = self.rest.ask(Order::Freeze)?;
-        let (mut shards, mut listeners, mut sockets) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut shards, mut listeners) = (Vec::new(), Vec::new());
         for report in said {
             if let Report::Frozen(part) = report {
                 shards.push(ByteBuf::from(part.bytes));
                 listeners.extend(part.listeners);
-                sockets.extend(part.sockets);
             }
         }
         let named = |endpoint: &crate::config::Endpoint| FrozenEndpoint {
@@ -210,7 +210,6 @@ impl Engine {
             listeners,
             endpoints: self.endpoints().iter().map(named).collect(),
             shards,
-            sockets,
             // Last: what other hosts say is heard until then.
             relay: self.rest.frozen_relay()?.into(),
             ..Frozen::default()
@@ -228,14 +227,18 @@ impl Engine {
 /// # Errors
 /// When something of it cannot be read.
 pub(crate) fn portions(frozen: &Frozen, world: &World) -> Result<Vec<Portion>, NotThawed> {
-    // Each part is read by a thread of its own: the pause is as long as this takes.
-    let read = std::thread::scope(|scope| {
-        let threads: Vec<_> = frozen.shards.iter().map(|part| scope.spawn(move || FrozenShard::decode(part))).collect();
+    if frozen.shards.is_empty() {
+        return Err(NotThawed::Unfit("it has no shard"));
+    }
+    // What each shard had is read and divided by a thread of its own: the pause is as long as this takes.
+    let divided = std::thread::scope(|scope| {
+        let divide = |part| FrozenShard::decode(part).map(|part| thaw::pieces(frozen, part, world));
+        let threads: Vec<_> = frozen.shards.iter().map(|part| scope.spawn(move || divide(part))).collect();
         threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect::<Vec<_>>()
     });
     let ended = |_| NotThawed::Unfit("a shard's part ended its reader");
-    let parts = read.into_iter().map(|part| part.map_err(ended)?).collect::<Result<Vec<_>, _>>()?;
-    Ok(thaw::portions(frozen, parts, world))
+    let divided = divided.into_iter().map(|pieces| pieces.map_err(ended)?).collect::<Result<Vec<_>, _>>()?;
+    Ok(thaw::portions(divided))
 }
 
 /// Says whether these descriptors stay open when the process is replaced.

@@ -147,6 +147,8 @@ struct Driver {
     reports: Sender<(ShardId, Report)>,
     /// True exactly while the shard rests: nothing is read or accepted.
     resting: bool,
+    /// True exactly when the sockets stay open should the process be replaced.
+    stays_open: bool,
     /// True exactly when parcels have come or gone since this was last looked at.
     has_moved_parcels: bool,
     epoch: Instant,
@@ -222,6 +224,7 @@ impl Driver {
             orders,
             reports,
             resting: false,
+            stays_open: false,
             has_moved_parcels: false,
             epoch,
             buffer: vec![0; READ_BUFFER_BYTES].into(),

@@ -36,8 +36,6 @@ pub(crate) enum Report {
 pub(crate) struct Part {
     /// A [`crate::shard::frozen::FrozenShard`].
     pub(crate) bytes: Vec<u8>,
-    /// The descriptors that stand in it.
-    pub(crate) sockets: Vec<RawFd>,
     pub(crate) listeners: Vec<RawFd>,
 }
 
@@ -55,6 +53,9 @@ impl Driver {
                 break;
             }
         }
+        if std::mem::take(&mut self.stays_open) {
+            self.keep_open(false);
+        }
         self.resting = false;
     }
 
@@ -70,14 +71,21 @@ impl Driver {
         rests && !self.has_moved_parcels && !self.outlets.is_pending() && self.shard.come_to_rest(self.now())
     }
 
-    fn freeze(&self) -> Report {
+    fn freeze(&mut self) -> Report {
+        // Each shard for its own, because a system call a socket takes a while.
+        self.keep_open(true);
+        self.stays_open = true;
         let socket = |key: LinkKey| {
             let socket = self.sockets.get(key.slot as usize)?.as_ref()?;
             (socket.key == key).then(|| socket.stream.as_raw_fd())
         };
         let bytes = self.shard.freeze(socket).encode();
-        let sockets = self.sockets.iter().flatten().map(|socket| socket.stream.as_raw_fd()).collect();
-        Report::Frozen(Part { bytes, sockets, listeners: self.listeners.iter().map(std::os::fd::AsRawFd::as_raw_fd).collect() })
+        Report::Frozen(Part { bytes, listeners: self.listeners.iter().map(std::os::fd::AsRawFd::as_raw_fd).collect() })
+    }
+
+    /// Says whether the sockets stay open when the process is replaced.
+    fn keep_open(&self, stay: bool) {
+        self.sockets.iter().flatten().for_each(|socket| sys::set_close_on_exec(socket.stream.as_raw_fd(), !stay));
     }
 
     /// Takes over what another process had.

@@ -9,6 +9,7 @@
 //! Times are monotonic milliseconds or nanoseconds since the engine's zero, which is moved so that the pause does not count. An endpoint is an index into
 //! [`Frozen::endpoints`], since the new configuration may have others in another order.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -37,6 +38,9 @@ pub const OLDEST: u32 = 1;
 
 /// The first bytes of what is written down, before the version's four (little endian).
 const MAGIC: &[u8; 8] = b"uringcst";
+
+/// Bytes that a connection, a link or a room takes at most, as a rule.
+const LINK_BYTES: usize = 512;
 
 /// Why what another version wrote cannot be taken over.
 #[derive(Debug, thiserror::Error)]
@@ -78,20 +82,19 @@ pub struct Frozen {
     pub shards: Vec<ByteBuf>,
     /// The way to other hosts, written down by its own thread; empty where there is none.
     pub relay: ByteBuf,
-    /// The sockets of all links, for whoever keeps them open; they are not written down a second time.
-    #[serde(skip)]
-    pub sockets: Vec<i32>,
     /// What the program around the engine hands on to itself.
     pub program: ByteBuf,
 }
 
 impl Frozen {
-    /// As bytes.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = MAGIC.to_vec();
-        bytes.extend_from_slice(&VERSION.to_le_bytes());
-        write_into(&mut bytes, self);
-        bytes
+    /// Writes it down, in small pieces but for what the shards have.
+    ///
+    /// # Errors
+    /// Those of `to`.
+    pub fn write(&self, to: &mut impl io::Write) -> io::Result<()> {
+        to.write_all(MAGIC)?;
+        to.write_all(&VERSION.to_le_bytes())?;
+        rmp_serde::encode::write(to, self).map_err(io::Error::other)
     }
 
     /// From bytes.
@@ -119,8 +122,11 @@ impl FrozenShard {
 
     /// For one of [`Frozen::shards`].
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        write_into(&mut bytes, self);
+        // Rather too much than to copy all of it whenever it has grown: what is not touched costs nothing.
+        let frames: usize = self.frames.iter().map(FrozenFrame::len).sum();
+        let mut bytes = Vec::with_capacity(frames + LINK_BYTES * (self.links.len() + self.conns.len() + self.rooms.len()));
+        let written = rmp_serde::encode::write(&mut bytes, self);
+        debug_assert!(written.is_ok(), "into memory: {written:?}");
         bytes
     }
 }
@@ -134,12 +140,6 @@ pub struct FrozenEndpoint {
     pub dialect: String,
     /// Its path or namespace.
     pub bind: String,
-}
-
-/// Appends a record's bytes. Writing into memory fails for nothing that these records have.
-fn write_into(bytes: &mut Vec<u8>, record: &impl Serialize) {
-    let written = rmp_serde::encode::write(bytes, record);
-    debug_assert!(written.is_ok(), "{written:?}");
 }
 
 /// Everything of one shard.

@@ -30,11 +30,17 @@ use crate::shard::frozen::{
 use crate::time::Now;
 use crate::wire::{sio, ws};
 
-/// What one shard takes over.
+/// What one shard takes over, by the shard that had it.
 #[derive(Default)]
 pub struct Portion {
-    /// Links and connections, by the shard they were on.
-    parts: Vec<FrozenShard>,
+    pieces: Vec<Piece>,
+}
+
+/// What one shard takes over of what another had, or of its own.
+#[derive(Default)]
+pub struct Piece {
+    /// Links and connections, if any.
+    part: Option<FrozenShard>,
     rooms: Vec<(Room, FrozenRoom)>,
     seq_floor: u64,
     ends_untold: Vec<Room>,
@@ -42,8 +48,8 @@ pub struct Portion {
     grants: Vec<(Room, Vec<Arc<str>>)>,
     absences: Vec<(Room, u64)>,
     receipts: Vec<(Room, Awaited)>,
-    /// What shards counted of each endpoint, and last of what reached none.
-    counted: Vec<Vec<Vec<(String, u64)>>>,
+    /// What was counted of each endpoint, and last of what reached none.
+    counted: Vec<Vec<(String, u64)>>,
     /// Who is in the rooms whose home it is.
     members: Vec<Seated>,
     /// Long-polling sessions whose ids lead here, and where they live.
@@ -85,7 +91,8 @@ pub(crate) fn successors(former: &[FrozenEndpoint], endpoints: &[Endpoint]) -> V
 impl Portion {
     /// Whom this shard's rooms have, where other hosts are told of that.
     pub(crate) fn present(&self, world: &World) -> impl Iterator<Item = (Room, UserId)> {
-        let present = self.members.iter().filter(|seated| !seated.is_away && world.tells_others_of(&seated.room));
+        let members = self.pieces.iter().flat_map(|piece| &piece.members);
+        let present = members.filter(|seated| !seated.is_away && world.tells_others_of(&seated.room));
         present.map(|seated| (seated.room.clone(), seated.presence.clone()))
     }
 }
@@ -98,8 +105,12 @@ impl Names {
     fn unite(&mut self, name: &mut Arc<str>) {
         match self.0.get(name) {
             Some(known) => *name = known.clone(),
-            None => drop(self.0.insert(name.clone())),
+            None => self.learn(name),
         }
+    }
+
+    fn learn(&mut self, name: &Arc<str>) {
+        self.0.insert(name.clone());
     }
 }
 
@@ -119,78 +130,79 @@ fn destination(link: &FrozenLink, part: &FrozenShard, conns: &HashMap<u32, Sid, 
     own.or(of_session).unwrap_or(ShardId((usize::from(part.shard) % world.config.shards.len()) as u8))
 }
 
-/// Gives every shard its portion of what the shards of the former process had.
-pub fn portions(frozen: &Frozen, mut parts: Vec<FrozenShard>, world: &World) -> Vec<Portion> {
+/// Gives every shard its portion: of what each former shard had, the piece that [`pieces`] has made for it.
+pub fn portions(by_former: impl IntoIterator<Item = Vec<Piece>>) -> Vec<Portion> {
+    let mut portions: Vec<Portion> = Vec::new();
+    for pieces in by_former {
+        portions.resize_with(pieces.len(), Portion::default);
+        portions.iter_mut().zip(pieces).for_each(|(portion, piece)| portion.pieces.push(piece));
+    }
+    portions
+}
+
+/// Divides what a shard of the former process had among those of this one: a piece for each. It knows nothing of the other parts, so that they can be divided at the same time.
+pub fn pieces(frozen: &Frozen, mut part: FrozenShard, world: &World) -> Vec<Piece> {
     let shards = world.config.shards.len();
     let successors: Vec<_> =
         frozen.endpoints.iter().map(|former| (successor(former, &world.config.endpoints), former.bind.clone())).collect();
     let endpoints: Arc<[_]> = successors.into();
-    let mut portions: Vec<Portion> = (0..shards).map(|_| Portion { endpoints: endpoints.clone(), ..Portion::default() }).collect();
+    let blank = |_| Piece { endpoints: endpoints.clone(), seq_floor: part.seq_floor, ..Piece::default() };
+    let mut pieces: Vec<Piece> = (0..shards).map(blank).collect();
     let room_of = |endpoint: u8, name: Arc<str>| {
         let endpoint = endpoints.get(usize::from(endpoint))?.0?;
         Some(Room { endpoint, name })
     };
+    let home = |room: &Room| usize::from(world.home_of(room).0);
     let mut names = Names::default();
-    for part in &mut parts {
-        part.conns.iter_mut().for_each(|conn| unite(conn, &mut names));
-        let sids: HashMap<u32, Sid, RandomState> = part.conns.iter().map(|conn| (conn.slot, conn.sid)).collect();
-        let links_to: Vec<ShardId> = part.links.iter().map(|link| destination(link, part, &sids, world)).collect();
-        let by_slot: HashMap<u32, ShardId, RandomState> = part.links.iter().zip(&links_to).map(|(link, to)| (link.slot, *to)).collect();
-        let with_link = |conn: &FrozenConn| conn.link.and_then(|link| by_slot.get(&link).copied());
-        let conns_to: Vec<ShardId> = part.conns.iter().map(|conn| with_link(conn).unwrap_or(world.shard_of(conn.sid))).collect();
-        for (link, to) in part.links.iter().zip(&links_to) {
-            for sid in link.polling.iter().map(|polling| polling.sid).chain(link.guest) {
-                if world.shard_of(sid) != *to {
-                    portions[usize::from(world.shard_of(sid).0)].moved_away.push((sid, *to));
-                }
+    part.conns.iter_mut().for_each(|conn| unite(conn, &mut names));
+    let sids: HashMap<u32, Sid, RandomState> = part.conns.iter().map(|conn| (conn.slot, conn.sid)).collect();
+    let links_to: Vec<ShardId> = part.links.iter().map(|link| destination(link, &part, &sids, world)).collect();
+    let by_slot: HashMap<u32, ShardId, RandomState> = part.links.iter().zip(&links_to).map(|(link, to)| (link.slot, *to)).collect();
+    let with_link = |conn: &FrozenConn| conn.link.and_then(|link| by_slot.get(&link).copied());
+    let conns_to: Vec<ShardId> = part.conns.iter().map(|conn| with_link(conn).unwrap_or(world.shard_of(conn.sid))).collect();
+    for (link, to) in part.links.iter().zip(&links_to) {
+        for sid in link.polling.iter().map(|polling| polling.sid).chain(link.guest) {
+            if world.shard_of(sid) != *to {
+                pieces[usize::from(world.shard_of(sid).0)].moved_away.push((sid, *to));
             }
         }
-        for (conn, shard) in part.conns.iter().zip(&conns_to) {
-            let (shard, is_away) = (*shard, conn.link.is_none());
-            for room in conn.rooms.iter().filter(|name| !name.is_empty()).filter_map(|name| room_of(conn.endpoint, name.clone())) {
-                let home = usize::from(world.home_of(&room).0);
-                let presence = if room.is_user() { &conn.profile.user } else { conn.profile.presence() }.clone();
-                portions[home].members.push(Seated { room, shard, presence, is_away });
-            }
-        }
-        let home = |room: &Room| usize::from(world.home_of(room).0);
-        for mut frozen in std::mem::take(&mut part.rooms) {
-            names.unite(&mut frozen.name);
-            let Some(room) = room_of(frozen.endpoint, frozen.name.clone()) else { continue };
-            portions[home(&room)].rooms.push((room, frozen));
-        }
-        for (endpoint, name) in std::mem::take(&mut part.ends_untold) {
-            let Some(room) = room_of(endpoint, name) else { continue };
-            portions[home(&room)].ends_untold.push(room);
-        }
-        for diary in std::mem::take(&mut part.diaries) {
-            let Some(room) = room_of(diary.endpoint, diary.room) else { continue };
-            portions[home(&room)].diaries.push((room, diary.kept));
-        }
-        for (endpoint, user, rooms) in std::mem::take(&mut part.grants) {
-            let Some(user) = room_of(endpoint, user) else { continue };
-            portions[home(&user)].grants.push((user, rooms));
-        }
-        for (endpoint, user, unix_ms) in std::mem::take(&mut part.absences) {
-            let Some(user) = room_of(endpoint, user) else { continue };
-            portions[home(&user)].absences.push((user, unix_ms));
-        }
-        for (endpoint, message, awaited) in std::mem::take(&mut part.receipts) {
-            let Some(message) = room_of(endpoint, message) else { continue };
-            portions[home(&message)].receipts.push((message, awaited));
-        }
-        portions[usize::from(part.shard) % shards].counted.push(std::mem::take(&mut part.counted));
-        portions.iter_mut().for_each(|portion| portion.seq_floor = portion.seq_floor.max(part.seq_floor));
-        for (portion, piece) in portions.iter_mut().zip(divide(std::mem::take(part), &links_to, &conns_to, shards)) {
-            portion.parts.extend(piece);
+    }
+    for (conn, shard) in part.conns.iter().zip(&conns_to) {
+        let (shard, is_away) = (*shard, conn.link.is_none());
+        for room in conn.rooms.iter().filter(|name| !name.is_empty()).filter_map(|name| room_of(conn.endpoint, name.clone())) {
+            let presence = if room.is_user() { &conn.profile.user } else { conn.profile.presence() }.clone();
+            pieces[home(&room)].members.push(Seated { room, shard, presence, is_away });
         }
     }
-    // Longest ago first, whichever shard they come from.
-    for portion in &mut portions {
-        portion.rooms.sort_by_key(|(_, frozen)| frozen.emptied);
-        portion.absences.sort_by_key(|(_, unix_ms)| *unix_ms);
+    for frozen in std::mem::take(&mut part.rooms) {
+        let Some(room) = room_of(frozen.endpoint, frozen.name.clone()) else { continue };
+        pieces[home(&room)].rooms.push((room, frozen));
     }
-    portions
+    for (endpoint, name) in std::mem::take(&mut part.ends_untold) {
+        let Some(room) = room_of(endpoint, name) else { continue };
+        pieces[home(&room)].ends_untold.push(room);
+    }
+    for diary in std::mem::take(&mut part.diaries) {
+        let Some(room) = room_of(diary.endpoint, diary.room) else { continue };
+        pieces[home(&room)].diaries.push((room, diary.kept));
+    }
+    for (endpoint, user, rooms) in std::mem::take(&mut part.grants) {
+        let Some(user) = room_of(endpoint, user) else { continue };
+        pieces[home(&user)].grants.push((user, rooms));
+    }
+    for (endpoint, user, unix_ms) in std::mem::take(&mut part.absences) {
+        let Some(user) = room_of(endpoint, user) else { continue };
+        pieces[home(&user)].absences.push((user, unix_ms));
+    }
+    for (endpoint, message, awaited) in std::mem::take(&mut part.receipts) {
+        let Some(message) = room_of(endpoint, message) else { continue };
+        pieces[home(&message)].receipts.push((message, awaited));
+    }
+    pieces[usize::from(part.shard) % shards].counted = std::mem::take(&mut part.counted);
+    for (piece, part) in pieces.iter_mut().zip(divide(part, &links_to, &conns_to, shards)) {
+        piece.part = part;
+    }
+    pieces
 }
 
 fn unite(conn: &mut FrozenConn, names: &mut Names) {
@@ -268,42 +280,42 @@ impl Places {
 
 impl Shard {
     /// Takes over its portion of what the former process had, for an empty shard. Its links that have a socket.
-    pub fn thaw(&mut self, now: Now, portion: Portion) -> Vec<Thawed> {
-        let Portion {
-            mut parts,
-            rooms,
-            seq_floor,
-            ends_untold,
-            diaries,
-            grants,
-            absences,
-            receipts,
-            counted,
-            members,
-            moved_away,
-            endpoints,
-        } = portion;
-        self.homes.restore_floor(seq_floor);
-        counted.iter().for_each(|counted| self.count_on(counted, &endpoints));
-        let mut names = Vec::with_capacity(rooms.len());
-        for (room, frozen) in rooms {
+    pub fn thaw(&mut self, now: Now, mut portion: Portion) -> Vec<Thawed> {
+        let pieces = &mut portion.pieces;
+        pieces.iter().for_each(|piece| self.homes.restore_floor(piece.seq_floor));
+        pieces.iter().for_each(|piece| self.count_on(&piece.counted, &piece.endpoints));
+        let mut names = Names::default();
+        pieces.iter().flat_map(|piece| &piece.members).for_each(|seated| names.learn(&seated.room.name));
+        let mut rooms: Vec<_> = pieces.iter_mut().flat_map(|piece| std::mem::take(&mut piece.rooms)).collect();
+        // Longest ago first, whichever shard they come from.
+        rooms.sort_by_key(|(_, frozen)| frozen.emptied);
+        let mut restored = Vec::with_capacity(rooms.len());
+        for (mut room, frozen) in rooms {
+            names.unite(&mut room.name);
             self.homes.restore(&room, frozen, &self.stats);
-            names.push(room);
+            restored.push(room);
         }
-        ends_untold.iter().for_each(|room| self.homes.remember_end(room));
-        diaries.into_iter().for_each(|(room, kept)| self.homes.history().restore(&room, kept, &self.stats));
-        grants.iter().for_each(|(user, rooms)| self.grants.restore(user, rooms));
+        let mut absences: Vec<_> = pieces.iter_mut().flat_map(|piece| std::mem::take(&mut piece.absences)).collect();
+        absences.sort_by_key(|(_, unix_ms)| *unix_ms);
         absences.iter().for_each(|(user, unix_ms)| self.absences.begin(user, *unix_ms));
-        receipts.into_iter().for_each(|(message, awaited)| self.receipts.restore(message, awaited));
-        for Seated { room, shard, presence, is_away } in members {
-            self.homes.seat(&room, shard, &presence, is_away, &self.stats);
+        let mut parts = Vec::with_capacity(pieces.len());
+        for piece in portion.pieces {
+            let Piece { part, ends_untold, diaries, grants, receipts, members, moved_away, endpoints, .. } = piece;
+            ends_untold.iter().for_each(|room| self.homes.remember_end(room));
+            diaries.into_iter().for_each(|(room, kept)| self.homes.history().restore(&room, kept, &self.stats));
+            grants.iter().for_each(|(user, rooms)| self.grants.restore(user, rooms));
+            receipts.into_iter().for_each(|(message, awaited)| self.receipts.restore(message, awaited));
+            for Seated { room, shard, presence, is_away } in members {
+                self.homes.seat(&room, shard, &presence, is_away, &self.stats);
+            }
+            self.moved_away.extend(moved_away);
+            parts.extend(part.map(|part| (part, endpoints)));
         }
         // Whose members have all gone with an endpoint, or were none before.
-        names.iter().for_each(|room| self.homes.tidy(room, &self.stats));
-        self.moved_away.extend(moved_away);
+        restored.iter().for_each(|room| self.homes.tidy(room, &self.stats));
         // Those that stay first: they keep their places.
-        parts.sort_by_key(|part| part.shard != self.id.0);
-        parts.into_iter().flat_map(|part| self.thaw_part(now, part, &endpoints)).collect()
+        parts.sort_by_key(|(part, _)| part.shard != self.id.0);
+        parts.into_iter().flat_map(|(part, endpoints)| self.thaw_part(now, part, &endpoints)).collect()
     }
 
     fn count_on(&self, counted: &[Vec<(String, u64)>], endpoints: &[(Option<EndpointId>, String)]) {

@@ -289,17 +289,20 @@ impl Host {
             addresses: self.world.addresses.freeze(),
             ..Frozen::default()
         };
-        frozen.encode()
+        let mut state = Vec::new();
+        frozen.write(&mut state).expect("memory to write to");
+        state
     }
 
     /// A host that goes on from there.
     pub fn thawed(state: &[u8], config: Config, now: Now, generation: u8, clients: Vec<Client>) -> Host {
         let frozen = Frozen::decode(state).expect("a state");
-        let parts = frozen.shards.iter().map(|part| FrozenShard::decode(part).expect("a shard's part")).collect();
+        let parts = frozen.shards.iter().map(|part| FrozenShard::decode(part).expect("a shard's part"));
         let addresses = Addresses::seeded(&config.limits, config.limits.connections.unwrap_or(1_000_000), frozen.seed);
         addresses.thaw(&frozen.addresses);
         let mut host = Host { clients, ..Host::of(Arc::new(World::new(config, addresses, frozen.seed)), now, generation) };
-        for (index, portion) in thaw::portions(&frozen, parts, &host.world).into_iter().enumerate() {
+        let portions = thaw::portions(parts.map(|part| thaw::pieces(&frozen, part, &host.world)));
+        for (index, portion) in portions.into_iter().enumerate() {
             for Thawed { link, socket, .. } in host.shards[index].thaw(now, portion) {
                 while host.clients.len() <= socket as usize {
                     host.clients.push(Client { open: false, upgraded: true, ..Client::new(index, link) });
