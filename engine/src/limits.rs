@@ -65,6 +65,10 @@ pub const TURNED_AWAY_MAX: usize = DESCRIPTORS_RESERVED / 4;
 /// How long a shard may take for one order of a reload, in milliseconds: a turn of the busiest is a tenth of it, and one that hangs must not keep the others from going on.
 pub const REST_ROUND_MS: u64 = 5_000;
 
+/// How long a reload waits for Redis to confirm what it was told, in milliseconds, while no client is read. One that lives answers in a few; one that hangs is not waited for: what it has not
+/// confirmed is sent again in the reliable mode, and counted in the other.
+pub const REST_CONFIRM_MS: u64 = 250;
+
 /// How long shards may take to come to rest once nothing outside is waited for any more, in milliseconds. Parcels need microseconds; a flood that has filled the lanes is
 /// worked off in this time.
 pub const REST_SURPLUS_MS: u64 = 2_000;

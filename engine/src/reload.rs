@@ -18,7 +18,7 @@ use serde_bytes::ByteBuf;
 use crate::Engine;
 use crate::driver::{Order, Report, sys};
 use crate::ids::ShardId;
-use crate::limits::{REST_ROUND_MS, REST_SURPLUS_MS};
+use crate::limits::{REST_CONFIRM_MS, REST_ROUND_MS, REST_SURPLUS_MS};
 use crate::relay;
 use crate::shard::World;
 use crate::shard::frozen::{Frozen, FrozenEndpoint, FrozenShard, NotThawed};
@@ -169,13 +169,14 @@ impl Engine {
         for port in &self.ports {
             let _ = port.wake();
         }
-        let last = Instant::now() + patience;
+        let begun = Instant::now();
+        let (last, confirmed) = (begun + patience, begun + patience.min(Duration::from_millis(REST_CONFIRM_MS)));
         let end = last + Duration::from_millis(REST_SURPLUS_MS);
         loop {
             let now = Instant::now();
             let said = self.rest.ask(Order::Round { is_last: now >= last })?;
             let rests = said.iter().all(|report| matches!(report, Report::Rests(true)));
-            if rests && (now >= last || !is_busy()) && self.rest.relay_rests(now >= last)? {
+            if rests && (now >= last || !is_busy()) && self.rest.relay_rests(now >= confirmed)? {
                 break;
             }
             if now >= end {

@@ -101,6 +101,9 @@ dialect = "notify"
 bind = "/notify"
 "#;
 
+/// The file of a server's configuration, in its folder.
+const CONFIGURATION: &str = "uringcast.toml";
+
 /// How a server is started; `Setup::default()` is two shards with the endpoints above and the contract's limits.
 #[derive(Default)]
 pub(crate) struct Setup {
@@ -162,6 +165,14 @@ impl Server {
             Err(_) => panic!("the server did not say its addresses; it said:\n{}", server.said()),
         }
         server
+    }
+
+    /// Reloads it to another number of shards, as the configuration of `setup` has it else, and waits until that is done.
+    pub(crate) fn reload(&self, setup: &Setup, shards: u32) {
+        configure(setup, &self.folder, shards);
+        let done = self.metric("uringcast_reloads_total", &[("outcome", "done")]);
+        self.signal(Signal::HUP);
+        self.until_metric("uringcast_reloads_total", &[("outcome", "done")], |now| now == done + 1.0);
     }
 
     /// Everything it has written to stderr.
@@ -269,21 +280,29 @@ fn command(setup: &Setup, folder: &std::path::Path) -> Command {
         }
     };
     let listen = setup.network.map_or_else(|| "127.0.0.1:0".to_owned(), |(_, address)| format!("{address}:0"));
-    command.args(["--shards", &setup.shards.unwrap_or(2).to_string(), "--listen", &listen, "--control", &listen]);
+    let shards = setup.shards.unwrap_or(2);
+    command.args(["--listen", &listen, "--control", &listen]);
     if let Some(url) = setup.redis {
         command.args(["--redis", url]);
+    }
+    if setup.dev || setup.profile.is_some() {
+        command.args(["--shards", &shards.to_string()]);
     }
     if setup.dev {
         command.arg("--dev");
     } else if let Some(profile) = setup.profile {
         command.args(["--test-profile", profile]);
     } else {
-        let file = folder.join("uringcast.toml");
-        std::fs::write(&file, format!("[auth]\nleeway_seconds = 0\n\n[limits]\n{}\n{}\n{ENDPOINTS}", setup.limits, setup.sections))
-            .expect("the folder is ours");
-        command.arg("--config").arg(file);
+        configure(setup, folder, shards);
+        command.arg("--config").arg(folder.join(CONFIGURATION));
     }
     command
+}
+
+fn configure(setup: &Setup, folder: &std::path::Path, shards: u32) {
+    let Setup { limits, sections, .. } = setup;
+    let text = format!("[server]\nshards = {shards}\n[auth]\nleeway_seconds = 0\n\n[limits]\n{limits}\n{sections}\n{ENDPOINTS}");
+    std::fs::write(folder.join(CONFIGURATION), text).expect("the folder is ours");
 }
 
 /// Keeps what the server says; its start line goes to `addresses`.
