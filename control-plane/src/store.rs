@@ -26,7 +26,7 @@ pub enum NoStore {
     /// `NOTIFY_SOCKET` is not set.
     #[error("nobody has said where to (NOTIFY_SOCKET)")]
     Nobody,
-    /// As where `FileDescriptorStoreMax=` is 0, which is its default: what is sent is dropped without a word.
+    /// As where `FileDescriptorStoreMax=` is 0, which is its default: what is sent is dropped, and nobody tells us.
     #[error(
         "the service manager does not keep what it is given: FileDescriptorStoreMax= of the unit says how much it may, and is 0 by default"
     )]

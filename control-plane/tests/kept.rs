@@ -8,6 +8,7 @@ use std::io::{BufRead as _, BufReader};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use rustix::process::{Pid, Signal, kill_process};
+use support::programs::{in_path, skip};
 use support::raw::{Next, Raw, upgrade};
 use support::{PATIENCE, SECRET, aloud, get, token};
 
@@ -38,6 +40,7 @@ impl Manager {
         let path = std::env::temp_dir().join(format!("uringcast-kept-{name}-{}", std::process::id()));
         let _ = std::fs::remove_file(&path);
         let socket = UnixDatagram::bind(&path).expect("a free path");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).expect("ours");
         let known = Arc::<Mutex<Known>>::default();
         let own = known.clone();
         std::thread::spawn(move || {
@@ -94,17 +97,23 @@ struct Service {
 
 impl Service {
     /// With what the manager has kept, at most two, by the numbers that follow the usual ones.
-    fn start(manager: &Manager, public: SocketAddr, control: SocketAddr) -> Service {
+    fn start(manager: &Manager, addresses: [SocketAddr; 2]) -> Service {
+        Service::start_as(manager, addresses, &[], "")
+    }
+
+    /// `before` is done in its shell first; `run` is the program that runs the shell.
+    fn start_as(manager: &Manager, [public, control]: [SocketAddr; 2], run: &[&str], before: &str) -> Service {
         let mut kept: VecDeque<_> = manager.known().kept.iter().map(|(_, end)| end.try_clone().expect("a descriptor")).collect();
         let names = vec!["connections"; kept.len()].join(":");
         let script = match kept.len() {
-            0 => "exec \"$0\" \"$@\" </dev/null".to_owned(),
+            0 => format!("{before} exec \"$0\" \"$@\" </dev/null"),
             count => format!(
                 "export LISTEN_PID=$$ LISTEN_FDS={count} LISTEN_FDNAMES={names}; exec \"$0\" \"$@\" 3<&0 4<&1 </dev/null >/dev/null"
             ),
         };
-        let mut command = Command::new("sh");
-        command.args(["-c", &script, env!("CARGO_BIN_EXE_uringcast"), "--shards", "2"]);
+        let words = [run, &["sh"]].concat();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).args(["-c", &script, env!("CARGO_BIN_EXE_uringcast"), "--shards", "2"]);
         command.args(["--listen", &public.to_string(), "--control", &control.to_string()]);
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("JWT_SECRET", SECRET);
         command.env("NOTIFY_SOCKET", &manager.path).env("URINGCAST_SERVER_KEEP_SOCKETS", "true");
@@ -136,15 +145,14 @@ impl Service {
         }
     }
 
+    fn metric(&self, name: &str) -> f64 {
+        let body = get(self.control, "/metrics").1;
+        let sample = |line: &str| line.strip_prefix(name)?.strip_prefix('{')?.rsplit(' ').next()?.parse::<f64>().ok();
+        body.lines().filter_map(sample).sum()
+    }
+
     fn until_kept(&self, count: u32) {
-        let kept = || -> f64 {
-            let body = get(self.control, "/metrics").1;
-            body.lines()
-                .filter(|line| line.starts_with("uringcast_kept_sockets"))
-                .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-                .sum()
-        };
-        self.until("copies are kept", || kept() == f64::from(count));
+        self.until("copies are kept", || self.metric("uringcast_kept_sockets") == f64::from(count));
     }
 
     fn signal(&self, signal: Signal) {
@@ -203,8 +211,8 @@ fn goodbye(mut client: Raw) -> Vec<u8> {
 
 #[test]
 fn the_next_process_says_goodbye_for_one_that_was_killed() {
-    let (manager, [public, control]) = (Manager::start("killed", true), addresses());
-    let mut service = Service::start(&manager, public, control);
+    let (manager, addresses) = (Manager::start("killed", true), addresses());
+    let mut service = Service::start(&manager, addresses);
     service.until("one queue for each shard is kept", || manager.count() == 2);
     let plain: Vec<_> = (0..10).map(|_| service.community()).collect();
     let engine_io: Vec<_> = (0..3).map(|_| service.client("/socket.io/?EIO=4&transport=websocket")).collect();
@@ -223,7 +231,7 @@ fn the_next_process_says_goodbye_for_one_that_was_killed() {
         assert!(client.stream.peek(&mut [0]).is_err(), "it is open, and nothing is said");
         client.stream.set_nonblocking(false).expect("a socket");
     }
-    let mut service = Service::start(&manager, public, control);
+    let mut service = Service::start(&manager, addresses);
     for client in plain {
         assert_eq!(goodbye(client), [0x03, 0xf4], "service restart");
     }
@@ -244,10 +252,33 @@ fn the_next_process_says_goodbye_for_one_that_was_killed() {
     }
 }
 
+/// What is in flight counts against the user's descriptors (RLIMIT_NOFILE), for everybody but the administrator.
+#[test]
+fn what_is_closed_makes_room_when_the_kernel_takes_no_more() {
+    let is_root = rustix::process::geteuid().is_root();
+    if is_root && in_path("setpriv").is_none() {
+        return skip("the bound of what is in flight", "setpriv");
+    }
+    // Somebody who has no other process.
+    let user = format!("--reuid={}", 3_000_000 + std::process::id());
+    let run = if is_root { &["setpriv", &user, "--clear-groups"][..] } else { &[] };
+    let manager = Manager::start("bounded", true);
+    let service = Service::start_as(&manager, addresses(), run, "ulimit -n 400;");
+    let open = || (0..250).map(|_| service.client("/socket.io/?EIO=4&transport=websocket")).collect::<Vec<_>>();
+    let first = open();
+    service.until_kept(250);
+    drop(first);
+    service.until_kept(0);
+    let second = open();
+    service.until_kept(250);
+    assert!(service.metric("uringcast_keep_refused_total") > 0.0, "250 that were closed and 250 more are not in flight together");
+    drop(second);
+}
+
 #[test]
 fn a_manager_without_a_place_is_found_out() {
-    let (manager, [public, control]) = (Manager::start("placeless", false), addresses());
-    let mut service = Service::start(&manager, public, control);
+    let (manager, addresses) = (Manager::start("placeless", false), addresses());
+    let mut service = Service::start(&manager, addresses);
     assert!(
         service.said().contains("server.keep_sockets has no effect: the service manager does not keep what it is given"),
         "{}",
@@ -264,7 +295,6 @@ fn a_manager_without_a_place_is_found_out() {
 #[test]
 fn nobody_to_keep_them_is_said() {
     let nowhere = Manager { path: Path::new("/nonexistent/notify").to_owned(), known: Arc::default() };
-    let [public, control] = addresses();
-    let service = Service::start(&nowhere, public, control);
+    let service = Service::start(&nowhere, addresses());
     assert!(service.said().contains("server.keep_sockets has no effect: the service manager cannot be told"), "{}", service.said());
 }

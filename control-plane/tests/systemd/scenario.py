@@ -230,10 +230,10 @@ def a_store_that_is_not_allowed_is_told_of():
 def the_clients_of_a_killed_process_are_told():
     drop_in(KEEP_DROP_IN, (HERE / "keep-sockets.conf").read_text())
     run("systemctl", "restart", "uringcast.service")
-    pid, before, token = until_active(), journal(), token_of("kept")
+    pid, before, tokens = until_active(), journal(), [token_of(f"kept{number}") for number in range(4)]
     shards = os.cpu_count()
     assert int(shown("NFileDescriptorStore")) == shards
-    plain = [Client("kept", token) for _ in range(200)]
+    plain = [Client("", tokens[number % 4]) for number in range(200)]
     engine_io = [WebSocket("/socket.io/?EIO=4&transport=websocket") for _ in range(20)]
     # Copies go into the queue ten times a second, and over a reload.
     time.sleep(0.5)
@@ -242,7 +242,7 @@ def the_clients_of_a_killed_process_are_told():
     os.kill(pid, signal.SIGKILL)
     assert [client.close_code() for client in plain] == [1012] * 200
     assert [client.close_code() for client in engine_io] == [None] * 20
-    again = [Client("kept", token) for _ in range(200)]
+    again = [Client("", tokens[number % 4]) for number in range(200)]
     for client in again:
         client.ping()
     until_active(besides=pid)
