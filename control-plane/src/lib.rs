@@ -19,5 +19,6 @@ pub mod secret;
 pub mod serve;
 pub mod settings;
 pub mod signals;
+pub mod store;
 pub mod token;
 pub mod watchdog;

@@ -29,14 +29,25 @@ pub fn notify(state: &str) {
     }
 }
 
-/// A path that begins with `@` names an abstract socket.
+/// A socket whose other end hears states, for more than a text; `None` where nobody does.
+pub(crate) fn listener_of_states() -> io::Result<Option<UnixDatagram>> {
+    std::env::var_os("NOTIFY_SOCKET").map(|path| connected(path.as_encoded_bytes())).transpose()
+}
+
 fn send(path: &[u8], state: &str) -> io::Result<()> {
+    connected(path)?.send(state.as_bytes()).map(|_| ())
+}
+
+/// A path that begins with `@` names an abstract socket.
+fn connected(path: &[u8]) -> io::Result<UnixDatagram> {
     use std::os::unix::ffi::OsStrExt;
     let address = match path.strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name)?,
         None => SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(path))?,
     };
-    UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address).map(|_| ())
+    let socket = UnixDatagram::unbound()?;
+    socket.connect_addr(&address)?;
+    Ok(socket)
 }
 
 /// Tells systemd that we are stopping and how long that may take, since its own patience is for the configured drain.

@@ -36,6 +36,8 @@
 //! | `webhook_answers_lost_total` | counter | shard | answers of webhooks lost because the shard's lane was full; their questions end as unanswered |
 //! | `mesh_full_total` | counter | shard | turns that ended with a full lane, so that reading paused |
 //! | `accept_paused_total` | counter | shard | times accepting paused for want of file descriptors |
+//! | `kept_sockets` | gauge | shard | WebSockets of which a copy is kept for the case of a crash; 0 without `server.keep_sockets` |
+//! | `keep_refused_total` | counter | shard | times the kernel took no such copies, because too many were in flight; they are offered again |
 //! | `event_readers` | gauge | | who follows what happens now: streams, and the webhook |
 //! | `events_total` | counter | type | events recorded because somebody wants them |
 //! | `events_dropped_total` | counter | reason | events for which a shard had no place, a reader was too slow, or that the webhook did not take |
@@ -245,6 +247,10 @@ impl Metrics {
             by_shard("accept_paused_total", MetricType::COUNTER, "Pauses of accepting for want of file descriptors.", |it| {
                 it.accept_paused.read()
             }),
+            by_shard("kept_sockets", MetricType::GAUGE, "WebSockets of which a copy is kept for the case of a crash.", |it| {
+                it.kept_sockets.read()
+            }),
+            by_shard("keep_refused_total", MetricType::COUNTER, "Times the kernel took no such copies.", |it| it.keep_refused.read()),
             by_shard("handed_over_total", MetricType::COUNTER, "Plain HTTP connections handed to the control plane.", |it| {
                 it.handed_over.read()
             }),

@@ -115,6 +115,9 @@ pub struct Program {
     /// Where the events have come to.
     #[serde(default)]
     pub events: Option<Past>,
+    /// True exactly when the service manager holds queues of this process.
+    #[serde(default)]
+    pub has_store: bool,
 }
 
 /// How this process was started, for as long as it lives.

@@ -21,7 +21,7 @@ use engine::{Engine, EngineLost, Frozen, Handover, Notices, OpenInquiry, RelaySt
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::activation::{self, ActivationFault};
+use crate::activation::{self, ActivationFault, Passed};
 use crate::bridge::{self, HANDOVERS_MAX, Pending};
 use crate::events::{self, Events, Past, webhook};
 use crate::hooks::{Hooks, Queue};
@@ -37,6 +37,7 @@ use crate::reload::{self, Inherited, Own, Program, Refused};
 use crate::secret::Secret;
 use crate::settings::{ControlListen, Problems, Settings};
 use crate::signals::Signals;
+use crate::store;
 use crate::watchdog::Watchdog;
 
 /// sysexits.h EX_SOFTWARE: a shard ended although nobody asked it to.
@@ -133,12 +134,12 @@ struct Control {
     thread: JoinHandle<()>,
 }
 
-fn start(settings: Settings, frozen: Option<Frozen>, inherited: Option<&Inherited>) -> Result<Server, StartFault> {
+fn start(mut settings: Settings, frozen: Option<Frozen>, inherited: Option<&Inherited>) -> Result<Server, StartFault> {
     // Before the first thread: all of them inherit the mask.
     let signals = Signals::block().map_err(StartFault::Signals)?;
     let own = Own::new(settings.configuration.clone()).map_err(StartFault::Own)?;
     // A former process has left those that it was given with all others.
-    let passed = if inherited.is_some() { Vec::new() } else { activation::listeners()? };
+    let Passed { listeners: passed, left } = if inherited.is_some() { Passed::default() } else { activation::passed()? };
     let place = shown_listen(&settings.control_listen);
     let fault = |fault| StartFault::Control(place.clone(), fault);
     let control = match inherited.and_then(|inherited| inherited.listener(&place)) {
@@ -158,6 +159,14 @@ fn start(settings: Settings, frozen: Option<Frozen>, inherited: Option<&Inherite
         runtime.block_on(keeper.begin());
     }
     let fleet = settings.redis.as_deref().zip(settings.engine.relay.as_ref()).map(|(place, relay)| relay::introduction(place, relay));
+    let has_store = inherited.is_some_and(|inherited| inherited.program.has_store);
+    if has_store {
+        // The copies of before would count against the new ones.
+        store::renew(&[]);
+    }
+    if settings.engine.keep_sockets && !has_store {
+        settings.engine.keep_sockets = store::try_out().inspect_err(warn_of_no_store).is_ok();
+    }
     let (engine, notices) = match frozen {
         Some(frozen) => engine::start_from(settings.engine, &frozen)?,
         None => engine::start_on(settings.engine, &passed)?,
@@ -182,7 +191,13 @@ fn start(settings: Settings, frozen: Option<Frozen>, inherited: Option<&Inherite
         // A closed standard output is no reason not to serve.
         let _ = io::stdout().lock().write_all(greeting.to_string().as_bytes());
     }
+    if !left.is_empty() || !engine.kept().is_empty() {
+        store::renew(engine.kept());
+    }
     lifecycle::notify("READY=1");
+    if !left.is_empty() {
+        store::say_goodbye(left);
+    }
     Ok(Server { signals, engine, app: own_app, own, listening, wishes, drained, events, bridge, control, drain: settings.drain })
 }
 
@@ -256,6 +271,7 @@ impl Server {
                 control: Some((self.listening.0.as_raw_fd(), self.listening.1.clone())),
                 refused: app.reloads.refused.load(Relaxed),
                 events: Some(self.events_until_now()),
+                has_store: !self.engine.kept().is_empty(),
                 ..Program::default()
             };
             log::flush();
@@ -309,6 +325,10 @@ impl Server {
 
     /// HTTP last: until the drain is over it tells that we are stopping. Threads that would not end in time end with the process.
     fn end(self, drain: Drain) {
+        if !self.engine.kept().is_empty() {
+            // Everybody has had his goodbye, or has none coming.
+            store::renew(&[]);
+        }
         // What the last connections did has been told before their shards were empty.
         drop(self.events.stop);
         let _ = self.events.thread.join();
@@ -325,6 +345,10 @@ impl Server {
         }
         log::info("stopped");
     }
+}
+
+fn warn_of_no_store(reason: &store::NoStore) {
+    log::warning(format_args!("server.keep_sockets has no effect: {reason}"));
 }
 
 fn terms(settings: &Settings, stop: crossbeam_channel::Sender<Wanted>) -> Terms {

@@ -332,6 +332,7 @@ fn engine_config(gathered: &Gathered, verifier: Option<Verifier>, relay: Option<
         limits: limits(gathered),
         verifier,
         relay,
+        keep_sockets: gathered.boolean("server.keep_sockets"),
     }
 }
 

@@ -41,6 +41,9 @@ fn the_package_does_what_its_administrator_expects() {
     let _ = fs::remove_dir_all(&bed);
     fs::create_dir_all(&bed).expect("ours");
     fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/systemd/scenario.py"), bed.join("scenario.py")).expect("it is there");
+    // The image leaves examples out.
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../systemd/uringcast.service.d/keep-sockets.conf");
+    fs::copy(example, bed.join("keep-sockets.conf")).expect("it is there");
     // The versions of one source: what an upgrade does depends on nothing else.
     pack("0.1.0-1", &bed.join("old.deb"));
     pack("0.1.0-2", &bed.join("new.deb"));

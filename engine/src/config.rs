@@ -43,6 +43,8 @@ pub struct Config {
     pub verifier: Option<Verifier>,
     /// How other hosts are reached; `None`: this host is alone.
     pub relay: Option<Relay>,
+    /// True exactly when copies of the WebSockets' sockets are put into queues that may outlive the process, see [`crate::Engine::kept`].
+    pub keep_sockets: bool,
 }
 
 impl Config {
@@ -61,6 +63,7 @@ impl Config {
             limits: Limits::default(),
             verifier: None,
             relay: None,
+            keep_sockets: false,
         }
     }
 

@@ -78,7 +78,8 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixDatagram;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -120,7 +121,8 @@ use auth::{AuthFault, Identity};
 pub use calls::{Asked, Calls, EngineLost, Gathered};
 use config::{Config, ConfigFault, Endpoint, Io};
 pub use dialect::BadEvent;
-use driver::Poller;
+pub use driver::{Farewells, Left, say_farewell};
+use driver::{Keeper, Poller};
 use event::{EventBatch, EventTypes};
 use ids::{EndpointId, ShardId};
 use mesh::{Inbox, Outlets, Port};
@@ -303,6 +305,8 @@ pub struct Engine {
     rest: reload::Rest,
     /// True exactly when shards share listening sockets that this process was given.
     shares: bool,
+    /// Ends of the queues in which copies of the shards' sockets are.
+    kept: Vec<OwnedFd>,
 }
 
 /// What the engine has of its relay.
@@ -339,6 +343,14 @@ impl PassedListener {
     pub fn numbered(fd: RawFd) -> io::Result<PassedListener> {
         driver::sys::inherit(fd).map(PassedListener)
     }
+}
+
+/// Sends a text and a copy of a descriptor to whom the socket is connected with, as a service manager's protocol has it.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn send_descriptor(socket: &UnixDatagram, text: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    driver::sys::send_with(socket.as_raw_fd(), text.as_bytes(), &[descriptor.as_raw_fd()])
 }
 
 /// Starts the shards. When this returns every one of them serves; the public port accepts.
@@ -443,6 +455,9 @@ fn launch(config: Config, passed: &[PassedListener], frozen: Option<&Frozen>) ->
         None => (None, None),
     };
     let (relay, mut relay_setup) = relay.unzip();
+    let keepers = (0..shards).filter(|_| world.config.keep_sockets).map(|_| Keeper::new()).collect::<io::Result<Vec<_>>>()?;
+    let (keepers, kept): (Vec<_>, Vec<_>) = keepers.into_iter().unzip();
+    let mut keepers = keepers.into_iter();
     // Before the first thread: whatever fails from here on drops it, and that stops those that run.
     let mut engine = Engine {
         world: world.clone(),
@@ -460,6 +475,7 @@ fn launch(config: Config, passed: &[PassedListener], frozen: Option<&Frozen>) ->
         generation: frozen.map_or(0, |frozen| frozen.generation),
         rest,
         shares,
+        kept,
     };
     if let Some(setup) = relay_setup.take_if(|setup| setup.frozen.is_some()) {
         // What is published while it is not there it misses, so it is the first; what it hears waits in the shards' lanes.
@@ -491,6 +507,7 @@ fn launch(config: Config, passed: &[PassedListener], frozen: Option<&Frozen>) ->
             rest: engine.rest.flag(),
             orders: resting.orders.remove(0),
             reports: resting.reports.clone(),
+            keeper: keepers.next().map(Box::new),
             portion: portions.next(),
             epoch,
             random: rand::random(),
@@ -639,6 +656,12 @@ impl Engine {
     /// ([`EventBatch::dropped`]); no client waits for it. It ends when the engine has.
     pub fn events(&self) -> Receiver<EventBatch> {
         self.events.clone()
+    }
+
+    /// Ends of the queues in which copies of the WebSockets' sockets are, one for each shard; none unless [`config::Config::keep_sockets`] says so. Whoever gets a copy of them and outlives
+    /// this process keeps the connections open over its end, for [`say_farewell`].
+    pub fn kept(&self) -> &[OwnedFd] {
+        &self.kept
     }
 
     /// Stops accepting and closes everybody, spread over the time given; each shard says [`Notice::Drained`] when it is done, once. Called

@@ -55,6 +55,44 @@ pub const ACCEPTS_PER_TURN: usize = 64;
 /// How long accepting pauses when the process has no file descriptor left, in milliseconds.
 pub const ACCEPT_PAUSE_MS: u64 = 50;
 
+/// Sockets whose copies go into the keeper's queue with one message: the most that the kernel takes (SCM_MAX_FD).
+pub const KEPT_PER_MESSAGE: usize = 253;
+
+/// How long a new WebSocket may have no copy in the keeper's queue, in milliseconds: what comes within it goes with one message.
+pub const KEEP_EVERY_MS: u64 = 100;
+
+/// The pause between two full messages, in milliseconds: each is about 0.1 ms of work, so thousands of new sockets take a hundredth of a shard.
+pub const KEEP_NEXT_MS: u64 = 10;
+
+/// The pause after which copies are offered again that the kernel did not take, in milliseconds.
+pub const KEEP_AGAIN_MS: u64 = 1_000;
+
+/// Bytes of kernel memory that are asked for for the queue: a message takes about 800 of them, so the default of most machines (208 KiB, doubled) is
+/// enough for 100,000 sockets of one shard.
+pub const KEEP_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+
+/// Messages that may lie in the queue beyond twice as many as its sockets need. Those of an idle server have few sockets each; every hundred of them are made one.
+pub const KEEP_MESSAGES_SPARE: usize = 64;
+
+/// Closed connections whose copies may lie in the queue whatever is open. Each holds a socket of the kernel without its buffers.
+pub const KEPT_DEAD_SPARE: usize = 1_024;
+
+/// How long such a copy may lie there, in milliseconds. A peer that has vanished keeps the unsent bytes of his socket for so long.
+pub const KEPT_DEAD_MS: u64 = 10_000;
+
+/// Goodbyes a second after a crash, as many as the handshakes that a shard lets in by default: who hears one comes back at once. Every two seconds they
+/// are doubled, so that a million are told within fifteen.
+pub const FAREWELLS_PER_SECOND: u64 = 5_000;
+
+/// How long the answer to such a goodbye is waited for, in milliseconds. Closing before it comes would be a reset, by which some clients lose the goodbye.
+pub const FAREWELL_ANSWER_MS: u64 = 1_000;
+
+/// When it is looked for first, in milliseconds: most clients are nearer.
+pub const FAREWELL_LOOK_MS: u64 = 60;
+
+/// Bytes that such a client may have sent unread, looked at so that the connection ends without a reset.
+pub const FAREWELL_UNREAD_BYTES_MAX: usize = 256 * 1024;
+
 /// File descriptors kept back for what is not a client: rings, eventfds, the control plane, logs.
 pub const DESCRIPTORS_RESERVED: usize = 256;
 

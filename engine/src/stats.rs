@@ -205,6 +205,10 @@ pub struct ShardStats {
     pub handed_over: Counter,
     /// Times accepting paused for want of file descriptors.
     pub accept_paused: Counter,
+    /// WebSockets that are open and of which a copy is kept for the case of a crash.
+    pub kept_sockets: Counter,
+    /// Times the kernel took no such copies; they are offered again.
+    pub keep_refused: Counter,
     /// Events for which there was no place because nobody took them.
     pub events_dropped: Counter,
     /// Messages for other hosts for which there was no place, because the relay did not take them.
@@ -284,6 +288,8 @@ impl ShardStats {
             rulings_lost: Counter::default(),
             handed_over: Counter::default(),
             accept_paused: Counter::default(),
+            kept_sockets: Counter::default(),
+            keep_refused: Counter::default(),
             events_dropped: Counter::default(),
             outward_dropped: Counter::default(),
             consults_unasked: Counter::default(),

@@ -106,6 +106,12 @@ fn server() -> Vec<Setting> {
             "On SIGTERM, closing all connections is spread over this time.",
         ),
         Setting::new(
+            "server.keep_sockets",
+            Kind::Boolean,
+            Some(Value::Boolean(false)),
+            "After a crash the next process says goodbye to WebSocket clients, instead of the kernel. Needs systemd's FileDescriptorStoreMax=.",
+        ),
+        Setting::new(
             "server.trusted_proxies",
             Kind::Addresses,
             Some(Value::List(vec![])),

@@ -21,6 +21,7 @@ OLD, NEW = HERE / "old.deb", HERE / "new.deb"
 ETC = pathlib.Path("/etc/uringcast")
 CONFIG = ETC / "uringcast.toml"
 DROP_IN = pathlib.Path("/run/systemd/system/uringcast.service.d/test.conf")
+KEEP_DROP_IN = DROP_IN.with_name("zz-keep.conf")
 SOCKET_DROP_IN = pathlib.Path("/run/systemd/system/uringcast.socket.d/test.conf")
 PUBLIC = ("127.0.0.1", 3000)
 SECRETS = ("jwt_secret", "admin_token")
@@ -78,14 +79,15 @@ def drop_in(path, text):
     run("systemctl", "daemon-reload")
 
 
-class Client:
-    """A WebSocket client of the community endpoint; every word of it can be counted on to fail if the connection is not the one it began with."""
+def token_of(user):
+    return run("uringcast", "token", "--sub", user, "--rooms", "r", "--secret-file", ETC / "jwt_secret").strip()
 
-    def __init__(self, user, patience=PATIENCE):
-        token = run("uringcast", "token", "--sub", user, "--rooms", "r", "--secret-file", ETC / "jwt_secret").strip()
+
+class WebSocket:
+    def __init__(self, path, patience=PATIENCE):
         self.stream = socket.create_connection(PUBLIC, patience)
         key = base64.b64encode(os.urandom(16)).decode()
-        self.stream.sendall((f"GET /api/community/ws?token={token} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        self.stream.sendall((f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
                              f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n").encode())
         self.unread = b""
         while b"\r\n\r\n" not in self.unread:
@@ -94,7 +96,6 @@ class Client:
             self.unread += more
         head, self.unread = self.unread.split(b"\r\n\r\n", 1)
         assert head.startswith(b"HTTP/1.1 101"), head
-        self.hear("USER_JOINED")
 
     def take(self, count):
         while len(self.unread) < count:
@@ -111,6 +112,28 @@ class Client:
             length, = struct.unpack("!H", self.take(2))
         return first & 15, self.take(length)
 
+    def close_code(self):
+        """What it is told at the end."""
+        while True:
+            opcode, payload = self.frame()
+            if opcode == 8:
+                return struct.unpack("!H", payload[:2])[0] if payload else None
+
+    def is_cut(self):
+        try:
+            while True:
+                self.frame()
+        except (EOFError, ConnectionError):
+            return True
+
+
+class Client(WebSocket):
+    """A client of the community endpoint; every word of it can be counted on to fail if the connection is not the one it began with."""
+
+    def __init__(self, user, token=None):
+        super().__init__(f"/api/community/ws?token={token or token_of(user)}")
+        self.hear("USER_JOINED")
+
     def hear(self, kind):
         """The next message of this kind; others are passed over."""
         while True:
@@ -124,20 +147,6 @@ class Client:
         text = b'{"type":"PING"}'
         self.stream.sendall(bytes([0x81, 0x80 | len(text), 0, 0, 0, 0]) + text)
         self.hear("PONG")
-
-    def close_code(self):
-        """What it is told at the end."""
-        while True:
-            opcode, payload = self.frame()
-            if opcode == 8:
-                return struct.unpack("!H", payload[:2])[0]
-
-    def is_cut(self):
-        try:
-            while True:
-                self.frame()
-        except (EOFError, ConnectionError):
-            return True
 
 
 class Newcomers(threading.Thread):
@@ -208,6 +217,43 @@ def a_killed_process_is_started_again():
     until_active(besides=pid)
     assert client.is_cut()
     Client("killed").ping()
+
+
+def a_store_that_is_not_allowed_is_told_of():
+    before = journal()
+    drop_in(KEEP_DROP_IN, "[Service]\nEnvironment=URINGCAST_SERVER_KEEP_SOCKETS=true\n")
+    run("systemctl", "restart", "uringcast.service")
+    until_said("server.keep_sockets has no effect: the service manager does not keep what it is given", before)
+    Client("unkept").ping()
+
+
+def the_clients_of_a_killed_process_are_told():
+    drop_in(KEEP_DROP_IN, (HERE / "keep-sockets.conf").read_text())
+    run("systemctl", "restart", "uringcast.service")
+    pid, before, tokens = until_active(), journal(), [token_of(f"kept{number}") for number in range(4)]
+    shards = os.cpu_count()
+    assert int(shown("NFileDescriptorStore")) == shards
+    plain = [Client("", tokens[number % 4]) for number in range(200)]
+    engine_io = [WebSocket("/socket.io/?EIO=4&transport=websocket") for _ in range(20)]
+    # Copies go into the queue ten times a second, and over a reload.
+    time.sleep(0.5)
+    run("systemctl", "reload", "uringcast.service")
+    time.sleep(1)
+    os.kill(pid, signal.SIGKILL)
+    assert [client.close_code() for client in plain] == [1012] * 200
+    assert [client.close_code() for client in engine_io] == [None] * 20
+    again = [Client("", tokens[number % 4]) for number in range(200)]
+    for client in again:
+        client.ping()
+    until_active(besides=pid)
+    until_said("220 of its clients were told, 0 were gone", before)
+    assert int(shown("NFileDescriptorStore")) == shards, "those of the new process alone"
+    run("systemctl", "stop", "uringcast.service")
+    assert [client.close_code() for client in again] == [1001] * 200
+    assert int(shown("NFileDescriptorStore")) == 0
+    KEEP_DROP_IN.unlink()
+    run("systemctl", "daemon-reload")
+    run("systemctl", "start", "uringcast.service")
 
 
 def a_fed_watchdog_is_quiet():
@@ -381,6 +427,8 @@ CASES = [
     an_installed_package_serves,
     clients_are_served,
     a_killed_process_is_started_again,
+    a_store_that_is_not_allowed_is_told_of,
+    the_clients_of_a_killed_process_are_told,
     a_fed_watchdog_is_quiet,
     a_stopped_process_is_found_by_the_watchdog,
     a_hanging_shard_is_found_by_the_watchdog,

@@ -27,10 +27,14 @@ use crate::stats::ShardStats;
 use crate::time::Now;
 use crate::{Handover, Notice};
 
+mod farewell;
+mod keep;
 mod poller;
 mod rest;
 pub(crate) mod sys;
 
+pub use farewell::{Farewells, Left, say_farewell};
+pub(crate) use keep::Keeper;
 pub(crate) use poller::Poller;
 use poller::{Event, Token, Write};
 pub(crate) use rest::{Order, Report};
@@ -71,6 +75,8 @@ pub(crate) struct Setup {
     pub(crate) rest: Arc<AtomicBool>,
     pub(crate) orders: Receiver<Order>,
     pub(crate) reports: Sender<(ShardId, Report)>,
+    /// There exactly when copies of the sockets are to outlive the process.
+    pub(crate) keeper: Option<Box<Keeper>>,
     /// What it takes over, once it is told to go on; until then nothing is touched, so that another process can have it.
     pub(crate) portion: Option<Portion>,
     /// Zero of the monotonic clock, the same for all shards.
@@ -117,6 +123,14 @@ struct Socket {
     read_turn: u32,
     /// True exactly when it is in [`Driver::unread`].
     listed: bool,
+    /// True exactly when the keeper has a copy.
+    kept: bool,
+}
+
+impl Socket {
+    fn new(stream: TcpStream, key: LinkKey) -> Socket {
+        Socket { stream, key, read_turn: 0, listed: false, kept: false }
+    }
 }
 
 struct Driver {
@@ -145,6 +159,7 @@ struct Driver {
     rest: Arc<AtomicBool>,
     orders: Receiver<Order>,
     reports: Sender<(ShardId, Report)>,
+    keeper: Option<Box<Keeper>>,
     /// True exactly while the shard rests: nothing is read or accepted.
     resting: bool,
     /// True exactly when the sockets stay open should the process be replaced.
@@ -190,6 +205,7 @@ impl Driver {
             rest,
             orders,
             reports,
+            keeper,
             ..
         } = setup;
         let Setup { epoch, random, .. } = setup;
@@ -223,6 +239,7 @@ impl Driver {
             rest,
             orders,
             reports,
+            keeper,
             resting: false,
             stays_open: false,
             has_moved_parcels: false,
@@ -306,7 +323,8 @@ impl Driver {
         let mesh = if self.outlets.is_congested() { 1 } else { u64::MAX };
         // Nor does whoever takes the events.
         let events = if self.shard.has_events() || self.shard.has_outward() { TICK_MS } else { u64::MAX };
-        Duration::from_millis(SLEEP_MS_MAX.min(due).min(accept).min(drain).min(mesh).min(events).max(1))
+        let keep = self.keeper.as_ref().map_or(u64::MAX, |keeper| keeper.rest_ms(now_ms));
+        Duration::from_millis(SLEEP_MS_MAX.min(due).min(accept).min(drain).min(mesh).min(events).min(keep).max(1))
     }
 
     /// One turn; true exactly when there is more to do at once.
@@ -331,6 +349,9 @@ impl Driver {
         self.poller.submit();
         self.tell();
         self.tell_relay();
+        if !self.resting {
+            self.keep(started.ms());
+        }
         let ended = self.now();
         self.set_alarm(ended);
         self.stats.loop_time.observe(ended.ns - started.ns);
@@ -520,7 +541,10 @@ impl Driver {
             self.sockets.resize_with(slot + 1, || None);
         }
         let fd = stream.as_raw_fd();
-        self.sockets[slot] = Some(Socket { stream, key, read_turn: 0, listed: false });
+        self.sockets[slot] = Some(Socket::new(stream, key));
+        if let Some(keeper) = &mut self.keeper {
+            keeper.note_fresh();
+        }
         if self.poller.watch(fd, Token::Link(key)).is_err() {
             self.shard.handle_end(now, key);
             return None;
@@ -567,6 +591,9 @@ impl Driver {
             if reset {
                 let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
             }
+            if self.keeper.is_some() {
+                keep::end(&stream, reset);
+            }
         }
         for (to, moved) in moved {
             let bytes = moved.socket.read.len() + moved.luggage.as_ref().map_or(0, |luggage| luggage.bytes());
@@ -581,6 +608,10 @@ impl Driver {
     fn take_socket(&mut self, key: LinkKey) -> Option<TcpStream> {
         let place = self.sockets.get_mut(key.slot as usize)?;
         let socket = place.take_if(|socket| socket.key == key)?;
+        if let Some(keeper) = self.keeper.as_mut().filter(|_| socket.kept) {
+            keeper.note_end(read_clock(self.epoch).ms());
+            self.stats.kept_sockets.sub(1);
+        }
         self.poller.forget(socket.stream.as_raw_fd(), Token::Link(key));
         Some(socket.stream)
     }

@@ -99,12 +99,15 @@ impl Driver {
             let stream = TcpStream::from(sys::adopt(socket));
             let fd = stream.as_raw_fd();
             let watched = self.poller.watch(fd, Token::Link(key));
-            self.sockets[slot] = Some(Socket { stream, key, read_turn: 0, listed: false });
+            self.sockets[slot] = Some(Socket::new(stream, key));
             if watched.is_err() {
                 self.shard.handle_end(now, key);
             } else if is_blocked {
                 self.poller.watch_writable(fd, key);
             }
+        }
+        if let Some(keeper) = &mut self.keeper {
+            keeper.note_fresh();
         }
         self.poller.submit();
     }

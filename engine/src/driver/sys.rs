@@ -5,6 +5,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 
+use crate::limits::KEPT_PER_MESSAGE;
 use crate::shard::Span;
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
@@ -161,4 +162,97 @@ pub(crate) fn listener(fd: RawFd) -> io::Result<TcpListener> {
 pub(crate) fn close(fd: RawFd) {
     // SAFETY: the caller says that the descriptor is open and nobody's.
     drop(unsafe { OwnedFd::from_raw_fd(fd) });
+}
+
+/// Sends a message and copies of descriptors. They are in flight then until somebody takes them, or the queue goes.
+pub(crate) fn send_with(socket: RawFd, bytes: &[u8], descriptors: &[RawFd]) -> io::Result<()> {
+    let mut control = Control::new();
+    let payload_bytes = u32::try_from(size_of_val(descriptors)).unwrap_or(u32::MAX);
+    if descriptors.len() > KEPT_PER_MESSAGE {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    // SAFETY: an all-zero `msghdr` is a valid value of that plain C struct. `control` has room for the header and as many descriptors as were just
+    // counted, so what the macros point to lies in it.
+    let message = unsafe {
+        let mut message: libc::msghdr = std::mem::zeroed();
+        (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
+        message.msg_control = (&raw mut control).cast();
+        message.msg_controllen = libc::CMSG_SPACE(payload_bytes) as usize;
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        (*header).cmsg_level = libc::SOL_SOCKET;
+        (*header).cmsg_type = libc::SCM_RIGHTS;
+        (*header).cmsg_len = libc::CMSG_LEN(payload_bytes) as usize;
+        std::ptr::copy_nonoverlapping(descriptors.as_ptr().cast(), libc::CMSG_DATA(header), payload_bytes as usize);
+        message
+    };
+    // SAFETY: everything that `message` points to outlives the call, which only reads it.
+    let sent = unsafe { libc::sendmsg(socket, &raw const message, libc::MSG_NOSIGNAL) };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Takes a message and its descriptors, closed on exec, without waiting. How many bytes it had; 0 at the end of the queue. Descriptors for which the process has no place are lost.
+pub(crate) fn receive_with(socket: RawFd, bytes: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> io::Result<usize> {
+    let mut control = Control::new();
+    let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    // SAFETY: an all-zero `msghdr` is a valid value of that plain C struct.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
+    message.msg_control = (&raw mut control).cast();
+    message.msg_controllen = size_of::<Control>();
+    // SAFETY: everything that `message` points to outlives the call, with the lengths that it says.
+    let taken = unsafe { libc::recvmsg(socket, &raw mut message, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC) };
+    if taken < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has filled in headers that lie in `control`; the macros stay inside what it says it has written.
+    let mut header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    while !header.is_null() {
+        // SAFETY: as above; `header` is not null.
+        let (kind, start, next) = unsafe { (*header, libc::CMSG_DATA(header), libc::CMSG_NXTHDR(&raw const message, header)) };
+        if (kind.cmsg_level, kind.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+            // SAFETY: takes an integer.
+            let header_bytes = unsafe { libc::CMSG_LEN(0) } as usize;
+            for index in 0..(kind.cmsg_len - header_bytes) / size_of::<RawFd>() {
+                // SAFETY: so many descriptors lie there, unaligned maybe, and the kernel has just given them to us; nobody else has them.
+                descriptors.push(unsafe { OwnedFd::from_raw_fd(start.cast::<RawFd>().add(index).read_unaligned()) });
+            }
+        }
+        header = next;
+    }
+    Ok(taken.cast_unsigned())
+}
+
+/// Room for the header and the descriptors of one message, aligned as the header must be.
+#[repr(C, align(8))]
+struct Control([u8; 16 + KEPT_PER_MESSAGE * size_of::<RawFd>() + 4]);
+
+impl Control {
+    fn new() -> Control {
+        Control([0; size_of::<Control>()])
+    }
+}
+
+const _: () = assert!(size_of::<libc::cmsghdr>() == 16 && align_of::<libc::cmsghdr>() <= 8 && size_of::<Control>() == 16 + 1_016);
+
+/// Ends a TCP connection by a reset, whoever else has a descriptor of it; nothing unsent is kept.
+pub(crate) fn disconnect(socket: RawFd) {
+    // SAFETY: an all-zero `sockaddr` is a valid value of that plain C struct.
+    let mut nowhere: libc::sockaddr = unsafe { std::mem::zeroed() };
+    nowhere.sa_family = libc::AF_UNSPEC as libc::sa_family_t;
+    // SAFETY: `nowhere` outlives the call, which only reads it, and its size is given.
+    let _ = unsafe { libc::connect(socket, &raw const nowhere, size_of::<libc::sockaddr>() as libc::socklen_t) };
+}
+
+/// The end of a queue of descriptors that was passed to this process by its number, which is used up.
+pub(crate) fn inherit_queue(fd: RawFd) -> io::Result<socket2::Socket> {
+    // SAFETY: sets a flag of a descriptor by two integers; a number that is none is refused.
+    check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    // SAFETY: duplicating a descriptor takes two integers; the copy is ours alone.
+    let socket = socket2::Socket::from(owned(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) })?);
+    if !socket.local_addr()?.is_unix() || socket.r#type()? != socket2::Type::SEQPACKET {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no Unix socket of packets"));
+    }
+    close(fd);
+    Ok(socket)
 }

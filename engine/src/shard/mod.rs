@@ -38,6 +38,7 @@ mod door;
 mod echo;
 mod emits;
 mod engine_http;
+pub(crate) mod farewell;
 mod flow;
 pub mod freeze;
 pub mod frozen;
