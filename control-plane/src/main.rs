@@ -8,6 +8,8 @@ use control_plane::reload::Inherited;
 use control_plane::serve;
 use control_plane::settings::{Flags, Problems, Settings};
 
+// A sanitizer sees only what the system's allocator hands out.
+#[cfg(not(sanitized))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
