@@ -119,6 +119,7 @@ struct Server {
     bridge: JoinHandle<Result<(), EngineLost>>,
     control: Control,
     drain: Duration,
+    dev_seed: Option<Secret>,
 }
 
 /// The thread that takes what the shards tell. Dropping `stop` ends it.
@@ -183,7 +184,8 @@ fn start(settings: Settings, frozen: Option<Frozen>, inherited: Option<&Inherite
         let _ = io::stdout().lock().write_all(greeting.to_string().as_bytes());
     }
     lifecycle::notify("READY=1");
-    Ok(Server { signals, engine, app: own_app, own, listening, wishes, drained, events, bridge, control, drain: settings.drain })
+    let (drain, dev_seed) = (settings.drain, settings.dev_seed);
+    Ok(Server { signals, engine, app: own_app, own, listening, wishes, drained, events, bridge, control, drain, dev_seed })
 }
 
 impl Server {
@@ -196,7 +198,11 @@ impl Server {
         };
         let stop = loop {
             match lifecycle::wait_for_stop(&self.signals, &self.wishes, || !self.bridge.is_finished(), &mut glance) {
-                Stop::Reload => self.reload(),
+                Stop::Reload => {
+                    if let Some(over) = self.reload() {
+                        break Stop::Asked(over);
+                    }
+                }
                 stop => break stop,
             }
         };
@@ -231,17 +237,20 @@ impl Server {
         ExitCode::SUCCESS
     }
 
-    /// Replaces the process by itself, or goes on and says why.
-    fn reload(&self) {
+    /// Replaces the process by itself, or goes on and says why. What is returned is the time of a stop that was asked for meanwhile.
+    fn reload(&self) -> Option<Duration> {
         log::info("reloading");
         lifecycle::notify_reloading(reload::now_ns());
         let refused = match self.replace() {
             Ok(never) => match never {},
-            Err(refused) => refused.to_string(),
+            Err(refused) => refused,
         };
+        let over = if let Refused::Stop(over) = refused { Some(over) } else { None };
+        let refused = refused.to_string();
         log::error(format_args!("not reloaded: {refused}"));
         self.app.reloads.refuse(&refused);
         lifecycle::notify(&format!("READY=1\nSTATUS=not reloaded: {refused}"));
+        over
     }
 
     fn replace(&self) -> Result<Infallible, Refused> {
@@ -256,15 +265,31 @@ impl Server {
                 control: Some((self.listening.0.as_raw_fd(), self.listening.1.clone())),
                 refused: app.reloads.refused.load(Relaxed),
                 events: Some(self.events_until_now()),
+                dev_seed: self.dev_seed.as_ref().map(|seed| String::from_utf8_lossy(seed.reveal()).into_owned()),
                 ..Program::default()
             };
+            self.refuse_wishes()?;
             log::flush();
-            self.own.replace(frozen, program)
+            // Here for as long as that fails.
+            self.own.replace(frozen, program).inspect_err(|_| {
+                let _ = self.wishes.try_recv();
+            })
         });
         // Still here: it has failed.
         self.engine.resume();
         app.pause.end();
         outcome
+    }
+
+    /// From now on the admin API can wish nothing, because it would be forgotten with this process: the one place for a wish is taken. Whoever was told before that the server
+    /// stops is right, and it is not replaced; a reload that was wished is this one.
+    fn refuse_wishes(&self) -> Result<(), Refused> {
+        while self.app.terms.stop.try_send(Wanted::Reload).is_err() {
+            if let Ok(Wanted::Stop(over)) = self.wishes.try_recv() {
+                return Err(Refused::Stop(over));
+            }
+        }
+        Ok(())
     }
 
     /// Where the events have come to, when everything is at rest and told.
