@@ -129,6 +129,7 @@ impl Cli {
             redis: said.redis,
             dev: said.dev,
             configuration: None,
+            dev_seed: None,
         }
     }
 }

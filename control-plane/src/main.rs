@@ -8,6 +8,8 @@ use control_plane::reload::Inherited;
 use control_plane::serve;
 use control_plane::settings::{Flags, Problems, Settings};
 
+// A sanitizer sees only what the system's allocator hands out.
+#[cfg(not(sanitized))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -24,7 +26,8 @@ fn main() -> ExitCode {
         Err(fault) => return cli::refuse(&Problems::of("what the former process has left", fault.to_string())),
     };
     let configuration = inherited.as_ref().and_then(Inherited::configuration).map(str::to_owned);
-    let flags = Flags { configuration, ..flags };
+    let dev_seed = inherited.as_ref().and_then(Inherited::dev_seed);
+    let flags = Flags { configuration, dev_seed, ..flags };
     let settings = match cli.test_profile {
         Some(profile) => profile.settings(&flags),
         None => Settings::load(&flags, &environment),

@@ -8,8 +8,9 @@ use std::fmt;
 use std::io::{self, Read as _, Seek as _};
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,6 +21,7 @@ use engine::{Frozen, NotThawed};
 use serde::{Deserialize, Serialize};
 
 use crate::events::Past;
+use crate::secret::Secret;
 
 mod exec;
 
@@ -36,6 +38,9 @@ const ACTIVATION: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LI
 
 /// How long the new program may take to say whether it can take over. It reads files and looks up nothing; and nobody feeds the watchdog meanwhile.
 const CHECK_TIME: Duration = Duration::from_secs(10);
+
+/// How much of what the new program says is heard, in bytes: a list of all that is wrong with a configuration is shorter, and what is longer waits until its time is over.
+const SAID_BYTES_MAX: u64 = 64 * 1024;
 
 /// Nanoseconds of the clock that goes on over a replacement, as systemd wants it too.
 pub fn now_ns() -> u64 {
@@ -89,6 +94,9 @@ pub enum Refused {
     /// It cannot even be started.
     #[error("{0}: {1}")]
     Program(String, io::Error),
+    /// It is to stop, closing connections over this time.
+    #[error("the server is to stop")]
+    Stop(Duration),
     /// The engine finds no rest.
     #[error(transparent)]
     Engine(#[from] engine::NotFrozen),
@@ -118,6 +126,9 @@ pub struct Program {
     /// True exactly when the service manager holds queues of this process.
     #[serde(default)]
     pub has_store: bool,
+    /// What the secrets of `--dev` are made of.
+    #[serde(default)]
+    pub dev_seed: Option<String>,
 }
 
 /// How this process was started, for as long as it lives.
@@ -142,16 +153,18 @@ impl Own {
     /// When it cannot, with its reasons.
     pub fn check(&self) -> Result<(), Refused> {
         let fault = |fault| Refused::Program(self.program.display().to_string(), fault);
+        let (ours, theirs) = UnixStream::pair().map_err(fault)?;
+        ours.set_nonblocking(true).map_err(fault)?;
         let mut child = Command::new(&self.program)
             .args(self.arguments.iter().skip(1))
             .arg("check-config")
             .arg(format!("--takes-state={VERSION}"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
+            .stderr(OwnedFd::from(theirs))
             .spawn()
             .map_err(fault)?;
-        let (status, said) = outcome(&mut child).map_err(fault)?;
+        let (status, said) = outcome(&mut child, ours).map_err(fault)?;
         match status {
             Some(status) if status.success() => Ok(()),
             Some(status) if said.is_empty() => Err(Refused::Check(format!("it ended with {status}"))),
@@ -185,10 +198,13 @@ impl Own {
 }
 
 /// Waits for a child; `None` for one that did not end in time and was ended. What it said on its standard error, too.
-fn outcome(child: &mut std::process::Child) -> io::Result<(Option<std::process::ExitStatus>, String)> {
+fn outcome(child: &mut Child, mut stderr: UnixStream) -> io::Result<(Option<ExitStatus>, String)> {
     let until = Instant::now() + CHECK_TIME;
+    let mut said = Vec::new();
     let status = loop {
-        match child.try_wait()? {
+        let status = child.try_wait()?;
+        hear(&mut stderr, &mut said);
+        match status {
             Some(status) => break Some(status),
             None if Instant::now() >= until => {
                 child.kill()?;
@@ -198,12 +214,12 @@ fn outcome(child: &mut std::process::Child) -> io::Result<(Option<std::process::
             None => std::thread::sleep(Duration::from_millis(2)),
         }
     };
-    let mut said = String::new();
-    if let Some(stderr) = child.stderr.take() {
-        // Less than a pipe holds, or it would not have ended.
-        let _ = stderr.take(64 * 1024).read_to_string(&mut said);
-    }
-    Ok((status, said.trim().replace('\n', "; ")))
+    Ok((status, String::from_utf8_lossy(&said).trim().replace('\n', "; ")))
+}
+
+/// What has been said until now. Its end is not waited for: whoever the child has started may have the other end for as long as he likes, and may say what he likes.
+fn hear(stderr: &mut UnixStream, said: &mut Vec<u8>) {
+    let _ = stderr.take(SAID_BYTES_MAX.saturating_sub(said.len() as u64)).read_to_end(said);
 }
 
 /// This process's environment for the next program.
@@ -256,6 +272,11 @@ impl Inherited {
     /// The configuration file to be used instead of the one that is there: what this program had before a newer one could not take over.
     pub fn configuration(&self) -> Option<&str> {
         self.program.configuration.as_deref().filter(|_| self.returned.is_some())
+    }
+
+    /// What the secrets of `--dev` were made of.
+    pub fn dev_seed(&self) -> Option<Secret> {
+        self.program.dev_seed.as_ref().and_then(|seed| Secret::new(seed.as_bytes()).ok())
     }
 
     /// The control plane's listener, if it is for this place: a descriptor of its own, so that the other is still open should there have to be a way back.

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use subtle::ConstantTimeEq;
@@ -54,6 +55,12 @@ impl Secret {
     /// A new one from the secure random source, in characters that fit a header and a shell.
     pub fn generated() -> Secret {
         Secret(URL_SAFE_NO_PAD.encode(rand::random::<[u8; GENERATED_BYTES]>()).into_bytes().into())
+    }
+
+    /// One that is made of this one for a purpose, in the same characters: always the same, and none of them tells another.
+    pub fn derived(&self, purpose: &str) -> Secret {
+        let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &self.0), purpose.as_bytes());
+        Secret(URL_SAFE_NO_PAD.encode(tag).into_bytes().into())
     }
 
     /// The bytes. Whoever calls this must not log them.
@@ -116,5 +123,8 @@ mod tests {
     fn generated_ones_differ() {
         let (one, other) = (Secret::generated(), Secret::generated());
         assert!(one.reveal().len() == 43 && !one.matches(other.reveal()));
+        assert!(one.derived("a").reveal().len() == 43 && one.derived("a").matches(one.derived("a").reveal()));
+        let others = [one.clone(), one.derived("b"), other.derived("a")];
+        assert!(others.iter().all(|other| !other.matches(one.derived("a").reveal())));
     }
 }

@@ -120,6 +120,7 @@ struct Server {
     bridge: JoinHandle<Result<(), EngineLost>>,
     control: Control,
     drain: Duration,
+    dev_seed: Option<Secret>,
 }
 
 /// The thread that takes what the shards tell. Dropping `stop` ends it.
@@ -198,7 +199,8 @@ fn start(mut settings: Settings, frozen: Option<Frozen>, inherited: Option<&Inhe
     if !left.is_empty() {
         store::say_goodbye(left);
     }
-    Ok(Server { signals, engine, app: own_app, own, listening, wishes, drained, events, bridge, control, drain: settings.drain })
+    let (drain, dev_seed) = (settings.drain, settings.dev_seed);
+    Ok(Server { signals, engine, app: own_app, own, listening, wishes, drained, events, bridge, control, drain, dev_seed })
 }
 
 impl Server {
@@ -211,7 +213,11 @@ impl Server {
         };
         let stop = loop {
             match lifecycle::wait_for_stop(&self.signals, &self.wishes, || !self.bridge.is_finished(), &mut glance) {
-                Stop::Reload => self.reload(),
+                Stop::Reload => {
+                    if let Some(over) = self.reload() {
+                        break Stop::Asked(over);
+                    }
+                }
                 stop => break stop,
             }
         };
@@ -246,17 +252,20 @@ impl Server {
         ExitCode::SUCCESS
     }
 
-    /// Replaces the process by itself, or goes on and says why.
-    fn reload(&self) {
+    /// Replaces the process by itself, or goes on and says why. What is returned is the time of a stop that was asked for meanwhile.
+    fn reload(&self) -> Option<Duration> {
         log::info("reloading");
         lifecycle::notify_reloading(reload::now_ns());
         let refused = match self.replace() {
             Ok(never) => match never {},
-            Err(refused) => refused.to_string(),
+            Err(refused) => refused,
         };
+        let over = if let Refused::Stop(over) = refused { Some(over) } else { None };
+        let refused = refused.to_string();
         log::error(format_args!("not reloaded: {refused}"));
         self.app.reloads.refuse(&refused);
         lifecycle::notify(&format!("READY=1\nSTATUS=not reloaded: {refused}"));
+        over
     }
 
     fn replace(&self) -> Result<Infallible, Refused> {
@@ -272,15 +281,31 @@ impl Server {
                 refused: app.reloads.refused.load(Relaxed),
                 events: Some(self.events_until_now()),
                 has_store: !self.engine.kept().is_empty(),
+                dev_seed: self.dev_seed.as_ref().map(|seed| String::from_utf8_lossy(seed.reveal()).into_owned()),
                 ..Program::default()
             };
+            self.refuse_wishes()?;
             log::flush();
-            self.own.replace(frozen, program)
+            // Here for as long as that fails.
+            self.own.replace(frozen, program).inspect_err(|_| {
+                let _ = self.wishes.try_recv();
+            })
         });
         // Still here: it has failed.
         self.engine.resume();
         app.pause.end();
         outcome
+    }
+
+    /// From now on the admin API can wish nothing, because it would be forgotten with this process: the one place for a wish is taken. Whoever was told before that the server
+    /// stops is right, and it is not replaced; a reload that was wished is this one.
+    fn refuse_wishes(&self) -> Result<(), Refused> {
+        while self.app.terms.stop.try_send(Wanted::Reload).is_err() {
+            if let Ok(Wanted::Stop(over)) = self.wishes.try_recv() {
+                return Err(Refused::Stop(over));
+            }
+        }
+        Ok(())
     }
 
     /// Where the events have come to, when everything is at rest and told.

@@ -65,6 +65,8 @@ pub struct Settings {
     pub dev: bool,
     /// With `--dev` and HS256: signs the tokens that are shown for trying out.
     pub dev_secret: Option<Secret>,
+    /// With `--dev`: what the secrets are made of that nobody has given. A reload hands it on, so that what was shown for trying out stays good.
+    pub dev_seed: Option<Secret>,
     /// Keeps the key set up to date where tokens are verified with one.
     pub jwks: Option<Keeper>,
     /// Where Redis is that joins several hosts, for people: without passwords.
@@ -101,11 +103,12 @@ impl Settings {
     /// Reads flags, environment and file; all problems at once.
     pub fn load(flags: &Flags, environment: &Environment) -> Result<Settings, Problems> {
         let mut gathered = Gathered::gather(flags, environment);
+        let dev_seed = flags.dev.then(|| flags.dev_seed.clone().unwrap_or_else(Secret::generated));
         let token_secret = token_secret(&mut gathered, environment);
         let admin_token = admin_token(&mut gathered, environment);
-        let verification = auth::verification(&mut gathered, token_secret, flags.dev);
+        let verification = auth::verification(&mut gathered, token_secret, dev_seed.as_ref());
         check_relations(&mut gathered);
-        let hooks = hooks(&mut gathered, environment, flags.dev);
+        let hooks = hooks(&mut gathered, environment, dev_seed.as_ref());
         let bundle = bundle(&mut gathered);
         let webhook = events::webhook(&mut gathered, environment);
         let fleet = redis::fleet(&mut gathered, environment);
@@ -125,9 +128,10 @@ impl Settings {
         Ok(Settings {
             engine: engine_config(&gathered, verifier.map(|verifier| verifier.keeping_claims(has_callers)), relay, flags.dev),
             control_listen: gathered.control("control.listen").clone(),
-            admin_token: admin_token.or_else(|| flags.dev.then(Secret::generated)),
+            admin_token: admin_token.or_else(|| dev_seed.as_ref().map(|seed| seed.derived("control.token"))),
             dev: flags.dev,
             dev_secret: signing.filter(|_| flags.dev),
+            dev_seed,
             jwks,
             redis,
             hooks,
@@ -229,7 +233,7 @@ fn credential_secret(gathered: &mut Gathered, environment: &Environment, key: &s
 }
 
 /// The webhooks of all endpoints, if there are any.
-fn hooks(gathered: &mut Gathered, environment: &Environment, dev: bool) -> Option<HookSettings> {
+fn hooks(gathered: &mut Gathered, environment: &Environment, dev_seed: Option<&Secret>) -> Option<HookSettings> {
     let secret = secret(gathered, environment, "webhooks.secret", "webhooks.secret_file", "webhook_secret");
     warn_of_short(gathered, "webhooks.secret", secret.as_ref());
     let all = gathered.endpoints.list.iter().zip(&gathered.endpoints.hooks);
@@ -244,7 +248,7 @@ fn hooks(gathered: &mut Gathered, environment: &Environment, dev: bool) -> Optio
         return None;
     }
     let endpoints = gathered.endpoints.list.iter().map(|endpoint| endpoint.name.clone()).zip(urls.iter().cloned()).collect();
-    let Some(secret) = secret.or_else(|| dev.then(Secret::generated)) else {
+    let Some(secret) = secret.or_else(|| dev_seed.map(|seed| seed.derived("webhooks.secret"))) else {
         // Where one was given that cannot be used, that has been said.
         if !gathered.problems.iter().any(|problem| problem.key.starts_with("webhooks.secret")) {
             let reason = "is needed by the endpoints' webhooks, which know by it who asks them: set it, webhooks.secret_file or the systemd \

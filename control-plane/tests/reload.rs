@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
-use support::raw::{TEXT, frame, upgrade};
-use support::{PATIENCE, SECRET, get, token};
+use support::raw::{Raw, TEXT, frame, upgrade};
+use support::{ADMIN_TOKEN, PATIENCE, SECRET, Server, Setup, get, token};
 
 /// A server whose program and configuration stand in a folder of their own.
 struct Place {
@@ -44,6 +44,7 @@ impl Place {
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("JWT_SECRET", SECRET)
+            .env("ADMIN_TOKEN", ADMIN_TOKEN)
             .stderr(Stdio::piped())
             .spawn()
             .expect("the built binary starts");
@@ -106,11 +107,16 @@ impl Place {
         })
     }
 
+    /// Asks for a reload.
+    fn hang_up(&self) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("process ids are small")).expect("and not 0");
+        rustix::process::kill_process(pid, Signal::HUP).expect("the server is our child");
+    }
+
     /// Reloads, and returns what came of it: true when it was done.
     fn reload(&self) -> bool {
         let before = self.said().matches("reloaded").count();
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("process ids are small")).expect("and not 0");
-        rustix::process::kill_process(pid, Signal::HUP).expect("the server is our child");
+        self.hang_up();
         self.until(|place| place.said().matches("reloaded").count() > before);
         !self.said().lines().rfind(|line| line.contains("reloaded")).expect("it was just there").contains("not reloaded")
     }
@@ -221,4 +227,67 @@ fn a_program_that_cannot_take_over_gives_the_process_back() {
     place.configure(2, "");
     assert!(place.reload(), "and it can reload again: {}", place.said());
     client.ping();
+}
+
+#[test]
+fn whom_the_next_program_leaves_behind_is_not_waited_for() {
+    let place = Place::start("left-behind");
+    let mut client = Client::new(&place, "alice");
+    // It is gone at once, but somebody whom it has started has its standard error, and goes on talking.
+    let talks = "while sleep 0.1 && echo more; do :; done >&2 & echo 'no such state' >&2; exit 78";
+    place.put_script(&format!("#!/bin/sh\ntimeout 20 sh -c '{}'\n", talks.replace('\'', "'\\''")));
+    let began = Instant::now();
+    assert!(!place.reload());
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(place.said().contains("no such state"), "{}", place.said());
+    client.ping();
+}
+
+/// A stop that is wished while a reload is under way goes before it: whoever has wished it may not find the server serving on.
+#[test]
+fn a_drain_that_is_wished_during_a_reload_is_not_forgotten() {
+    let wish = format!(
+        "POST /v1/drain HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {ADMIN_TOKEN}\r\nContent-Length: 13\r\nConnection: close\r\n\r\n{{\"seconds\":0}}"
+    );
+    let (head, body) = wish.split_at(wish.len() - 5);
+    // While the next program is asked whether it can take over, and when clients are not heard any more.
+    for (name, checking_s) in [("drained-check", 1), ("drained-pause", 0)] {
+        let mut place = Place::start(name);
+        let beside = place.folder.join("uringcast.real");
+        std::fs::copy(place.program(), &beside).expect("a readable program");
+        place.put_script(&format!(
+            "#!/bin/sh\ncase \"$*\" in *check-config*) sleep {checking_s};; esac\nexec '{}' \"$@\"\n",
+            beside.display()
+        ));
+        let mut asking = TcpStream::connect(place.control).expect("it listens");
+        asking.set_read_timeout(Some(PATIENCE)).expect("a valid time");
+        asking.write_all(head.as_bytes()).expect("it reads");
+        std::thread::sleep(Duration::from_millis(200));
+        place.hang_up();
+        // In the second case the pause has begun, and lasts until the rest of the request has come or a second is over.
+        std::thread::sleep(Duration::from_millis(400));
+        asking.write_all(body.as_bytes()).expect("it reads");
+        let mut answer = String::new();
+        asking.read_to_string(&mut answer).expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 202"), "{name}: {answer:?}");
+        let end = Instant::now() + PATIENCE;
+        while place.child.try_wait().expect("our child").is_none() {
+            assert!(Instant::now() < end, "{name}: it serves on; it has said:\n{}", place.said());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(place.said().contains("not reloaded: the server is to stop"), "{name}: {}", place.said());
+    }
+}
+
+#[test]
+fn what_dev_has_made_up_stays_good() {
+    let server = Server::start(&Setup { dev: true, ..Setup::default() });
+    let page = get(server.public, "/dev/token?sub=alice").1;
+    let token = page.split('"').nth(3).expect("{\"token\":\"...\"}");
+    let enter = || Raw::open(&server, &format!("/api/community/ws?token={token}")).text();
+    let greeting = enter();
+    server.signal(Signal::HUP);
+    server.until_metric("uringcast_reloads_total", &[("outcome", "done")], |done| done == 1.0);
+    assert_eq!(enter().split(',').next(), greeting.split(',').next());
 }

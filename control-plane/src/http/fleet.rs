@@ -20,6 +20,7 @@ use super::emit::Known;
 use super::problem::{Params, Problem};
 use super::rates::{Figures, Minute, two_decimals};
 use super::shapes::rfc3339;
+use crate::lifecycle::Wanted;
 use crate::settings::DRAIN_SECONDS_MAX;
 
 /// Ids of emits in one question: those of a batch.
@@ -180,7 +181,12 @@ impl App {
                 let is_meant = hosts.is_none_or(|hosts| hosts.contains(&self.own_id()));
                 let longest = Duration::from_secs(DRAIN_SECONDS_MAX);
                 let over = over_ms.map_or(self.terms.drain, |over_ms| Duration::from_millis(over_ms).min(longest));
-                Reply::Draining(is_meant && self.host.accepting() && self.terms.stop.try_send(crate::lifecycle::Wanted::Stop(over)).is_ok())
+                let stops = is_meant && self.host.accepting();
+                // Where there is no place for a wish it is not known yet whether we stop: whoever asks hears nothing, and asks again.
+                if stops && self.terms.stop.try_send(Wanted::Stop(over)).is_err() {
+                    return None;
+                }
+                Reply::Draining(stops)
             }
             Call::Outcomes { ids } if ids.len() <= OUTCOMES_MAX => {
                 let recent = self.recent();

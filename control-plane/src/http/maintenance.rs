@@ -19,6 +19,7 @@ use super::App;
 use super::admin::{Missing, NoQuery, answer, endpoint_named};
 use super::problem::{Body, Params, Problem, present};
 use super::shapes::Closed;
+use crate::lifecycle::Wanted;
 use crate::settings::DRAIN_SECONDS_MAX;
 
 /// Path of the call that may take long.
@@ -131,6 +132,7 @@ pub(super) struct Draining {
     (status = 202, description = "it has begun", body = Draining),
     (status = 404, description = "no server of the fleet has the id"),
     (status = 409, description = "the server is stopping already"),
+    (status = 503, description = "something that was wished before has not begun yet, or the server is being replaced: ask again"),
 ))]
 pub(super) async fn drain(
     State(app): State<Arc<App>>,
@@ -144,9 +146,7 @@ pub(super) async fn drain(
     };
     let over = said.unwrap_or(app.terms.drain);
     let Some(hosts) = order.hosts else {
-        if !stop_here(&app, over).await {
-            return Err(Problem::conflict("the server is stopping already"));
-        }
+        stop_here(&app, over).await?;
         return Ok((StatusCode::ACCEPTED, Json(Draining { seconds: over.as_secs_f64(), hosts: None })).into_response());
     };
     let (is_here, (mut began, missing)) = match hosts {
@@ -157,25 +157,27 @@ pub(super) async fn drain(
         }
     };
     // The last: it would be the end of the way to the others.
-    if is_here && stop_here(&app, over).await {
-        began.push(app.own_id());
-    }
-    if began.is_empty() && missing == Missing::default() {
-        return Err(Problem::conflict("the servers are stopping already"));
+    match if is_here { stop_here(&app, over).await } else { Err(Problem::conflict("the servers are stopping already")) } {
+        Ok(()) => began.push(app.own_id()),
+        Err(problem) if began.is_empty() && missing == Missing::default() => return Err(problem),
+        Err(_) => {}
     }
     let hosts = Some(began.iter().map(ToString::to_string).collect());
     Ok((StatusCode::ACCEPTED, answer(missing, Draining { seconds: over.as_secs_f64(), hosts })).into_response())
 }
 
-/// True exactly when this server stops now, and was not stopping.
-async fn stop_here(app: &App, over: Duration) -> bool {
-    if !app.host.accepting() || app.terms.stop.try_send(crate::lifecycle::Wanted::Stop(over)).is_err() {
-        return false;
+/// Has this server stop, and returns when that has begun.
+async fn stop_here(app: &App, over: Duration) -> Result<(), Problem> {
+    if !app.host.accepting() {
+        return Err(Problem::conflict("the server is stopping already"));
+    }
+    if app.terms.stop.try_send(Wanted::Stop(over)).is_err() {
+        return Err(Problem::unavailable("the server is about to stop or to reload already: ask again in a second"));
     }
     while app.host.accepting() {
         tokio::time::sleep(GLANCE).await;
     }
-    true
+    Ok(())
 }
 
 /// Whether this server is among those with these ids, and the others; each once.
@@ -322,9 +324,9 @@ mod tests {
             });
             tokio::time::sleep(Duration::from_secs(1)).await;
             assert!(!asked.is_finished(), "nobody has begun");
-            // Full: the wish of another has not been seen yet.
-            assert_eq!(post(&router, DRAIN, "{}").await.status, StatusCode::CONFLICT);
-            assert_eq!(wishes.try_recv(), Ok(crate::lifecycle::Wanted::Stop(over)));
+            // Full: the wish of another has not been seen yet, and it may be one to reload, over which this one would be forgotten.
+            assert_eq!(post(&router, DRAIN, "{}").await.status, StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(wishes.try_recv(), Ok(Wanted::Stop(over)));
             host.accepting.store(false, Relaxed);
             let heard = asked.await.expect("no panic");
             assert_eq!((heard.status, heard.json()), (StatusCode::ACCEPTED, json!({"seconds": over.as_secs_f64()})));

@@ -26,11 +26,11 @@ pub(super) struct Verification {
 }
 
 /// Reads keys, and finds what does not fit together.
-pub(super) fn verification(gathered: &mut Gathered, secret: Option<Secret>, dev: bool) -> Option<Verification> {
+pub(super) fn verification(gathered: &mut Gathered, secret: Option<Secret>, dev_seed: Option<&Secret>) -> Option<Verification> {
     let leeway_s = gathered.integer("auth.leeway_seconds").unwrap_or(engine::auth::LEEWAY_S);
     let set: Vec<_> = PUBLIC_KEYS.into_iter().filter(|key| gathered.text(key).is_some()).collect();
     let verification = match (algorithm(gathered), set.as_slice()) {
-        (None, []) => with_secret(gathered, secret, dev),
+        (None, []) => with_secret(gathered, secret, dev_seed),
         (None, keys) => {
             for key in keys {
                 gathered.complain(key, "needs auth.algorithm to be one of RS256, ES256, EdDSA");
@@ -61,15 +61,15 @@ fn algorithm(gathered: &Gathered) -> Option<Algorithm> {
     }
 }
 
-fn with_secret(gathered: &mut Gathered, secret: Option<Secret>, dev: bool) -> Option<Verification> {
-    let secret = token_secret_or_complaint(gathered, secret, dev)?;
+fn with_secret(gathered: &mut Gathered, secret: Option<Secret>, dev_seed: Option<&Secret>) -> Option<Verification> {
+    let secret = token_secret_or_complaint(gathered, secret, dev_seed)?;
     let verifier = Verifier::new(Key::Hs256(secret.reveal().to_vec()));
     let verifier = verifier.map_err(|fault| gathered.complain("auth.secret", fault.to_string())).ok()?;
     Some(Verification { verifier, signing: Some(secret), keeper: None })
 }
 
-fn token_secret_or_complaint(gathered: &mut Gathered, secret: Option<Secret>, dev: bool) -> Option<Secret> {
-    let secret = secret.or_else(|| dev.then(Secret::generated));
+fn token_secret_or_complaint(gathered: &mut Gathered, secret: Option<Secret>, dev_seed: Option<&Secret>) -> Option<Secret> {
+    let secret = secret.or_else(|| dev_seed.map(|seed| seed.derived("auth.secret")));
     // Where one was given that cannot be used, that has been said.
     if secret.is_none() && !gathered.problems.iter().any(|problem| problem.key.starts_with("auth.secret")) {
         gathered.complain("auth.secret", NO_SECRET);

@@ -9,6 +9,7 @@ use super::endpoints::{self, Endpoints};
 use super::problem::{Origin, Problem};
 use super::table::{Setting, settings};
 use super::value::{ControlListen, Kind, Raw, Value};
+use crate::secret::Secret;
 
 /// Bytes of a configuration file; a larger one is something else by mistake.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -33,6 +34,8 @@ pub struct Flags {
     pub dev: bool,
     /// Text to be taken for the configuration file's: what this process had before a newer program could not take over.
     pub configuration: Option<String>,
+    /// What the secrets of `--dev` were made of before a reload; without it they are new.
+    pub dev_seed: Option<Secret>,
 }
 
 impl Flags {

@@ -548,6 +548,10 @@ fn dev_opens_the_doors_at_home_only() {
     let secret = settings.dev_secret.as_ref().expect("generated");
     assert!(verifies(&settings, std::str::from_utf8(secret.reveal()).expect("ASCII")));
     assert!(settings.admin_token.is_some() && settings.warnings.is_empty());
+    let reloaded = Settings::load(&Flags { dev_seed: settings.dev_seed.clone(), ..dev() }, &Environment::new()).expect("good settings");
+    let is_kept =
+        |of: fn(&Settings) -> Option<&Secret>| of(&settings).zip(of(&reloaded)).is_some_and(|(one, other)| one.matches(other.reveal()));
+    assert!(is_kept(|it| it.admin_token.as_ref()) && is_kept(|it| it.dev_secret.as_ref()), "what was shown stays good over a reload");
     for one in &settings.engine.endpoints {
         let (auth, membership) = match one.dialect {
             DialectKind::Community => (AuthMode::Token, Membership::Auto),
