@@ -10,6 +10,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use rustix::process::{Pid, Signal, kill_process};
-use support::programs::{in_path, skip};
+use support::programs::{assert_success, in_path, outcome, skip, target_folder};
 use support::raw::{Next, Raw, upgrade};
 use support::{PATIENCE, SECRET, aloud, get, token};
 
@@ -250,6 +251,41 @@ fn the_next_process_says_goodbye_for_one_that_was_killed() {
         assert!(Instant::now() < end, "an orderly stop leaves nothing");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// 200 of `ws`, and those of `socket.io-client` on all its transports, as they are.
+#[test]
+fn clients_of_others_are_told_and_come_back() {
+    let modules = target_folder().join("clients/node_modules");
+    let Some(node) = in_path("node") else { return skip("clients of a killed process", "node") };
+    if ["ws", "socket.io-client"].iter().any(|package| !modules.join(package).exists()) {
+        return skip("clients of a killed process", "ws and socket.io-client in target/clients/node_modules");
+    }
+    let (manager, addresses) = (Manager::start("others", true), addresses());
+    let mut service = Service::start(&manager, addresses);
+    let mut clients = Command::new(node);
+    clients
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/kept.mjs"))
+        .env("CLIENT_MODULES", target_folder().join("clients"))
+        .env("SECRET", SECRET);
+    clients.env("PORT", addresses[0].port().to_string()).env("CONTROL", addresses[1].port().to_string());
+    let log = std::env::temp_dir().join(format!("uringcast-kept-clients-{}", std::process::id()));
+    let output = std::fs::File::create(&log).expect("a folder for such things");
+    clients.stdin(Stdio::null()).stdout(output.try_clone().expect("a descriptor")).stderr(output).process_group(0);
+    let mut clients = clients.spawn().expect("it is in the path");
+    let told = || std::fs::read_to_string(&log).unwrap_or_default();
+    let end = Instant::now() + 4 * PATIENCE;
+    while !told().contains("ready") && clients.try_wait().expect("our child").is_none() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    if told().contains("ready") {
+        service.until_kept(220);
+        service.kill();
+        service = Service::start(&manager, addresses);
+    }
+    assert_success("the clients", outcome(&mut clients), &log);
+    let _ = std::fs::remove_file(&log);
+    assert!(service.said().contains("220 of its clients were told, 0 were gone"), "{}", service.said());
 }
 
 /// What is in flight counts against the user's descriptors (RLIMIT_NOFILE), for everybody but the administrator.

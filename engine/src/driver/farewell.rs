@@ -153,3 +153,57 @@ fn has_ended(mut stream: &TcpStream) -> bool {
     }
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use socket2::{Domain, Socket, Type};
+
+    use super::*;
+
+    /// Both ends of a connection; the first is non-blocking, as a shard's are.
+    fn connection() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
+        let (server, _) = listener.accept().expect("there is one");
+        server.set_nonblocking(true).expect("a socket");
+        (server, client)
+    }
+
+    /// What is said where these are left with these numbers beside them.
+    fn say(left: Vec<(TcpStream, u8)>) -> Farewells {
+        let (near, far) = Socket::pair(Domain::UNIX, Type::SEQPACKET, None).expect("a pair");
+        far.set_nonblocking(true).expect("a socket");
+        let words: Vec<u8> = left.iter().map(|(_, word)| *word).collect();
+        let sockets: Vec<RawFd> = left.iter().map(|(stream, _)| stream.as_raw_fd()).collect();
+        sys::send_with(near.as_raw_fd(), &words, &sockets).expect("there is place");
+        drop((near, left));
+        say_farewell(vec![Left(far)])
+    }
+
+    #[test]
+    fn what_is_not_known_is_closed_without_a_word() {
+        let ((server, mut client), (known, mut heard)) = (connection(), connection());
+        assert_eq!(say(vec![(server, 99), (known, Farewell::Restart as u8)]), Farewells { told: 1, untold: 1 });
+        let mut said = Vec::new();
+        assert_eq!(client.read_to_end(&mut said).ok(), Some(0));
+        heard.read_to_end(&mut said).expect("an end without a reset");
+        assert_eq!(said, [0x88, 2, 0x03, 0xf4]);
+    }
+
+    #[test]
+    fn who_has_no_place_for_a_goodbye_is_waited_for_by_nobody() {
+        let (mut server, _client) = connection();
+        while server.write(&[0; 64 * 1024]).is_ok() {}
+        assert_eq!(say(vec![(server, Farewell::Empty as u8)]), Farewells { told: 0, untold: 1 });
+    }
+
+    #[test]
+    fn a_million_is_told_within_fifteen_seconds() {
+        assert_eq!(rate(Duration::ZERO), FAREWELLS_PER_SECOND as f64);
+        let told: f64 = (0..15).map(|second| rate(Duration::from_secs(second))).sum();
+        assert!(told > 1e6, "{told}");
+        assert!(rate(Duration::MAX).is_finite());
+    }
+}
