@@ -174,7 +174,11 @@ impl World {
         }
         for (origin, heard) in by_origin {
             let missed = self.gaps(&heard, &places[origin as usize], &what, origin);
-            assert!(missed == 0 || self.may_miss(origin, origin, 0, missed as u64), "{}: {missed} messages of host {origin} are missing", what());
+            assert!(
+                missed == 0 || self.may_miss(origin, origin, 0, missed as u64),
+                "{}: {missed} messages of host {origin} are missing",
+                what()
+            );
         }
         // It is where a witness hears what it has to hear.
         let &(number, _) = stay.hosts.last().expect("it was somewhere");

@@ -129,6 +129,11 @@ impl Site {
         self.host.shards.len()
     }
 
+    /// True exactly when what others say from now on is heard here.
+    pub(super) fn hears_others(&self) -> bool {
+        self.core.is_up && self.core.streams.as_ref().is_none_or(|streams| streams.taken().is_some())
+    }
+
     pub(super) fn connect(&mut self) {
         let now = self.host.now;
         self.link = Link::Up;

@@ -13,13 +13,31 @@ pub(super) enum Talk {
 /// What a client hears. A message is known by its number.
 #[derive(Debug)]
 pub(super) enum Heard {
-    Message { room: usize, number: u32 },
-    Entered { room: usize, past: Option<Vec<u32>>, online: Option<Vec<String>> },
-    Left { room: usize },
-    Came { room: usize, user: String },
-    Went { room: usize, user: String },
+    Message {
+        room: usize,
+        number: u32,
+    },
+    Entered {
+        room: usize,
+        past: Option<Vec<u32>>,
+        online: Option<Vec<String>>,
+    },
+    Left {
+        room: usize,
+    },
+    Came {
+        room: usize,
+        user: String,
+    },
+    Went {
+        room: usize,
+        user: String,
+    },
     /// In; with the ids by which one comes back, where there are any.
-    Connected { sid: String, pid: String },
+    Connected {
+        sid: String,
+        pid: String,
+    },
     Refused,
     /// The server says goodbye.
     Goodbye,
@@ -93,7 +111,7 @@ impl Talk {
     pub(super) fn offset(self, text: &str) -> Option<&str> {
         let end = text.strip_suffix("\"]").filter(|_| self == Talk::Rooms && text.starts_with("42"))?;
         let (_, offset) = end.rsplit_once(",\"")?;
-        (offset.len() == 11).then_some(offset)
+        Some(offset)
     }
 
     pub(super) fn hear(self, text: &str) -> Heard {

@@ -210,11 +210,7 @@ impl World {
             self.clients.push(Client::new(talk, self.tokens.len(), true));
             self.tokens.push(Talk::token(&format!("u{}", self.tokens.len())));
         }
-        let witnesses = site.witnesses;
         self.slots[slot] = Some(site);
-        for who in witnesses {
-            self.come(who, slot);
-        }
     }
 
     fn remember_host(&mut self, stats: Arc<RelayStats>) {
@@ -249,7 +245,7 @@ impl World {
         self.counts.steps += 1;
         let slot = self.pick(self.slots.len());
         match self.dice.random_range(0..1_000) {
-            0..60 => {
+            100..250 | 0..60 => {
                 let who = self.pick(self.plan.clients);
                 self.do_something(who);
             }
@@ -267,6 +263,15 @@ impl World {
                 }
             }
             78 => self.settle(),
+            // For a while nothing is in anybody's way.
+            80..86 => {
+                for _ in 0..4 {
+                    self.settle();
+                    let ms = self.dice.random_range(100..300);
+                    self.advance(ms);
+                }
+                self.settle();
+            }
             79 if self.plan.mode == RelayMode::Streams => self.speak_as_other(),
             _ => {
                 self.deliver(slot);
@@ -333,9 +338,10 @@ impl World {
         }
     }
 
-    /// Those who were told to come again later do.
+    /// Witnesses come as soon as the host hears the others; also those who were told to come again later.
     fn call_witnesses(&mut self, slot: usize) {
-        let Some(site) = self.slots[slot].as_ref().filter(|site| site.drains_until_ms.is_none() && !self.is_over) else { return };
+        let is_wanted = |site: &&Site| site.drains_until_ms.is_none() && !self.is_over && site.hears_others();
+        let Some(site) = self.slots[slot].as_ref().filter(is_wanted) else { return };
         for who in site.witnesses {
             if self.clients[who].at.is_none() {
                 self.come(who, slot);
