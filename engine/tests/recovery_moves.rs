@@ -389,3 +389,32 @@ fn whoever_is_cut_by_his_goodbye_ends_once() {
         assert_eq!(host.stats[0].outbox_bytes.read(), 0);
     }
 }
+
+/// After a reload to other shards nobody knows any more what a connection had missed that has changed shards (seeds 5 and 30 of the fleet's simulation), and
+/// one that was away is given up all the same when its time is over (seed 41).
+#[test]
+fn who_was_away_at_a_reload_to_other_shards_starts_anew_and_is_forgotten_in_time() {
+    for shards in [1, 2, 4] {
+        for shard in 0..3 {
+            let mut host = host();
+            let (mut alice, mut bob) = (Client::come(&mut host, shard, "alice"), Client::come(&mut host, 1, "bob"));
+            for client in [&mut alice, &mut bob] {
+                client.join(&mut host);
+            }
+            bob.tell(&mut host, "heard");
+            alice.break_off(&mut host);
+            bob.tell(&mut host, "missed");
+            host.reload(shards);
+            bob.tell(&mut host, "missed as well");
+            alice.return_to(&mut host, 0);
+            let missed = alice.take(&mut host);
+            let is_whole = missed.starts_with(&[json!("missed"), json!("missed as well")]);
+            assert_eq!(alice.recovered, is_whole, "shard {shard} of 3, then {shards}: {missed:?}");
+            alice.break_off(&mut host);
+            bob.break_off(&mut host);
+            host.reload(shards % 3 + 1);
+            host.advance(2 * WINDOW_MS);
+            assert_eq!(counts(&host, |stats| stats.recoverable.read()), 0, "shard {shard} of 3, then {shards}");
+        }
+    }
+}

@@ -19,7 +19,7 @@ use crate::limits::{RELAY_BATCH_BYTES_MAX, RELAY_BATCH_ENTRIES_MAX, RELAY_KEPT_B
 /// A script cannot run another with EVAL, so it makes a function of it. What fails of commands makes nothing else fail.
 /// Answers the last number that is in the stream, which is less than the first given where nothing was added because of a hole; and how many
 /// commands failed.
-const SCRIPT: &str = "\
+pub(super) const SCRIPT: &str = "\
 local made = {}
 local function run(words)
   if words[1] ~= 'EVAL' then return redis.call(unpack(words)) end

@@ -1,7 +1,7 @@
 //! What the relay knows and decides: what shards say becomes requests to Redis, and what Redis brings becomes parcels for shards. Sans-IO:
 //! it has no connection, no clock and no thread, so that several hosts and a Redis of a test's own can run side by side.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -111,7 +111,7 @@ pub(crate) struct Core {
     is_cluster: bool,
     hosts: Hosts,
     /// Channels of rooms that are not heard yet, and what waits for that.
-    hearings: HashMap<String, Hearing>,
+    hearings: BTreeMap<String, Hearing>,
     named: Named,
     keeping: Keeping,
     looking: Looking,
@@ -204,7 +204,7 @@ impl Core {
             unannounced: BTreeSet::new(),
             is_cluster: settings.redis.is_cluster,
             hosts: Hosts::new(own.clone(), port, settings),
-            hearings: HashMap::new(),
+            hearings: BTreeMap::new(),
             keeping: Keeping::new(settings, own),
             named: Named::default(),
             looking: Looking::default(),
@@ -245,7 +245,9 @@ impl Core {
     pub(crate) fn handle_connected(&mut self, now: Now) {
         self.listenings.clear();
         for kind in [Kind::Channel, Kind::Pattern, Kind::Sharded] {
-            let names: Vec<String> = self.listened.iter().filter(|(of, _)| *of == kind).map(|(_, name)| name.clone()).collect();
+            let mut names: Vec<String> = self.listened.iter().filter(|(of, _)| *of == kind).map(|(_, name)| name.clone()).collect();
+            // In the same order whenever the same happens: a simulation is to be played again.
+            names.sort_unstable();
             for names in names.chunks(LISTENED_AT_ONCE_MAX) {
                 self.listenings.push_back(Listening { kind, names: names.to_vec(), is_on: true });
             }

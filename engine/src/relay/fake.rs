@@ -1,20 +1,58 @@
-//! A Redis of a test's own: as much of it as the reliable mode asks for, in memory, with a clock that the test moves.
+//! A Redis of a test's own: as much of one as the relay asks for, in memory, with a clock that the test moves. The scripts, which it does not
+//! understand, are known by their text and done by hand ([`scripts`]).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 
-use super::request::{Call, Reply, Request};
+use super::request::{Call, Kind, Reply, Request};
 use crate::wire::sio::EntryId;
 
+mod scripts;
+
 /// Fields and values, as they came.
-type Words = Vec<Vec<u8>>;
+pub(super) type Words = Vec<Vec<u8>>;
+
+type Key = Vec<u8>;
+
+/// What a key has.
+enum Value {
+    Text(Vec<u8>),
+    Hash(BTreeMap<Key, Vec<u8>>),
+    Set(BTreeSet<Key>),
+    Stream(Stream),
+}
+
+#[derive(Default)]
+struct Stream {
+    entries: VecDeque<(EntryId, Words)>,
+    last: EntryId,
+    /// That ever were.
+    added: usize,
+}
+
+/// What was published, in order.
+pub(super) struct Published {
+    pub(super) channel: Vec<u8>,
+    pub(super) payload: Vec<u8>,
+    pub(super) kind: Kind,
+}
 
 #[derive(Default)]
 pub(super) struct Fake {
     pub(super) now_ms: u64,
-    /// Channels and what was published there.
-    pub(super) published: Vec<(Vec<u8>, Vec<u8>)>,
-    values: HashMap<Vec<u8>, (Vec<u8>, u64)>,
-    streams: HashMap<Vec<u8>, Vec<(EntryId, Words)>>,
+    pub(super) published: Vec<Published>,
+    /// Who listens to a channel, by a number of the test's.
+    pub(super) listeners: BTreeMap<(u8, Key), BTreeSet<usize>>,
+    keys: BTreeMap<Key, (Value, u64)>,
+}
+
+/// A kind of channel, as a number.
+pub(super) fn sort(kind: Kind) -> u8 {
+    match kind {
+        Kind::Channel => 0,
+        Kind::Pattern => 1,
+        Kind::Sharded => 2,
+    }
 }
 
 impl Fake {
@@ -32,98 +70,244 @@ impl Fake {
         self.append(stream.as_bytes(), words)
     }
 
+    /// The fields of a hash, for oracles.
+    pub(super) fn hashes(&self, suffix: &str) -> impl Iterator<Item = (&[u8], &BTreeMap<Key, Vec<u8>>)> {
+        self.keys.iter().filter_map(move |(key, (value, _))| match value {
+            Value::Hash(hash) if key.ends_with(suffix.as_bytes()) => Some((&**key, hash)),
+            _ => None,
+        })
+    }
+
+    /// Everything is lost, as where nothing is written to disk.
+    pub(super) fn lose_all(&mut self) {
+        self.keys.clear();
+    }
+
     fn append(&mut self, stream: &[u8], words: Words) -> EntryId {
-        let entries = self.streams.entry(stream.to_vec()).or_default();
-        let last = entries.last().map(|(id, _)| *id).unwrap_or_default();
-        let id = if last.ms >= self.now_ms { EntryId { number: last.number + 1, ..last } } else { EntryId { ms: self.now_ms, number: 0 } };
-        entries.push((id, words));
+        let now_ms = self.now_ms;
+        let stream = self.stream_mut(stream);
+        let last = stream.last;
+        let id = if last.ms >= now_ms { EntryId { number: last.number + 1, ..last } } else { EntryId { ms: now_ms, number: 0 } };
+        stream.entries.push_back((id, words));
+        (stream.last, stream.added) = (id, stream.added + 1);
         id
     }
 
-    fn value(&mut self, key: &[u8]) -> Option<Vec<u8>> {
-        let now_ms = self.now_ms;
-        self.values.get(key).filter(|(_, until_ms)| *until_ms > now_ms).map(|(value, _)| value.clone())
+    fn live(&self, key: &[u8]) -> Option<&Value> {
+        self.keys.get(key).filter(|(_, until_ms)| *until_ms > self.now_ms).map(|(value, _)| value)
+    }
+
+    fn live_mut(&mut self, key: &[u8], make: impl Fn() -> Value) -> &mut Value {
+        if self.live(key).is_none() {
+            self.keys.insert(key.to_vec(), (make(), u64::MAX));
+        }
+        &mut self.keys.get_mut(key).expect("it was just made").0
+    }
+
+    fn stream_mut(&mut self, key: &[u8]) -> &mut Stream {
+        match self.live_mut(key, || Value::Stream(Stream::default())) {
+            Value::Stream(stream) => stream,
+            _ => panic!("{} is no stream", String::from_utf8_lossy(key)),
+        }
+    }
+
+    fn hash_mut(&mut self, key: &[u8]) -> &mut BTreeMap<Key, Vec<u8>> {
+        match self.live_mut(key, || Value::Hash(BTreeMap::new())) {
+            Value::Hash(hash) => hash,
+            _ => panic!("{} is no hash", String::from_utf8_lossy(key)),
+        }
+    }
+
+    fn set_mut(&mut self, key: &[u8]) -> &mut BTreeSet<Key> {
+        match self.live_mut(key, || Value::Set(BTreeSet::new())) {
+            Value::Set(set) => set,
+            _ => panic!("{} is no set", String::from_utf8_lossy(key)),
+        }
+    }
+
+    fn text(&self, key: &[u8]) -> Option<&[u8]> {
+        if let Some(Value::Text(text)) = self.live(key) { Some(text) } else { None }
+    }
+
+    fn hash(&self, key: &[u8]) -> Option<&BTreeMap<Key, Vec<u8>>> {
+        if let Some(Value::Hash(hash)) = self.live(key) { Some(hash) } else { None }
+    }
+
+    fn set(&self, key: &[u8]) -> Option<&BTreeSet<Key>> {
+        if let Some(Value::Set(set)) = self.live(key) { Some(set) } else { None }
+    }
+
+    fn stream(&self, key: &[u8]) -> Option<&Stream> {
+        if let Some(Value::Stream(stream)) = self.live(key) { Some(stream) } else { None }
+    }
+
+    /// What has nothing in it is not there.
+    fn tidy(&mut self, key: &[u8]) {
+        let is_empty = match self.live(key) {
+            Some(Value::Hash(hash)) => hash.is_empty(),
+            Some(Value::Set(set)) => set.is_empty(),
+            _ => false,
+        };
+        if is_empty {
+            self.keys.remove(key);
+        }
+    }
+
+    fn expire(&mut self, key: &[u8], in_ms: u64) -> bool {
+        let until_ms = self.now_ms + in_ms;
+        self.live(key).is_some() && self.keys.get_mut(key).is_some_and(|(_, until)| std::mem::replace(until, until_ms) > 0)
     }
 
     fn call(&mut self, call: &Call) -> Reply {
-        let word = |at: usize| call.word(at).to_vec();
-        let text = |at: usize| String::from_utf8_lossy(call.word(at)).into_owned();
-        let number = |at: usize| text(at).parse::<u64>().expect("a number");
-        match &*text(0) {
-            "PING" => Reply::Text("PONG".into()),
-            "PUBLISH" => {
-                self.published.push((word(1), word(2)));
-                Reply::Int(0)
+        let key = call.word(1);
+        let bulk = |bytes: &[u8]| Reply::Bytes(bytes.to_vec());
+        let count = |yes: bool| Reply::Int(i64::from(yes));
+        match call.word(0) {
+            b"PING" => Reply::Text("PONG".into()),
+            verb @ (b"PUBLISH" | b"SPUBLISH") => {
+                let kind = if verb == b"PUBLISH" { Kind::Channel } else { Kind::Sharded };
+                let heard = self.listeners.get(&(sort(kind), key.to_vec())).map_or(0, BTreeSet::len);
+                self.published.push(Published { channel: key.to_vec(), payload: call.word(2).to_vec(), kind });
+                Reply::Int(heard as i64)
             }
-            "GET" => self.value(call.word(1)).map_or(Reply::Nil, Reply::Bytes),
-            "DEL" => Reply::Int(i64::from(self.values.remove(call.word(1)).is_some())),
-            "SET" => {
-                let until_ms = if call.words().len() > 4 { self.now_ms + number(4) } else { u64::MAX };
-                self.values.insert(word(1), (word(2), until_ms));
-                Reply::Text("OK".into())
+            b"PUBSUB" => {
+                let kind = if key == b"NUMSUB" { Kind::Channel } else { Kind::Sharded };
+                let channels = call.words().skip(2);
+                let heard = |channel: &[u8]| self.listeners.get(&(sort(kind), channel.to_vec())).map_or(0, BTreeSet::len);
+                Reply::List(channels.flat_map(|channel| [bulk(channel), Reply::Int(heard(channel) as i64)]).collect())
             }
-            "EVAL" if text(1).contains("XADD") => self.add_numbered(call),
-            "XRANGE" | "XREVRANGE" => {
-                let is_forward = text(0) == "XRANGE";
-                let (from, to) = if is_forward { (text(2), text(3)) } else { (text(3), text(2)) };
-                let count = if call.words().len() > 5 { number(5) as usize } else { usize::MAX };
-                let id = |text: &str| EntryId::parse(text).expect("an id");
-                let is_in = |entry: &EntryId| {
-                    let is_after = match from.strip_prefix('(') {
-                        Some(from) => *entry > id(from),
-                        None => from == "-" || *entry >= id(&from),
-                    };
-                    is_after && (to == "+" || *entry <= id(&to))
-                };
-                let entries = self.streams.get(call.word(1)).map_or(&[][..], Vec::as_slice);
-                let found = entries.iter().filter(|(id, _)| is_in(id));
-                let found: Vec<Reply> =
-                    if is_forward { found.take(count).map(shown).collect() } else { found.rev().take(count).map(shown).collect() };
-                Reply::List(found)
+            b"GET" => self.text(key).map_or(Reply::Nil, bulk),
+            b"EXISTS" => count(self.live(key).is_some()),
+            b"DEL" => Reply::Int(call.words().skip(1).filter(|key| self.keys.remove(*key).is_some()).count() as i64),
+            b"PEXPIRE" => {
+                let in_ms = number(call.word(2));
+                count(self.expire(key, in_ms))
             }
-            "XREAD" => {
-                let streams = (call.words().len() - 6) / 2;
-                let mut all = Vec::new();
-                for at in 0..streams {
-                    let (key, cursor) = (word(6 + at), EntryId::parse(&text(6 + streams + at)).expect("an id"));
-                    let entries = self.streams.get(&key).map_or(&[][..], Vec::as_slice);
-                    let new: Vec<Reply> = entries.iter().filter(|(id, _)| *id > cursor).take(number(2) as usize).map(shown).collect();
-                    if !new.is_empty() {
-                        all.push(Reply::List(vec![Reply::Bytes(key), Reply::List(new)]));
-                    }
-                }
-                if all.is_empty() { Reply::Nil } else { Reply::List(all) }
+            b"SET" => self.set_text(call),
+            b"HSET" => count(self.hash_mut(key).insert(call.word(2).to_vec(), call.word(3).to_vec()).is_none()),
+            b"HSETNX" => {
+                let hash = self.hash_mut(key);
+                let is_new = !hash.contains_key(call.word(2));
+                hash.entry(call.word(2).to_vec()).or_insert_with(|| call.word(3).to_vec());
+                count(is_new)
             }
-            _ => Reply::Error("ERR unknown command".into()),
+            b"HGET" => self.hash(key).and_then(|hash| hash.get(call.word(2))).map_or(Reply::Nil, |value| bulk(value)),
+            b"HDEL" => {
+                let was_there = self.hash(key).is_some() && self.hash_mut(key).remove(call.word(2)).is_some();
+                self.tidy(key);
+                count(was_there)
+            }
+            b"HKEYS" => Reply::List(self.hash(key).into_iter().flat_map(|hash| hash.keys().map(|field| bulk(field))).collect()),
+            b"HLEN" => Reply::Int(self.hash(key).map_or(0, BTreeMap::len) as i64),
+            b"HSCAN" => {
+                let pairs = self.hash(key).into_iter().flatten().flat_map(|(field, value)| [bulk(field), bulk(value)]).collect();
+                Reply::List(vec![bulk(b"0"), Reply::List(pairs)])
+            }
+            b"SADD" => count(self.set_mut(key).insert(call.word(2).to_vec())),
+            b"SREM" => {
+                let was_there = self.set(key).is_some() && self.set_mut(key).remove(call.word(2));
+                self.tidy(key);
+                count(was_there)
+            }
+            b"SISMEMBER" => count(self.set(key).is_some_and(|set| set.contains(call.word(2)))),
+            b"SMEMBERS" => Reply::List(self.set(key).into_iter().flatten().map(|member| bulk(member)).collect()),
+            b"SRANDMEMBER" => {
+                let some = number(call.word(2)) as usize;
+                Reply::List(self.set(key).into_iter().flatten().take(some).map(|member| bulk(member)).collect())
+            }
+            b"SSCAN" => {
+                let members = self.set(key).into_iter().flatten().map(|member| bulk(member)).collect();
+                Reply::List(vec![bulk(b"0"), Reply::List(members)])
+            }
+            b"XRANGE" | b"XREVRANGE" => self.range(call),
+            b"XREAD" => self.read(call),
+            b"EVAL" => self.eval(call),
+            verb => panic!("this Redis does not know {}", String::from_utf8_lossy(verb)),
         }
     }
 
-    /// What the script of [`super::append`] does.
-    fn add_numbered(&mut self, call: &Call) -> Reply {
-        let words: Vec<Vec<u8>> = call.words().map(<[u8]>::to_vec).collect();
-        let number = |at: usize| String::from_utf8_lossy(&words[at]).parse::<u64>().expect("a number");
-        let (stream, key, mut next, is_forced) = (words[3].clone(), words[4].clone(), number(5), number(6) == 1);
-        let last = self.value(&key).map_or(0, |value| String::from_utf8_lossy(&value).parse::<u64>().expect("a number"));
-        if last + 1 < next && !is_forced {
-            return Reply::List(vec![Reply::Int(last as i64), Reply::Int(0)]);
-        }
-        let mut at = 9;
-        while at < words.len() {
-            let parts = number(at);
-            at += 1;
-            for part in 0..parts {
-                let count = number(at) as usize;
-                if next > last && part == 0 {
-                    self.append(&stream, words[at + 1..=at + count].to_vec());
+    fn set_text(&mut self, call: &Call) -> Reply {
+        let (key, value) = (call.word(1), call.word(2));
+        let (mut until_ms, mut at) = (u64::MAX, 3);
+        while at < call.words().len() {
+            match call.word(at) {
+                b"NX" if self.live(key).is_some() => return Reply::Nil,
+                b"XX" if self.live(key).is_none() => return Reply::Nil,
+                b"PX" => {
+                    at += 1;
+                    until_ms = self.now_ms + number(call.word(at));
                 }
-                at += 1 + count;
+                _ => {}
             }
-            next += 1;
+            at += 1;
         }
-        let last = last.max(next - 1);
-        self.values.insert(key, (last.to_string().into_bytes(), u64::MAX));
-        Reply::List(vec![Reply::Int(last as i64), Reply::Int(0)])
+        self.keys.insert(key.to_vec(), (Value::Text(value.to_vec()), until_ms));
+        Reply::Text("OK".into())
     }
+
+    fn range(&self, call: &Call) -> Reply {
+        let is_forward = call.word(0) == b"XRANGE";
+        let (from, to) = if is_forward { (call.word(2), call.word(3)) } else { (call.word(3), call.word(2)) };
+        let some = if call.words().len() > 5 { number(call.word(5)) as usize } else { usize::MAX };
+        let Some(stream) = self.stream(call.word(1)) else { return Reply::List(Vec::new()) };
+        let (first, end) = (stream.first_from(bound(from)), stream.first_behind(bound(to)));
+        let found = stream.entries.range(first.min(end)..end);
+        Reply::List(if is_forward { found.take(some).map(shown).collect() } else { found.rev().take(some).map(shown).collect() })
+    }
+
+    fn read(&self, call: &Call) -> Reply {
+        let streams = (call.words().len() - 6) / 2;
+        let mut all = Vec::new();
+        for at in 0..streams {
+            let (key, cursor) = (call.word(6 + at), bound(call.word(6 + streams + at)));
+            let Some(stream) = self.stream(key) else { continue };
+            let first = stream.first_from(match cursor {
+                Bound::Included(id) => Bound::Excluded(id),
+                other => other,
+            });
+            let new: Vec<Reply> = stream.entries.range(first..).take(number(call.word(2)) as usize).map(shown).collect();
+            if !new.is_empty() {
+                all.push(Reply::List(vec![Reply::Bytes(key.to_vec()), Reply::List(new)]));
+            }
+        }
+        if all.is_empty() { Reply::Nil } else { Reply::List(all) }
+    }
+}
+
+impl Stream {
+    fn first_from(&self, from: Bound<EntryId>) -> usize {
+        match from {
+            Bound::Unbounded => 0,
+            Bound::Included(id) => self.entries.partition_point(|(other, _)| *other < id),
+            Bound::Excluded(id) => self.entries.partition_point(|(other, _)| *other <= id),
+        }
+    }
+
+    fn first_behind(&self, to: Bound<EntryId>) -> usize {
+        match to {
+            Bound::Unbounded => self.entries.len(),
+            Bound::Included(id) => self.entries.partition_point(|(other, _)| *other <= id),
+            Bound::Excluded(id) => self.entries.partition_point(|(other, _)| *other < id),
+        }
+    }
+}
+
+fn bound(text: &[u8]) -> Bound<EntryId> {
+    let text = std::str::from_utf8(text).expect("ids are text");
+    let id = |text: &str| match text.parse::<u64>() {
+        // Where the number is left out it is the first of its millisecond.
+        Ok(ms) => EntryId { ms, number: 0 },
+        Err(_) => EntryId::parse(text).expect("an id"),
+    };
+    match text.strip_prefix('(') {
+        Some(text) => Bound::Excluded(id(text)),
+        None if text == "-" || text == "+" => Bound::Unbounded,
+        None => Bound::Included(id(text)),
+    }
+}
+
+fn number(text: &[u8]) -> u64 {
+    std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).expect("a number")
 }
 
 fn shown((id, words): &(EntryId, Words)) -> Reply {

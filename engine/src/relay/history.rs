@@ -23,7 +23,7 @@ use crate::shard::history::{Kept, Past, ROOM_SHARE, Range, Record, Told};
 /// Keeps a message. ARGV: how many are kept, their greatest age, bytes of the room's keys, for how long it is not kept twice, then the fields.
 /// The age is counted from the entry's own id, which is Redis' time. Bytes are what Redis says that the stream takes; half of it goes at once,
 /// so that this is seldom.
-const APPEND: &str = "if KEYS[2] and not redis.call('SET',KEYS[2],'1','NX','PX',ARGV[4]) then return 0 end \
+pub(super) const APPEND: &str = "if KEYS[2] and not redis.call('SET',KEYS[2],'1','NX','PX',ARGV[4]) then return 0 end \
 local id=redis.call('XADD',KEYS[1],'MAXLEN','=',ARGV[1],'*','id',ARGV[5],'by',ARGV[6],'at',ARGV[7],'text',ARGV[8],'hidden',ARGV[9]) \
 local since=tonumber(string.match(id,'^%d+'))-tonumber(ARGV[2]) \
 if since>0 then redis.call('XTRIM',KEYS[1],'MINID','=',string.format('%.0f',since)) end \
@@ -34,7 +34,7 @@ redis.call('PEXPIRE',KEYS[1],ARGV[2]) return 1";
 
 /// Changes a message. ARGV: its id, what becomes of it, the greatest age, how many changes are remembered before those of messages that are
 /// gone are looked for, and how many entries are looked at for that. What was taken back stays so, whoever changes it at the same time.
-const CHANGE: &str = "local id,what=ARGV[1],ARGV[2] \
+pub(super) const CHANGE: &str = "local id,what=ARGV[1],ARGV[2] \
 if redis.call('HGET',KEYS[2],id)=='r' then return 0 end \
 redis.call('HSET',KEYS[2],id,what) redis.call('PEXPIRE',KEYS[2],ARGV[3]) \
 local full=redis.call('HLEN',KEYS[2])>tonumber(ARGV[4]) \
@@ -51,7 +51,7 @@ return 1";
 /// Reads a part of a room's past, newest first, each message as it stands. ARGV: since when, in ms; how many are passed over; how many are
 /// wanted; bytes of their texts; the message that all came before, or nothing; how many entries are looked at. Answers: how many there are; 1 if
 /// nothing has ever gone of them; when the oldest was said; how many entries were no messages; then the messages.
-const READ: &str = "redis.call('XTRIM',KEYS[1],'MINID','=',ARGV[1]) \
+pub(super) const READ: &str = "redis.call('XTRIM',KEYS[1],'MINID','=',ARGV[1]) \
 local skip,limit,bytes,before,left=tonumber(ARGV[2]),tonumber(ARGV[3]),tonumber(ARGV[4]),ARGV[5],tonumber(ARGV[6]) \
 local out={redis.call('XLEN',KEYS[1]),0,'',0} \
 if redis.call('EXISTS',KEYS[1])==0 then out[2]=1 return out end \

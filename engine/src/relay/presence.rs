@@ -25,7 +25,7 @@ use crate::shard::consult::{Consult, Findings, Step};
 
 /// Somebody comes: 1 if no other host has him. Keys: present, seen, at, lease, online; the last two or three may be missing. Arguments: host,
 /// presence, line of the index, channel and what is said there, when he went, for how long that is kept, `strict`, the command that says it.
-const COME: &str = "\
+pub(super) const COME: &str = "\
 local first, hosts = 1, ARGV[1]
 for host in string.gmatch(redis.call('HGET', KEYS[1], ARGV[2]) or '', '[^,]+') do
   if host ~= ARGV[1] then first = 0; hosts = hosts .. ',' .. host end
@@ -38,7 +38,7 @@ return first";
 
 /// Somebody goes: 1 if no other host has him. Keys and arguments as above. `strict`: -1, and nothing is done, where the host does not have him
 /// or lives.
-const GO: &str = "\
+pub(super) const GO: &str = "\
 local last, hosts, had = 1, '', false
 for host in string.gmatch(redis.call('HGET', KEYS[1], ARGV[2]) or '', '[^,]+') do
   if host == ARGV[1] then had = true else last = 0; hosts = hosts .. (hosts == '' and '' or ',') .. host end
@@ -248,7 +248,11 @@ impl Presence {
 
     /// Everything that this host has.
     pub(crate) fn all(&self) -> Vec<(Room, UserId)> {
-        self.here.iter().flat_map(|(room, present)| present.iter().map(|presence| (room.clone(), presence.clone()))).collect()
+        let here = self.here.iter();
+        let mut all: Vec<_> = here.flat_map(|(room, present)| present.iter().map(|presence| (room.clone(), presence.clone()))).collect();
+        // What is told of them has an order, which is to be the same whenever the same happens.
+        all.sort_unstable();
+        all
     }
 
     /// A line of an index; `None` of an endpoint that is not served here.

@@ -9,7 +9,7 @@
 //!
 //! What a restored connection has missed is exact because of tides ([`crate::shard::tides`]): they are sent from here.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -127,7 +127,7 @@ pub(super) struct Sessions {
     later: VecDeque<Call>,
     /// Those that Redis has not answered.
     writing: usize,
-    fetches: HashMap<u64, Fetch>,
+    fetches: BTreeMap<u64, Fetch>,
     waiting: Vec<Waiting>,
     next: u64,
     tides: Tides,
@@ -150,7 +150,7 @@ impl Sessions {
             pending_bytes: 0,
             later: VecDeque::new(),
             writing: 0,
-            fetches: HashMap::new(),
+            fetches: BTreeMap::new(),
             waiting: Vec::new(),
             next: 0,
             tides: Tides::default(),

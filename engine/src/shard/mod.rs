@@ -3,7 +3,7 @@
 //! no await in here. Everything that changes state is an [`Act`] and ends in `Shard::perform`.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::hash::BuildHasher as _;
 use std::net::SocketAddr;
@@ -252,7 +252,7 @@ pub struct Shard {
     /// Those that left just after they had entered a room.
     early_leavers: Vec<ConnId>,
     /// Links that wait for the relay to fetch a session, by the numbers of these.
-    fetching: HashMap<u64, LinkKey>,
+    fetching: BTreeMap<u64, LinkKey>,
     early: Vec<handover::Early>,
     fetches: u64,
     tides: Tides,
@@ -349,7 +349,7 @@ impl Shard {
             strangers: HashMap::new(),
             restoring: Vec::new(),
             early_leavers: Vec::new(),
-            fetching: HashMap::new(),
+            fetching: BTreeMap::new(),
             early: Vec::new(),
             fetches: 0,
             tides: Tides::default(),

@@ -740,10 +740,14 @@ impl Memory {
         }
     }
 
-    /// A connection is away that was before.
-    pub(super) fn keep_away(&mut self, endpoint: EndpointId) {
-        if let Some(remembered) = self.of(endpoint) {
-            remembered.sessions += 1;
+    /// A connection is away that was before. One that has come from another shard takes its place among those that are to be given up; those of this one
+    /// have it already.
+    pub(super) fn keep_away(&mut self, endpoint: EndpointId, newcomer: Option<(u64, ConnId)>) {
+        let Some(remembered) = self.of(endpoint) else { return };
+        remembered.sessions += 1;
+        if let Some((until_ms, id)) = newcomer {
+            let at = remembered.away.partition_point(|(other_ms, _)| *other_ms <= until_ms);
+            remembered.away.insert(at, (until_ms, id));
         }
     }
 }
@@ -779,15 +783,21 @@ impl Recovery {
         Recovery { pid, stays, floor, heard, pinged, away_until_ms, challenger, is_shared, restoring: None, anchors, replayed }
     }
 
-    /// It is on another shard than before, whose backlog has another past: from this position on it is known what it is entitled to.
+    /// It is on another shard than before, whose backlog has another past: from this position on it is known what it is entitled to. What it has heard
+    /// of the time before nobody knows, so it is whole again when it has answered a ping, or heard something of the time after.
     pub(super) fn begin_anew(&mut self, next: u64) {
         self.stays.retain(|stay| stay.to == u64::MAX);
         self.stays.iter_mut().for_each(|stay| stay.from = next);
-        (self.floor, self.heard, self.pinged, self.replayed) = (next, next, next, HashMap::default());
+        (self.floor, self.heard, self.pinged, self.replayed) = (next.max(1), 0, 0, HashMap::default());
     }
 
     pub(super) fn pid(&self) -> Sid {
         self.pid
+    }
+
+    /// Until when it may come back, if it is away; monotonic milliseconds.
+    pub(super) fn away_until_ms(&self) -> u64 {
+        self.away_until_ms
     }
 
     /// The client has everything before this position.

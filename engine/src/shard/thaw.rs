@@ -442,10 +442,12 @@ impl Shard {
             self.membership.join(&Room { endpoint, name }, slot, link, &mut conn.seats);
         }
         let (is_authenticated, can_return) = (conn.is_authenticated(), conn.recovery.is_some());
+        let until_ms = conn.recovery.as_ref().map_or(0, |recovery| recovery.away_until_ms());
+        let id = ConnId { shard: self.id, slot, generation: conn.generation };
         let counters = self.counters(endpoint);
         if link == NO_LINK {
             counters.recoverable.add(1);
-            self.memory.keep_away(endpoint);
+            self.memory.keep_away(endpoint, (!stays).then_some((until_ms, id)));
             if !can_return {
                 // Its endpoint remembers nobody any more.
                 self.give_up(slot);

@@ -113,6 +113,8 @@ pub struct Host {
     pub inquiries: Vec<(usize, u64, Inquiry)>,
     pub generation: u8,
     pub now: Now,
+    /// What is written goes through here; made once, because it is large.
+    arena: Option<Arena>,
 }
 
 impl Host {
@@ -144,6 +146,7 @@ impl Host {
             inquiries: Vec::new(),
             generation,
             now,
+            arena: None,
         }
     }
 
@@ -408,7 +411,7 @@ impl Host {
     /// Writes what is queued; false when nothing was.
     fn flush(&mut self, shard: usize) -> bool {
         let mut has_written = false;
-        let mut arena = Arena::new(1 << 20);
+        let mut arena = self.arena.take().unwrap_or_else(|| Arena::new(1 << 20));
         while let Some(link) = self.shards[shard].poll_dirty() {
             arena.clear();
             has_written = true;
@@ -430,6 +433,7 @@ impl Host {
             self.shards[shard].handle_batch_end(self.now);
             self.digest(client);
         }
+        self.arena = Some(arena);
         has_written
     }
 

@@ -1,7 +1,7 @@
 //! Questions of rooms' homes: when they go out, what Redis is asked for them, and how they end. And the channels that are listened to only
 //! while somebody is in a room here: whoever comes first is in when they are heard.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use super::super::consults::{Asked, Concluded};
 use super::super::fleet::HostAnswers;
@@ -30,7 +30,7 @@ pub(super) struct Hearing {
 /// Names of rooms that may be other hosts' connections.
 #[derive(Default, Debug)]
 pub(super) struct Named {
-    asks: HashMap<u64, NamedAsk>,
+    asks: BTreeMap<u64, NamedAsk>,
     next: u64,
 }
 

@@ -1,0 +1,206 @@
+//! Who had to hear what, and in which order. On each host a witness in each room hears everything: what the others on that host have heard must be
+//! a whole stretch of that, and what a witness has heard of another host must be what that host's own witness has, in its order.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use super::client::{Client, End, Stay};
+use super::talk::Talk;
+use super::world::{Fate, World, place};
+use crate::config::RelayMode;
+use crate::fault::RelayDrop;
+
+/// Where each message stands in the order of the host where it was said.
+type Places = HashMap<u32, usize>;
+
+impl World {
+    /// Everything that was heard, once nothing is under way any more.
+    pub(super) fn judge_words(&self) {
+        let places: Vec<Places> = (0..self.records.len()).map(|number| self.places_of(number as u32)).collect();
+        self.judge_orders(&places);
+        for (who, client) in self.clients.iter().enumerate().filter(|(_, client)| !client.is_witness) {
+            for stay in &client.stays {
+                match stay.hosts[..] {
+                    [(number, _)] => self.judge_stay(who, client, stay, number),
+                    _ => self.judge_moved_stay(who, client, stay, &places),
+                }
+                if let Some(past) = &stay.past {
+                    let heard: HashSet<u32> = stay.heard.iter().copied().collect();
+                    let twice = past.iter().find(|number| heard.contains(number));
+                    assert!(twice.is_none(), "client {who} was shown {twice:?} of the past, and has heard it");
+                }
+            }
+            self.judge_own_words(who, client);
+        }
+    }
+
+    fn places_of(&self, number: u32) -> Places {
+        let mut places = Places::new();
+        for order in &self.records[number as usize].orders {
+            for (index, id) in order.iter().filter(|id| self.said[**id as usize].origin == number).enumerate() {
+                assert!(places.insert(*id, index).is_none(), "host {number}: {id} was heard twice where it was said");
+            }
+        }
+        places
+    }
+
+    /// By host: each message once, and those of each other host as they were there.
+    fn judge_orders(&self, places: &[Places]) {
+        for (number, record) in self.records.iter().enumerate() {
+            for (index, order) in record.orders.iter().enumerate() {
+                let mut known = HashSet::new();
+                let twice = order.iter().find(|id| !known.insert(**id));
+                assert!(twice.is_none(), "host {number}, room {index}: {twice:?} twice");
+                let mut by_origin: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+                for id in order {
+                    by_origin.entry(self.said[*id as usize].origin).or_default().push(*id);
+                }
+                for (origin, heard) in by_origin {
+                    self.judge_speakers(number, &heard);
+                    if origin as usize != number {
+                        self.judge_heard_of(number, index, origin, &heard, &places[origin as usize]);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What each client has said on one host stays in its order.
+    fn judge_speakers(&self, number: usize, heard: &[u32]) {
+        let mut last: HashMap<usize, u32> = HashMap::new();
+        for id in heard {
+            let by = self.said[*id as usize].by;
+            let before = last.insert(by, *id);
+            assert!(before.is_none_or(|before| before < *id), "host {number}: {id} of client {by} was overtaken by {before:?}");
+        }
+    }
+
+    /// What one host has heard of another: in the other's order, and without a hole but what was counted.
+    fn judge_heard_of(&self, number: usize, index: usize, origin: u32, heard: &[u32], places: &Places) {
+        let missed = self.gaps(heard, places, &|| format!("host {number} of host {origin} in room {index}"), origin);
+        let is_over = self.records[number].fate != Fate::Alive || self.records[origin as usize].fate != Fate::Alive;
+        let all = self.records[origin as usize].orders[index].iter().filter(|id| self.said[**id as usize].origin == origin).count();
+        let last = heard.iter().rev().find_map(|id| places.get(id));
+        let unheard = if is_over { 0 } else { last.map_or(0, |last| all - 1 - last) };
+        let missed = missed + unheard;
+        if missed == 0 {
+            return;
+        }
+        assert!(
+            self.may_miss(number as u32, origin, index, missed as u64),
+            "host {number} has missed {missed} messages of host {origin} in room {index} ({unheard} at the end), which nobody has counted: {:?}",
+            self.plan
+        );
+    }
+
+    /// How many messages of a host are missing between those that were heard of it, whose order must be its own.
+    fn gaps(&self, heard: &[u32], places: &Places, whose: &dyn Fn() -> String, origin: u32) -> usize {
+        let (mut last, mut missed) = (None::<usize>, 0);
+        let mut is_behind = false;
+        for id in heard {
+            let Some(at) = places.get(id) else {
+                // It has ended before its own witness could hear it.
+                assert!(self.records[origin as usize].fate != Fate::Alive, "{}: {id} was not heard where it was said", whose());
+                is_behind = true;
+                continue;
+            };
+            assert!(!is_behind, "{}: {id} came behind what was said later", whose());
+            if let Some(last) = last {
+                assert!(*at > last, "{}: {id} was reordered", whose());
+                missed += at - last - 1;
+            }
+            last = Some(*at);
+        }
+        missed
+    }
+
+    /// True exactly when it was counted that so many messages of one host were not heard on another.
+    fn may_miss(&self, number: u32, origin: u32, _index: usize, missed: u64) -> bool {
+        let dropped = |number: u32, reasons: &[RelayDrop]| -> u64 {
+            let stats = &self.relay_stats[number as usize];
+            reasons.iter().map(|reason| stats.dropped[reason.index()].read()).sum()
+        };
+        let here = [RelayDrop::Missed, RelayDrop::Flood, RelayDrop::Unheard];
+        match self.plan.mode {
+            RelayMode::Streams => missed <= dropped(origin, &[RelayDrop::Overflow]),
+            RelayMode::PubSub => missed <= dropped(origin, RelayDrop::ALL) + dropped(number, &here),
+        }
+    }
+
+    /// A stay on one host: a whole stretch of what its witness has heard.
+    fn judge_stay(&self, who: usize, client: &Client, stay: &Stay, number: u32) {
+        let record = &self.records[number as usize];
+        let order = &record.orders[place(client.talk, stay.room)];
+        let what = || format!("client {who} in {:?} r{} on host {number}", client.talk, stay.room);
+        let has_ended = record.fate != Fate::Alive;
+        let is_whole = stay.end == End::Open && client.is_in && !stay.leaves && !has_ended;
+        let first = match stay.heard.first().map(|id| order.iter().position(|other| other == id)) {
+            Some(Some(first)) => Some(first),
+            Some(None) => {
+                assert!(has_ended, "{}: {} was not heard by the witness", what(), stay.heard[0]);
+                return;
+            }
+            None => None,
+        };
+        if let Some(first) = first {
+            let length = stay.heard.len().min(order.len() - first);
+            let expected = &order[first..first + length];
+            let wrong = stay.heard.iter().zip(expected).position(|(heard, expected)| heard != expected);
+            assert!(
+                wrong.is_none() && (length == stay.heard.len() || has_ended),
+                "{}: a gap, a double or another order at {wrong:?}:\n{:?}\n{expected:?}",
+                what(),
+                stay.heard
+            );
+            if is_whole {
+                assert_eq!(first + stay.heard.len(), order.len(), "{} missed the end", what());
+            }
+        }
+        // Whatever was said after it knew that it was in is for it.
+        let due = order.iter().position(|id| self.said[*id as usize].step > stay.since);
+        if let (Some(due), true) = (due, is_whole || first.is_some()) {
+            assert!(first.is_some_and(|first| first <= due), "{} missed {}: {stay:?}", what(), order[due]);
+        }
+    }
+
+    /// A stay that went on elsewhere: of each host nothing twice, nothing missing in between.
+    fn judge_moved_stay(&self, who: usize, client: &Client, stay: &Stay, places: &[Places]) {
+        let what = || format!("client {who} in {:?} r{} on hosts {:?}", client.talk, stay.room, stay.hosts);
+        let mut known = HashSet::new();
+        let twice = stay.heard.iter().find(|id| !known.insert(**id));
+        assert!(twice.is_none(), "{}: {twice:?} twice", what());
+        let mut by_origin: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        for id in &stay.heard {
+            by_origin.entry(self.said[*id as usize].origin).or_default().push(*id);
+        }
+        for (origin, heard) in by_origin {
+            let missed = self.gaps(&heard, &places[origin as usize], &what, origin);
+            assert!(
+                missed == 0 || self.may_miss(origin, origin, 0, missed as u64),
+                "{}: {missed} messages of host {origin} are missing",
+                what()
+            );
+        }
+        // It is where a witness hears what it has to hear.
+        let &(number, _) = stay.hosts.last().expect("it was somewhere");
+        let is_whole = stay.end == End::Open && client.is_in && !stay.leaves && self.records[number as usize].fate == Fate::Alive;
+        let order = &self.records[number as usize].orders[place(client.talk, stay.room)];
+        if is_whole && let Some(last) = order.last() {
+            assert!(known.contains(last), "{} missed the last words: {:?}", what(), &stay.heard[stay.heard.len().saturating_sub(9)..]);
+        }
+    }
+
+    /// Who is still connected as he was when he said something has heard of it, or was refused.
+    fn judge_own_words(&self, who: usize, client: &Client) {
+        let Some(at) = client.at.filter(|_| client.is_in) else { return };
+        let record = &self.records[at.number as usize];
+        if record.fate != Fate::Alive {
+            return;
+        }
+        let orders: Vec<HashSet<u32>> = Talk::ALL
+            .iter()
+            .flat_map(|talk| (0..super::plan::ROOMS).map(|room| record.orders[place(*talk, room)].iter().copied().collect()))
+            .collect();
+        let heard = client.said.iter().filter(|id| orders[self.said[**id as usize].place].contains(id)).count();
+        assert_eq!(heard + client.refused, client.said.len(), "client {who}: neither heard nor refused");
+    }
+}
