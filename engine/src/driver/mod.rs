@@ -43,6 +43,8 @@ pub(crate) use rest::{Order, Report};
 const BATCHES_PER_TURN: usize = 64;
 /// The longest sleep: a shard shows at least this often that it lives.
 const SLEEP_MS_MAX: u64 = 1_000;
+/// Turns after which the runtime has one. It has nothing to do here but to run the shard, so it need not be asked more often.
+const TURNS_PER_YIELD: u32 = 64;
 /// How long a drained shard keeps its end to itself for whoever takes the last events; who lives takes them within milliseconds.
 const LAST_EVENTS_WAIT_MS: u64 = 5_000;
 /// Bytes of the arena in which small frames are joined.
@@ -97,12 +99,11 @@ pub(crate) fn run(setup: Setup) -> io::Result<()> {
             // Without COOP_TASKRUN completions interrupt the thread; with DEFER_TASKRUN monoio's own submit starves I/O.
             let mut ring = io_uring_06::IoUring::builder();
             ring.setup_coop_taskrun().setup_cqsize(1_024);
-            let mut runtime =
-                monoio::RuntimeBuilder::<monoio::IoUringDriver>::new().uring_builder(ring).with_entries(256).enable_timer().build()?;
+            let mut runtime = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new().uring_builder(ring).with_entries(256).build()?;
             runtime.block_on(driver.serve(ready, portion))
         }
         Poller::Epoll(_) => {
-            let mut runtime = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new().enable_timer().build()?;
+            let mut runtime = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new().build()?;
             runtime.block_on(driver.serve(ready, portion))
         }
     }
@@ -147,7 +148,7 @@ struct Driver {
     /// Kept open: the poller watches it.
     _bell: File,
     outlets: Outlets<Moved>,
-    /// Wakes the shard when a hold ends.
+    /// Wakes the shard when something is due.
     alarm: OwnedFd,
     /// What it is set to, monotonic nanoseconds; `u64::MAX` when to nothing.
     alarm_ns: u64,
@@ -283,12 +284,13 @@ impl Driver {
                 sys::close(ready.as_raw_fd());
                 return Ok(());
             }
-            if more {
+            if self.turns.is_multiple_of(TURNS_PER_YIELD) {
                 yielding.readable(false).await?;
-            } else if self.inbox.sleep() {
-                let wait = self.sleep_time();
-                // A timeout is no event: the next turn looks at the clock anyway.
-                let _ = monoio::time::timeout(wait, ready.readable(false)).await;
+            }
+            if !more && self.inbox.sleep() {
+                if !self.poller.wait() {
+                    ready.readable(false).await?;
+                }
                 self.inbox.awake();
             }
         }
@@ -305,26 +307,28 @@ impl Driver {
         self.poller.submit();
     }
 
-    /// Sleeps last whole milliseconds, which is too coarse for what is held for two.
-    fn set_alarm(&mut self, now: Now) {
-        if let Some(due_ns) = self.shard.poll_hold()
-            && std::mem::replace(&mut self.alarm_ns, due_ns) != due_ns
-        {
-            sys::set_timer(self.alarm.as_raw_fd(), due_ns.saturating_sub(now.ns));
+    /// Sets the alarm for when there is something to do though nothing comes. It is set when that is earlier than what it is set for, or that is over,
+    /// and not with every sleep; and it is a timer of the kernel's, because the runtime's last whole milliseconds, which is too coarse for what is held
+    /// for two.
+    fn set_alarm(&mut self, now_ns: u64) {
+        let due_ns = self.shard.poll_hold().unwrap_or(u64::MAX).min(self.sleep_until_ms(now_ns / 1_000_000) * 1_000_000);
+        if due_ns < self.alarm_ns || self.alarm_ns <= now_ns {
+            self.alarm_ns = due_ns;
+            sys::set_timer(self.alarm.as_raw_fd(), due_ns.saturating_sub(now_ns));
         }
     }
 
-    fn sleep_time(&self) -> Duration {
-        let now_ms = self.now().ms();
-        let due = self.shard.poll_timeout().map_or(u64::MAX, |at| at.saturating_sub(now_ms));
-        let accept = if self.accept_more { self.accept_after_ms.saturating_sub(now_ms) } else { u64::MAX };
-        let drain = if self.shard.is_draining() { TICK_MS } else { u64::MAX };
+    /// Later than now, monotonic milliseconds.
+    fn sleep_until_ms(&self, now_ms: u64) -> u64 {
+        let due = self.shard.poll_timeout().unwrap_or(u64::MAX);
+        let accept = if self.accept_more { self.accept_after_ms } else { u64::MAX };
+        let drain = if self.shard.is_draining() { now_ms + TICK_MS } else { u64::MAX };
         // A full lane does not ring when it has drained.
-        let mesh = if self.outlets.is_congested() { 1 } else { u64::MAX };
+        let mesh = if self.outlets.is_congested() { now_ms + 1 } else { u64::MAX };
         // Nor does whoever takes the events.
-        let events = if self.shard.has_events() || self.shard.has_outward() { TICK_MS } else { u64::MAX };
-        let keep = self.keeper.as_ref().map_or(u64::MAX, |keeper| keeper.rest_ms(now_ms));
-        Duration::from_millis(SLEEP_MS_MAX.min(due).min(accept).min(drain).min(mesh).min(events).min(keep).max(1))
+        let events = if self.shard.has_events() || self.shard.has_outward() { now_ms + TICK_MS } else { u64::MAX };
+        let keep = self.keeper.as_ref().map_or(u64::MAX, |keeper| now_ms.saturating_add(keeper.rest_ms(now_ms)));
+        (now_ms + SLEEP_MS_MAX).min(due).min(accept).min(drain).min(mesh).min(events).min(keep).max(now_ms + 1)
     }
 
     /// One turn; true exactly when there is more to do at once.
@@ -352,11 +356,12 @@ impl Driver {
         if !self.resting {
             self.keep(started.ms());
         }
-        let ended = self.now();
-        self.set_alarm(ended);
-        self.stats.loop_time.observe(ended.ns - started.ns);
-        self.stats.last_turn_ms.add(ended.ms().saturating_sub(self.stats.last_turn_ms.read()));
-        let accept_now = self.accept_more && self.accept_after_ms <= ended.ms();
+        let ended_ns = self.ns();
+        let ended_ms = ended_ns / 1_000_000;
+        self.set_alarm(ended_ns);
+        self.stats.loop_time.observe(ended_ns - started.ns);
+        self.stats.last_turn_ms.add(ended_ms.saturating_sub(self.stats.last_turn_ms.read()));
+        let accept_now = self.accept_more && self.accept_after_ms <= ended_ms;
         events || batches || accept_now || self.poller.has_early() || (!self.unread.is_empty() && !self.outlets.is_congested())
     }
 
@@ -431,7 +436,7 @@ impl Driver {
         match (&socket.stream).read(&mut self.buffer) {
             Ok(0) => self.shard.handle_end(turn, key),
             Ok(n) => {
-                let now = Now { unix_ms: turn.unix_ms, ns: self.epoch.elapsed().as_nanos() as u64 };
+                let now = Now { unix_ms: turn.unix_ms, ns: self.ns() };
                 self.shard.handle_bytes(now, key, &mut self.buffer[..n]);
                 if to_the_end || n == self.buffer.len() {
                     self.list(key);
@@ -639,9 +644,10 @@ impl Driver {
             }
             self.shard.handle_batch_end(now);
         }
-        let written_ns = self.now().ns;
-        for read_ns in self.shard.poll_delivered() {
-            self.stats.delivery.observe(written_ns.saturating_sub(read_ns));
+        let mut delivered = self.shard.poll_delivered().peekable();
+        if delivered.peek().is_some() {
+            let written_ns = ns_since(self.epoch);
+            delivered.for_each(|read_ns| self.stats.delivery.observe(written_ns.saturating_sub(read_ns)));
         }
     }
 
@@ -709,6 +715,11 @@ impl Driver {
     fn now(&self) -> Now {
         read_clock(self.epoch)
     }
+
+    /// The monotonic clock alone.
+    fn ns(&self) -> u64 {
+        ns_since(self.epoch)
+    }
 }
 
 /// Carries the back end's answer to the shard that asked.
@@ -721,7 +732,11 @@ fn carry_back<S>(port: &Port<S>, stats: &ShardStats, number: u64, ruling: Ruling
 
 pub(crate) fn read_clock(epoch: Instant) -> Now {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Now { ns: epoch.elapsed().as_nanos() as u64, unix_ms: unix.as_millis() as u64 }
+    Now { ns: ns_since(epoch), unix_ms: unix.as_millis() as u64 }
+}
+
+fn ns_since(epoch: Instant) -> u64 {
+    epoch.elapsed().as_nanos() as u64
 }
 
 #[cfg(test)]

@@ -149,6 +149,20 @@ impl Poller {
         }
     }
 
+    /// Waits in the kernel until there may be an event. False where that is not to be had: then [`Self::fd`] is to be waited for.
+    pub(crate) fn wait(&mut self) -> bool {
+        match self {
+            Poller::Ring(ring) => {
+                // What came with a read or a batch of this turn is there already, and needs no call.
+                if ring.ring.completion().is_empty() {
+                    ring.wait_for_one();
+                }
+                true
+            }
+            Poller::Epoll(_) => false,
+        }
+    }
+
     /// Appends at most [`EVENTS_PER_TURN`] events.
     pub(crate) fn take(&mut self, events: &mut Vec<Event>) {
         match self {
@@ -391,6 +405,7 @@ impl Ring {
         }
     }
 
+    /// Until something is in the completion queue, or a signal came.
     fn wait_for_one(&mut self) {
         match self.ring.submit_and_wait(1) {
             Ok(_) => {}

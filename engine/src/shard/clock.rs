@@ -69,12 +69,22 @@ impl Wheel {
 
     /// Milliseconds of the clock at which the next occupied slot comes up; `None` when nothing is armed.
     pub(crate) fn next_ms(&self) -> Option<u64> {
-        (self.next..self.next + SLOTS as u64)
-            .find(|tick| {
-                let index = *tick as usize % SLOTS;
-                self.occupied[index / 64] & (1 << (index % 64)) != 0
-            })
-            .map(|tick| tick * self.tick_ms)
+        const WORDS: usize = SLOTS / 64;
+        let first = self.next as usize % SLOTS;
+        let upper = !0_u64 << (first % 64);
+        // The word of the next tick is looked at twice: what is ahead in it at first, what is a turn away at last.
+        (0..=WORDS).find_map(|ahead| {
+            let word = (first / 64 + ahead) % WORDS;
+            let ticks_of_turn = match ahead {
+                0 => upper,
+                WORDS => !upper,
+                _ => !0,
+            };
+            let bits = self.occupied[word] & ticks_of_turn;
+            let index = word * 64 + bits.trailing_zeros() as usize;
+            let ticks = (index + SLOTS - first) % SLOTS;
+            (bits != 0).then(|| (self.next + ticks as u64) * self.tick_ms)
+        })
     }
 }
 
@@ -102,6 +112,20 @@ mod tests {
         assert!((1_200..1_400).contains(&at(2)[0]), "{:?}", at(2));
         assert!((201_000..201_200).contains(&at(3)[0]), "{:?}", at(3));
         assert_eq!(wheel.next_ms(), None);
+    }
+
+    #[test]
+    fn the_next_alarm_is_found_wherever_the_wheel_stands() {
+        for now in (0..3_000).step_by(7) {
+            for ahead in [1, 2, 63, 64, 65, 500, SLOTS as u64 - 1, SLOTS as u64] {
+                let mut wheel = Wheel::new(0, 1);
+                wheel.expire(now, &mut Vec::new());
+                wheel.arm(0, 0, now + ahead);
+                assert_eq!(wheel.next_ms(), Some(now + ahead), "{ahead} after {now}");
+                wheel.arm(0, 0, now + 1);
+                assert_eq!(wheel.next_ms(), Some(now + 1));
+            }
+        }
     }
 
     #[test]
