@@ -344,19 +344,19 @@ impl Shard {
         let holds = self.holds(self.membership.members(room).len(), pace);
         let mut got = Vec::new();
         let except = cast.except.filter(|except| except.shard == self.id).map(|except| (except.slot, except.generation));
-        for i in 0..self.membership.members(room).len() {
-            let member = self.membership.members(room)[i];
-            if except.is_some_and(|(slot, generation)| slot == member.conn && self.conns.generation(slot) == generation) {
+        let (membership, mut queues, conns) = self.split();
+        for member in membership.members(room) {
+            if except.is_some_and(|(slot, generation)| slot == member.conn && conns.generation(slot) == generation) {
                 continue;
             }
             if let Some(author) = &cast.hidden_from
-                && self.conns.get(member.conn).is_some_and(|conn| blocks(author, conn))
+                && conns.get(member.conn).is_some_and(|conn| blocks(author, conn))
             {
                 continue;
             }
-            self.push_cast(member.link, frame.clone(), holds);
+            queues.push(member.link, frame.clone(), holds);
             if frame.receipt().is_some() && member.link != NO_LINK {
-                got.extend(self.conns.get(member.conn).map(|conn| conn.profile.user.clone()));
+                got.extend(conns.get(member.conn).map(|conn| conn.profile.user.clone()));
             }
         }
         self.note_sent(cast.room.endpoint, frame.receipt(), got);

@@ -1,12 +1,18 @@
 //! What flows through a shard and out of it: where parcels go, what waits for answers, what is queued for which link.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 
-use super::links::State;
+use super::hold::Held;
+use super::links::{Conn, Link, State};
+use super::membership::Membership;
+use super::outbox::Spares;
 use super::parcel::Parcel;
+use super::table::Table;
 use super::{Command, Shard};
 use crate::frame::Frame;
 use crate::ids::{ConnId, LinkKey, Room, ShardId, Sid};
+use crate::stats::ShardStats;
 use crate::time::Now;
 
 impl Shard {
@@ -128,56 +134,24 @@ impl Shard {
 
     /// Queues a frame.
     pub(super) fn push_shared(&mut self, slot: u32, frame: Rc<Frame>) {
-        if self.enqueue(slot, frame) {
-            self.mark_dirty(slot);
-        }
+        self.push_cast(slot, frame, false);
     }
 
     /// Queues a frame that many get; `holds`: it may wait for further ones.
     pub(super) fn push_cast(&mut self, slot: u32, frame: Rc<Frame>, holds: bool) {
-        match self.enqueue(slot, frame) {
-            true if holds => self.hold_link(slot),
-            true => self.mark_dirty(slot),
-            false => {}
-        }
+        self.split().1.push(slot, frame, holds);
     }
 
-    /// True when the link may be written to. A link that is over its bound goes on the list of slow ones.
-    fn enqueue(&mut self, slot: u32, frame: Rc<Frame>) -> bool {
-        let Some(link) = self.links.get_mut(slot) else { return false };
-        if matches!(link.state, State::Closing { .. }) {
-            return false;
-        }
-        let frame = match &link.state {
-            State::SocketIo(socket) if frame.has_attachments() && socket.rare().old.is_some() && !link.is_polling() => {
-                Rc::new(frame.marked())
-            }
-            _ => frame,
-        };
-        self.stats.outbox_bytes.add(frame.bytes().len() as u64);
-        link.outbox.push(frame, &mut self.spares);
-        // A session whose client does not poll is a reader that reads nothing.
-        let unread = link.polling.as_ref().is_some_and(|polling| polling.poll.is_none() && !polling.is_over);
-        if link.outbox.blocked || unread {
-            if link.outbox.is_over(self.world.config.limits.outbox_bytes) {
-                self.slow.push(slot);
-            }
-            return false;
-        }
-        true
+    /// What a walk along a room's members needs, apart from each other: who they are, where frames are queued, and their connections.
+    pub(super) fn split(&mut self) -> (&Membership, Queues<'_>, &Table<Conn>) {
+        let Shard { membership, conns, links, spares, stats, slow, dirty, polls, held, world, .. } = self;
+        let bytes_max = world.config.limits.outbox_bytes;
+        (membership, Queues { links, spares, stats, slow, dirty, polls, held, bytes_max }, conns)
     }
 
     pub(super) fn mark_dirty(&mut self, slot: u32) {
         let Some(link) = self.links.get_mut(slot) else { return };
-        if link.is_polling() {
-            // Without a poll there is nobody to tell; the next one looks for itself.
-            if link.polling.as_ref().is_some_and(|polling| polling.poll.is_some()) {
-                self.polls.push(slot);
-            }
-        } else if !link.outbox.dirty && !link.corked {
-            link.outbox.dirty = true;
-            self.dirty.push_back(slot);
-        }
+        list_dirty(link, slot, &mut self.dirty, &mut self.polls);
     }
 
     pub(super) fn cut_slow(&mut self, now: Now) {
@@ -194,5 +168,60 @@ impl Shard {
             link.alarm_ms = at_ms;
             self.wheel.arm(slot, link.generation, at_ms);
         }
+    }
+}
+
+/// What queueing a frame reads and changes.
+pub(super) struct Queues<'s> {
+    links: &'s mut Table<Link>,
+    spares: &'s mut Spares,
+    stats: &'s ShardStats,
+    slow: &'s mut Vec<u32>,
+    dirty: &'s mut VecDeque<u32>,
+    polls: &'s mut Vec<u32>,
+    held: &'s mut Held,
+    bytes_max: usize,
+}
+
+impl Queues<'_> {
+    /// Queues a frame for one link, which is looked for once; `holds`: it may wait for further ones. A link that is over its bound goes on the list of slow
+    /// ones.
+    pub(super) fn push(&mut self, slot: u32, frame: Rc<Frame>, holds: bool) {
+        let Some(link) = self.links.get_mut(slot) else { return };
+        if matches!(link.state, State::Closing { .. }) {
+            return;
+        }
+        let frame = match &link.state {
+            State::SocketIo(socket) if frame.has_attachments() && socket.rare().old.is_some() && !link.is_polling() => {
+                Rc::new(frame.marked())
+            }
+            _ => frame,
+        };
+        self.stats.outbox_bytes.add(frame.bytes().len() as u64);
+        link.outbox.push(frame, self.spares);
+        // A session whose client does not poll is a reader that reads nothing.
+        let unread = link.polling.as_ref().is_some_and(|polling| polling.poll.is_none() && !polling.is_over);
+        if link.outbox.blocked || unread {
+            if link.outbox.is_over(self.bytes_max) {
+                self.slow.push(slot);
+            }
+        } else if holds && !link.is_polling() {
+            self.held.list(link, slot);
+        } else {
+            list_dirty(link, slot, self.dirty, self.polls);
+        }
+    }
+}
+
+/// Lists a link that has something to write.
+fn list_dirty(link: &mut Link, slot: u32, dirty: &mut VecDeque<u32>, polls: &mut Vec<u32>) {
+    if link.is_polling() {
+        // Without a poll there is nobody to tell; the next one looks for itself.
+        if link.polling.as_ref().is_some_and(|polling| polling.poll.is_some()) {
+            polls.push(slot);
+        }
+    } else if !link.outbox.dirty && !link.corked {
+        link.outbox.dirty = true;
+        dirty.push_back(slot);
     }
 }

@@ -2,6 +2,7 @@
 //! Only where a room's casts come closer together than they may wait is anything held; a lone message never is.
 
 use super::Shard;
+use super::links::Link;
 use crate::limits::{HOLD_CASTS_MAX, HOLD_MEMBERS_MIN};
 use crate::time::Now;
 
@@ -51,6 +52,13 @@ impl Held {
         Held { hold_ms, links: Vec::new(), casts: 0, until_ns: u64::MAX, read_ns: Vec::new() }
     }
 
+    /// What is queued for the link is written when the hold ends, if nothing else is written to it before.
+    pub(super) fn list(&mut self, link: &mut Link, slot: u32) {
+        if !link.outbox.dirty && !std::mem::replace(&mut link.outbox.held, true) {
+            self.links.push(slot);
+        }
+    }
+
     /// When it has waited long enough, monotonic nanoseconds.
     pub(super) fn next_ns(&self) -> Option<u64> {
         (self.until_ns < u64::MAX).then_some(self.until_ns)
@@ -76,17 +84,6 @@ impl Shard {
             held.until_ns = 0;
         }
         self.stats.held_casts.add(1);
-    }
-
-    /// What is queued for the link is written when the hold ends, if nothing else is written to it before.
-    pub(super) fn hold_link(&mut self, slot: u32) {
-        let Some(link) = self.links.get_mut(slot) else { return };
-        if link.is_polling() {
-            return self.mark_dirty(slot);
-        }
-        if !link.outbox.dirty && !std::mem::replace(&mut link.outbox.held, true) {
-            self.held.links.push(slot);
-        }
     }
 
     /// Lets go what has waited long enough.
