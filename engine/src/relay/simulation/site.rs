@@ -194,7 +194,9 @@ impl Site {
 
     pub(super) fn unlisten(&mut self, redis: &mut Fake) {
         let number = self.number as usize;
-        redis.listeners.values_mut().for_each(|listeners| drop(listeners.remove(&number)));
+        for listeners in redis.listeners.values_mut() {
+            listeners.remove(&number);
+        }
         self.listening.clear();
         self.pushed.clear();
     }

@@ -629,8 +629,12 @@ impl World {
                 client.end(room, End::Left);
                 client.in_doubt[room] = false;
             }
-            Heard::Came { room, user } => drop(client.present[room].insert(user)),
-            Heard::Went { room, user } => drop(client.present[room].remove(&user)),
+            Heard::Came { room, user } => {
+                client.present[room].insert(user);
+            }
+            Heard::Went { room, user } => {
+                client.present[room].remove(&user);
+            }
             Heard::Connected { sid, pid } => {
                 let early = std::mem::take(&mut client.early);
                 let is_new = pid.is_empty() || client.pid != pid;
