@@ -9,8 +9,10 @@ use crate::config::RelayMode;
 use crate::fault::CloseReason;
 use crate::stats::{EndpointStats, ShardStats};
 
-/// Bytes that one more frame may bring over a bound: the longest that anybody is sent here is a history of a join.
-const FRAME_BYTES_MAX: u64 = 2_100;
+/// Bytes of the longest message between hosts here, with its place in a queue.
+const MESSAGE_BYTES_MAX: u64 = 2_000;
+/// Bytes of a goodbye, which is said to whoever is cut because too much waits for it.
+const GOODBYE_BYTES_MAX: u64 = 100;
 
 impl World {
     /// Nowhere more waits than may.
@@ -20,7 +22,7 @@ impl World {
             let sum = |of: &dyn Fn(&ShardStats) -> u64| site.host.stats.iter().map(|stats| of(stats)).sum::<u64>();
             let blocked = site.host.clients.iter().filter(|client| client.open && client.capacity < usize::MAX / 2).count() as u64;
             let queued = sum(&|stats| stats.outbox_bytes.read());
-            let queued_max = blocked * (limits.outbox_bytes as u64 + FRAME_BYTES_MAX);
+            let queued_max = blocked * (limits.outbox_bytes as u64 + GOODBYE_BYTES_MAX);
             assert!(queued <= queued_max, "host {}: {queued} bytes wait for {blocked} clients that read slowly", site.number);
             let endpoints = |of: &dyn Fn(&EndpointStats) -> u64| sum(&|stats| stats.endpoints.iter().map(of).sum());
             let backlog = endpoints(&|stats| stats.backlog_events.read());
@@ -33,7 +35,7 @@ impl World {
             let kept_max = (limits.history_messages * ROOMS * Talk::ALL.len()) as u64;
             assert!(kept <= kept_max, "host {}: {kept} messages are kept", site.number);
             // Two streams, and what is not told by a stream.
-            let waiting_max = 3 * (self.plan.relay().buffer_bytes as u64 + 4 * FRAME_BYTES_MAX);
+            let waiting_max = 3 * (self.plan.relay().buffer_bytes as u64 + MESSAGE_BYTES_MAX);
             let waiting = site.stats.waiting_bytes.read();
             assert!(waiting <= waiting_max, "host {}: {waiting} bytes wait for Redis", site.number);
         }

@@ -300,6 +300,10 @@ impl Site {
 
     /// What a shard has made goes onto its way.
     pub(super) fn collect_shard(&mut self, shard: usize) {
+        // Whose connection had ended before a reload may have been on one that is no more.
+        if shard >= self.shards() {
+            return;
+        }
         self.host.pump(shard);
         if let Some(said) = self.host.shards[shard].poll_outward() {
             self.outward[shard].extend(said);
