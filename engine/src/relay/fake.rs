@@ -78,11 +78,6 @@ impl Fake {
         })
     }
 
-    /// Everything is lost, as where nothing is written to disk.
-    pub(super) fn lose_all(&mut self) {
-        self.keys.clear();
-    }
-
     fn append(&mut self, stream: &[u8], words: Words) -> EntryId {
         let now_ms = self.now_ms;
         let stream = self.stream_mut(stream);

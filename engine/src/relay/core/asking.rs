@@ -245,6 +245,10 @@ impl Core {
         }
         let unheard = std::mem::take(&mut self.hearings).into_values().flat_map(|hearing| hearing.waiting);
         let unsent: Vec<_> = unsent.into_iter().map(|asked| (asked.shard, asked.consult)).chain(unheard).collect();
+        if unsent.iter().any(|(_, consult)| consult.step.is_some()) {
+            // Who has gone is still there for Redis: a host that takes its leave now leaves its index to the others.
+            self.keeping.doubt();
+        }
         for (shard, consult) in unsent {
             self.answer_unknown(now, shard, consult);
         }

@@ -87,7 +87,7 @@ impl Plan {
         let clients = dice.random_range(4..17);
         let mode = if dice.random() { RelayMode::Streams } else { RelayMode::PubSub };
         let limits = Limits {
-            outbox_bytes: 4_000,
+            outbox_bytes: if faults.slow { 1_500 } else { 4_000 },
             rate_messages: 1_000_000,
             handshakes_per_address: 1_000_000,
             history_messages: dice.random_range(4..60),

@@ -194,7 +194,9 @@ impl Site {
 
     pub(super) fn unlisten(&mut self, redis: &mut Fake) {
         let number = self.number as usize;
-        redis.listeners.values_mut().for_each(|listeners| drop(listeners.remove(&number)));
+        for listeners in redis.listeners.values_mut() {
+            listeners.remove(&number);
+        }
         self.listening.clear();
         self.pushed.clear();
     }
@@ -298,6 +300,10 @@ impl Site {
 
     /// What a shard has made goes onto its way.
     pub(super) fn collect_shard(&mut self, shard: usize) {
+        // Whose connection had ended before a reload may have been on one that is no more.
+        if shard >= self.shards() {
+            return;
+        }
         self.host.pump(shard);
         if let Some(said) = self.host.shards[shard].poll_outward() {
             self.outward[shard].extend(said);

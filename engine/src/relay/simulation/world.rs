@@ -333,9 +333,7 @@ impl World {
             self.call_witnesses(slot);
             self.after(slot);
         }
-        if self.step.is_multiple_of(8) {
-            self.judge_bounds();
-        }
+        self.judge_bounds();
     }
 
     /// Witnesses come as soon as the host hears the others; also those who were told to come again later.
@@ -447,8 +445,8 @@ impl World {
                 let capacity = if self.seldom(2) { 0 } else { self.pick(3_000) };
                 self.set_capacity(who, capacity, true);
             }
-            6..12 => self.set_capacity(who, usize::MAX, false),
-            12..40 if is_in && !is_inside && !self.clients[who].entering[room] => self.enter(who, room),
+            6..9 => self.set_capacity(who, usize::MAX, false),
+            9..40 if is_in && !is_inside && !self.clients[who].entering[room] => self.enter(who, room),
             40..46 if is_in && is_inside => self.leave(who, room),
             // Now and then into a room it is not in: refused, and heard by nobody.
             46..100 if is_in && (is_inside || self.seldom(20)) => self.speak(who, room),
@@ -629,8 +627,12 @@ impl World {
                 client.end(room, End::Left);
                 client.in_doubt[room] = false;
             }
-            Heard::Came { room, user } => drop(client.present[room].insert(user)),
-            Heard::Went { room, user } => drop(client.present[room].remove(&user)),
+            Heard::Came { room, user } => {
+                client.present[room].insert(user);
+            }
+            Heard::Went { room, user } => {
+                client.present[room].remove(&user);
+            }
             Heard::Connected { sid, pid } => {
                 let early = std::mem::take(&mut client.early);
                 let is_new = pid.is_empty() || client.pid != pid;
