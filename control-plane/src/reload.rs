@@ -36,8 +36,9 @@ pub const OWN_VARIABLES: [&str; 2] = [STATE, RETURNED];
 /// What socket activation has said is said to the first program only: the same process would take the descriptors for its own again.
 const ACTIVATION: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID"];
 
-/// How long the new program may take to say whether it can take over. It reads files and looks up nothing; and nobody feeds the watchdog meanwhile.
-const CHECK_TIME: Duration = Duration::from_secs(10);
+/// How long the new program may take to say whether it can take over. It reads files and looks up nothing. Nobody feeds the watchdog meanwhile: with half of the 30 s of our unit gone, and the time that
+/// rest may take, it is still in time.
+const CHECK_TIME: Duration = Duration::from_secs(8);
 
 /// How much of what the new program says is heard, in bytes: a list of all that is wrong with a configuration is shorter, and what is longer waits until its time is over.
 const SAID_BYTES_MAX: u64 = 64 * 1024;

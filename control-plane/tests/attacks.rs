@@ -13,10 +13,8 @@ use aws_lc_rs::rsa::{KeyPair, KeySize};
 use aws_lc_rs::signature::KeyPair as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use support::raw::{Neighbours, Next, Raw, frame, upgrade};
-use support::{SECRET, Server, Setup, token};
-
-const MANY: &str = "connections_per_address = 1000000\nhandshakes_per_address = 1000000\nrate_messages = 1000000\n";
+use support::raw::{Neighbours, Next, Raw, SOCKET_IO, frame, upgrade};
+use support::{MANY, SECRET, Server, Setup, token};
 
 fn part(text: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(text)
@@ -57,7 +55,7 @@ fn enters(server: &Server, path: &str, headers: &str) -> bool {
 fn opens(server: &Server, token: &str) -> bool {
     let by_query = enters(server, &format!("/talk?token={token}&roomId=r"), "");
     let by_header = enters(server, "/talk?roomId=r", &format!("Authorization: Bearer {token}\r\n"));
-    let mut guest = Raw::open(server, "/socket.io/?EIO=4&transport=websocket");
+    let mut guest = Raw::open(server, SOCKET_IO);
     assert!(guest.text().starts_with('0'));
     guest.say(&format!(r#"40{{"token":"{token}"}}"#));
     let answer = guest.text();
@@ -113,7 +111,7 @@ fn forged_tokens_open_no_door() {
 fn a_huge_token_is_refused_and_costs_nothing() {
     let mut server = Server::start(&Setup { limits: MANY, ..Setup::default() });
     let mut neighbours = Neighbours::move_in(&server);
-    let mut guest = Raw::open(&server, "/socket.io/?EIO=4&transport=websocket");
+    let mut guest = Raw::open(&server, SOCKET_IO);
     guest.text();
     // As long as a message may be, and rightly signed.
     let long =
@@ -238,28 +236,19 @@ fn nothing_is_smuggled_beside_an_upgrade() {
     server.assert_well();
 }
 
-/// A client of `/guests`, where nobody is asked for a token.
+/// A guest who is in a room.
 fn guest(server: &Server) -> Raw {
-    let mut guest = Raw::open(server, "/socket.io/?EIO=4&transport=websocket");
-    assert!(guest.text().starts_with('0'));
-    guest.say("40/guests,");
-    guest.text_with("40/guests,");
+    let mut guest = Raw::guest(server);
     guest.say(r#"42/guests,1["room:join",{"roomId":"r"}]"#);
     guest.text_with("43/guests,1");
     guest
-}
-
-fn resident(server: &Server) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("it runs");
-    let line = status.lines().find(|line| line.starts_with("VmRSS")).expect("Linux tells it");
-    line.split_whitespace().nth(1).and_then(|kb| kb.parse::<u64>().ok()).expect("a number") * 1_024
 }
 
 #[test]
 fn attachment_bombs_do_not_go_off() {
     let mut server = Server::start(&Setup { limits: MANY, ..Setup::default() });
     let mut neighbours = Neighbours::move_in(&server);
-    let before = resident(&server);
+    let before = server.resident();
     let binary = |bytes: usize| frame(0x82, &vec![7; bytes]);
     // Announced and not sent; more than may be; a length that is none; together more than a message may have.
     for (what, packets) in [
@@ -300,7 +289,7 @@ fn attachment_bombs_do_not_go_off() {
     neighbours.assert_well();
     drop(waiting);
     std::thread::sleep(Duration::from_millis(200));
-    let grown = resident(&server).saturating_sub(before);
+    let grown = server.resident().saturating_sub(before);
     assert!(grown < 64 << 20, "grown by {grown} bytes");
     server.assert_well();
 }
@@ -309,7 +298,7 @@ fn attachment_bombs_do_not_go_off() {
 fn json_bombs_do_not_go_off() {
     let mut server = Server::start(&Setup { limits: MANY, ..Setup::default() });
     let mut neighbours = Neighbours::move_in(&server);
-    let before = resident(&server);
+    let before = server.resident();
     let keys: String = (0..60_000).map(|number| format!("\"k{number}\":0,")).collect();
     for payload in [
         format!(r#"["message",{{{keys}"z":1}}]"#),
@@ -332,7 +321,7 @@ fn json_bombs_do_not_go_off() {
         }
     }
     neighbours.assert_well();
-    let grown = resident(&server).saturating_sub(before);
+    let grown = server.resident().saturating_sub(before);
     assert!(grown < 64 << 20, "grown by {grown} bytes");
     server.assert_well();
 }

@@ -10,13 +10,11 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockRef, Socket, Type};
 use support::raw::{Neighbours, Next, Raw, TEXT, frame, header, upgrade};
-use support::{PATIENCE, Server, Setup, all_descriptors, aloud, token};
+use support::{MANY, PATIENCE, Server, Setup, all_descriptors, aloud, token};
 
-/// Bounds that count clients are lifted: every client here has the same address.
-const MANY: &str = "connections_per_address = 1000000\nhandshakes_per_address = 1000000\nrate_messages = 1000000\n";
-/// The same, with a handshake time that a test can wait for.
+/// [`MANY`], with a handshake time that a test can wait for.
 const HASTY: &str = "connections_per_address = 1000000\nhandshakes_per_address = 1000000\nrate_messages = 1000000\nhandshake_ms = 500\n";
-/// The same for more connections than there are descriptors, so that the kernel is the one who refuses.
+/// [`MANY`] for more connections than there are descriptors, so that the kernel is the one who refuses.
 const UNCOUNTED: &str =
     "connections_per_address = 1000000\nhandshakes_per_address = 1000000\nrate_messages = 1000000\nconnections = 100000\n";
 

@@ -73,10 +73,11 @@ fn dropped(hosts: &[Server; 2]) -> String {
 fn report(what: &str, hosts: &mut [Server; 2], load: Load, healed: Duration) -> Book {
     let book = load.finish();
     aloud(&format!(
-        "{what}: {} messages; on their own host {} of {} deliveries lost; between hosts {} of {} lost ({} messages), doubled {}, misordered {}, cut {}; counted: {}; whole again {} ms after the new master",
+        "{what}: {} messages; on their own host {} of {} deliveries lost, the slowest {} ms; between hosts {} of {} lost ({} messages), doubled {}, misordered {}, cut {}; counted: {}; whole again {} ms after the new master",
         book.sent,
         book.local_lost,
         book.local,
+        book.local_latency_max.as_millis(),
         book.cross_lost,
         book.cross,
         book.missed.len(),

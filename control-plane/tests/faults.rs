@@ -98,7 +98,7 @@ impl Fleet {
             book.misordered,
             book.cut,
         ));
-        let resident: Vec<u64> = hosts.iter().map(resident_kb).collect();
+        let resident: Vec<u64> = hosts.iter().map(|host| host.resident() / 1_024).collect();
         aloud(&format!("resident kB: {resident:?}"));
         // Nothing grows with what Redis does not take: the buffer's bound and some slack.
         assert!(resident.iter().all(|kb| *kb < 400_000), "{resident:?}");
@@ -139,12 +139,6 @@ fn counted(hosts: &[Server], metric: &str) -> u64 {
         lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>() as u64
     };
     hosts.iter().map(of).sum()
-}
-
-fn resident_kb(host: &Server) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", host.pid())).unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmRSS"));
-    line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).unwrap_or(0)
 }
 
 /// It loses everything that it has: it keeps no file.

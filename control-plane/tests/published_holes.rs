@@ -8,11 +8,8 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockRef, Socket, Type};
-use support::raw::{Neighbours, Next, Raw, TEXT, frame, upgrade};
-use support::{PATIENCE, Server, Setup, get, token};
-
-const MANY: &str = "connections_per_address = 1000000\nhandshakes_per_address = 1000000\nrate_messages = 1000000\n";
-const SOCKET_IO: &str = "/socket.io/?EIO=4&transport=websocket";
+use support::raw::{Neighbours, Next, Raw, SOCKET_IO, TEXT, frame, upgrade};
+use support::{MANY, PATIENCE, Server, Setup, get, token};
 
 /// Tries something and looks around afterwards.
 fn hole(act: impl FnOnce(&Server, &mut Neighbours)) {
@@ -32,20 +29,6 @@ fn status(server: &Server, head: &str) -> Option<u16> {
     let mut eve = Raw::connect(server.public);
     eve.send(head.as_bytes());
     eve.status()
-}
-
-fn guest(server: &Server) -> Raw {
-    let mut guest = Raw::open(server, SOCKET_IO);
-    assert!(guest.text().starts_with('0'));
-    guest.say("40/guests,");
-    guest.text_with("40/guests,");
-    guest
-}
-
-fn resident(server: &Server) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("it runs");
-    let line = status.lines().find(|line| line.starts_with("VmRSS")).expect("Linux tells it");
-    line.split_whitespace().nth(1).and_then(|kb| kb.parse::<u64>().ok()).expect("a number") * 1_024
 }
 
 /// ws died of more headers than Node's limit.
@@ -117,7 +100,7 @@ fn cve_2023_32695_and_2024_38355_names_of_events() {
             r#""""#,
         ] {
             for packet in [format!("42/guests,[{name}]"), format!("42/guests,7[{name},{{}}]"), format!("43/guests,7[{name}]")] {
-                let mut eve = guest(server);
+                let mut eve = Raw::guest(server);
                 eve.say(&packet);
                 eve.say(&packet);
             }
@@ -133,7 +116,7 @@ fn cve_2022_2421_placeholders() {
         for number in
             [r#""splice""#, r#""length""#, r#""__proto__""#, "-1", "1", "0.5", "1e400", "18446744073709551616", "null", "[0]", "{}"]
         {
-            let mut eve = guest(server);
+            let mut eve = Raw::guest(server);
             eve.say(&format!(r#"451-/guests,["message",{{"roomId":"r","content":{{"_placeholder":true,"num":{number}}}}}]"#));
             eve.send(&frame(0x82, b"data"));
             assert!(eve.ends(), "{number}");
@@ -199,7 +182,7 @@ fn cve_2022_41940_an_upgrade_to_h2c_and_a_reset() {
 #[test]
 fn cve_2026_48779_and_2026_62389_tiny_fragments() {
     hole(|server, neighbours| {
-        let before = resident(server);
+        let before = server.resident();
         for payload in [&b""[..], b"x"] {
             let mut eves: Vec<Raw> = (0..8).map(|number| Raw::talk(server, &format!("eve{number}"), "den")).collect();
             let thousand: Vec<u8> = std::iter::repeat_n(frame(0x00, payload), 1_000).flatten().collect();
@@ -214,7 +197,7 @@ fn cve_2026_48779_and_2026_62389_tiny_fragments() {
                 assert_eq!(eve.close_code(), Some(1009), "20,000 fragments are no message");
             }
         }
-        let grown = resident(server).saturating_sub(before);
+        let grown = server.resident().saturating_sub(before);
         assert!(grown < 32 << 20, "grown by {grown} bytes");
     });
 }
@@ -223,7 +206,7 @@ fn cve_2026_48779_and_2026_62389_tiny_fragments() {
 #[test]
 fn rustsec_2020_0043_answers_that_nobody_reads() {
     hole(|server, neighbours| {
-        let before = resident(server);
+        let before = server.resident();
         let stuck: Vec<std::thread::JoinHandle<()>> = (0..8)
             .map(|number| {
                 let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
@@ -248,7 +231,7 @@ fn rustsec_2020_0043_answers_that_nobody_reads() {
             .collect();
         stuck.into_iter().for_each(|thread| thread.join().expect("it only writes"));
         neighbours.assert_well();
-        let grown = resident(server).saturating_sub(before);
+        let grown = server.resident().saturating_sub(before);
         assert!(grown < 64 << 20, "grown by {grown} bytes, with a bound of 1 MB for each of eight");
     });
 }
@@ -259,7 +242,7 @@ fn rustsec_2024_0437_deep_messages() {
     hole(|server, neighbours| {
         for unit in ["[", r#"{"a":"#, r#"[{"a":"#] {
             let deep = unit.repeat(900_000 / unit.len());
-            let mut eve = guest(server);
+            let mut eve = Raw::guest(server);
             eve.say(&format!(r#"42/guests,["message",{deep}]"#));
             let mut auth = Raw::open(server, SOCKET_IO);
             auth.say(&format!(r#"40/guests,{{"token":{deep}}}"#));

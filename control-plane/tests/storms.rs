@@ -19,12 +19,6 @@ const CAPPED: &str = "connections_per_address = 1000000\nhandshakes_per_address 
     outbox_bytes = 64000000\nmemory = 50000000\n";
 const CAP: u64 = 50_000_000;
 
-fn resident(server: &Server) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("it runs");
-    let line = status.lines().find(|line| line.starts_with("VmRSS")).expect("Linux tells it");
-    line.split_whitespace().nth(1).and_then(|kb| kb.parse::<u64>().ok()).expect("a number") * 1_024
-}
-
 /// Status and `Retry-After` of the answer to a handshake.
 fn answer(stream: &mut TcpStream) -> Option<(u16, Option<u64>)> {
     let mut head = Vec::new();
@@ -134,7 +128,7 @@ fn what_nobody_reads_stays_under_the_cap() {
     const DOCUMENTS: usize = 30;
     let mut server = Server::start(&Setup { limits: CAPPED, ..Setup::default() });
     let mut neighbours = Neighbours::move_in(&server);
-    let before = resident(&server);
+    let before = server.resident();
     let mut pairs: Vec<(String, Raw, Raw)> = (0..DOCUMENTS)
         .map(|number| {
             let document = format!("d{number}");
@@ -148,7 +142,7 @@ fn what_nobody_reads_stays_under_the_cap() {
     for (document, _, writer) in &mut pairs {
         write_much(writer, document, 60, 100_000);
         neighbours.assert_well();
-        most = most.max(resident(&server));
+        most = most.max(server.resident());
     }
     let (shed, bytes) = (server.metric("uringcast_memory_shed_total", &[]), server.metric("uringcast_memory_shed_bytes_total", &[]));
     let grown = most.saturating_sub(before);
@@ -171,10 +165,10 @@ fn five_thousand_who_do_not_read_cost_the_others_nothing() {
     assert!(all_descriptors() > 2 * READERS as u64, "descriptors for them");
     let mut server = Server::start(&Setup { limits: CAPPED, ..Setup::default() });
     let mut neighbours = Neighbours::move_in(&server);
-    let before = resident(&server);
+    let before = server.resident();
     // Ten documents of 500, so that most of what waits is waited for by many.
     let stuck: Vec<Raw> = (0..READERS).map(|number| reader(&server, &format!("d{}", number % 10), &format!("c{number}"))).collect();
-    let idle = resident(&server);
+    let idle = server.resident();
     let mut writers: Vec<(String, Raw)> = (0..10)
         .map(|number| {
             let document = format!("d{number}");
@@ -191,7 +185,7 @@ fn five_thousand_who_do_not_read_cost_the_others_nothing() {
         let began = Instant::now();
         neighbours.assert_well();
         slowest = slowest.max(began.elapsed());
-        most = most.max(resident(&server));
+        most = most.max(server.resident());
     }
     let shed = server.metric("uringcast_memory_shed_total", &[]);
     let held = server.metric("uringcast_memory_held_bytes", &[]);

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 
 use redis_bed::{Redis, until};
 use support::programs::{assert_success, in_path, outcome, skip, target_folder};
-use support::{ADMIN_TOKEN, SECRET, Server, Setup, get};
+use support::{ADMIN_TOKEN, SECRET, Server, Setup, aloud, get};
 
 const STREAMS: &str = "[relay]\nmode = \"streams\"\n";
 
@@ -59,6 +59,8 @@ fn clients_come_back_on_whichever_host() {
         .spawn()
         .expect("the interpreter is there");
     assert_success("streams.mjs", outcome(&mut script), &log);
+    let told = std::fs::read_to_string(&log).unwrap_or_default();
+    told.lines().filter(|line| line.starts_with("figures:")).for_each(aloud);
     assert!(hosts[0].exit(redis_bed::PATIENCE).success(), "it was told to stop: {}", hosts[0].said());
     hosts[1].assert_well();
 }

@@ -29,6 +29,8 @@ await new Promise((resolve) => web.listen(0, "127.0.0.1", resolve));
 const NODE = web.address().port;
 
 let serial = 0;
+/** Deliveries that were looked for, each once and in order, and connections that were taken up elsewhere or again. */
+let deliveries = 0, recoveries = 0;
 const fresh = (stem) => `${stem}-${serial += 1}`;
 
 /** A client by way of a proxy, and what it has heard: the contents of messages, in order. */
@@ -59,6 +61,7 @@ class Client {
     const before = this.connects.length;
     this.proxy.mend();
     await until(() => this.connects.length > before, `${this.user} comes back`);
+    recoveries += this.connects.at(-1).recovered;
     return this.connects.at(-1);
   }
   say(content) { this.socket.emit("message", { roomId: this.room, content }); }
@@ -88,6 +91,7 @@ async function complete(client, said, speakers, what) {
   const missing = () => said.filter((content) => !client.heard.includes(content));
   await until(() => missing().length === 0, `${what}: everything comes`).catch((fault) => { throw new Error(`${fault.message}; missing: ${missing()}`); });
   await sleep(200);
+  deliveries += said.length;
   like(client.heard.filter((content) => said.includes(content)).length, said.length, `${what}: nothing twice`);
   speakers.forEach((_, at) => {
     const own = said.filter((_, index) => index % speakers.length === at);
@@ -257,10 +261,13 @@ check("a host that is stopped in good order leaves its clients to the others", a
   for (const client of clients) await until(() => missed.every((content) => client.heard.includes(content)), "all hear what was said");
   await sleep(200);
   for (const client of clients) like(client.heard.filter((content) => missed.includes(content)), missed, "each once, in order");
+  deliveries += clients.length * missed.length;
+  recoveries += clients.length;
   for (const one of [stays, ...clients]) one.stop();
 });
 
 await run(() => {
+  console.log(`figures: ${recoveries} connections recovered on another host or again, ${deliveries} deliveries to them checked`);
   io.close();
   redis.destroy();
 });

@@ -240,6 +240,10 @@ fn run(host: usize, mut sockets: Vec<Socket>, plan: &Plan, sent: &Mutex<Vec<Vec<
         if !stopped && began.elapsed() >= plan.every * round {
             round += 1;
             for room in 0..plan.rooms.min(sockets.len()) {
+                // What is said to a host that is gone is said to nobody.
+                if heard[room].is_cut {
+                    continue;
+                }
                 let sender = host * plan.rooms + room;
                 let number = {
                     let mut sent = sent.lock().expect("nobody panics");

@@ -22,6 +22,8 @@ use rustix::process::{Pid, Resource, Rlimit, Signal};
 pub(crate) const SECRET: &str = "a-secret-for-tests-only-of-more-than-32-bytes";
 /// Its admin token.
 pub(crate) const ADMIN_TOKEN: &str = "an-admin-token-for-tests-only";
+/// Lines of the section `[limits]`: bounds that count clients are lifted, for every client of a test has the same address.
+pub(crate) const MANY: &str = "connections_per_address = 1000000\nhandshakes_per_address = 1000000\nrate_messages = 1000000\n";
 /// No answer of a local server takes this long, even on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -195,6 +197,13 @@ impl Server {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("process ids are small"));
         let limit = Rlimit { current: Some(open + more), maximum: Some(open + more) };
         rustix::process::prlimit(pid, Resource::Nofile, limit).expect("the server is our child");
+    }
+
+    /// Bytes of memory that it has.
+    pub(crate) fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let line = status.lines().find(|line| line.starts_with("VmRSS")).expect("Linux tells it");
+        line.split_whitespace().nth(1).and_then(|kb| kb.parse::<u64>().ok()).expect("a number") * 1_024
     }
 
     /// Waits for its end.

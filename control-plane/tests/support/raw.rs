@@ -7,6 +7,8 @@ use super::{PATIENCE, Server, token};
 
 /// First byte of a whole text frame.
 pub(crate) const TEXT: u8 = 0x81;
+/// Where Socket.IO is spoken on a WebSocket.
+pub(crate) const SOCKET_IO: &str = "/socket.io/?EIO=4&transport=websocket";
 const CLOSE: u8 = 0x8;
 const PING: u8 = 0x9;
 const PONG: u8 = 0xa;
@@ -89,6 +91,15 @@ impl Raw {
         raw.say(&format!(r#"{{"type":"SUBSCRIBE","payload":{{"roomId":"{room}"}}}}"#));
         raw.text_with("SUBSCRIBED");
         raw
+    }
+
+    /// A client of `/guests`, where nobody is asked for a token.
+    pub(crate) fn guest(server: &Server) -> Raw {
+        let mut guest = Raw::open(server, SOCKET_IO);
+        assert!(guest.text().starts_with('0'));
+        guest.say("40/guests,");
+        guest.text_with("40/guests,");
+        guest
     }
 
     /// Sends; a connection that the server has cut already is no failure here, what it said is read afterwards.
