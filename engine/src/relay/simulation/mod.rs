@@ -9,7 +9,7 @@
 //! | `plan` | what a seed chooses: the fleet's size, bounds, which faults there are |
 //! | `site` | one host and its links |
 //! | `talk`, `client` | the dialects' words; what a client knows |
-//! | `world`, `faults` | what happens next, what goes wrong |
+//! | `world`, `hearing`, `faults` | what happens next, who hears of it, what goes wrong |
 //! | `oracle` | who had to hear what, in which order |
 //! | `accounts` | bounds, presence, counters |
 //!
@@ -18,6 +18,7 @@
 mod accounts;
 mod client;
 mod faults;
+mod hearing;
 mod oracle;
 mod plan;
 mod site;
