@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::plan::{ROOMS, SHARDS_MAX};
 use super::talk::Talk;
-use super::world::{Fate, World};
+use super::world::World;
 use crate::config::RelayMode;
 use crate::fault::CloseReason;
 use crate::stats::{EndpointStats, ShardStats};
@@ -105,15 +105,11 @@ impl World {
                 let users: BTreeSet<usize> = open.clone().map(|client| client.user).collect();
                 assert_eq!(sum(&|stats| stats.connections.read()), open.count() as u64, "{what}: connections");
                 assert_eq!(sum(&|stats| stats.users.read()), users.len() as u64, "{what}: users");
-                self.judge_endpoint(&what, &sum);
+                let closed = sum(&|stats| CloseReason::ALL.iter().map(|reason| stats.closed[reason.index()].read()).sum());
+                let (accepted, open) = (sum(&|stats| stats.accepted.read()), sum(&|stats| stats.connections.read()));
+                assert_eq!(accepted, open + closed, "{what}: accepted");
             }
         }
-    }
-
-    fn judge_endpoint(&self, what: &str, sum: &dyn Fn(&dyn Fn(&EndpointStats) -> u64) -> u64) {
-        let closed = sum(&|stats| CloseReason::ALL.iter().map(|reason| stats.closed[reason.index()].read()).sum());
-        let (accepted, open) = (sum(&|stats| stats.accepted.read()), sum(&|stats| stats.connections.read()));
-        assert_eq!(accepted, open + closed, "{what}: accepted");
     }
 
     /// Everybody has gone, and nobody can come back any more.
@@ -134,6 +130,5 @@ impl World {
         }
         let left: Vec<_> = self.redis.hashes(":present").map(|(key, _)| String::from_utf8_lossy(key)).collect();
         assert!(left.is_empty(), "still present: {left:?}");
-        assert!(self.records.iter().any(|record| record.fate == Fate::Alive) || self.plan.hosts > 0);
     }
 }
