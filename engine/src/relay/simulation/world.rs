@@ -1,5 +1,6 @@
 //! The fleet, its Redis, its clients and the dice: what happens next, and who hears of it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use rand::rngs::StdRng;
@@ -49,6 +50,8 @@ pub(super) struct Said {
     pub(super) place: usize,
     pub(super) step: u64,
     pub(super) by: usize,
+    /// Over which connection to that host: what was said over two comes over two lanes.
+    pub(super) over: usize,
 }
 
 /// What has happened how often, so that it is seen that a run tests something.
@@ -115,6 +118,8 @@ pub(super) struct World {
     /// True exactly when everybody leaves, and nobody comes.
     pub(super) is_over: bool,
     tokens: Vec<String>,
+    /// By user: the hosts where he has ever been.
+    pub(super) haunts: BTreeMap<usize, BTreeSet<u32>>,
 }
 
 /// A number that all that is heard changes (FNV-1a).
@@ -168,6 +173,7 @@ impl World {
             is_quiet: false,
             is_over: false,
             tokens: (0..plan.users).map(|user| Talk::token(&format!("u{user}"))).collect(),
+            haunts: BTreeMap::new(),
             plan,
         };
         // The first stands for a server of another kind.
@@ -222,7 +228,7 @@ impl World {
     pub(super) fn speak_as_other(&mut self) {
         let (room, number) = (self.pick(ROOMS), self.said.len() as u32);
         let place = place(Talk::Rooms, room);
-        self.said.push(Said { origin: OTHER, place, step: self.step, by: usize::MAX });
+        self.said.push(Said { origin: OTHER, place, step: self.step, by: usize::MAX, over: 0 });
         self.records[OTHER as usize].orders[place].push(number);
         let event = format!(r#"["message",{{"roomId":"r{room}","content":"m{number}"}}]"#);
         let data = format!(r#"{{"packet":{{"type":2,"data":{event},"nsp":"/"}},"opts":{{"rooms":["r{room}"],"except":[]}}}}"#);
@@ -403,6 +409,7 @@ impl World {
         let shard = self.dice.random_range(0..site.shards());
         let at = site.host.connect(shard, &client.talk.head(token));
         client.at = Some(At { slot, number: site.number, client: at });
+        self.haunts.entry(client.user).or_default().insert(site.number);
         if let Some(text) = client.talk.connect(token, &client.pid, &client.offset) {
             site.host.say(at, &text);
         }
@@ -480,7 +487,7 @@ impl World {
         let number = self.said.len() as u32;
         let filling = self.pick(300);
         let talk = self.clients[who].talk;
-        self.said.push(Said { origin: at.number, place: place(talk, room), step: self.step, by: who });
+        self.said.push(Said { origin: at.number, place: place(talk, room), step: self.step, by: who, over: at.client });
         self.clients[who].said.push(number);
         self.counts.said += 1;
         if !self.say(who, &talk.message(room, number, filling)) {
