@@ -169,12 +169,25 @@ impl Server {
         server
     }
 
-    /// Reloads it to another number of shards, as the configuration of `setup` has it else, and waits until that is done.
+    /// Reloads it to another number of shards, as the configuration of `setup` has it else, and waits until that is done. A machine that has no time for it makes
+    /// the server refuse; it is asked again then.
     pub(crate) fn reload(&self, setup: &Setup, shards: u32) {
         configure(setup, &self.folder, shards);
-        let done = self.metric("uringcast_reloads_total", &[("outcome", "done")]);
-        self.signal(Signal::HUP);
-        self.until_metric("uringcast_reloads_total", &[("outcome", "done")], |now| now == done + 1.0);
+        let count = |outcome| self.metric("uringcast_reloads_total", &[("outcome", outcome)]);
+        let done = count("done");
+        for _ in 0..5 {
+            let refused = count("refused");
+            self.signal(Signal::HUP);
+            let end = Instant::now() + PATIENCE;
+            while count("refused") == refused {
+                if count("done") == done + 1.0 {
+                    return;
+                }
+                assert!(Instant::now() < end, "neither reloaded nor refused");
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+        panic!("it is refused again and again");
     }
 
     /// Everything it has written to stderr.
