@@ -38,6 +38,9 @@ pub(super) struct Stay {
     pub(super) past: Option<Vec<u32>>,
     /// True exactly when it has asked to leave.
     pub(super) leaves: bool,
+    /// True exactly when it has asked to leave and then to enter again, and the connection broke before it was told that it is in: answers are not
+    /// repeated to who comes back, so it may have been out for a while and does not know it.
+    pub(super) may_have_been_out: bool,
     pub(super) end: End,
 }
 
@@ -110,7 +113,8 @@ impl Client {
         let number = self.at.expect("whoever enters is connected").number;
         self.open[room] = Some(self.stays.len());
         let hosts = vec![(number, 0)];
-        self.stays.push(Stay { room, heard: Vec::new(), hosts, since, past, leaves: false, end: End::Open });
+        let (heard, leaves, may_have_been_out) = (Vec::new(), false, false);
+        self.stays.push(Stay { room, heard, hosts, since, past, leaves, may_have_been_out, end: End::Open });
     }
 
     pub(super) fn end(&mut self, room: usize, end: End) {
@@ -131,7 +135,13 @@ impl Client {
         self.said.clear();
         self.refused = 0;
         for room in 0..ROOMS {
-            self.in_doubt[room] |= std::mem::take(&mut self.entering[room]);
+            if !std::mem::take(&mut self.entering[room]) {
+                continue;
+            }
+            self.in_doubt[room] = true;
+            if let Some(stay) = self.stay(room) {
+                stay.may_have_been_out |= stay.leaves;
+            }
         }
         if self.pid.is_empty() {
             self.end_all();
