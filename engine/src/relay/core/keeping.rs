@@ -405,6 +405,10 @@ impl Core {
     pub(crate) fn take_leave(&mut self, now: Now) {
         self.keeping.is_leaving = true;
         self.handle_end_of_shards(now);
+        if self.keeping.telling.is_some() {
+            // Not all that Redis believes of us has been compared: whoever is there for it alone is left to the others, with the index.
+            self.keeping.doubt();
+        }
         if !self.is_up {
             return;
         }
