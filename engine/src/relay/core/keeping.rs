@@ -185,7 +185,14 @@ impl Core {
                 self.run(Errand::Begin, calls);
                 self.tell_anew();
             }
-            Errand::Renew if self.keeping.is_unsure => self.tell_anew(),
+            // Whoever had taken us for dead may have struck us off after we were back, and who stands on no list is missed by nobody when he dies.
+            Errand::Renew => {
+                let listed = Call::new("SADD").arg(self.keeping.hosts_key()).arg(&self.keeping.host);
+                self.requests.push_back((Tag::Noted, listed.into()));
+                if self.keeping.is_unsure {
+                    self.tell_anew();
+                }
+            }
             Errand::Hosts => self.look_at(first),
             Errand::Leases(hosts) => self.look_for_dead(&hosts, &replies),
             Errand::Claim(dead) if first.and_then(Reply::text) == Some("OK") && self.keeping.reaping.is_none() => {
@@ -206,7 +213,7 @@ impl Core {
                 self.keeping.doubt();
             }
             Errand::Followed(Some(left)) => self.unlist(&left),
-            Errand::Renew | Errand::Claim(_) | Errand::Goodbye(_) | Errand::Followed(None) | Errand::Unlisted => {}
+            Errand::Claim(_) | Errand::Goodbye(_) | Errand::Followed(None) | Errand::Unlisted => {}
         }
     }
 
