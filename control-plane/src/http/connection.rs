@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -14,6 +16,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::lingering::{Lingering, Unread};
 use super::pause::Pause;
 
 /// Time to send a request head, and on a kept connection to send the next.
@@ -68,8 +71,11 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S
     let own = stay.clone();
     let has_begun = Arc::new(AtomicBool::new(false));
     let begins = has_begun.clone();
-    let service = service_fn(move |mut request| {
+    let unread = Unread::default();
+    let bodies = unread.clone();
+    let service = service_fn(move |request: Request<Incoming>| {
         begins.store(true, Relaxed);
+        let mut request = request.map(|body| bodies.watch(body));
         request.extensions_mut().insert(own.clone());
         service.call(request)
     });
@@ -78,7 +84,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S
         .header_read_timeout(HEAD_TIME)
         .max_buf_size(BUFFER_BYTES)
         .keep_alive(bounds.keep_alive)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Lingering::new(stream, unread)), service);
     let mut connection = std::pin::pin!(connection);
     let mut end = Instant::now() + bounds.life;
     loop {
@@ -173,6 +179,57 @@ mod tests {
         assert_eq!(heard.matches("HTTP/1.1 200 OK").count(), 1, "{heard}");
         assert!(heard.contains("connection: close") && heard.ends_with("hi"), "{heard}");
         served.await.expect("no panic");
+    }
+
+    /// What a peer hears over a real socket that sends a head and then so many bytes of a body, by small writes, and reads at the end; `Err` is a
+    /// connection that was reset before.
+    async fn heard_by_who_sends(head: &str, body_bytes: usize) -> std::io::Result<String> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let mut peer = tokio::net::TcpStream::connect(listener.local_addr()?).await?;
+        let (stream, _) = listener.accept().await?;
+        let refuse = Router::new().route("/", axum::routing::post(|| async { (axum::http::StatusCode::UNAUTHORIZED, "no") }));
+        let served = tokio::spawn(serve_alone_on(stream, refuse));
+        peer.write_all(head.as_bytes()).await?;
+        let piece = [b'x'; 4096];
+        let mut left = body_bytes;
+        while left > 0 {
+            let written = peer.write(&piece[..left.min(piece.len())]).await?;
+            left -= written;
+            tokio::task::yield_now().await;
+        }
+        let mut heard = String::new();
+        peer.read_to_string(&mut heard).await?;
+        drop(peer);
+        served.await.expect("no panic");
+        Ok(heard)
+    }
+
+    async fn serve_alone_on(stream: tokio::net::TcpStream, router: Router) {
+        serve(stream, router, ADMIN, &Arc::default()).await;
+    }
+
+    #[tokio::test]
+    async fn who_is_answered_before_the_end_of_its_body_hears_the_answer() {
+        const BODY_BYTES: usize = 3 << 20;
+        let head = format!("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: {BODY_BYTES}\r\n\r\n");
+        for _ in 0..5 {
+            let heard = heard_by_who_sends(&head, BODY_BYTES).await.expect("no reset");
+            assert!(heard.starts_with("HTTP/1.1 401 ") && heard.ends_with("no"), "{heard}");
+        }
+        // A flood is not listened to for ever.
+        let endless = format!("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", 1_usize << 40);
+        assert!(heard_by_who_sends(&endless, 64 << 20).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_stops_in_the_midst_of_its_body_is_heard_out_for_two_seconds() {
+        let refuse = Router::new().route("/", axum::routing::post(|| async { "no" }));
+        let (mut peer, stream) = tokio::io::duplex(1024);
+        let before = Instant::now();
+        let served = tokio::spawn(serve_alone(stream, refuse, ADMIN));
+        peer.write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 99999\r\n\r\n").await.expect("open");
+        served.await.expect("no panic");
+        assert_eq!(before.elapsed().as_secs(), 2);
     }
 
     #[tokio::test(start_paused = true)]

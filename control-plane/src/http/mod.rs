@@ -9,6 +9,7 @@ pub mod emit;
 pub mod endpoints;
 pub mod fleet;
 pub mod health;
+pub mod lingering;
 pub mod listener;
 pub mod maintenance;
 pub mod members;
