@@ -23,16 +23,21 @@ use crate::ids::{EndpointId, Room, UserId};
 use crate::limits::SEEN_MS;
 use crate::shard::consult::{Consult, Findings, Step};
 
-/// Somebody comes: 1 if no other host has him. Keys: present, seen, at, lease, online; the last two or three may be missing. Arguments: host,
-/// presence, line of the index, channel and what is said there, when he went, for how long that is kept, `strict`, the command that says it.
+/// Somebody comes: 1 if no other host has him. Keys: present, seen, at, lease, hosts, online; the last, or the last four, may be missing.
+/// Arguments: host, presence, line of the index, channel and what is said there, when he went, for how long that is kept, `strict`, the
+/// command that says it. A host without a lease may have been taken for dead and struck off the list of hosts while this was on its way: it
+/// stands there again, so that somebody looks after what it leaves.
 pub(super) const COME: &str = "\
 local first, hosts = 1, ARGV[1]
 for host in string.gmatch(redis.call('HGET', KEYS[1], ARGV[2]) or '', '[^,]+') do
   if host ~= ARGV[1] then first = 0; hosts = hosts .. ',' .. host end
 end
 redis.call('HSET', KEYS[1], ARGV[2], hosts)
-if KEYS[3] then redis.call('SADD', KEYS[3], ARGV[3]) end
-if KEYS[5] then redis.call('SADD', KEYS[5], ARGV[2]) end
+if KEYS[3] then
+  redis.call('SADD', KEYS[3], ARGV[3])
+  if redis.call('EXISTS', KEYS[4]) == 0 then redis.call('SADD', KEYS[5], ARGV[1]) end
+end
+if KEYS[6] then redis.call('SADD', KEYS[6], ARGV[2]) end
 if first == 1 and ARGV[4] ~= '' then redis.call(ARGV[9], ARGV[4], ARGV[5]) end
 return first";
 
@@ -52,7 +57,7 @@ if ARGV[8] == 'strict' then
 end
 if last == 1 then
   redis.call('HDEL', KEYS[1], ARGV[2])
-  if KEYS[5] then redis.call('SREM', KEYS[5], ARGV[2]) end
+  if KEYS[6] then redis.call('SREM', KEYS[6], ARGV[2]) end
   if ARGV[6] ~= '' then redis.call('SET', KEYS[2], ARGV[6], 'PX', ARGV[7]) end
   if ARGV[4] ~= '' then redis.call(ARGV[9], ARGV[4], ARGV[5]) end
 else
@@ -60,6 +65,11 @@ else
 end
 if KEYS[3] then redis.call('SREM', KEYS[3], ARGV[3]) end
 return last";
+
+/// A dead host is struck off the list of hosts, unless it has got something meanwhile. Keys: at, hosts. Argument: host.
+pub(super) const STRIKE_OFF: &str = "\
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+return redis.call('SREM', KEYS[2], ARGV[1])";
 
 /// See the module.
 #[derive(Debug)]
@@ -189,7 +199,7 @@ impl Presence {
         let line = format!("{}\n{}\n{presence}", self.of(room).name, room.name);
         let mut keys = vec![self.key(room, "present"), self.key(room, "seen")];
         if !self.is_cluster {
-            keys.extend([at.clone(), self.lease_key(host)]);
+            keys.extend([at.clone(), self.lease_key(host), self.hosts_key()]);
             keys.extend(self.online_key(room));
         }
         let mut call = Call::new("EVAL").arg(if comes { COME } else { GO }).number(keys.len() as u64);
@@ -202,7 +212,21 @@ impl Presence {
         if !self.is_cluster {
             return vec![call];
         }
-        if comes { vec![Call::new("SADD").arg(at).arg(line), call] } else { vec![call] }
+        if comes { vec![Call::new("SADD").arg(at).arg(line), self.listed(host), call] } else { vec![call] }
+    }
+
+    /// The host stands on the list of those that somebody looks after.
+    pub(crate) fn listed(&self, host: &str) -> Call {
+        Call::new("SADD").arg(self.hosts_key()).arg(host)
+    }
+
+    /// A dead host that has nothing any more is not looked after any longer. In a cluster the two keys are on different nodes, and what the
+    /// dead has said last may come between the look and this: a moment, a whole lease after its last sign of life.
+    pub(crate) fn struck_off(&self, host: &str) -> Call {
+        if self.is_cluster {
+            return Call::new("SREM").arg(self.hosts_key()).arg(host);
+        }
+        Call::new("EVAL").arg(STRIKE_OFF).number(2).arg(self.at_key(host)).arg(self.hosts_key()).arg(host)
     }
 
     /// In a cluster: what takes somebody who has gone out of his host's index.
@@ -213,7 +237,7 @@ impl Presence {
 
     /// What the script of [`Self::moved`] has answered, and how many answers belong to it.
     pub(crate) fn outcome(&self, comes: bool, replies: &[Reply]) -> (Option<i64>, usize) {
-        let (at, count) = if self.is_cluster && comes { (1, 2) } else { (0, 1) };
+        let (at, count) = if self.is_cluster && comes { (2, 3) } else { (0, 1) };
         (replies.get(at).and_then(Reply::int), count)
     }
 
@@ -225,6 +249,10 @@ impl Presence {
 
     pub(crate) fn at_key(&self, host: &str) -> String {
         format!("{}:at:{host}", self.prefix)
+    }
+
+    pub(crate) fn hosts_key(&self) -> String {
+        format!("{}:hosts", self.prefix)
     }
 
     pub(crate) fn lease_key(&self, host: &str) -> String {

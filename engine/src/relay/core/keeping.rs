@@ -131,10 +131,6 @@ impl Keeping {
         self.is_unsure = true;
     }
 
-    fn hosts_key(&self) -> String {
-        format!("{}:hosts", self.prefix)
-    }
-
     fn reap_key(&self, host: &str) -> String {
         format!("{}:reap:{host}", self.prefix)
     }
@@ -154,7 +150,7 @@ impl Core {
         }
         if self.keeping.look_due_ms <= now.ms() {
             self.keeping.look_due_ms = now.ms() + lease_ms / 3;
-            let hosts = Call::new("SMEMBERS").arg(self.keeping.hosts_key());
+            let hosts = Call::new("SMEMBERS").arg(self.presence.hosts_key());
             self.run(Errand::Hosts, vec![hosts]);
         }
     }
@@ -181,13 +177,13 @@ impl Core {
         match errand {
             // The first of a connection finds none as well: then it is the first of all, or has just been lost.
             Errand::Renew if first == Some(&Reply::Nil) => {
-                let calls = vec![self.lease_call(), Call::new("SADD").arg(self.keeping.hosts_key()).arg(&self.keeping.host)];
+                let calls = vec![self.lease_call(), self.presence.listed(&self.keeping.host)];
                 self.run(Errand::Begin, calls);
                 self.tell_anew();
             }
             // Whoever had taken us for dead may have struck us off after we were back, and who stands on no list is missed by nobody when he dies.
             Errand::Renew => {
-                let listed = Call::new("SADD").arg(self.keeping.hosts_key()).arg(&self.keeping.host);
+                let listed = self.presence.listed(&self.keeping.host);
                 self.requests.push_back((Tag::Noted, listed.into()));
                 if self.keeping.is_unsure {
                     self.tell_anew();
@@ -315,8 +311,7 @@ impl Core {
         let lines: Vec<String> = replies.first().map_or(&[][..], Reply::list).iter().filter_map(Reply::text).map(str::to_owned).collect();
         if lines.is_empty() {
             self.keeping.reaping = None;
-            let calls =
-                vec![Call::new("SREM").arg(self.keeping.hosts_key()).arg(&dead), Call::new("DEL").arg(self.keeping.reap_key(&dead))];
+            let calls = vec![self.presence.struck_off(&dead), Call::new("DEL").arg(self.keeping.reap_key(&dead))];
             self.requests.push_back((Tag::Noted, Request::several(calls)));
             return;
         }
@@ -446,7 +441,7 @@ impl Core {
         self.keeping.is_unsure |= replies.is_none();
         self.follow_gone(gone, replies.unwrap_or_default());
         if self.keeping.farewells == 0 && !self.keeping.is_unsure && !std::mem::replace(&mut self.keeping.is_signed_off, true) {
-            let hosts = Call::new("SREM").arg(self.keeping.hosts_key()).arg(&self.keeping.host);
+            let hosts = Call::new("SREM").arg(self.presence.hosts_key()).arg(&self.keeping.host);
             let index = Call::new("DEL").arg(self.presence.at_key(&self.keeping.host));
             self.farewell(Vec::new(), vec![index, hosts]);
         }

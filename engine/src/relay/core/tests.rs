@@ -335,7 +335,7 @@ fn what_a_dead_host_had_is_taken_from_it_by_one_and_told_in_its_name() {
             let replies = request.calls.iter().map(&mut of_redis).collect();
             bench.core.handle_reply(bench.now, tag, Ok(replies));
         }
-        if sent.contains("SREM uringcast:hosts") {
+        if sent.contains("uringcast:at:00000000000000dd uringcast:hosts") {
             break;
         }
     }
@@ -344,7 +344,7 @@ fn what_a_dead_host_had_is_taken_from_it_by_one_and_told_in_its_name() {
         "SREM uringcast:at:00000000000000dd unknown|d|ann",
         r#"00000000000000dd ann docs|d|ann docs:updates {"type":"awareness","documentId":"d","clientID":"ann","awareness":null,"o":"00000000000000dd"}"#,
         r#"00000000000000dd bob community|room:r|bob room:r {"type":"USER_LEFT","payload":{"userId":"bob","roomId":"r"},"o":"00000000000000dd"}"#,
-        "SREM uringcast:hosts 00000000000000dd",
+        "EVAL uringcast:at:00000000000000dd uringcast:hosts 00000000000000dd",
     ] {
         assert!(sent.contains(part), "{part} is not in\n{sent}");
     }

@@ -38,6 +38,9 @@ impl Fake {
         if script == presence::GO {
             return Reply::Int(self.go(&given));
         }
+        if script == presence::STRIKE_OFF {
+            return Reply::Int(self.strike_off(&given));
+        }
         if script == history::APPEND {
             return Reply::Int(self.keep(&given));
         }
@@ -70,8 +73,11 @@ impl Fake {
         self.hash_mut(given.keys[0]).insert(presence.to_vec(), hosts);
         if let Some(at) = given.key(2) {
             self.set_mut(at).insert(given.args[2].to_vec());
+            if self.live(given.keys[3]).is_none() {
+                self.set_mut(given.keys[4]).insert(host.to_vec());
+            }
         }
-        if let Some(online) = given.key(4) {
+        if let Some(online) = given.key(5) {
             self.set_mut(online).insert(presence.to_vec());
         }
         if is_first {
@@ -104,7 +110,7 @@ impl Fake {
         if is_last {
             self.hash_mut(given.keys[0]).remove(presence);
             self.tidy(given.keys[0]);
-            if let Some(online) = given.key(4) {
+            if let Some(online) = given.key(5) {
                 self.set_mut(online).remove(presence);
                 self.tidy(online);
             }
@@ -117,6 +123,15 @@ impl Fake {
         }
         self.leave_index(given);
         i64::from(is_last)
+    }
+
+    fn strike_off(&mut self, given: &Given<'_>) -> i64 {
+        if self.live(given.keys[0]).is_some() {
+            return 0;
+        }
+        let is_struck = self.set_mut(given.keys[1]).remove(given.args[0]);
+        self.tidy(given.keys[1]);
+        i64::from(is_struck)
     }
 
     fn add_numbered(&mut self, given: &Given<'_>) -> Reply {
