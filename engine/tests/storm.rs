@@ -80,6 +80,29 @@ fn who_has_gone_meanwhile_takes_nobodys_turn() {
 }
 
 #[test]
+fn who_has_gone_leaves_his_turn_to_nobody_over_a_reload() {
+    for shards in 1..=2 {
+        let mut host = host(1);
+        let first: Vec<usize> = (0..31).map(|user| host.connect(0, &head(user))).collect();
+        host.settle();
+        first[11..].iter().for_each(|client| host.hang_up(*client));
+        host.settle();
+        // They take the places of the gone, and wait themselves.
+        let second: Vec<usize> = (31..51).map(|user| host.connect(0, &head(user))).collect();
+        host.settle();
+        host.reload(shards);
+        host.settle();
+        host.advance(1_000);
+        assert_eq!(statuses(&mut host, &second), [0, 20, 0], "each by his own turn");
+        for client in second {
+            host.say(client, r#"{"type":"PING"}"#);
+            host.settle();
+            assert!(host.texts(client).iter().any(|text| text.contains("PONG")), "and is heard");
+        }
+    }
+}
+
+#[test]
 fn what_is_said_behind_the_handshake_is_heard_when_it_is_in() {
     let mut host = host(1);
     let clients: Vec<usize> = (0..15).map(|user| host.connect(0, &head(user))).collect();

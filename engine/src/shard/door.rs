@@ -116,14 +116,18 @@ impl Door {
         Some(next)
     }
 
-    /// Who waits as plain data, in order: whether he resumes, the slot of his link, and his CONNECT if it is one of Socket.IO.
-    pub(super) fn freeze(&self) -> Vec<(bool, u32, Option<Box<str>>)> {
-        let of = |resumes: bool, waiting: &Waiting| match waiting {
-            Waiting::Head(key) => (resumes, key.slot, None),
-            Waiting::Connect(key, packet) => (resumes, key.slot, Some(packet.clone())),
+    /// Who waits as plain data, in order: whether he resumes, the slot of his link, and his CONNECT if it is one of Socket.IO. Whose link
+    /// is not there any more is left out: his slot may be another's, who would come in by his turn.
+    pub(super) fn freeze(&self, is_there: impl Fn(LinkKey) -> bool) -> Vec<(bool, u32, Option<Box<str>>)> {
+        let of = |resumes: bool, waiting: &Waiting| {
+            let (key, packet) = match waiting {
+                Waiting::Head(key) => (*key, None),
+                Waiting::Connect(key, packet) => (*key, Some(packet)),
+            };
+            is_there(key).then(|| (resumes, key.slot, packet.cloned()))
         };
-        let fresh = self.fresh.iter().map(|waiting| of(false, waiting));
-        self.resuming.iter().map(|waiting| of(true, waiting)).chain(fresh).collect()
+        let resuming = self.resuming.iter().filter_map(|waiting| of(true, waiting));
+        resuming.chain(self.fresh.iter().filter_map(|waiting| of(false, waiting))).collect()
     }
 
     /// One waits who waited before the process was reloaded.

@@ -177,9 +177,9 @@ impl World {
                 assert_eq!(first + heard.len(), order.len(), "{} missed the end", what());
             }
         }
-        // Whatever was said after it knew that it was in is for it.
+        // Whatever was said after it knew that it was in is for it; unless it was out before that was said.
         let due = order.iter().position(|id| self.said[*id as usize].step > stay.since);
-        if let (Some(due), true) = (due, is_whole || first.is_some()) {
+        if let (Some(due), true) = (due, (is_whole || first.is_some()) && !stay.may_have_been_out) {
             assert!(first.is_some_and(|first| first <= due), "{} missed {}: {stay:?}", what(), order[due]);
         }
     }
