@@ -116,14 +116,15 @@ impl Door {
         Some(next)
     }
 
-    /// Who waits as plain data, in order: whether he resumes, the slot of his link, and his CONNECT if it is one of Socket.IO.
-    pub(super) fn freeze(&self) -> Vec<(bool, u32, Option<Box<str>>)> {
+    /// Who waits as plain data, in order: whether he resumes, the slot of his link, and his CONNECT if it is one of Socket.IO. Who has gone is
+    /// left out: his slot may be another's by now.
+    pub(super) fn freeze(&self, is_there: impl Fn(LinkKey) -> bool) -> Vec<(bool, u32, Option<Box<str>>)> {
         let of = |resumes: bool, waiting: &Waiting| match waiting {
-            Waiting::Head(key) => (resumes, key.slot, None),
-            Waiting::Connect(key, packet) => (resumes, key.slot, Some(packet.clone())),
+            Waiting::Head(key) => is_there(*key).then_some((resumes, key.slot, None)),
+            Waiting::Connect(key, packet) => is_there(*key).then(|| (resumes, key.slot, Some(packet.clone()))),
         };
-        let fresh = self.fresh.iter().map(|waiting| of(false, waiting));
-        self.resuming.iter().map(|waiting| of(true, waiting)).chain(fresh).collect()
+        let fresh = self.fresh.iter().filter_map(|waiting| of(false, waiting));
+        self.resuming.iter().filter_map(|waiting| of(true, waiting)).chain(fresh).collect()
     }
 
     /// One waits who waited before the process was reloaded.
@@ -257,6 +258,18 @@ mod tests {
         assert!(matches!(door.next(), Some(Waiting::Connect(..))));
         assert!(matches!(door.next(), Some(Waiting::Head(LinkKey { slot: 1, .. }))));
         assert_eq!(door.bytes(), 0);
+    }
+
+    #[test]
+    fn whoever_has_gone_leaves_his_place_to_nobody_over_a_reload() {
+        let mut door = Door::new(&Limits { handshakes_per_second: 2, ..Limits::default() });
+        let connect = |slot, generation| Waiting::Connect(LinkKey { slot, generation }, "40x".into());
+        let _ = door.ask(10_000_000_000, false, 0, || head(0));
+        for (resumes, slot, generation) in [(false, 7, 1), (true, 8, 1), (false, 7, 2), (true, 8, 2)] {
+            assert_eq!(door.ask(10_000_000_000, resumes, 3, || connect(slot, generation)), Verdict::Wait);
+        }
+        let frozen = door.freeze(|key| key.generation == 2);
+        assert_eq!(frozen.iter().map(|(resumes, slot, _)| (*resumes, *slot)).collect::<Vec<_>>(), [(true, 8), (false, 7)]);
     }
 
     #[test]

@@ -83,7 +83,7 @@ impl Shard {
             conns,
             upgraded: self.upgraded.iter().collect(),
             requests: self.requests,
-            at_door: self.door.freeze(),
+            at_door: self.door.freeze(|key| self.links.holds(key.slot, key.generation)),
             backlogs,
             rooms,
             seq_floor,
