@@ -43,6 +43,8 @@ pub(super) struct Fake {
     pub(super) published: Vec<Published>,
     /// Who listens to a channel, by a number of the test's.
     pub(super) listeners: BTreeMap<(u8, Key), BTreeSet<usize>>,
+    /// Keys that were deleted while they were there, until a test takes them.
+    pub(super) taken: BTreeSet<Key>,
     keys: BTreeMap<Key, (Value, u64)>,
 }
 
@@ -173,7 +175,12 @@ impl Fake {
             }
             b"GET" => self.text(key).map_or(Reply::Nil, bulk),
             b"EXISTS" => count(self.live(key).is_some()),
-            b"DEL" => Reply::Int(call.words().skip(1).filter(|key| self.keys.remove(*key).is_some()).count() as i64),
+            b"DEL" => {
+                let gone: Vec<Key> = call.words().skip(1).filter(|key| self.keys.remove(*key).is_some()).map(<[u8]>::to_vec).collect();
+                let count = gone.len();
+                self.taken.extend(gone);
+                Reply::Int(count as i64)
+            }
             b"PEXPIRE" => {
                 let in_ms = number(call.word(2));
                 count(self.expire(key, in_ms))

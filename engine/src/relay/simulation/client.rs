@@ -41,6 +41,8 @@ pub(super) struct Stay {
     /// True exactly when it has asked to leave and then to enter again, and the connection broke before it was told that it is in: answers are not
     /// repeated to who comes back, so it may have been out for a while and does not know it.
     pub(super) may_have_been_out: bool,
+    /// True exactly when it went on once with what its host found in Redis: what was missed then comes in the order of the stream.
+    pub(super) is_restored: bool,
     pub(super) end: End,
 }
 
@@ -62,8 +64,10 @@ pub(super) struct Client {
     pub(super) open: [Option<usize>; ROOMS],
     /// Asked for, and not answered.
     pub(super) entering: [bool; ROOMS],
-    /// What was asked for before the connection broke: nobody knows what became of it.
-    pub(super) in_doubt: [bool; ROOMS],
+    /// What was asked for before the connection broke, and of which host: nobody knows what became of it.
+    pub(super) in_doubt: [Option<u32>; ROOMS],
+    /// True exactly when it has come back last to what its host found in Redis.
+    is_restored: bool,
     /// Heard before the server has said whether it goes on with what it had.
     pub(super) early: Vec<(usize, u32)>,
     pub(super) is_slow: bool,
@@ -74,6 +78,10 @@ pub(super) struct Client {
     pub(super) moved: u64,
     /// Who is there by what it was told, by room.
     pub(super) present: [BTreeSet<String>; ROOMS],
+    /// A witness's, by room: questions of its host without an answer when it asked to enter.
+    pub(super) unanswered: [u64; ROOMS],
+    /// True exactly when its host may have shown it those of its own only, because Redis did not answer in time.
+    pub(super) is_shown_in_part: [bool; ROOMS],
 }
 
 impl Client {
@@ -90,7 +98,8 @@ impl Client {
             stays: Vec::new(),
             open: [None; ROOMS],
             entering: [false; ROOMS],
-            in_doubt: [false; ROOMS],
+            in_doubt: [None; ROOMS],
+            is_restored: false,
             early: Vec::new(),
             is_slow: false,
             said: Vec::new(),
@@ -98,6 +107,8 @@ impl Client {
             recovered: 0,
             moved: 0,
             present: Default::default(),
+            unanswered: [0; ROOMS],
+            is_shown_in_part: [false; ROOMS],
         }
     }
 
@@ -113,8 +124,8 @@ impl Client {
         let number = self.at.expect("whoever enters is connected").number;
         self.open[room] = Some(self.stays.len());
         let hosts = vec![(number, 0)];
-        let (heard, leaves, may_have_been_out) = (Vec::new(), false, false);
-        self.stays.push(Stay { room, heard, hosts, since, past, leaves, may_have_been_out, end: End::Open });
+        let (heard, leaves, may_have_been_out, is_restored) = (Vec::new(), false, false, false);
+        self.stays.push(Stay { room, heard, hosts, since, past, leaves, may_have_been_out, is_restored, end: End::Open });
     }
 
     pub(super) fn end(&mut self, room: usize, end: End) {
@@ -125,11 +136,12 @@ impl Client {
 
     fn end_all(&mut self) {
         (0..ROOMS).for_each(|room| self.end(room, End::Cut));
-        self.in_doubt = [false; ROOMS];
+        self.in_doubt = [None; ROOMS];
     }
 
     /// Its transport is gone. Where it can come back, it does not know yet what becomes of it.
     pub(super) fn lose_transport(&mut self) {
+        let asked = self.at.map(|at| at.number);
         (self.at, self.is_in, self.is_slow) = (None, false, false);
         self.early.clear();
         self.said.clear();
@@ -138,7 +150,7 @@ impl Client {
             if !std::mem::take(&mut self.entering[room]) {
                 continue;
             }
-            self.in_doubt[room] = true;
+            self.in_doubt[room] = asked;
             if let Some(stay) = self.stay(room) {
                 stay.may_have_been_out |= stay.leaves;
             }
@@ -148,8 +160,8 @@ impl Client {
         }
     }
 
-    /// The server has let it in; true when it goes on with what it had.
-    pub(super) fn let_in(&mut self, sid: String, pid: String) -> bool {
+    /// The server has let it in; true when it goes on with what it had. `is_restored`: if so, with what was in Redis.
+    pub(super) fn let_in(&mut self, sid: String, pid: String, is_restored: bool) -> bool {
         let is_back = !pid.is_empty() && pid == self.pid;
         assert!(!is_back || sid == self.sid, "it came back with another id");
         (self.sid, self.pid, self.is_in) = (sid, pid, true);
@@ -159,10 +171,12 @@ impl Client {
             return false;
         }
         self.recovered += 1;
+        self.is_restored = is_restored;
         let number = self.at.expect("it is connected").number;
         let mut has_moved = false;
         for index in self.open.into_iter().flatten() {
             let stay = &mut self.stays[index];
+            stay.is_restored |= is_restored;
             if stay.hosts.last().is_some_and(|(last, _)| *last != number) {
                 stay.hosts.push((number, stay.heard.len()));
                 has_moved = true;
@@ -172,14 +186,25 @@ impl Client {
         true
     }
 
-    /// A message of a room. False when the client is not in it.
+    /// A message of a room. False when the client is not in it. `is_missed`: said before it came back.
     #[must_use]
-    pub(super) fn take(&mut self, room: usize, number: u32) -> bool {
-        if self.open[room].is_none() && self.in_doubt[room] {
-            // It is in after all, since nobody knows when.
+    pub(super) fn take(&mut self, room: usize, number: u32, is_missed: bool) -> bool {
+        if self.open[room].is_none()
+            && let Some(asked) = self.in_doubt[room]
+        {
+            // It is in after all, since nobody knows when; and where it had asked before it came here.
             self.begin(room, u64::MAX, None);
+            let is_restored = self.is_restored;
+            if let Some(stay) = self.stay(room) {
+                stay.is_restored = is_restored;
+                if stay.hosts[0].0 != asked {
+                    stay.hosts.insert(0, (asked, 0));
+                }
+            }
         }
         let Some(stay) = self.stay(room) else { return false };
+        // It hears what is said now, so the second of its wishes was fulfilled as well.
+        stay.leaves &= is_missed || !stay.may_have_been_out;
         stay.heard.push(number);
         true
     }

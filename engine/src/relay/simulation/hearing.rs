@@ -2,6 +2,7 @@
 
 use super::client::{At, End};
 use super::plan::ROOMS;
+use super::site::Site;
 use super::talk::{Heard, Talk};
 use super::world::{Fate, World, place};
 use crate::relay::host::Got;
@@ -99,12 +100,12 @@ impl World {
                 if !client.is_in {
                     client.early.push((room, number));
                 } else {
-                    assert!(client.take(room, number), "client {who} is not in {talk:?} r{room} and has heard {number}");
+                    assert!(client.take(room, number, false), "client {who} is not in {talk:?} r{room} and has heard {number}");
                 }
             }
             Heard::Entered { room, past, online } => {
                 client.entering[room] = false;
-                client.in_doubt[room] = false;
+                client.in_doubt[room] = None;
                 if client.open[room].is_some_and(|index| client.stays[index].leaves) {
                     client.end(room, End::Cut);
                 }
@@ -113,11 +114,13 @@ impl World {
                 }
                 if let Some(online) = online {
                     client.present[room] = online.into_iter().collect();
+                    let unanswered = self.slots[at.slot].as_ref().map_or(0, Site::unanswered);
+                    client.is_shown_in_part[room] = client.unanswered[room] != unanswered;
                 }
             }
             Heard::Left { room } => {
                 client.end(room, End::Left);
-                client.in_doubt[room] = false;
+                client.in_doubt[room] = None;
             }
             Heard::Came { room, user } => {
                 client.present[room].insert(user);
@@ -129,9 +132,10 @@ impl World {
                 let early = std::mem::take(&mut client.early);
                 let is_new = pid.is_empty() || client.pid != pid;
                 assert!(!is_new || early.is_empty(), "client {who} starts anew and has heard {early:?}");
-                if client.let_in(sid, pid) {
+                let is_restored = self.redis.taken.remove(format!("sio:session:{pid}").as_bytes());
+                if client.let_in(sid, pid, is_restored) {
                     for (room, number) in early {
-                        assert!(client.take(room, number), "client {who} was not in {talk:?} r{room} and has heard {number}");
+                        assert!(client.take(room, number, true), "client {who} was not in {talk:?} r{room} and has heard {number}");
                     }
                     self.counts.recovered += 1;
                 }
@@ -152,6 +156,7 @@ impl World {
                     let text = talk.enter(room);
                     self.clients[who].entering[room] = true;
                     if let Some(site) = &mut self.slots[at.slot] {
+                        self.clients[who].unanswered[room] = site.unanswered();
                         site.host.say(at.client, &text);
                     }
                 }

@@ -25,6 +25,8 @@ mod site;
 mod talk;
 mod world;
 
+use std::collections::BTreeMap;
+
 use plan::ROOMS;
 use site::Link;
 use world::{Counts, World};
@@ -70,6 +72,7 @@ impl World {
         }
         let lease_ms = self.plan.lease_ms;
         self.pass(5_000 + lease_ms);
+        let before = self.unanswered();
         for slot in 0..self.slots.len() {
             if self.slots[slot].is_none() {
                 self.give_birth(slot);
@@ -91,6 +94,14 @@ impl World {
             }
         }
         self.pass(3_000);
+        let mut unanswered = self.unanswered();
+        unanswered.retain(|number, count| *count > before.get(number).copied().unwrap_or(0));
+        assert!(unanswered.is_empty(), "nothing is slow any more, and by host so many questions were not answered: {unanswered:?}");
+    }
+
+    /// By host: questions of rooms' homes that went on without an answer.
+    fn unanswered(&self) -> BTreeMap<u32, u64> {
+        self.slots.iter().flatten().map(|site| (site.number, site.unanswered())).collect()
     }
 
     fn pass(&mut self, ms: u64) {

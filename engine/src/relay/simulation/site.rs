@@ -134,6 +134,11 @@ impl Site {
         self.core.is_up && self.core.streams.as_ref().is_none_or(|streams| streams.taken().is_some())
     }
 
+    /// Questions of rooms' homes that went on without an answer.
+    pub(super) fn unanswered(&self) -> u64 {
+        self.host.stats.iter().map(|stats| stats.consults_unanswered.read() + stats.consults_unasked.read()).sum()
+    }
+
     pub(super) fn connect(&mut self) {
         let now = self.host.now;
         self.link = Link::Up;
