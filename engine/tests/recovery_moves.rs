@@ -10,6 +10,7 @@ use engine::config::{DialectKind, Endpoint};
 use engine::fault::RecoveryFault;
 use engine::ids::{EndpointId, Sid};
 use engine::shard::parcel::{Emit, Parcel, Question, Selection, Target};
+use engine::wire::sio::Offset;
 use engine::{Answer, config::AuthMode};
 use host::{Got, Host, masked};
 use serde_json::json;
@@ -163,6 +164,41 @@ fn an_offset_from_an_earlier_connection_counts_as_nothing_heard() {
     bob.tell(&mut host, "missed");
     alice.return_to(&mut host, 0);
     assert!(alice.recovered && alice.heard.contains(&json!("missed")), "{:?}", alice.heard);
+}
+
+/// The same where that event comes to this host only now, as it does from another host's stream: nobody knows whether she has heard it here.
+#[test]
+fn an_offset_from_an_earlier_connection_that_comes_once_more_is_none_to_go_on_from() {
+    for is_away in [false, true] {
+        let mut host = host();
+        let (mut alice, mut bob) = pair(&mut host);
+        host.say(alice.at, "41");
+        host.settle();
+        host.hang_up(alice.at);
+        host.now.ns += 1;
+        alice.offset = Offset::Own(host.now.ns).text();
+        alice.return_to(&mut host, 0);
+        let brought = alice.offset.clone();
+        alice.join(&mut host);
+        alice.offset = brought;
+        if is_away {
+            alice.break_off(&mut host);
+        }
+        bob.tell(&mut host, "missed");
+        emit(&mut host, 0, vec![Target::Room("r".into())], "once more");
+        host.hang_up(alice.at);
+        host.settle();
+        let forgotten = refused(&host, RecoveryFault::Forgotten);
+        alice.return_to(&mut host, 0);
+        assert!(!alice.recovered && refused(&host, RecoveryFault::Forgotten) == forgotten + 1, "{is_away}: {:?}", alice.heard);
+        // Whoever has heard something since is known again.
+        alice.join(&mut host);
+        bob.tell(&mut host, "here");
+        alice.break_off(&mut host);
+        bob.tell(&mut host, "missed");
+        alice.return_to(&mut host, 0);
+        assert!(alice.recovered && alice.heard == [json!("missed"), json!("CONNECT")], "{is_away}: {:?}", alice.heard);
+    }
 }
 
 /// A ping that was sent before a connection was taken up proves nothing of what was said when it was.

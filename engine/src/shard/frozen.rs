@@ -285,6 +285,8 @@ pub(crate) struct FrozenRecovery {
     pub(crate) is_shared: bool,
     pub(crate) anchors: [Option<Offset>; 2],
     pub(crate) replayed: Vec<(Offset, u64)>,
+    #[serde(default)]
+    pub(crate) brought: u64,
 }
 
 /// The events of an endpoint for those who come back.

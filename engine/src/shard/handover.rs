@@ -326,6 +326,10 @@ impl Shard {
         let anchors = recovery.anchors.iter().flatten().map(|offset| Told { offset: *offset, kind: ToldKind::Known });
         let (mut tail, mut bytes) = (anchors.collect::<Vec<_>>(), 0);
         for (position, event) in backlog.since(from) {
+            if position >= heard && recovery.has_brought(event.offset) {
+                // A client that has heard nothing here names this one as well.
+                return None;
+            }
             let is_for_it = is_entitled(&stays, id, conn, position, event);
             let kind = match (&event.frame, &event.to) {
                 (Some(frame), To::Conn(_)) if is_for_it && position >= heard => {

@@ -59,6 +59,9 @@ pub(crate) struct Recovery {
     /// Events that stand in no stream and may be the last that its client has heard: the last one said to it alone, and the one it came from
     /// another host with.
     pub(super) anchors: [Option<Offset>; 2],
+    /// Number of the offset that its client had when it started anew here; 0: none. A client that has heard nothing since names that one still, and the event may
+    /// have come here meanwhile.
+    brought: u64,
     /// Where events that were said to it again when it had come from another host are in the backlog.
     replayed: HashMap<Offset, u64, RandomState>,
 }
@@ -160,8 +163,13 @@ impl Comeback {
     pub(super) fn asked(auth: Option<crate::json::Value<'_>>) -> Option<Comeback> {
         let auth = auth?;
         let pid = Sid::parse(auth.get("pid")?.as_str()?)?;
-        Some(Comeback { pid, offset: Offset::parse(auth.get("offset")?.as_str()?)? })
+        Some(Comeback { pid, offset: last_heard(Some(auth))? })
     }
+}
+
+/// The last event that a client has heard, by the CONNECT's payload. It names that also when it can go on with nothing.
+pub(super) fn last_heard(auth: Option<crate::json::Value<'_>>) -> Option<Offset> {
+    Offset::parse(auth?.get("offset")?.as_str()?)
 }
 
 /// What becomes of a wish to come back.
@@ -197,6 +205,7 @@ impl Shard {
             is_shared: false,
             restoring: None,
             anchors: [None; 2],
+            brought: 0,
             replayed: HashMap::default(),
         }))
     }
@@ -604,6 +613,10 @@ impl Shard {
         // Whatever was heard after the last answered ping is in the backlog; so an event that is not there was heard before that.
         // And whoever names an event from before that has it from an earlier connection, or has heard more than he says.
         let position = recovery.replayed.get(&offset).copied().or_else(|| backlog.find(offset));
+        if recovery.has_brought(offset) && position.is_some_and(|position| position >= recovery.heard) {
+            // It may have heard all before that here, or nothing.
+            return None;
+        }
         let from = position.map_or(0, |heard| heard + 1).max(recovery.heard);
         (from >= recovery.floor && from >= backlog.first()).then_some(from)
     }
@@ -768,19 +781,20 @@ impl Recovery {
             challenger,
             is_shared: self.is_shared,
             anchors: self.anchors,
+            brought: self.brought,
             replayed: self.replayed.iter().map(|(offset, position)| (*offset, *position)).collect(),
         }
     }
 
     /// The opposite of [`Self::freeze`]; `link` finds the link of a slot.
     pub(super) fn thaw(frozen: FrozenRecovery, link: impl Fn(u32) -> Option<LinkKey>) -> Recovery {
-        let FrozenRecovery { pid, stays, floor, heard, pinged, away_until_ms, challenger, is_shared, anchors, replayed } = frozen;
+        let FrozenRecovery { pid, stays, floor, heard, pinged, away_until_ms, challenger, is_shared, anchors, replayed, brought } = frozen;
         // Tides are counted anew: all that has begun had begun before the first.
         let stays = stays.into_iter().map(|(room, from, to)| Stay { room, from, to, tide: 0 }).collect();
         let challenger =
             challenger.and_then(|(slot, packet, deadline_ms)| Some(Box::new(Challenger { link: link(slot)?, packet, deadline_ms })));
         let replayed = replayed.into_iter().collect();
-        Recovery { pid, stays, floor, heard, pinged, away_until_ms, challenger, is_shared, restoring: None, anchors, replayed }
+        Recovery { pid, stays, floor, heard, pinged, away_until_ms, challenger, is_shared, restoring: None, anchors, brought, replayed }
     }
 
     /// It is on another shard than before, whose backlog has another past: from this position on it is known what it is entitled to. What it has heard
@@ -789,6 +803,16 @@ impl Recovery {
         self.stays.retain(|stay| stay.to == u64::MAX);
         self.stays.iter_mut().for_each(|stay| stay.from = next);
         (self.floor, self.heard, self.pinged, self.replayed) = (next.max(1), 0, 0, HashMap::default());
+    }
+
+    /// Its client starts anew and has heard this last.
+    pub(super) fn bring(&mut self, offset: Offset) {
+        self.brought = offset.number();
+    }
+
+    /// True exactly when its client had heard this last when it started anew.
+    pub(super) fn has_brought(&self, offset: Offset) -> bool {
+        self.brought != 0 && self.brought == offset.number()
     }
 
     pub(super) fn pid(&self) -> Sid {

@@ -14,7 +14,7 @@ use super::old_clients::Old;
 use super::outward::{Outward, is_of_peer};
 use super::peers::Told;
 use super::rate::Verdict;
-use super::recovery::{Comeback, Verdict as ComebackVerdict};
+use super::recovery::{Comeback, Verdict as ComebackVerdict, last_heard};
 use crate::auth::{AuthFault, Identity};
 use crate::dialect::{Hello, Profile, Refused, Said};
 use crate::fault::{CloseReason, RecoveryFault, Refusal};
@@ -207,6 +207,10 @@ impl Shard {
             Ok(profile) => {
                 let opening = Opening { response: None, query, asking };
                 let opened = self.open_conn(now, slot, |_, generation| new_conn(generation, slot, endpoint, sid, profile, opening, now));
+                let recovery = opened.and_then(|conn| self.conns.get_mut(conn)?.recovery.as_mut());
+                if let (Some(recovery), Some(offset)) = (recovery, last_heard(auth)) {
+                    recovery.bring(offset);
+                }
                 if let (Some(conn), Some(Link { state: State::SocketIo(socket), .. })) = (opened, self.links.get_mut(slot)) {
                     socket.conns.push(conn);
                     socket.connect_deadline_ms = u64::MAX;
