@@ -54,6 +54,9 @@ if number - 1 > top then top = number - 1 end
 if top > last then redis.call('SET', KEYS[2], string.format('%.0f', top), 'PX', ARGV[4]) end
 return {top, failed}";
 
+/// The field of an entry that stands for others: they found no place before it.
+pub(super) const GAP: &str = "gap";
+
 /// Milliseconds for which Redis keeps the number of a host that says nothing.
 const NUMBER_KEPT_MS: u64 = 24 * 3_600_000;
 
@@ -94,6 +97,8 @@ pub(super) struct Appender {
     bytes_max: usize,
     /// As with what waits for a Redis without streams: see [`super::waiting`].
     is_choked: bool,
+    /// Number of the last entry that stands for what found no place; 0: none.
+    gap: u64,
     /// Confirmed lately; their numbers end where the queue's begin.
     kept: VecDeque<Entry>,
     kept_bytes: usize,
@@ -118,6 +123,7 @@ impl Appender {
             bytes: 0,
             bytes_max,
             is_choked: false,
+            gap: 0,
             kept: VecDeque::new(),
             kept_bytes: 0,
             is_in_flight: false,
@@ -179,27 +185,48 @@ impl Appender {
     /// always has place.
     #[must_use]
     pub(super) fn push<'f>(&mut self, fields: impl IntoIterator<Item = (&'f str, &'f str)>, besides: &[Call]) -> bool {
-        let number = self.next;
+        let words = self.words(fields, besides);
+        let bytes = words.bytes() + OVERHEAD_BYTES;
+        self.is_choked |= self.bytes + bytes > self.bytes_max && !self.queue.is_empty();
+        if self.is_choked {
+            return false;
+        }
+        self.queue_up(words, bytes);
+        true
+    }
+
+    /// Something found no place. An entry stands for it, so that whoever reads the stream knows of it; `h` is this host. There is always place for
+    /// that one, because there is one at most for each time that Redis is sent some.
+    pub(super) fn mark_gap(&mut self, h: &str) {
+        if self.gap == self.last() && self.gap > self.sent {
+            return;
+        }
+        let words = self.words([(GAP, "1"), ("h", h)], &[]);
+        let bytes = words.bytes() + OVERHEAD_BYTES;
+        self.queue_up(words, bytes);
+        self.gap = self.last();
+    }
+
+    fn queue_up(&mut self, words: Call, bytes: usize) {
+        self.queue.push_back(Entry { number: self.next, words, bytes, confirmed_ms: 0 });
+        self.next += 1;
+        self.bytes += bytes;
+    }
+
+    /// The next entry's part of `ARGV`.
+    fn words<'f>(&self, fields: impl IntoIterator<Item = (&'f str, &'f str)>, besides: &[Call]) -> Call {
         let fields: Vec<(&str, &str)> = fields.into_iter().collect();
         let mut words = Call::new(&(1 + besides.len()).to_string()).arg((2 * fields.len() + 2).to_string());
         for (field, value) in fields {
             words.push(field);
             words.push(value);
         }
-        words = words.arg("n").number(number);
+        words = words.arg("n").number(self.next as i128);
         for call in besides {
             words.push(call.words().len().to_string());
             call.words().for_each(|word| words.push(word));
         }
-        let bytes = words.bytes() + OVERHEAD_BYTES;
-        self.is_choked |= self.bytes + bytes > self.bytes_max && !self.queue.is_empty();
-        if self.is_choked {
-            return false;
-        }
-        self.next += 1;
-        self.bytes += bytes;
-        self.queue.push_back(Entry { number, words, bytes, confirmed_ms: 0 });
-        true
+        words
     }
 
     /// The connection is new: what was under way may have been done or not, and what was done may be gone.
@@ -386,6 +413,20 @@ mod tests {
         push(&mut appender, 2);
         assert!(!appender.push([("data", "x")], &[]));
         assert_eq!(appender.last(), 2, "what is dropped takes no number");
+        for _ in 0..3 {
+            appender.mark_gap("host");
+        }
+        assert_eq!(appender.last(), 3, "one mark stands for all");
+        assert!(appender.poll(0, 2).is_some());
+        appender.mark_gap("host");
+        assert_eq!(appender.last(), 3);
+        let _ = appender.handle_reply(0, Err(Lost::Connection));
+        appender.handle_connected();
+        let call = appender.poll(0, u64::MAX).expect("it is due");
+        let words: Vec<_> = call.words().skip(21).map(String::from_utf8_lossy).collect();
+        assert_eq!(words.join(" "), "1 6 gap 1 h host n 3");
+        appender.mark_gap("host");
+        assert_eq!(appender.last(), 4, "what is lost while Redis has that one comes after it");
         let mut appender = self::appender(1);
         push(&mut appender, 1);
     }

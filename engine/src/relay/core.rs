@@ -478,12 +478,13 @@ impl Core {
         }
         // What finds no place is not made ready either: a flood would leave no time for what does.
         let is_socket_io = self.world.config.endpoints[usize::from(published.room.endpoint.0)].dialect.is_socket_io();
+        let stream = if is_socket_io { EVENTS } else { PLAIN };
         let is_choked = match &self.streams {
-            Some(streams) => streams.is_choked(if is_socket_io { EVENTS } else { PLAIN }),
+            Some(streams) => streams.is_choked(stream),
             None => self.waiting.is_choked(),
         };
         if is_choked {
-            return self.drop_message(RelayDrop::Overflow, 1);
+            return self.overflow(stream);
         }
         let mut calls = Vec::new();
         if let Some(record) = &published.record {

@@ -8,6 +8,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use super::append::GAP;
 use super::frozen::FrozenReader;
 use super::request::{Call, Lost, Reply, Request};
 use crate::limits::{RELAY_BLOCK_MS, RELAY_HOSTS_MAX, RELAY_READ_ENTRIES_MAX, RELAY_READ_IDS, RELAY_RETRY_MS};
@@ -51,6 +52,15 @@ pub(super) struct Batch {
     pub(super) doubles: u64,
     /// There when the first stream is not what it was: what was read of it up to here and before is worth nothing any more.
     pub(super) floor: Option<EntryId>,
+}
+
+impl Batch {
+    /// Something is missing before this entry.
+    fn begin_behind(&mut self, entry: &Entry) {
+        if entry.stream == 0 {
+            self.floor = Some(entry.id);
+        }
+    }
 }
 
 /// What is asked of Redis now.
@@ -216,7 +226,9 @@ impl Reader {
                 stream.past = stream.past.and_then(|(_, to)| last.filter(|last| *last < to).map(|last| (last, to)));
                 for entry in read {
                     stream.note(entry.id);
-                    stream.count(&entry);
+                    if stream.count(&entry).is_some_and(|missing| missing > 0) {
+                        batch.begin_behind(&entry);
+                    }
                     batch.entries.push(entry);
                 }
             }
@@ -294,8 +306,8 @@ impl Stream {
         match self.count(&entry) {
             Some(missing) => {
                 batch.missing += missing;
-                if missing > 0 && entry.stream == 0 {
-                    batch.floor = Some(entry.id);
+                if missing > 0 {
+                    batch.begin_behind(&entry);
                 }
             }
             None => {
@@ -307,17 +319,19 @@ impl Stream {
         batch.entries.push(entry);
     }
 
-    /// Notes the number that an uringcast host gave to its entry: how many are missing before it, or nothing if it was read before.
+    /// Notes the number that an uringcast host gave to its entry: how many are missing before it, or nothing if it was read before. One that stands for what found
+    /// no place counts as one that is missing.
     fn count(&mut self, entry: &Entry) -> Option<u64> {
+        let gap = u64::from(entry.text(GAP).is_some());
         let (Some(host), Some(number)) = (entry.text("h"), entry.text("n").and_then(|number| number.parse::<u64>().ok())) else {
-            return Some(0);
+            return Some(gap);
         };
         match self.numbers.get_mut(host) {
             Some(last) if number <= *last => None,
             Some(last) => {
                 let missing = number - *last - 1;
                 *last = number;
-                Some(missing)
+                Some(missing + gap)
             }
             None => {
                 if self.numbers.len() >= RELAY_HOSTS_MAX {
@@ -325,7 +339,7 @@ impl Stream {
                     self.numbers.clear();
                 }
                 self.numbers.insert(host.into(), number);
-                Some(0)
+                Some(gap)
             }
         }
     }
@@ -430,6 +444,21 @@ mod tests {
         assert_eq!(cursor_asked(&mut reader), "1-0");
         let next = reader.handle_reply(1, read(vec![numbered(5, 4), numbered(6, 5)]));
         assert_eq!((ids(&next), next.missing), (vec![5, 6], 2));
+    }
+
+    #[test]
+    fn what_found_no_place_is_missing_before_the_entry_that_stands_for_it() {
+        let gap = |id, number: &str| entry(id, &[("gap", "1"), ("h", "host"), ("n", number)]);
+        let mut reader = Reader::new(vec!["s".into()]);
+        reader.handle_connected();
+        assert!(reader.poll(1).is_some());
+        let _ = reader.handle_reply(1, look(&[1, 4], false));
+        assert!(reader.poll(1).is_some());
+        let past = reader.handle_reply(1, Ok(vec![Reply::List(vec![numbered(1, 1), gap(2, "2"), numbered(4, 3)])]));
+        assert_eq!((past.missing, past.floor), (0, Some(EntryId { ms: 2, number: 0 })), "whoever comes later has missed nothing");
+        assert!(reader.poll(1).is_some());
+        let next = reader.handle_reply(1, read(vec![numbered(5, 4), gap(6, "5"), numbered(7, 6)]));
+        assert_eq!((next.missing, next.floor), (1, Some(EntryId { ms: 6, number: 0 })));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //!
 //! | stream | holds | fields |
 //! |---|---|---|
-//! | `KEY` (`socket.io`) | events of Socket.IO endpoints, as `@socket.io/redis-streams-adapter` 0.3 has them | `uid nsp type data` of the adapter; ours also `o`, the offset, `b`, whom its author has blocked, `h`, its host, and `n`, that host's number |
+//! | `KEY` (`socket.io`) | events of Socket.IO endpoints, as `@socket.io/redis-streams-adapter` 0.3 has them | `uid nsp type data` of the adapter; ours also `o`, the offset, `b`, whom its author has blocked, `h`, its host, and `n`, that host's number; or `gap`, `h` and `n` alone: something of that host found no place here |
 //! | `PREFIX:{KEY}:plain` | texts of other endpoints; the same are published as well, for other programs | `channel`, `text`, `h`, `n` |
 //! | `PREFIX:{KEY}:n:HOST` | a host's last number in the first of them; with `:plain` in the second | |
 //!
@@ -13,7 +13,7 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::append::Appender;
+use super::append::{Appender, GAP};
 use super::channels::Heard;
 use super::core::{Core, Tag};
 use super::format::Message;
@@ -205,8 +205,18 @@ impl Core {
             }
             _ => return false,
         };
-        self.drop_message(RelayDrop::Overflow, u64::from(!has_place));
+        if !has_place {
+            self.overflow(if words[0] == ENTRY { EVENTS } else { PLAIN });
+        }
         true
+    }
+
+    /// Something finds no place in a stream. Whoever would go on with what that has must know of it.
+    pub(super) fn overflow(&mut self, stream: usize) {
+        self.drop_message(RelayDrop::Overflow, 1);
+        if let Some(streams) = self.streams.as_mut().filter(|_| stream == EVENTS) {
+            streams.appenders[EVENTS].mark_gap(&streams.host);
+        }
     }
 
     /// What the program asks of all hosts, and is an event for clients: other servers are told by the stream.
@@ -303,6 +313,10 @@ impl Core {
     }
 
     fn heard_of_events(&mut self, now: Now, entry: &Entry) -> Heard {
+        if entry.text(GAP).is_some() {
+            // Whoever reads has noted it.
+            return Heard::Known;
+        }
         let fields = entry.fields.iter().map(|(field, value)| (&**field, &**value));
         let (endpoint, envelope) = match self.socket_io.read_entry(fields) {
             None => return Heard::Known,

@@ -199,6 +199,9 @@ impl World {
         }
         for (origin, heard) in by_origin {
             let missed = self.gaps(&heard, &places[origin as usize], &what, origin);
+            if missed > 0 && !stay.may_have_been_out {
+                self.judge_missed(client.talk, stay, origin, &what);
+            }
             assert!(
                 missed == 0 || stay.may_have_been_out || self.may_miss(origin, origin, place(client.talk, stay.room), missed as u64),
                 "{}: {missed} messages of host {origin} are missing",
@@ -211,6 +214,29 @@ impl World {
         let order = &self.records[number as usize].orders[place(client.talk, stay.room)];
         if is_whole && let Some(last) = order.last() {
             assert!(known.contains(last), "{} missed the last words: {:?}", what(), &stay.heard[stay.heard.len().saturating_sub(9)..]);
+        }
+    }
+
+    /// What a moved stay has missed, and was counted: none of it was heard both where it was before and where it was afterwards.
+    fn judge_missed(&self, talk: Talk, stay: &Stay, origin: u32, what: &dyn Fn() -> String) {
+        let place = place(talk, stay.room);
+        let order: Vec<u32> =
+            self.records[origin as usize].orders[place].iter().copied().filter(|id| self.said[*id as usize].origin == origin).collect();
+        let host_at = |index: usize| stay.hosts.iter().rev().find(|(_, since)| *since <= index).map_or(0, |(host, _)| *host as usize);
+        let mut last = None::<(usize, usize)>;
+        for (index, id) in stay.heard.iter().enumerate().filter(|(_, id)| self.said[**id as usize].origin == origin) {
+            let Some(at) = order.iter().position(|other| other == id) else { continue };
+            if let Some((before, last_index)) = last {
+                for missed in &order[before + 1..at] {
+                    let is_heard = |host: usize| self.records[host].orders[place].contains(missed);
+                    assert!(
+                        !is_heard(host_at(last_index)) || !is_heard(host_at(index)),
+                        "{}: {missed} of host {origin} is missing, which was heard on all hosts where it could be",
+                        what()
+                    );
+                }
+            }
+            last = Some((at, index));
         }
     }
 
