@@ -454,3 +454,27 @@ fn who_was_away_at_a_reload_to_other_shards_starts_anew_and_is_forgotten_in_time
         }
     }
 }
+
+/// Whoever is on another shard after a reload names an event that is the last there, and was not the last where he was (seed 68115 of the fleet's simulation).
+#[test]
+fn the_last_event_on_the_new_shard_is_no_proof_of_what_was_heard_on_the_old_one() {
+    let mut host = host();
+    let (mut alice, mut bob) = (Client::come(&mut host, 2, "alice"), Client::come(&mut host, 0, "bob"));
+    for client in [&mut alice, &mut bob] {
+        client.join(&mut host);
+    }
+    host.say(alice.at, r#"42["room:join",{"roomId":"hers"}]"#);
+    bob.tell(&mut host, "last for bob");
+    alice.listen(&mut host);
+    let offset = alice.offset.clone();
+    host.say(alice.at, r#"42["message",{"roomId":"hers","content":"not for bob"}]"#);
+    host.settle();
+    // It was sent, and did not arrive.
+    host.reload(2);
+    host.hang_up(alice.at);
+    host.settle();
+    alice.heard.clear();
+    alice.offset = offset;
+    alice.return_to(&mut host, 0);
+    assert!(!alice.recovered, "{:?}", alice.heard);
+}

@@ -617,7 +617,9 @@ impl Shard {
             // It may have heard all before that here, or nothing.
             return None;
         }
-        let from = position.map_or(0, |heard| heard + 1).max(recovery.heard);
+        // An event from before its time here says nothing of what came to it here, though it is the last before that: on another shard more came behind it.
+        let own = position.filter(|heard| *heard >= recovery.floor);
+        let from = own.map_or(0, |heard| heard + 1).max(recovery.heard);
         (from >= recovery.floor && from >= backlog.first()).then_some(from)
     }
 
