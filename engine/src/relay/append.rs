@@ -99,6 +99,8 @@ pub(super) struct Appender {
     is_choked: bool,
     /// Number of the last entry that stands for what found no place; 0: none.
     gap: u64,
+    /// Number of the last entry that Redis has ever been sent: it may have it, whatever became of the connection.
+    offered: u64,
     /// Confirmed lately; their numbers end where the queue's begin.
     kept: VecDeque<Entry>,
     kept_bytes: usize,
@@ -124,6 +126,7 @@ impl Appender {
             bytes_max,
             is_choked: false,
             gap: 0,
+            offered: 0,
             kept: VecDeque::new(),
             kept_bytes: 0,
             is_in_flight: false,
@@ -198,7 +201,7 @@ impl Appender {
     /// Something found no place. An entry stands for it, so that whoever reads the stream knows of it; `h` is this host. There is always place for
     /// that one, because there is one at most for each time that Redis is sent some.
     pub(super) fn mark_gap(&mut self, h: &str) {
-        if self.gap == self.last() && self.gap > self.sent {
+        if self.gap == self.last() && self.gap > self.offered {
             return;
         }
         let words = self.words([(GAP, "1"), ("h", h)], &[]);
@@ -268,6 +271,7 @@ impl Appender {
             (bytes, entries) = (bytes + entry.bytes, entries + 1);
         }
         (self.is_in_flight, self.sent) = (true, first + entries as u64 - 1);
+        self.offered = self.offered.max(self.sent);
         Some(call)
     }
 
@@ -427,6 +431,11 @@ mod tests {
         assert_eq!(words.join(" "), "1 6 gap 1 h host n 3");
         appender.mark_gap("host");
         assert_eq!(appender.last(), 4, "what is lost while Redis has that one comes after it");
+        assert!(appender.handle_reply(0, Ok(&added(3))).entries == 3 && appender.poll(0, u64::MAX).is_some());
+        let _ = appender.handle_reply(0, Err(Lost::Connection));
+        appender.handle_connected();
+        appender.mark_gap("host");
+        assert_eq!(appender.last(), 5, "Redis may have the one before, though nobody knows");
         let mut appender = self::appender(1);
         push(&mut appender, 1);
     }
