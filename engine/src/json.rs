@@ -458,7 +458,7 @@ impl Object {
         Object::with_capacity(SMALL_BYTES)
     }
 
-    /// An empty one with room for this many bytes of text.
+    /// An empty one with room for this many bytes of text. A member ends with a comma, until it is known to be the last.
     pub fn with_capacity(bytes: usize) -> Object {
         let mut out = String::with_capacity(bytes);
         out.push('{');
@@ -466,26 +466,31 @@ impl Object {
     }
 
     /// Adds a string.
+    #[inline(always)]
     pub fn str(self, key: &str, value: &str) -> Object {
         self.member(key, |out| quote(out, value))
     }
 
     /// Adds JSON text as it is.
+    #[inline(always)]
     pub fn raw(self, key: &str, raw_json: &str) -> Object {
         self.member(key, |out| out.push_str(raw_json))
     }
 
     /// Adds a boolean.
+    #[inline(always)]
     pub fn bool(self, key: &str, value: bool) -> Object {
         self.raw(key, if value { "true" } else { "false" })
     }
 
     /// Adds a whole number.
+    #[inline(always)]
     pub fn num(self, key: &str, value: u64) -> Object {
         self.raw(key, &value.to_string())
     }
 
     /// Adds a string if there is one.
+    #[inline(always)]
     pub fn opt_str(self, key: &str, value: Option<&str>) -> Object {
         match value {
             Some(value) => self.str(key, value),
@@ -494,6 +499,7 @@ impl Object {
     }
 
     /// Adds JSON text if there is some.
+    #[inline(always)]
     pub fn opt_raw(self, key: &str, raw_json: Option<&str>) -> Object {
         match raw_json {
             Some(raw_json) => self.raw(key, raw_json),
@@ -504,17 +510,27 @@ impl Object {
     /// The text.
     #[must_use]
     pub fn finish(mut self) -> String {
+        if self.out.ends_with(',') {
+            self.out.truncate(self.out.len() - 1);
+        }
         self.out.push('}');
         self.out
     }
 
+    /// Inlined, because nearly all keys are literals: whether they hold something to escape, and how long they are, is known when this is compiled.
+    #[inline(always)]
     fn member(mut self, key: &str, value: impl FnOnce(&mut String)) -> Object {
-        if self.out.len() > 1 {
-            self.out.push(',');
+        if is_plain(key.as_bytes()) {
+            self.out.reserve(key.len() + 2);
+            self.out.push('"');
+            self.out.push_str(key);
+            self.out.push('"');
+        } else {
+            quote(&mut self.out, key);
         }
-        quote(&mut self.out, key);
         self.out.push(':');
         value(&mut self.out);
+        self.out.push(',');
         self
     }
 }
@@ -558,6 +574,20 @@ fn first_to_escape(text: &[u8]) -> Option<usize> {
     text[clean..].iter().position(is_special).map(|at| clean + at)
 }
 
+/// True exactly when nothing is to be escaped, of short texts. Asked byte by byte, so that the compiler can answer for a literal.
+#[inline(always)]
+fn is_plain(text: &[u8]) -> bool {
+    let mut at = 0;
+    while at < text.len() {
+        if is_special(&text[at]) {
+            return false;
+        }
+        at += 1;
+    }
+    true
+}
+
+#[inline(always)]
 fn is_special(byte: &u8) -> bool {
     *byte < 0x20 || *byte == b'"' || *byte == b'\\'
 }
