@@ -517,7 +517,7 @@ impl Shard {
     ) -> Option<()> {
         let Session { endpoint, sid, pid, .. } = session;
         let rooms_max = 2 * self.world.config.limits.rooms_per_connection + 8;
-        if self.find(sid).is_some() || session.rooms.len() > rooms_max || !self.remembers(endpoint) {
+        if self.find(sid).is_some() || session.rooms.len() > rooms_max || !self.remembers(endpoint) || self.is_full_of(endpoint) {
             return None;
         }
         let key = LinkKey { slot: link, generation: self.links.get(link)?.generation };
@@ -550,6 +550,8 @@ impl Shard {
         self.strangers.insert(pid, slot);
         self.restoring.push(slot);
         self.one_more_away(endpoint);
+        // It takes a place among those that are away, whoever else has to make way for it.
+        self.give_up_surplus(endpoint);
         let id = ConnId { shard: self.id, slot, generation: self.conns.generation(slot) };
         self.wait_for_restored(link, id);
         let everybody = Room::everybody(endpoint);
@@ -563,6 +565,13 @@ impl Shard {
             self.enter_again(now, slot, room);
         }
         Some(())
+    }
+
+    /// True exactly when all that may be away are being restored.
+    fn is_full_of(&self, endpoint: EndpointId) -> bool {
+        let of_it = |slot: &&u32| self.conns.get(**slot).is_some_and(|conn| conn.endpoint == endpoint);
+        let max = self.memory.sessions_max(endpoint);
+        self.restoring.len() >= max && self.restoring.iter().filter(of_it).count() >= max
     }
 
     /// The link's CONNECT waits until the connection is taken up.

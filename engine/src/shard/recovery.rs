@@ -134,6 +134,11 @@ impl Memory {
         self.endpoints.iter().map(|remembered| remembered.as_ref().map_or(0, |remembered| remembered.backlog.next())).collect()
     }
 
+    /// How many connections may be away.
+    pub(super) fn sessions_max(&self, endpoint: EndpointId) -> usize {
+        self.endpoints[usize::from(endpoint.0)].as_ref().map_or(0, |remembered| remembered.sessions_max)
+    }
+
     /// Bytes of all that is remembered.
     pub(super) fn bytes(&self) -> usize {
         self.endpoints.iter().flatten().map(|remembered| remembered.backlog.usage().1).sum()
@@ -428,7 +433,7 @@ impl Shard {
 
     /// Of too many the first to be given up makes way. Only those that are away count: who comes and goes all the time leaves entries
     /// behind, and must not push out the others with them.
-    fn give_up_surplus(&mut self, endpoint: EndpointId) {
+    pub(super) fn give_up_surplus(&mut self, endpoint: EndpointId) {
         while let Some((until_ms, id)) = self.memory.of(endpoint).and_then(|remembered| {
             let is_full = remembered.sessions > remembered.sessions_max;
             is_full.then(|| remembered.away.pop_front()).flatten()
