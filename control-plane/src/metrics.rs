@@ -57,7 +57,7 @@
 //! | `relay_waiting_messages` | gauge | | messages that wait for Redis |
 //! | `relay_waiting_bytes` | gauge | | bytes of those |
 //! | `relay_stream_read_total` | counter | | entries read from streams; 0 without the reliable mode, here and below |
-//! | `relay_stream_missed_total` | counter | | entries of other hosts that this one will never read: trimmed before it could, or lost by Redis; a gap of unknown size counts one |
+//! | `relay_stream_missed_total` | counter | | entries of other hosts that this one will never read: trimmed before it could, lost by Redis, or dropped where they were said because too much waited; a gap of unknown size counts one |
 //! | `relay_stream_doubled_total` | counter | | entries that came again, and were left out |
 //! | `relay_stream_refusals_total` | counter | | times that Redis refused entries, which are tried again |
 //! | `relay_journal_bytes` | gauge | | bytes of the stream's last events, kept for clients that come back |

@@ -440,6 +440,7 @@ fn trimmed_end(bytes: &[u8], end: usize) -> usize {
 #[derive(Debug)]
 #[must_use]
 pub struct Object {
+    /// Each member ends with a comma, until it is known to be the last.
     out: String,
 }
 
@@ -458,7 +459,7 @@ impl Object {
         Object::with_capacity(SMALL_BYTES)
     }
 
-    /// An empty one with room for this many bytes of text. A member ends with a comma, until it is known to be the last.
+    /// An empty one with room for this many bytes of text.
     pub fn with_capacity(bytes: usize) -> Object {
         let mut out = String::with_capacity(bytes);
         out.push('{');

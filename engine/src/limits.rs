@@ -350,6 +350,10 @@ pub const SESSIONS_LATER_MAX: usize = 16 * 1024;
 /// How often shards are told how far the stream has been read, in milliseconds, where that has changed.
 pub const TIDE_MS: u64 = 250;
 
+/// Entries one behind the other, and not confirmed by Redis, that say of what found no place in the stream: another is made only where the last may have come
+/// there over a connection that broke off, some 200 bytes each.
+pub const RELAY_GAPS_MAX: usize = 64;
+
 /// How long a session of another host takes at most to be taken up, in milliseconds, once it has been found.
 pub const RESTORE_MS: u64 = 2_500;
 

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use super::frozen::FrozenAppender;
 use super::request::{Call, Lost, Reply};
 use super::waiting::OVERHEAD_BYTES;
-use crate::limits::{RELAY_BATCH_BYTES_MAX, RELAY_BATCH_ENTRIES_MAX, RELAY_KEPT_BYTES_MAX, RELAY_KEPT_MS, RELAY_RETRY_MS};
+use crate::limits::{RELAY_BATCH_BYTES_MAX, RELAY_BATCH_ENTRIES_MAX, RELAY_GAPS_MAX, RELAY_KEPT_BYTES_MAX, RELAY_KEPT_MS, RELAY_RETRY_MS};
 
 /// `KEYS`: the stream, and where this host's last number is. `ARGV`: the first number, 1 where a hole before it is known of, about how many
 /// entries the stream has at most, milliseconds for which the number is kept; then for each entry of how many parts it is, and for each part how
@@ -99,6 +99,8 @@ pub(super) struct Appender {
     is_choked: bool,
     /// Number of the last entry that stands for what found no place; 0: none.
     gap: u64,
+    /// How many of those stand there one behind the other.
+    gaps: usize,
     /// Number of the last entry that Redis has ever been sent: it may have it, whatever became of the connection.
     offered: u64,
     /// Confirmed lately; their numbers end where the queue's begin.
@@ -126,6 +128,7 @@ impl Appender {
             bytes_max,
             is_choked: false,
             gap: 0,
+            gaps: 0,
             offered: 0,
             kept: VecDeque::new(),
             kept_bytes: 0,
@@ -199,11 +202,13 @@ impl Appender {
     }
 
     /// Something found no place. An entry stands for it, so that whoever reads the stream knows of it; `h` is this host. There is always place for
-    /// that one, because there is one at most for each time that Redis is sent some.
+    /// that one: another comes behind it only where Redis may have it already, and not beyond [`RELAY_GAPS_MAX`] that are not confirmed.
     pub(super) fn mark_gap(&mut self, h: &str) {
-        if self.gap == self.last() && self.gap > self.offered {
+        let is_behind_another = self.gap == self.last() && self.gap > self.confirmed();
+        if is_behind_another && (self.gap > self.offered || self.gaps >= RELAY_GAPS_MAX) {
             return;
         }
+        self.gaps = if is_behind_another { self.gaps + 1 } else { 1 };
         let words = self.words([(GAP, "1"), ("h", h)], &[]);
         let bytes = words.bytes() + OVERHEAD_BYTES;
         self.queue_up(words, bytes);
@@ -289,6 +294,10 @@ impl Appender {
         };
         let Some(last) = last else {
             (self.retry_ms, self.sent) = (now_ms + RELAY_RETRY_MS, self.confirmed());
+            if !self.is_unsure {
+                // It has taken nothing.
+                self.offered = self.confirmed();
+            }
             return Confirmed { is_refused: true, ..confirmed };
         };
         confirmed.failed = reply.ok().and_then(|reply| reply.list().get(1)?.int()).map_or(0, i64::unsigned_abs);
@@ -436,6 +445,20 @@ mod tests {
         appender.handle_connected();
         appender.mark_gap("host");
         assert_eq!(appender.last(), 5, "Redis may have the one before, though nobody knows");
+        for _ in 0..2 * RELAY_GAPS_MAX {
+            let _ = (appender.poll(0, u64::MAX), appender.handle_reply(0, Err(Lost::Connection)));
+            appender.handle_connected();
+            appender.mark_gap("host");
+        }
+        assert_eq!(appender.last(), 2 + RELAY_GAPS_MAX as u64, "there is an end to that");
+        let last = appender.last() as i64;
+        assert!(appender.poll(0, u64::MAX).is_some() && appender.handle_reply(0, Ok(&added(last))).entries > 0);
+        push(&mut appender, 2);
+        appender.mark_gap("host");
+        assert!(appender.poll(0, u64::MAX).is_some());
+        let refused = appender.handle_reply(0, Ok(&Reply::Error("OOM".into())));
+        appender.mark_gap("host");
+        assert!(refused.is_refused && appender.last() == last as u64 + 3, "a refused one was taken by nobody");
         let mut appender = self::appender(1);
         push(&mut appender, 1);
     }

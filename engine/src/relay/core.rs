@@ -499,6 +499,7 @@ impl Core {
             }
             None => {
                 self.drop_message(RelayDrop::Unspeakable, 1);
+                self.mark_gap(stream);
                 self.enqueue_all(now, calls, None, None);
             }
         }

@@ -43,6 +43,11 @@ impl Journal {
         *self = Journal { floor, ..Journal::new(self.bytes_max) };
     }
 
+    /// Something is missing before this entry. What came before it is known all the same, one by one.
+    pub(super) fn note_gap(&mut self, id: EntryId) {
+        self.floor = self.floor.max(id);
+    }
+
     /// Notes an event. Later ones have later ids.
     pub(super) fn note(&mut self, id: EntryId, arrival: Arc<Arrival>) {
         let bytes = OVERHEAD_BYTES + arrival.bytes();
@@ -53,7 +58,8 @@ impl Journal {
             && let Some(oldest) = self.events.pop_front()
         {
             self.bytes -= oldest.bytes;
-            self.floor = oldest.id;
+            // A gap is noted when it is read, and events before it perhaps only afterwards.
+            self.floor = self.floor.max(oldest.id);
             let offset = oldest.arrival.emit.offset;
             if self.places.get(&offset) == Some(&self.first) {
                 self.places.remove(&offset);
@@ -69,7 +75,7 @@ impl Journal {
             bytes += noted.bytes;
             from -= 1;
         }
-        let floor = from.checked_sub(1).and_then(|at| self.events.get(at)).map_or(self.floor, |last| last.id);
+        let floor = from.checked_sub(1).and_then(|at| self.events.get(at)).map_or(self.floor, |last| last.id.max(self.floor));
         (floor, self.events.range(from..).map(|noted| (noted.id, noted.arrival.clone())).collect())
     }
 
@@ -148,6 +154,24 @@ mod tests {
         assert_eq!(journal.entry(Offset::Own(3)), Some(id(3)));
         assert_eq!((journal.entry(Offset::Entry(id(3))), journal.entry(Offset::Entry(id(6)))), (Some(id(3)), None));
         assert!(journal.find(Offset::Own(9)).is_none());
+    }
+
+    #[test]
+    fn nobody_goes_on_over_a_gap() {
+        let mut journal = Journal::new(5 * (OVERHEAD_BYTES + 120));
+        journal.note_gap(id(3));
+        for number in 1..5 {
+            journal.note(id(number), arrival(number, "r", &[], false));
+        }
+        assert_eq!((since(&journal, 2, &["r"]), since(&journal, 3, &["r"])), (None, Some(vec![4])));
+        assert_eq!(journal.entry(Offset::Own(1)), Some(id(1)), "what was before it is known");
+        assert_eq!(journal.freeze(OVERHEAD_BYTES + 200).0, id(3));
+        assert_eq!(journal.freeze(3 * (OVERHEAD_BYTES + 120)).0, id(3), "also where less is left out");
+        journal.note_gap(id(9));
+        for number in 5..9 {
+            journal.note(id(number), arrival(number, "r", &[], false));
+        }
+        assert!(journal.entry(Offset::Own(1)).is_none() && since(&journal, 8, &["r"]).is_none(), "also when it has forgotten some");
     }
 
     #[test]

@@ -52,13 +52,14 @@ pub(super) struct Batch {
     pub(super) doubles: u64,
     /// There when the first stream is not what it was: what was read of it up to here and before is worth nothing any more.
     pub(super) floor: Option<EntryId>,
+    /// The last entry of the first stream before which something is missing.
+    pub(super) gap: Option<EntryId>,
 }
 
 impl Batch {
-    /// Something is missing before this entry.
-    fn begin_behind(&mut self, entry: &Entry) {
+    fn note_gap(&mut self, entry: &Entry) {
         if entry.stream == 0 {
-            self.floor = Some(entry.id);
+            self.gap = Some(entry.id);
         }
     }
 }
@@ -227,7 +228,7 @@ impl Reader {
                 for entry in read {
                     stream.note(entry.id);
                     if stream.count(&entry).is_some_and(|missing| missing > 0) {
-                        batch.begin_behind(&entry);
+                        batch.note_gap(&entry);
                     }
                     batch.entries.push(entry);
                 }
@@ -307,7 +308,7 @@ impl Stream {
             Some(missing) => {
                 batch.missing += missing;
                 if missing > 0 {
-                    batch.begin_behind(&entry);
+                    batch.note_gap(&entry);
                 }
             }
             None => {
@@ -455,10 +456,10 @@ mod tests {
         let _ = reader.handle_reply(1, look(&[1, 4], false));
         assert!(reader.poll(1).is_some());
         let past = reader.handle_reply(1, Ok(vec![Reply::List(vec![numbered(1, 1), gap(2, "2"), numbered(4, 3)])]));
-        assert_eq!((past.missing, past.floor), (0, Some(EntryId { ms: 2, number: 0 })), "whoever comes later has missed nothing");
+        assert_eq!((past.missing, past.gap), (0, Some(EntryId { ms: 2, number: 0 })), "whoever comes later has missed nothing");
         assert!(reader.poll(1).is_some());
         let next = reader.handle_reply(1, read(vec![numbered(5, 4), gap(6, "5"), numbered(7, 6)]));
-        assert_eq!((next.missing, next.floor), (1, Some(EntryId { ms: 6, number: 0 })));
+        assert_eq!((next.missing, next.gap), (1, Some(EntryId { ms: 6, number: 0 })));
     }
 
     #[test]

@@ -211,9 +211,14 @@ impl Core {
         true
     }
 
-    /// Something finds no place in a stream. Whoever would go on with what that has must know of it.
+    /// Something finds no place in a stream.
     pub(super) fn overflow(&mut self, stream: usize) {
         self.drop_message(RelayDrop::Overflow, 1);
+        self.mark_gap(stream);
+    }
+
+    /// Something is not in a stream that should be. Whoever would go on with what that has must know of it.
+    pub(super) fn mark_gap(&mut self, stream: usize) {
         if let Some(streams) = self.streams.as_mut().filter(|_| stream == EVENTS) {
             streams.appenders[EVENTS].mark_gap(&streams.host);
         }
@@ -278,6 +283,9 @@ impl Core {
             && let Some(sessions) = &mut self.sessions
         {
             sessions.journal.begin(floor);
+        }
+        if let Some((gap, sessions)) = batch.gap.zip(self.sessions.as_mut()) {
+            sessions.journal.note_gap(gap);
         }
         if let Some(streams) = &mut self.streams
             && !streams.hold(batch.entries, self.consults.last_sent())
