@@ -129,8 +129,8 @@ pub struct Wanted {
     pub since: Since,
     /// These of its tail, in this order.
     pub events: Vec<Offset>,
-    /// The last event that its client has heard, if that is not in the tail: it must not stand in the stream after that. Else the client has heard more than
-    /// who wrote the session knows. One that is nowhere any more was heard before.
+    /// The last event that its client has heard, if that is not in the tail: it must stand in the stream before that. Else the client has heard
+    /// more than who wrote the session knows, or nobody knows what.
     pub heard: Option<Offset>,
 }
 
