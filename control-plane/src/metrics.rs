@@ -44,7 +44,7 @@
 //! | `event_webhook_requests_total` | counter | outcome | requests of the webhook that were taken (2xx), and those that were not |
 //! | `handed_over_total` | counter | shard | plain HTTP connections given to the control plane |
 //! | `shard_loop_seconds` | histogram | shard | length of one turn of the loop |
-//! | `delivery_seconds` | histogram | | from the read of a message to the last write of its cast |
+//! | `delivery_seconds` | histogram | | from the read of a message to the end of the turn that wrote the last of its cast |
 //! | `relay_connected` | gauge | | 1 while Redis answers and the relay turns; 0 where none is configured, here and below |
 //! | `relay_connects_total` | counter | | times that a connection to Redis was made |
 //! | `relay_round_trip_seconds` | gauge | | last round trip to Redis, measured once a second; 0 while it is away |
@@ -265,7 +265,12 @@ impl Metrics {
         let reloads = reloads.map(|(outcome, count)| sample(MetricType::COUNTER, &[("outcome", outcome)], count.load(Relaxed)));
         let pause = gauge_of_us(self.reloads.pause_us.load(Relaxed));
         vec![
-            family("delivery_seconds", MetricType::HISTOGRAM, "From the read of a message to the last write of its cast.", vec![delivery]),
+            family(
+                "delivery_seconds",
+                MetricType::HISTOGRAM,
+                "From the read of a message to the end of the turn that wrote the last of its cast.",
+                vec![delivery],
+            ),
             family("reloads_total", MetricType::COUNTER, "Reloads since the process was started.", reloads.into()),
             family("reload_pause_seconds", MetricType::GAUGE, "For how long clients were not heard in the last reload.", vec![pause]),
             family("build_info", MetricType::GAUGE, "Always 1.", vec![sample(MetricType::GAUGE, &build, 1)]),

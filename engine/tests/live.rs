@@ -6,7 +6,7 @@ mod sockets;
 
 use std::fs;
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
@@ -16,7 +16,7 @@ use engine::config::Io;
 use engine::event::{EventType, EventTypes, What};
 use engine::ids::{EndpointId, ShardId};
 use engine::limits::EVENT_BYTES_WAITING_MAX;
-use engine::{Answer, Emit, Emitted, Notice, PassedListener, Question, Selection, StartError, Target};
+use engine::{Answer, Emit, Emitted, Notice, PassedListener, Question, Ruling, Selection, StartError, Target};
 use sockets::{Client, Flood, Live, PATIENCE, config};
 use tungstenite::protocol::frame::coding::CloseCode;
 
@@ -41,6 +41,8 @@ on_both!(
     who_reads_nothing_is_cut,
     who_never_stops_talking_is_cut,
     an_idle_shard_wakes_for_every_message,
+    what_comes_while_a_link_waits_is_read_when_it_goes_on,
+    the_second_of_two_requests_is_answered_on_an_idle_shard,
     plain_http_is_handed_over,
     http_connections_stay_until_another_server_needs_them,
     events_come_out_and_no_client_waits_for_their_taker,
@@ -248,6 +250,53 @@ fn an_idle_shard_wakes_for_every_message(io: Io) {
         assert_eq!(clients[from].hear_chat(), heard, "the sender hears it too");
         std::thread::sleep(Duration::from_millis(1 + round as u64 % 5));
     }
+}
+
+fn what_comes_while_a_link_waits_is_read_when_it_goes_on(io: Io) {
+    let mut config = config(io, 1);
+    config.endpoints[0].publish_hook = true;
+    let Some(live) = Live::start(config) else { return };
+    let (mut anna, mut bert) = (live.community(), live.community());
+    let asked = |live: &Live| match live.notice() {
+        Notice::Inquiry(inquiry) => inquiry,
+        other => panic!("the back end should be asked, not {other:?}"),
+    };
+    for words in ["hello", "hello again"] {
+        anna.subscribe("r");
+        anna.chat("r", words);
+        let inquiry = asked(&live);
+        anna.say(r#"{"type":"PING"}"#);
+        // The shard is told of the PING while Anna's link waits: Bert's comes and goes after it.
+        bert.ping();
+        inquiry.answer(Ruling::allowed());
+        assert_eq!(anna.hear_chat().1, words);
+        anna.hear_type("PONG");
+    }
+    // An end is no less than bytes.
+    anna.chat("r", "bye");
+    let inquiry = asked(&live);
+    let mut stream = anna.into_stream();
+    stream.shutdown(Shutdown::Write).expect("a live socket");
+    bert.ping();
+    inquiry.answer(Ruling::allowed());
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).expect("the engine closes what its client has ended");
+}
+
+fn the_second_of_two_requests_is_answered_on_an_idle_shard(io: Io) {
+    let Some(live) = Live::start(config(io, 1)) else { return };
+    let mut stream = live.stream();
+    let request = "GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: test\r\n\r\n";
+    let begun = Instant::now();
+    for _ in 0..40 {
+        stream.write_all([request, request].concat().as_bytes()).expect("a live socket");
+        for _ in 0..2 {
+            assert!(http_answer(&mut stream).contains("pingInterval"));
+        }
+    }
+    // What is only written because something else wakes the shard takes up to a second each time.
+    assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
 }
 
 fn plain_http_is_handed_over(io: Io) {

@@ -126,11 +126,13 @@ struct Socket {
     listed: bool,
     /// True exactly when the keeper has a copy.
     kept: bool,
+    /// True exactly when it was to be read while its link waited, and has not been since.
+    skipped: bool,
 }
 
 impl Socket {
     fn new(stream: TcpStream, key: LinkKey) -> Socket {
-        Socket { stream, key, read_turn: 0, listed: false, kept: false }
+        Socket { stream, key, read_turn: 0, listed: false, kept: false, skipped: false }
     }
 }
 
@@ -357,12 +359,15 @@ impl Driver {
             self.keep(started.ms());
         }
         let ended_ns = self.ns();
+        self.shard.poll_delivered().for_each(|read_ns| self.stats.delivery.observe(ended_ns.saturating_sub(read_ns)));
         let ended_ms = ended_ns / 1_000_000;
         self.set_alarm(ended_ns);
         self.stats.loop_time.observe(ended_ns - started.ns);
         self.stats.last_turn_ms.add(ended_ms.saturating_sub(self.stats.last_turn_ms.read()));
         let accept_now = self.accept_more && self.accept_after_ms <= ended_ms;
-        events || batches || accept_now || self.poller.has_early() || (!self.unread.is_empty() && !self.outlets.is_congested())
+        // Who went on after the flush has answered after it, and nothing may come that would wake the shard for that.
+        let answers = self.shard.has_dirty();
+        events || batches || accept_now || answers || self.poller.has_early() || (!self.unread.is_empty() && !self.outlets.is_congested())
     }
 
     /// Handles what is ready; true when there may be more.
@@ -426,13 +431,17 @@ impl Driver {
     /// because nothing will tell of it again.
     fn read(&mut self, turn: Now, key: LinkKey, to_the_end: bool) {
         let Some(Some(socket)) = self.sockets.get_mut(key.slot as usize) else { return };
-        if socket.key != key || socket.listed || self.shard.is_waiting(key) {
+        if socket.key != key || socket.listed {
+            return;
+        }
+        if self.shard.is_waiting(key) {
+            socket.skipped = true;
             return;
         }
         if self.outlets.is_congested() || self.resting || socket.read_turn == self.turns {
             return self.list(key);
         }
-        socket.read_turn = self.turns;
+        (socket.read_turn, socket.skipped) = (self.turns, false);
         match (&socket.stream).read(&mut self.buffer) {
             Ok(0) => self.shard.handle_end(turn, key),
             Ok(n) => {
@@ -533,7 +542,8 @@ impl Driver {
 
     /// Registers a connection in the same breath in which it is accepted: at no await is there a socket that no table knows.
     fn welcome(&mut self, now: Now, stream: TcpStream, peer: SocketAddr) -> Option<LinkKey> {
-        // Small messages must not wait for acknowledgements of earlier ones. A socket that refuses is already dead and will say so.
+        // Small messages must not wait for acknowledgements of earlier ones. A socket that refuses is already dead and will say so. The listener cannot be
+        // told for all: whoever stands in its queue has what it was when he came, which with a passed one was before this process.
         let _ = stream.set_nodelay(true);
         let key = self.shard.handle_accept(now, peer)?;
         self.register(now, stream, key)
@@ -583,7 +593,10 @@ impl Driver {
                 Command::Resume(key) => {
                     let now = self.now();
                     self.shard.handle_resume(now, key);
-                    self.list(key);
+                    // Nothing tells again of what has come while it waited.
+                    if self.sockets.get(key.slot as usize).is_some_and(|place| place.as_ref().is_some_and(|socket| socket.skipped)) {
+                        self.list(key);
+                    }
                 }
             }
         }
@@ -643,11 +656,6 @@ impl Driver {
                 }
             }
             self.shard.handle_batch_end(now);
-        }
-        let mut delivered = self.shard.poll_delivered().peekable();
-        if delivered.peek().is_some() {
-            let written_ns = ns_since(self.epoch);
-            delivered.for_each(|read_ns| self.stats.delivery.observe(written_ns.saturating_sub(read_ns)));
         }
     }
 

@@ -147,6 +147,9 @@ impl World {
     /// The shard that is a room's home.
     pub fn home_of(&self, room: &Room) -> ShardId {
         let shards = self.config.shards.len();
+        if shards == 1 {
+            return ShardId(0);
+        }
         match Sid::parse(room.addressee().unwrap_or(&room.name)) {
             // A connection's own room lives with it, which is how its name is known to be taken.
             // What another host made lives by the same rule, if it comes here.
@@ -451,6 +454,11 @@ impl Shard {
             }
         }
         None
+    }
+
+    /// True exactly when [`Self::poll_dirty`] may have one.
+    pub fn has_dirty(&self) -> bool {
+        !self.dirty.is_empty()
     }
 
     /// The link's next write; see [`Span`]. `None` also when `arena` has no space left: write what is there, clear it and come again.
