@@ -20,18 +20,29 @@ pub struct BadJson;
 
 /// Buffers that parsing reuses, one set per shard: in the steady state a message costs no allocation.
 pub struct Scratch {
+    /// Made with the first text, and apart: an empty scratch stands in where a full one is in use, several times a message, and costs nothing.
+    parts: Option<Box<Parts>>,
+    /// Nesting that is still parsed.
+    depth_max: usize,
+}
+
+struct Parts {
     /// Copy of the text, which simd-json writes into, and its padding.
     input: Vec<u8>,
     /// The same of a text that simd-json does not take as it is, once it is mended.
     mended: Vec<u8>,
-    /// Made with the first text: an empty scratch stands in where a full one is in use, several times a message, and costs nothing.
-    buffers: Option<Buffers>,
+    buffers: Buffers,
     /// Start of each tape node in the text.
     starts: Vec<u32>,
     /// The tape's allocation while no [`Doc`] has it; always empty.
     tape: Tape<'static>,
-    /// Nesting that is still parsed.
-    depth_max: usize,
+}
+
+impl Parts {
+    fn new(depth_max: usize) -> Box<Parts> {
+        let buffers = Buffers::with_max_depth(0, depth_max);
+        Box::new(Parts { input: Vec::new(), mended: Vec::new(), buffers, starts: Vec::new(), tape: Tape(Vec::new()) })
+    }
 }
 
 impl Default for Scratch {
@@ -43,7 +54,7 @@ impl Default for Scratch {
 impl Scratch {
     /// One with a bound of its own instead of [`JSON_DEPTH_MAX`], for texts that hold a message inside something else.
     pub fn with_depth_max(depth_max: usize) -> Scratch {
-        Scratch { input: Vec::new(), mended: Vec::new(), buffers: None, starts: Vec::new(), tape: Tape(Vec::new()), depth_max }
+        Scratch { parts: None, depth_max }
     }
 
     /// Parses a whole text. Refused: anything that is not exactly one JSON value between blanks, and nesting beyond [`JSON_DEPTH_MAX`].
@@ -51,11 +62,10 @@ impl Scratch {
     /// As in JavaScript, half of a surrogate pair (`"\ud83d"`, what remains of an emoji that a client cut in two) is no error; decoded it is
     /// U+FFFD, in [`Value::raw`] it is as it was. Nor is a number beyond what a float holds (`1e400`): it counts as a very large one.
     pub fn parse<'s>(&'s mut self, text: &'s str) -> Result<Doc<'s>, BadJson> {
-        if self.input.capacity() > SCRATCH_KEEP_BYTES && text.len() <= SCRATCH_KEEP_BYTES / 2 {
-            *self = Scratch::with_depth_max(self.depth_max);
+        if text.len() <= SCRATCH_KEEP_BYTES / 2 {
+            self.parts.take_if(|parts| parts.input.capacity() > SCRATCH_KEEP_BYTES);
         }
-        let Scratch { input, mended, buffers, starts, tape: home, depth_max } = self;
-        let buffers = buffers.get_or_insert_with(|| Buffers::with_max_depth(0, *depth_max));
+        let Parts { input, mended, buffers, starts, tape: home } = &mut **self.parts.get_or_insert_with(|| Parts::new(self.depth_max));
         copy_padded(text, input);
         let mut tape = std::mem::replace(home, Tape(Vec::new())).reset();
         let mut parsed = simd_json::fill_tape_padded(input, text.len(), buffers, &mut tape).is_ok();
@@ -792,17 +802,25 @@ mod tests {
     fn the_steady_state_allocates_nothing_and_large_buffers_go_back() {
         let mut scratch = Scratch::default();
         let text = r#"{"type":"CHAT_MESSAGE","payload":{"content":"h\u00e9llo","list":[1,2,3]}}"#;
-        let sizes = |scratch: &Scratch| (scratch.input.as_ptr(), scratch.tape.0.as_ptr() as usize, scratch.starts.as_ptr());
+        let parts = |scratch: &Scratch| {
+            let parts = scratch.parts.as_ref().expect("a text was parsed");
+            (
+                parts.input.as_ptr(),
+                parts.tape.0.as_ptr() as usize,
+                parts.starts.as_ptr(),
+                parts.input.capacity().max(parts.tape.0.capacity()),
+            )
+        };
         assert!(scratch.parse(text).is_ok());
-        let before = sizes(&scratch);
+        let before = parts(&scratch);
         for _ in 0..10 {
             assert!(scratch.parse(text).is_ok());
             assert!(scratch.parse("[1,2").is_err());
         }
-        assert_eq!(sizes(&scratch), before);
+        assert_eq!(parts(&scratch), before);
         assert!(scratch.parse(&format!("[{}1]", "1,".repeat(500_000))).is_ok());
         assert!(scratch.parse(text).is_ok());
-        assert!(scratch.input.capacity() < SCRATCH_KEEP_BYTES && scratch.tape.0.capacity() < SCRATCH_KEEP_BYTES);
+        assert!(parts(&scratch).3 < SCRATCH_KEEP_BYTES);
     }
 
     #[test]

@@ -51,6 +51,22 @@ fn what_was_missed_comes_in_order_and_once_on_every_shard() {
 }
 
 #[test]
+fn who_edits_while_the_other_is_away_does_not_edit_alone() {
+    // One of the shards is the room's home, where it is known that nobody else is in it now.
+    for shard in 0..3 {
+        let mut host = host();
+        let (mut alice, mut bob) = (Client::come(&mut host, 0, "alice"), Client::come(&mut host, shard, "bob"));
+        alice.join(&mut host);
+        bob.join(&mut host);
+        alice.break_off(&mut host);
+        host.say(bob.at, r#"42["document:edit",{"roomId":"r","changes":1}]"#);
+        bob.listen(&mut host);
+        alice.return_to(&mut host, 0);
+        assert!(alice.recovered && alice.heard.contains(&json!(["document:edit", "bob"])), "shard {shard}: {:?}", alice.heard);
+    }
+}
+
+#[test]
 fn a_polling_session_goes_where_its_past_is_and_its_requests_find_it() {
     for shard in 0..3 {
         let mut host = host();

@@ -170,6 +170,38 @@ fn a_made_room_is_there_without_members_and_can_be_entered_by_its_id_only() {
 }
 
 #[test]
+fn who_edits_alone_keeps_the_room_in_use_and_is_heard_by_whoever_comes() {
+    let mut host = hosts(3);
+    let edit = |name: &str, changes: u32| format!(r#"427["document:edit",{{"roomId":"{name}","changes":{changes}}}]"#);
+    // Some rooms are at home where their editor is, others are not.
+    for name in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+        call(&mut host, new_room(room(name), None));
+        let (anna, _) = guest(&mut host, 0, "/", "");
+        join(&mut host, anna, name);
+        host.advance(1_000);
+        host.say(anna, &edit(name, 1));
+        host.settle();
+        assert_eq!(host.texts(anna), [r#"437[{"success":true}]"#], "{name}");
+        assert_eq!(info(&mut host, &room(name)).map(|info| info.active_unix_ms), Some(host.now.unix_ms), "{name}");
+        // The same user may be on another device, on this shard or another.
+        for shard in [0, 1] {
+            let (other, _) = guest(&mut host, shard, "/", "");
+            join(&mut host, other, name);
+            host.say(anna, &edit(name, 2));
+            host.say(anna, &format!(r#"42["typing",{{"roomId":"{name}","isTyping":true}}]"#));
+            host.settle();
+            let heard = host.texts(other);
+            assert!(heard.len() == 2 && heard[0].contains(r#""changes":2"#) && heard[1].contains("typing"), "{name}: {heard:?}");
+            host.hang_up(other);
+            host.settle();
+            host.texts(anna);
+        }
+        host.hang_up(anna);
+        host.settle();
+    }
+}
+
+#[test]
 fn a_connection_is_moved_by_the_back_end_and_the_others_hear_it() {
     let mut host = hosts(2);
     let (alice, alice_id) = guest(&mut host, 0, "/", "");

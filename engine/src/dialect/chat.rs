@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use super::{
     Act, BackEndMessage, BadOutgoing, Composed, Cx, Dialect, EnterFault, Entry, Hello, Profile, Publication, Refused, RoomView, Said,
-    UNAVAILABLE, acknowledge, event, lists, succeed,
+    UNAVAILABLE, acknowledge, event, lists, succeed, to_others,
 };
 use crate::auth::AuthFault;
 use crate::config::{AuthMode, Membership};
@@ -301,7 +301,7 @@ fn message(cx: &Cx<'_>, call: Call<'_>, acts: &mut Vec<Act>) -> Result<(), Fault
     let content = call.member("content")?.filter(|content| content.as_str().is_some()).ok_or(Fault::BadMessage)?;
     let kind = call.member("type")?.map_or(Some("text"), Value::as_str);
     let kind = kind.filter(|kind| MESSAGE_TYPES.contains(kind)).ok_or(Fault::BadMessage)?;
-    if to.is_none() && cx.endpoint.require_membership && room.is_some_and(|room| !(cx.is_in)(room)) {
+    if to.is_none() && cx.endpoint.require_membership && room.is_some_and(|room| !cx.is_in(room)) {
         return Err(Fault::NotInRoom);
     }
     let (id, timestamp) = (format!("{MESSAGE_ID_PREFIX}{}", cx.message_id()), cx.now.rfc3339());
@@ -341,11 +341,11 @@ fn message(cx: &Cx<'_>, call: Call<'_>, acts: &mut Vec<Act>) -> Result<(), Fault
 
 fn typing(cx: &Cx<'_>, call: Call<'_>, on: bool, acts: &mut Vec<Act>) -> Result<(), Fault> {
     let room = call.name("room")?;
-    if room.is_some_and(|room| !(cx.is_in)(room)) {
+    if room.is_some_and(|room| !cx.is_in(room)) {
         return Err(Fault::NotInRoom);
     }
     let name: Arc<str> = room.unwrap_or(EVERYBODY).into();
-    acts.push(Act::Publish(Publication::to_others(name.clone(), typing_frame(cx, room, on))));
+    acts.push(to_others(cx, name.clone(), || typing_frame(cx, room, on)));
     acts.push(Act::Typing { room: name, on });
     succeed(cx, call.ack, acts);
     Ok(())

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::{
     Act, BadOutgoing, Cx, Dialect, EnterFault, Entry, Hello, Keep, Outgoing, Overheard, Profile, Publication, Refused, Remark, RoomView,
-    Said, UNAVAILABLE, lists,
+    Said, UNAVAILABLE, lists, to_others,
 };
 use crate::config::{AuthMode, Endpoint, Membership};
 use crate::event::EventType;
@@ -99,28 +99,31 @@ impl Dialect for Collab {
         if !["sync", "update", "awareness", "selection", "steps"].contains(&kind) {
             return refuse(cx, "Unknown message type", acts);
         }
-        let Some(document) = root.get("documentId").and_then(Value::as_str).filter(|document| (cx.is_in)(document)) else {
+        let Some(document) = root.get("documentId").and_then(Value::as_str).and_then(cx.inside) else {
             return refuse(cx, "Document ID mismatch", acts);
         };
         if kind == "sync" {
             match cx.endpoint.retain {
                 0 => acts.push(Act::Send(cx.text(&synced(document, None)))),
-                _ => acts.push(Act::Recall { room: document.into() }),
+                _ => acts.push(Act::Recall { room: document.clone() }),
             }
             return;
         }
-        let relayed = with_client_id(text.trim(), root, cx.profile.presence());
-        let mut publication = Publication::to_others(document.into(), cx.text(&relayed));
-        if is_kept(kind) && (cx.endpoint.retain > 0 || cx.wanted.has(EventType::Message)) {
+        let relayed = || with_client_id(text.trim(), root, cx.profile.presence());
+        let is_looked_at = cx.endpoint.retain > 0 || cx.wanted.has(EventType::Message) || cx.endpoint.publish_hook;
+        if !is_kept(kind) || !is_looked_at {
+            return acts.push(to_others(cx, document.clone(), || cx.text(&relayed())));
+        }
+        let relayed = relayed();
+        let mut publication = Publication::to_others(document.clone(), cx.text(&relayed));
+        if cx.endpoint.retain > 0 || cx.wanted.has(EventType::Message) {
             let text: Arc<str> = relayed.into();
             publication.told = cx.told(|| text.clone());
             let (author, messages_max) = (cx.profile.user.clone(), cx.endpoint.retain);
             let keep = Keep { id: None, by_id: false, author, text, hidden_from: None, messages_max };
             publication.keep = (messages_max > 0).then_some(keep);
         }
-        if is_kept(kind) {
-            publication.submission = cx.submission(Some(document), kind, root.raw());
-        }
+        publication.submission = cx.submission(Some(document), kind, root.raw());
         acts.push(Act::Publish(publication));
     }
 

@@ -229,7 +229,7 @@ impl Dialect for Community {
             (Some("PING"), _) => acts.extend([Act::Heartbeat, send(cx, "PONG", "{}")]),
             (Some("SUBSCRIBE"), Some(channel)) if admits(cx, channel) => acts.push(enter(cx, channel, Some("reply".into()))),
             (Some("SUBSCRIBE"), Some(channel)) => refuse_forbidden(cx, channel, acts),
-            (Some("UNSUBSCRIBE"), Some(channel)) if admits(cx, channel) || (cx.is_in)(&channel.room()) => {
+            (Some("UNSUBSCRIBE"), Some(channel)) if admits(cx, channel) || cx.is_in(&channel.room()) => {
                 acts.push(Act::Leave { room: channel.room(), note: "".into() });
             }
             (Some("UNSUBSCRIBE"), Some(channel)) => refuse_forbidden(cx, channel, acts),
@@ -369,10 +369,7 @@ fn enter(cx: &Cx<'_>, channel: Channel<'_>, note: Option<Box<str>>) -> Act {
 
 fn typing(cx: &Cx<'_>, channel: Channel<'_>, payload: Option<Value<'_>>, acts: &mut Vec<Act>) {
     let Some(on) = payload.and_then(|payload| payload.get("isTyping")?.as_bool()) else { return refuse_invalid(cx, acts) };
-    let room = channel.room();
-    if !(cx.is_in)(&room) {
-        return refuse_forbidden(cx, channel, acts);
-    }
+    let Some(room) = (cx.inside)(&channel.room()).cloned() else { return refuse_forbidden(cx, channel, acts) };
     let frame = typing_frame(cx, channel, on);
     let hidden_from = hidden_from(cx);
     acts.push(Act::Publish(Publication {
@@ -394,10 +391,7 @@ fn typing_frame(cx: &Cx<'_>, channel: Channel<'_>, on: bool) -> Frame {
 
 fn chat_message(cx: &Cx<'_>, channel: Channel<'_>, payload: Option<Value<'_>>, acts: &mut Vec<Act>) {
     let Some(content) = payload.and_then(content) else { return refuse_invalid(cx, acts) };
-    let room = channel.room();
-    if !(cx.is_in)(&room) {
-        return refuse_forbidden(cx, channel, acts);
-    }
+    let Some(room) = (cx.inside)(&channel.room()).cloned() else { return refuse_forbidden(cx, channel, acts) };
     let author = Author { user: &cx.profile.user, name: display_name(cx), image: picture(cx) };
     let hidden_from = hidden_from(cx);
     let message = Message { id: cx.message_id(), author, channel, content, unix_ms: cx.now.unix_ms, hidden_from: hidden_from.clone() };

@@ -264,8 +264,10 @@ pub struct Cx<'a> {
     pub sid: Sid,
     /// Who it is.
     pub profile: &'a Profile,
-    /// Whether the connection is in the room of that name.
-    pub is_in: &'a dyn Fn(&str) -> bool,
+    /// The room of that name, if the connection is in it: the name as everybody in it shares it, for whatever is said there.
+    pub inside: &'a dyn Fn(&str) -> Option<&'a Arc<str>>,
+    /// Whether it is in the room of that name and nobody else is, on no host. False also where that is not known at once.
+    pub is_alone_in: &'a dyn Fn(&str) -> bool,
     /// Verifies a fresh token.
     pub verifier: Option<&'a Verifier>,
     /// Bounds of all connections.
@@ -283,6 +285,11 @@ pub struct Cx<'a> {
 }
 
 impl Cx<'_> {
+    /// Whether the connection is in the room of that name.
+    pub fn is_in(&self, name: &str) -> bool {
+        (self.inside)(name).is_some()
+    }
+
     /// A new message id, UUIDv7.
     pub fn message_id(&self) -> MessageId {
         let mut random = [0; 10];
@@ -376,6 +383,8 @@ pub enum Act {
     Send(Frame),
     /// To a room, in its one order.
     Publish(Publication),
+    /// Something happens in a room that nobody else is in: the room was in use just now, and that is all.
+    Stir(Arc<str>),
     /// Enter a room, which has a public name ([`crate::ids::Room::is_public`]); [`Dialect::entered`] gets the answer, and the connection's next message waits for it.
     Enter(Entry),
     /// Leave a room; [`Dialect::left`] gets the answer, and the connection's next message waits for it. What the room's home casts
@@ -472,6 +481,12 @@ pub struct Keep {
     pub hidden_from: Option<Arc<Identity>>,
     /// So many of the room's messages are kept, this one included; the process has a bound of its own.
     pub messages_max: usize,
+}
+
+/// What the others of a room that the connection is in hear, kept nowhere. It is only made where there are others: most documents have one
+/// editor at a time, and what he does should cost no more than the look.
+fn to_others(cx: &Cx<'_>, room: Arc<str>, frame: impl FnOnce() -> Frame) -> Act {
+    if (cx.is_alone_in)(&room) { Act::Stir(room) } else { Act::Publish(Publication::to_others(room, frame())) }
 }
 
 impl Publication {
@@ -782,7 +797,7 @@ pub enum EnterFault {
 ///                 let note = Some(ack.unwrap_or_default().into());
 ///                 acts.push(Act::Enter(Entry { note, ..Entry::new(question.into()) }));
 ///             }
-///             ("yes" | "no", Some(question)) if (cx.is_in)(question) => {
+///             ("yes" | "no", Some(question)) if cx.is_in(question) => {
 ///                 let vote = Object::new().str("by", &cx.profile.user).bool("yes", name == "yes").finish();
 ///                 acts.push(Act::Publish(Publication::to_all(question.into(), cx.event("vote", &vote))));
 ///             }

@@ -16,8 +16,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::{
-    Act, BadOutgoing, Confirmation, Cx, Dialect, EnterFault, Hello, Outgoing, Profile, Progress, Publication, Refused, RoomView, Said,
-    Sight, acknowledge, event, lists, succeed,
+    Act, BadOutgoing, Confirmation, Cx, Dialect, EnterFault, Hello, Outgoing, Profile, Progress, Refused, RoomView, Said, Sight,
+    acknowledge, event, lists, succeed, to_others,
 };
 use crate::auth::{AuthFault, Identity};
 use crate::config::{AuthMode, Membership};
@@ -291,11 +291,8 @@ fn typing(cx: &Cx<'_>, argument: Option<Value<'_>>, ack: Option<&str>, acts: &mu
     let argument = argument.ok_or(Fault::BadMessage)?;
     let (conversation, raw) = id(argument, "conversationId")?;
     let on = argument.get("isTyping").and_then(Value::as_bool).ok_or(Fault::BadMessage)?;
-    let room: Arc<str> = format!("conversation:{conversation}").into();
-    if !(cx.is_in)(&room) {
-        return Err(Fault::NotInConversation);
-    }
-    acts.push(Act::Publish(Publication::to_others(room.clone(), typing_frame(cx, raw, on))));
+    let room = (cx.inside)(&format!("conversation:{conversation}")).cloned().ok_or(Fault::NotInConversation)?;
+    acts.push(to_others(cx, room.clone(), || typing_frame(cx, raw, on)));
     acts.push(Act::Typing { room, on });
     succeed(cx, ack, acts);
     Ok(())

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use super::{
     Act, BackEndMessage, BadOutgoing, Composed, Cx, Dialect, EnterFault, Entry, Hello, Keep, Overheard, Profile, Publication, Refused,
-    Remark, RoomView, Said, UNAVAILABLE, acknowledge, event, lists, succeed,
+    Remark, RoomView, Said, UNAVAILABLE, acknowledge, event, lists, succeed, to_others,
 };
 use crate::auth::AuthFault;
 use crate::config::{AuthMode, Endpoint, Membership};
@@ -190,8 +190,8 @@ fn named<'a>(argument: Option<Value<'a>>) -> Option<&'a str> {
 }
 
 /// A room that the payload names and this connection is in.
-fn inside<'a>(cx: &Cx<'_>, argument: Option<Value<'a>>) -> Option<&'a str> {
-    named(argument).filter(|room| (cx.is_in)(room))
+fn inside<'a>(cx: &Cx<'a>, argument: Option<Value<'_>>) -> Option<&'a Arc<str>> {
+    (cx.inside)(named(argument)?)
 }
 
 fn join(cx: &Cx<'_>, argument: Option<Value<'_>>, ack: Option<&str>, acts: &mut Vec<Act>) -> Option<()> {
@@ -212,7 +212,7 @@ fn join(cx: &Cx<'_>, argument: Option<Value<'_>>, ack: Option<&str>, acts: &mut 
 }
 
 fn leave(cx: &Cx<'_>, argument: Option<Value<'_>>, ack: Option<&str>, acts: &mut Vec<Act>) -> Option<()> {
-    acts.push(Act::Leave { room: inside(cx, argument)?.into(), note: ack.unwrap_or_default().into() });
+    acts.push(Act::Leave { room: inside(cx, argument)?.clone(), note: ack.unwrap_or_default().into() });
     Some(())
 }
 
@@ -251,15 +251,15 @@ fn message(cx: &Cx<'_>, argument: Option<Value<'_>>, ack: Option<&str>, acts: &m
     let told = cx.told(|| text.clone());
     let keep = Some(Keep { id: Some(message_id), by_id: false, author, text, hidden_from: None, messages_max: usize::MAX });
     let submission = cx.submission(Some(room), "message", argument.raw());
-    acts.push(Act::Publish(Publication { room: room.into(), frame, to_self: true, keep, hidden_from: None, told, submission }));
+    acts.push(Act::Publish(Publication { room: room.clone(), frame, to_self: true, keep, hidden_from: None, told, submission }));
     Some(())
 }
 
 fn typing(cx: &Cx<'_>, argument: Option<Value<'_>>, ack: Option<&str>, acts: &mut Vec<Act>) -> Option<()> {
-    let room: Arc<str> = inside(cx, argument)?.into();
+    let room = inside(cx, argument)?;
     let on = argument?.get("isTyping")?.as_bool()?;
-    acts.push(Act::Publish(Publication::to_others(room.clone(), typing_frame(cx, &room, on))));
-    acts.push(Act::Typing { room, on });
+    acts.push(to_others(cx, room.clone(), || typing_frame(cx, room, on)));
+    acts.push(Act::Typing { room: room.clone(), on });
     succeed(cx, ack, acts);
     Some(())
 }
@@ -267,14 +267,15 @@ fn typing(cx: &Cx<'_>, argument: Option<Value<'_>>, ack: Option<&str>, acts: &mu
 fn document_edit(cx: &Cx<'_>, argument: Option<Value<'_>>, ack: Option<&str>, acts: &mut Vec<Act>) -> Option<()> {
     let room = inside(cx, argument)?;
     let argument = argument?;
-    let edit = Object::new()
-        .str("userId", &cx.profile.user)
-        .str("roomId", room)
-        .raw("changes", argument.get("changes")?.raw())
-        .opt_raw("cursor", argument.get("cursor").map(Value::raw))
-        .finish();
-    let submission = cx.submission(Some(room), "document:edit", argument.raw());
-    acts.push(Act::Publish(Publication { submission, ..Publication::to_others(room.into(), event(cx, "document:edit", &edit)) }));
+    let changes = argument.get("changes")?;
+    let frame = || {
+        let edit = Object::new().str("userId", &cx.profile.user).str("roomId", room).raw("changes", changes.raw());
+        event(cx, "document:edit", &edit.opt_raw("cursor", argument.get("cursor").map(Value::raw)).finish())
+    };
+    acts.push(match cx.submission(Some(room), "document:edit", argument.raw()) {
+        None => to_others(cx, room.clone(), frame),
+        submission => Act::Publish(Publication { submission, ..Publication::to_others(room.clone(), frame()) }),
+    });
     succeed(cx, ack, acts);
     Some(())
 }

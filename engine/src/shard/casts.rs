@@ -23,7 +23,11 @@ impl Shard {
         match parcel {
             Parcel::Enter(enter) => self.home_enter(now, enter),
             Parcel::Leave(leave) => self.home_leave(now, *leave),
-            Parcel::Publish(publish) => self.home_publish(now, *publish),
+            Parcel::Publish(publish) => match self.number(now, *publish) {
+                // Nothing is to be handled before it: it need not queue.
+                Some(cast) if self.loopback.is_empty() => self.deliver(now, &cast),
+                cast => self.loopback.extend(cast.map(|cast| Parcel::Cast(Box::new(cast)))),
+            },
             Parcel::Recall { conn, room } => self.home_recall(now, conn, room),
             Parcel::Consulted { ticket, findings } => self.consulted(now, ticket, *findings),
             Parcel::Recollected { ticket, recollection } => self.recollected(now, ticket, Some(recollection)),
@@ -278,7 +282,13 @@ impl Shard {
 
     /// Casts a publication where its room is at home here, else passes it on, which happens once: an addressee turns out to be a user of
     /// another home, or a user's home tells everybody.
-    pub(super) fn home_publish(&mut self, now: Now, mut publish: Publish) {
+    pub(super) fn home_publish(&mut self, now: Now, publish: Publish) {
+        let cast = self.number(now, publish);
+        self.loopback.extend(cast.map(|cast| Parcel::Cast(Box::new(cast))));
+    }
+
+    /// The same; the cast to this shard's own members is returned, where there are some.
+    fn number(&mut self, now: Now, mut publish: Publish) -> Option<Cast> {
         let connection = self.connection_of(&publish.room);
         if let Some(addressee) = publish.room.addressee() {
             let stranger = Sid::parse(addressee).filter(|_| connection.is_none());
@@ -290,23 +300,31 @@ impl Shard {
             }
         }
         if self.home_of(&publish.room) != self.id {
-            return self.post(Parcel::Publish(Box::new(publish)));
+            self.post(Parcel::Publish(Box::new(publish)));
+            return None;
         }
         if let Some(slot) = connection {
-            return self.deliver_to(now, slot, publish);
+            self.deliver_to(now, slot, publish);
+            return None;
         }
         let is_told = self.tell_other_hosts(now, &publish, None);
         let Publish { room, frame, except, hidden_from, keep, read_ns, origin } = publish;
-        let Shard { id, homes, stats, loopback, outgoing, .. } = self;
+        let Shard { id, homes, stats, outgoing, .. } = self;
+        let mut here = None;
         let cast = |shard, seq| {
+            if shard == *id {
+                here = Some(seq);
+                return;
+            }
             let (room, frame, hidden_from) = (room.clone(), frame.clone(), hidden_from.clone());
-            let cast = Parcel::Cast(Box::new(Cast { room, seq, frame, except, hidden_from, read_ns, emit: None }));
-            if shard == *id { loopback.push_back(cast) } else { outgoing.push_back((shard, cast)) }
+            let cast = Cast { room, seq, frame, except, hidden_from, read_ns, emit: None };
+            outgoing.push_back((shard, Parcel::Cast(Box::new(cast))));
         };
         let found = homes.publish(&room, keep, now.unix_ms, stats, cast);
         if found.is_none() && frame.endpoint().is_some() && !is_told && origin != Origin::Elsewhere {
             self.counters(room.endpoint).dropped[DropReason::NoRoom.index()].add(1);
         }
+        here.map(|seq| Cast { room, seq, frame, except, hidden_from, read_ns, emit: None })
     }
 
     /// The open connection whose own room this is, or who is addressed by it.

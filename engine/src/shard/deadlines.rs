@@ -266,7 +266,7 @@ impl Shard {
 
     pub(super) fn tell_typing_stopped(&mut self, now: Now, slot: u32, room: &str) {
         let Some(conn) = self.conns.get(slot) else { return };
-        let stopped = self.dialect(conn.endpoint).typing_stopped(&self.context(now, conn, &|_| false), room);
+        let stopped = self.dialect(conn.endpoint).typing_stopped(&self.context(now, conn), room);
         let (endpoint, id): (_, ConnId) = (conn.endpoint, self.conn_id(slot, conn));
         let hidden_from = self.hidden_from(slot);
         if let Some((frame, to_self)) = stopped {

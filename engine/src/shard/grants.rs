@@ -157,7 +157,7 @@ impl Shard {
         if self.seat_of(conn, room).is_some() && conn.leaving.as_deref() != Some(room) {
             return;
         }
-        let welcome = self.dialect(conn.endpoint).welcome(&self.context(now, conn, &|_| false), &room.name);
+        let welcome = self.dialect(conn.endpoint).welcome(&self.context(now, conn), &room.name);
         let enter = Enter {
             conn: self.conn_id(slot, conn),
             room: room.clone(),

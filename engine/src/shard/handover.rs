@@ -585,7 +585,7 @@ impl Shard {
 
     fn enter_again(&mut self, now: Now, slot: u32, room: Room) {
         let Some(conn) = self.conns.get(slot) else { return };
-        let cx = self.context(now, conn, &|_| false);
+        let cx = self.context(now, conn);
         let frame = if room.is_public() { self.dialect(conn.endpoint).welcome(&cx, &room.name) } else { None };
         let announce = frame.map(|frame| Announcement { to: room.clone(), frame });
         let (conn, presence) = (self.conn_id(slot, conn), conn.profile.presence().clone());

@@ -292,6 +292,11 @@ impl Homes {
         self.ending.contains_key(room)
     }
 
+    /// True exactly when a room has one member, one that may come back counted too, and nobody is being taken out of one of its name.
+    pub(crate) fn has_one_member(&self, room: &Room) -> bool {
+        self.ending.is_empty() && self.rooms.get(room).is_some_and(|home| home.members + home.away == 1)
+    }
+
     /// Connections in a room.
     pub(crate) fn members(&self, room: &Room) -> u32 {
         self.rooms.get(room).map_or(0, |home| home.members)
@@ -336,12 +341,17 @@ impl Homes {
             home.shards.holders().for_each(|shard| cast(shard, home.seq));
         }
         if let Some((keep, public)) = keep.zip(home.public.as_mut()) {
-            // Nobody may be in it. Until it is tidied it is on no list, so that it is not itself what makes way for what it is to keep.
-            self.stamps += 1;
-            public.emptied = self.stamps;
+            let is_empty = home.members == 0 && home.away == 0;
+            if is_empty {
+                // Until it is tidied it is on no list, so that it is not itself what makes way for what it is to keep.
+                self.stamps += 1;
+                public.emptied = self.stamps;
+            }
             while self.history.is_full_for(&keep) && self.evict_past(stats) {}
             self.history.append(room, keep, unix_ms, stats);
-            self.tidy(room, stats);
+            if is_empty {
+                self.tidy(room, stats);
+            }
         }
         Some(())
     }

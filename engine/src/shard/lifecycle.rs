@@ -80,7 +80,7 @@ impl Shard {
             again: false,
             create: true,
             members_max: self.world.config.limits.connections_per_user,
-            announce: self.presence_news(&self.context(now, conn, &|_| false), true),
+            announce: self.presence_news(&self.context(now, conn), true),
             history: 0,
             online: false,
             note,
@@ -195,7 +195,7 @@ impl Shard {
             return self.give_up(slot);
         }
         let is_open = conn.opening.is_none();
-        let last_word = self.dialect(conn.endpoint).last_word(&self.context(now, conn, &|_| false), reason);
+        let last_word = self.dialect(conn.endpoint).last_word(&self.context(now, conn), reason);
         match self.links.get(link).map(|link| &link.state) {
             Some(State::SocketIo(socket)) => {
                 let last = socket.conns.len() == 1;

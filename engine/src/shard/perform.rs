@@ -40,6 +40,7 @@ impl Shard {
                 self.tell_of_message(now, slot, &publication);
                 self.publish(endpoint, id, publication);
             }
+            Act::Stir(room) => self.homes.touch(&Room { endpoint, name: room }, now.unix_ms),
             Act::Enter(entry) => self.enter(now, slot, entry),
             Act::Leave { room, note } => self.leave(now, slot, Room { endpoint, name: room }, note),
             Act::Recall { room } => {
@@ -159,7 +160,7 @@ impl Shard {
     }
 
     pub(super) fn parting(&self, now: Now, id: ConnId, conn: &Conn, room: Room, was_in: bool, note: Option<Box<str>>) -> Box<Leave> {
-        let cx = self.context(now, conn, &|_| false);
+        let cx = self.context(now, conn);
         let announce = if room.is_public() {
             let frame = self.dialect(conn.endpoint).farewell(&cx, &room.name);
             frame.map(|frame| Announcement { to: room.clone(), frame })
@@ -205,10 +206,15 @@ impl Shard {
         let Some(conn) = self.conns.get(slot) else { return acts };
         let mut scratch = std::mem::take(&mut self.scratch);
         let membership = &self.membership;
-        let is_in = |name: &str| {
-            conn.seats.iter().any(|seat| membership.room(seat.room).is_some_and(|room| room.is_public() && *room.name == *name))
+        let find = |name: &str| {
+            let mut rooms = conn.seats.iter().filter_map(|seat| membership.room(seat.room));
+            rooms.find(|room| room.is_public() && *room.name == *name)
         };
-        ask(self.dialect(conn.endpoint), &self.context(now, conn, &is_in), &mut scratch, &mut acts);
+        let inside = |name: &str| find(name).map(|room| &room.name);
+        let is_alone_in = |name: &str| find(name).is_some_and(|room| self.has_one_member(room));
+        let mut cx = self.context(now, conn);
+        (cx.inside, cx.is_alone_in) = (&inside, &is_alone_in);
+        ask(self.dialect(conn.endpoint), &cx, &mut scratch, &mut acts);
         self.scratch = scratch;
         acts
     }
@@ -231,14 +237,21 @@ impl Shard {
         self.acts = acts;
     }
 
-    pub(super) fn context<'a>(&'a self, now: Now, conn: &'a Conn, is_in: &'a dyn Fn(&str) -> bool) -> Cx<'a> {
+    /// True exactly when it is known here that a room has one member and no more, one that may come back counted too.
+    fn has_one_member(&self, room: &Room) -> bool {
+        self.world.config.relay.is_none() && self.home_of(room) == self.id && self.homes.has_one_member(room)
+    }
+
+    /// The connection's circumstances but for the rooms it is in.
+    pub(super) fn context<'a>(&'a self, now: Now, conn: &'a Conn) -> Cx<'a> {
         Cx {
             now,
             endpoint_id: conn.endpoint,
             endpoint: &self.world.config.endpoints[usize::from(conn.endpoint.0)],
             sid: conn.sid,
             profile: &conn.profile,
-            is_in,
+            inside: &|_| None,
+            is_alone_in: &|_| false,
             verifier: self.world.config.verifier.as_ref(),
             limits: &self.world.config.limits,
             rate_wait_ms: self.links.get(conn.link).map_or(0, |link| link.rate.wait_ms(&self.world.config.limits)),

@@ -726,7 +726,7 @@ impl Shard {
         rooms.reverse();
         for room in rooms {
             let Some(conn) = self.conns.get(slot) else { return };
-            let cx = self.context(now, conn, &|_| false);
+            let cx = self.context(now, conn);
             let dialect = self.dialect(conn.endpoint);
             let announcement = if room.is_public() {
                 dialect.welcome(&cx, &room.name).map(|frame| Announcement { to: room.clone(), frame })
