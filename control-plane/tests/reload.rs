@@ -8,12 +8,20 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 use support::raw::{Raw, TEXT, frame, upgrade};
 use support::{ADMIN_TOKEN, PATIENCE, SECRET, Server, Setup, get, token};
+
+/// Held while a program is written or started: a child that is just being started has what is being written open too, and for so long nobody can run it
+/// (ETXTBSY).
+static PROGRAMS: Mutex<()> = Mutex::new(());
+
+fn programs() -> MutexGuard<'static, ()> {
+    PROGRAMS.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A server whose program and configuration stand in a folder of their own.
 struct Place {
@@ -33,11 +41,15 @@ impl Place {
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("reload-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("the target folder can be written");
         let (public, control) = (free_address(), free_address());
-        let mut place =
-            Place { child: Command::new("true").spawn().expect("it is everywhere"), folder, public, control, said: Arc::default() };
+        let child = {
+            let _alone = programs();
+            Command::new("true").spawn().expect("it is everywhere")
+        };
+        let mut place = Place { child, folder, public, control, said: Arc::default() };
         let _ = place.child.wait();
         place.put_program(Path::new(env!("CARGO_BIN_EXE_uringcast")));
         place.configure(2, "");
+        let starting = programs();
         let mut child = Command::new(place.program())
             .arg("--config")
             .arg(place.folder.join("uringcast.toml"))
@@ -48,6 +60,7 @@ impl Place {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the built binary starts");
+        drop(starting);
         let stderr = BufReader::new(child.stderr.take().expect("it was piped"));
         let said = place.said.clone();
         std::thread::spawn(move || {
@@ -66,12 +79,14 @@ impl Place {
 
     /// Puts a program in the place, as packages do: beside it first, and then by its name.
     fn put_program(&self, program: &Path) {
+        let _alone = programs();
         let beside = self.folder.join("uringcast.new");
         std::fs::copy(program, &beside).expect("a readable program");
         std::fs::rename(beside, self.program()).expect("the folder is ours");
     }
 
     fn put_script(&self, text: &str) {
+        let _alone = programs();
         let beside = self.folder.join("script");
         std::fs::write(&beside, text).expect("the folder is ours");
         std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
@@ -255,7 +270,10 @@ fn a_drain_that_is_wished_during_a_reload_is_not_forgotten() {
     for (name, checking_s) in [("drained-check", 1), ("drained-pause", 0)] {
         let mut place = Place::start(name);
         let beside = place.folder.join("uringcast.real");
-        std::fs::copy(place.program(), &beside).expect("a readable program");
+        {
+            let _alone = programs();
+            std::fs::copy(place.program(), &beside).expect("a readable program");
+        }
         place.put_script(&format!(
             "#!/bin/sh\ncase \"$*\" in *check-config*) sleep {checking_s};; esac\nexec '{}' \"$@\"\n",
             beside.display()
@@ -282,7 +300,9 @@ fn a_drain_that_is_wished_during_a_reload_is_not_forgotten() {
 
 #[test]
 fn what_dev_has_made_up_stays_good() {
+    let starting = programs();
     let server = Server::start(&Setup { dev: true, ..Setup::default() });
+    drop(starting);
     let page = get(server.public, "/dev/token?sub=alice").1;
     let token = page.split('"').nth(3).expect("{\"token\":\"...\"}");
     let enter = || Raw::open(&server, &format!("/api/community/ws?token={token}")).text();
