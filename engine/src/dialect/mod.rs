@@ -266,7 +266,7 @@ pub struct Cx<'a> {
     pub profile: &'a Profile,
     /// The room of that name, if the connection is in it: the name as everybody in it shares it, for whatever is said there.
     pub inside: &'a dyn Fn(&str) -> Option<&'a Arc<str>>,
-    /// Whether it is in the room of that name and nobody else is, on no host. False also where that is not known at once.
+    /// Whether it is in the room of that name and nobody else is, on any host, not even away. False also where that is not known at once.
     pub is_alone_in: &'a dyn Fn(&str) -> bool,
     /// Verifies a fresh token.
     pub verifier: Option<&'a Verifier>,
@@ -383,7 +383,7 @@ pub enum Act {
     Send(Frame),
     /// To a room, in its one order.
     Publish(Publication),
-    /// Something happens in a room that nobody else is in: the room was in use just now, and that is all.
+    /// Something happens in a room that nobody else is in, as [`Cx::is_alone_in`] has said: the room was in use just now, and that is all.
     Stir(Arc<str>),
     /// Enter a room, which has a public name ([`crate::ids::Room::is_public`]); [`Dialect::entered`] gets the answer, and the connection's next message waits for it.
     Enter(Entry),
