@@ -114,15 +114,14 @@ pub struct Span {
 
 impl Outbox {
     pub(crate) fn push(&mut self, frame: Rc<Frame>, spares: &mut Spares) {
-        match std::mem::take(&mut self.waiting) {
+        match &mut self.waiting {
+            Waiting::Many(queue) => queue.push(frame),
             Waiting::Nothing => self.waiting = Waiting::One(frame),
-            Waiting::One(first) => {
+            Waiting::One(_) => {
                 let mut queue = spares.take();
-                queue.push(first);
-                queue.push(frame);
-                self.waiting = Waiting::Many(queue);
-            }
-            Waiting::Many(mut queue) => {
+                if let Waiting::One(first) = std::mem::take(&mut self.waiting) {
+                    queue.push(first);
+                }
                 queue.push(frame);
                 self.waiting = Waiting::Many(queue);
             }
@@ -326,6 +325,10 @@ impl Queue {
 
     fn sent(&mut self, n: usize, mut done: impl FnMut(&Frame)) {
         self.bytes -= n;
+        if self.bytes == 0 {
+            self.written = 0;
+            return self.frames.drain(..).for_each(|frame| done(&frame));
+        }
         self.written += n;
         while let Some(frame) = self.frames.front() {
             let len = frame.bytes().len();

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
+use std::mem::MaybeUninit;
 
 use tungstenite::handshake::derive_accept_key;
 
@@ -45,9 +46,10 @@ pub enum Head<'b> {
 pub fn parse(buf: &[u8], head_max: usize) -> Head<'_> {
     // Bytes beyond the limit are not looked at, so that the answer does not depend on how much came in one read.
     let window = &buf[..buf.len().min(head_max)];
-    let mut fields = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut parsed = httparse::Request::new(&mut fields);
-    match parsed.parse(window) {
+    // Not filled in beforehand: that would cost more than to read the few that there are.
+    let mut fields = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+    let mut parsed = httparse::Request::new(&mut []);
+    match parsed.parse_with_uninit_headers(window, &mut fields) {
         Err(httparse::Error::TooManyHeaders) => Head::Bad { status: 431 },
         Err(_) => Head::Bad { status: 400 },
         Ok(httparse::Status::Partial) if buf.len() >= head_max => Head::Bad { status: 431 },
@@ -269,16 +271,29 @@ pub fn query_values(query: &str, name: &str) -> Vec<String> {
 /// Names and values of a query string in their order, decoded, without those that are not UTF-8.
 pub fn query_pairs(query: &str) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
     query.split('&').filter(|pair| !pair.is_empty()).filter_map(|pair| {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let (name, value) = split_pair(pair);
         Some((decoded(name)?, decoded(value)?))
     })
 }
 
 fn raw_query_values<'q>(query: &'q str, name: &str) -> impl Iterator<Item = &'q str> {
     query.split('&').filter_map(move |pair| {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (!pair.is_empty() && decoded(key).is_some_and(|key| key == name)).then_some(value)
+        let (key, value) = split_pair(pair);
+        // Decoding never lengthens.
+        let may_be = key.len() >= name.len() && !pair.is_empty();
+        (may_be && decoded(key).is_some_and(|key| key == name)).then_some(value)
     })
+}
+
+/// The name of one pair of a query string, decoded; `None` when it is not UTF-8.
+pub fn query_name(pair: &str) -> Option<Cow<'_, str>> {
+    decoded(split_pair(pair).0)
+}
+
+/// Name and value. Names are short: byte by byte they are at their end before a search by words has begun.
+fn split_pair(pair: &str) -> (&str, &str) {
+    let end = pair.bytes().position(|byte| byte == b'=');
+    end.map_or((pair, ""), |end| (&pair[..end], &pair[end + 1..]))
 }
 
 /// Percent-decodes as browsers do: what is no escape stays. `None` when the result is not UTF-8.
@@ -383,10 +398,19 @@ fn finish(mut out: String, extra: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
 
 /// Adds one header. Control characters are left out, so that no value from a request can begin another header.
 fn push_header(out: &mut String, name: &str, value: &str) {
-    out.extend(name.chars().filter(|c| !c.is_control()));
+    push_printable(out, name);
     out.push_str(": ");
-    out.extend(value.chars().filter(|c| !c.is_control()));
+    push_printable(out, value);
     out.push_str("\r\n");
+}
+
+/// Control characters, which could end the line, are left out.
+fn push_printable(out: &mut String, text: &str) {
+    if text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+        out.push_str(text);
+    } else {
+        out.extend(text.chars().filter(|c| !c.is_control()));
+    }
 }
 
 /// The words beside a status; clients ignore them.
