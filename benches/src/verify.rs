@@ -149,11 +149,11 @@ fn read_eight(digits: [u8; 8]) -> Option<u32> {
     const ONES: u64 = 0x0101_0101_0101_0101;
     let text = u64::from_be_bytes(digits);
     // Of the allowed characters only letters have bit 6.
-    let letters = text >> 6 & ONES;
-    let nibbles = (text & 0x0F * ONES) + 9 * letters;
-    let are_nibbles = nibbles & 0xF0 * ONES == 0;
-    let are_as_big_as_they_look = (nibbles + 6 * ONES) >> 4 & ONES == letters;
-    let are_so_written = nibbles + b'0' as u64 * ONES + (b'a' - b'0' - 10) as u64 * letters == text;
+    let letters = (text >> 6) & ONES;
+    let nibbles = (text & (0x0F * ONES)) + 9 * letters;
+    let are_nibbles = nibbles & (0xF0 * ONES) == 0;
+    let are_as_big_as_they_look = ((nibbles + 6 * ONES) >> 4) & ONES == letters;
+    let are_so_written = nibbles + (b'0' as u64 * ONES) + ((b'a' - b'0' - 10) as u64 * letters) == text;
     if !(are_nibbles && are_as_big_as_they_look && are_so_written) {
         return None;
     }
